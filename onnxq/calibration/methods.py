@@ -1,0 +1,34 @@
+"""The list of calibration methods: a method is a function from a sketch to a range."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnxq.calibration.entropy import entropy_range
+from onnxq.calibration.mse import mse_range
+from onnxq.calibration.percentile import percentile_range
+from onnxq.calibration.sketch import Sketch
+from onnxq.schemes import Method
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Settings of the methods that have any; `percentile` is the share of values kept, in percent."""
+
+    percentile: float = 99.99
+
+
+METHODS: dict[Method, Callable[[Sketch, MethodOptions], Range]] = {
+    Method.MINMAX: lambda sketch, _: (sketch.minimum, sketch.maximum),
+    Method.MOVING_AVERAGE: lambda sketch, _: sketch.moving_range(),
+    Method.PERCENTILE: lambda sketch, options: percentile_range(sketch, options.percentile),
+    Method.ENTROPY: lambda sketch, _: entropy_range(sketch),
+    Method.MSE: lambda sketch, _: mse_range(sketch),
+}
+
+
+def choose_range(sketch: Sketch, method: Method, options: MethodOptions) -> Range:
+    """The range that a method gives a tensor, never wider than what was seen, and holding 0."""
+    low, high = METHODS[method](sketch, options)
+    return min(max(low, sketch.minimum), 0.0), max(min(high, sketch.maximum), 0.0)

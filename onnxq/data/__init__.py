@@ -1,0 +1,1 @@
+"""Samples: folders of files become feeds, one at a time."""

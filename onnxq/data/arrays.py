@@ -1,0 +1,49 @@
+"""NumPy files: `.npy` for models with one input, `.npz` with the input names as keys."""
+
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from onnxq.data.images import Preprocess
+from onnxq.data.source import Sample
+from onnxq.errors import DataError
+from onnxq.model.runtime import InputSpec
+from onnxq.schemes import Array, Feeds
+
+
+def npy_samples(path: Path, specs: list[InputSpec], _: Preprocess | None) -> list[Sample]:
+    """One sample a file, or one a row where the model takes one row and the file holds several."""
+    if len(specs) != 1:
+        needed = ", ".join(spec.name for spec in specs)
+        raise DataError(f"{path}: .npy fits models with one input, this one takes [{needed}]: use .npz with these keys")
+    spec = specs[0]
+    array = _open_npy(path)
+    if array.ndim == len(spec.shape) and array.ndim and spec.shape[0] == 1 and array.shape[0] > 1:
+        return [Sample(f"{path.name}[{i}]", path, partial(_row, path, spec.name, i)) for i in range(array.shape[0])]
+    return [Sample(path.name, path, lambda: {spec.name: np.asarray(_open_npy(path))})]
+
+
+def _open_npy(path: Path) -> Array:
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"sample {path}: not a NumPy array, or truncated: remove it or save it again") from error
+
+
+def _row(path: Path, name: str, index: int) -> Feeds:
+    return {name: _open_npy(path)[index : index + 1]}
+
+
+def npz_samples(path: Path, _: list[InputSpec], __: Preprocess | None) -> list[Sample]:
+    """One sample a file."""
+    return [Sample(path.name, path, partial(_load_npz, path))]
+
+
+def _load_npz(path: Path) -> Feeds:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"sample {path}: not an .npz of plain arrays, or truncated: remove it or save it again") from error

@@ -1,0 +1,25 @@
+"""The errors a user can cause. Each is one line: what was found, where, and what to do."""
+
+
+class OnnxqError(Exception):
+    """Bad usage or bad input; the command line prints it as one line and exits with 2."""
+
+
+class ModelError(OnnxqError):
+    """The model cannot be read, loaded by the runtime, or quantized."""
+
+
+class DataError(OnnxqError):
+    """A sample, a label file or a preprocessing description cannot be used."""
+
+
+class OutputError(OnnxqError):
+    """The result cannot be written where it should go."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of another library's error, without ONNX Runtime's prefix."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    _, marker, rest = text.partition("[ONNXRuntimeError] : ")
+    return rest.split(" : ", 2)[-1] if marker else text

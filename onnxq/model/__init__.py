@@ -1,0 +1,1 @@
+"""The graph layer: read, normalize and write models (onnx-ir), and run them (onnxruntime)."""

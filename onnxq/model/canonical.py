@@ -1,0 +1,124 @@
+"""One form for what can be written in several: the planner's table then needs one row for it.
+
+    Max(x, c), Min(x, c), scalar c          -> Clip(x, c), Clip(x, , c)
+    Gemm with alpha or beta                 -> folded into constant weight and bias
+    Gemm with a C that is no bias vector    -> Gemm without C, then Add
+    MatMul(A, B) of rank 2, then Add(bias)  -> Gemm(A, B, bias)
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.model.edit import (
+    Names,
+    add_initializer,
+    add_node,
+    attribute,
+    constant,
+    input_at,
+    is_constant,
+    is_float,
+    known_rank,
+    only_use,
+    sizes,
+)
+
+
+def canonicalize(model: ir.Model) -> None:
+    """Apply all rules to the main graph, in place."""
+    names = Names(model)
+    for node in list(model.graph):
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        if node.op_type in ("Max", "Min"):
+            _clip(model.graph, node, names)
+        elif node.op_type == "Gemm":
+            _fold_gemm_factors(model.graph, node, names)
+            _gemm_bias(model.graph, node, names)
+        elif node.op_type == "MatMul":
+            _gemm_from_matmul(model.graph, node, names)
+    model.graph.sort()
+
+
+def _take_output(new_output: ir.Value, old: ir.Value) -> None:
+    """Let `new_output` stand where `old` stood, under its name, as graph output too."""
+    name, new_output.shape, new_output.type = old.name, old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, new_output, replace_graph_outputs=True)
+    old.name = None
+    new_output.name = name
+
+
+def _clip(graph: ir.Graph, node: ir.Node, names: Names) -> None:
+    if len(node.inputs) != 2 or not is_float(node.outputs[0]):
+        return
+    for x, bound in (node.inputs, node.inputs[::-1]):
+        limit = constant(bound)
+        if limit is None or limit.size != 1 or is_constant(x) or (known_rank(x) or 0) < limit.ndim:
+            continue
+        scalar = add_initializer(graph, names.fresh(f"{node.outputs[0].name}_bound"), limit.reshape(()))
+        bounds = [x, scalar] if node.op_type == "Max" else [x, None, scalar]
+        output = ir.Value()
+        clip = add_node(graph, "Clip", bounds, [output], name=names.fresh(f"{node.name}_clip"))
+        _take_output(clip.outputs[0], node.outputs[0])
+        graph.remove(node, safe=True)
+        return
+
+
+def _fold_gemm_factors(graph: ir.Graph, node: ir.Node, names: Names) -> None:
+    for key, index in (("alpha", 1), ("beta", 2)):
+        factor = attribute(node, key, 1.0)
+        operand = input_at(node, index)
+        array = constant(operand)
+        if factor == 1.0 or (operand is not None and array is None):
+            continue
+        if array is not None and operand is not None:
+            scaled = (array * np.float64(factor)).astype(array.dtype)
+            node.replace_input_with(index, add_initializer(graph, names.fresh(f"{operand.name}_{key}"), scaled))
+        node.attributes.pop(key, None)
+
+
+def _gemm_bias(graph: ir.Graph, node: ir.Node, names: Names) -> None:
+    """A constant C that is one value or one row becomes [N]; any other C becomes an Add."""
+    c = input_at(node, 2)
+    if c is None:
+        return
+    weight = sizes(node.inputs[1])
+    if weight is None:
+        return
+    width = weight[0] if attribute(node, "transB", 0) else weight[1]
+    array = constant(c)
+    if array is not None and (array.size == 1 or (array.size == width and array.shape[-1] == width)):
+        if array.shape != (width,):
+            row = np.broadcast_to(array.reshape(-1), (width,)).copy()
+            node.replace_input_with(2, add_initializer(graph, names.fresh(f"{c.name}_row"), row))
+        return
+    if attribute(node, "beta", 1.0) != 1.0:
+        return
+    old = node.outputs[0]
+    product = ir.Value(name=names.fresh(f"{old.name}_product"), type=old.type, shape=old.shape)
+    kept = {key: value for key, value in node.attributes.items() if key != "beta"}
+    graph.append(ir.Node("", "Gemm", node.inputs[:2], list(kept.values()), outputs=[product], name=node.name))
+    output = ir.Value()
+    add_node(graph, "Add", [product, c], [output], name=names.fresh(f"{node.name}_add"))
+    _take_output(output, old)
+    graph.remove(node, safe=True)
+
+
+def _gemm_from_matmul(graph: ir.Graph, node: ir.Node, names: Names) -> None:
+    """With a bias inside the product, the runtime has an integer kernel for both; apart it has none."""
+    weight = sizes(node.inputs[1])
+    add = only_use(node.outputs[0])
+    if add is None or add.op_type != "Add" or weight is None or len(weight) != 2:
+        return
+    if known_rank(node.inputs[0]) != 2 or not is_constant(node.inputs[1]) or not is_float(node.outputs[0]):
+        return
+    bias = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
+    array = constant(bias)
+    if array is None or array.size != weight[1] or array.shape[-1:] != (weight[1],) or array.ndim > 2:
+        return
+    if array.ndim == 2:
+        bias = add_initializer(graph, names.fresh(f"{node.name}_bias"), array.reshape(-1))
+    output = ir.Value()
+    add_node(graph, "Gemm", [node.inputs[0], node.inputs[1], bias], [output], name=names.fresh(f"{node.name}_gemm"))
+    _take_output(output, add.outputs[0])
+    graph.remove([add, node], safe=True)

@@ -1,0 +1,87 @@
+"""Fold what depends on constants alone, computed by the runtime itself."""
+
+import onnx
+import onnx_ir as ir
+
+from onnxq.errors import ModelError
+from onnxq.model.edit import is_constant
+from onnxq.model.runtime import open_session, run
+from onnxq.schemes import Array
+
+NOT_FOLDED = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomNormalLike", "RandomUniform",
+     "RandomUniformLike", "Multinomial", "Bernoulli", "Loop", "If", "Scan", "SequenceConstruct"}
+)  # fmt: skip
+GROWTH_LIMIT = 1 << 20
+"""Bytes that a folded result may have beyond those it was made from (an Expand is better left)."""
+
+
+def fold_constants(model: ir.Model) -> None:
+    """Replace values of the main graph that no input influences by initializers, in place."""
+    graph = model.graph
+    folded: list[ir.Node] = []
+    known: set[ir.Value] = set()
+    for node in graph:
+        inputs = [value for value in node.inputs if value is not None]
+        if (
+            inputs
+            and node.op_type not in NOT_FOLDED
+            and all(is_constant(value) or value in known for value in inputs)
+            and not any(value.is_graph_output() for value in node.outputs)
+        ):
+            folded.append(node)
+            known.update(node.outputs)
+    inside = set(folded)
+    wanted = [
+        value
+        for node in folded
+        for value in node.outputs
+        if value.uses() and any(use.node not in inside for use in value.uses())
+    ]
+    if not wanted:
+        return
+    results = _evaluate(model, folded, wanted)
+    sources = sum(v.const_value.nbytes for n in folded for v in n.inputs if v is not None and v.const_value is not None)
+    if sum(array.nbytes for array in results.values()) > sources + GROWTH_LIMIT:
+        results = {value: array for value, array in results.items() if array.nbytes <= GROWTH_LIMIT}
+    _replace(graph, folded, results)
+
+
+def _evaluate(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> dict[ir.Value, Array]:
+    """The values of `wanted`, or of none where the runtime cannot compute them."""
+    sources = {value for node in nodes for value in node.inputs if is_constant(value)}
+    ordered = [value for value in model.graph.initializers.values() if value in sources]
+    proto = onnx.ModelProto(
+        ir_version=model.ir_version,
+        opset_import=[onnx.helper.make_opsetid(*item) for item in model.graph.opset_imports.items()],
+        graph=onnx.GraphProto(
+            name="constants",
+            node=[ir.serde.serialize_node(node) for node in nodes],
+            initializer=[ir.serde.serialize_tensor(value.const_value) for value in ordered if value.const_value],
+            output=[onnx.ValueInfoProto(name=value.name) for value in wanted],
+        ),
+    )
+    part = ir.serde.deserialize_model(proto)
+    for value in ordered:
+        if isinstance(value.const_value, ir.ExternalTensor):
+            part.graph.initializers[value.name or ""].const_value = value.const_value
+    try:
+        return dict(zip(wanted, run(open_session(part, optimize=False), {}, "of constants"), strict=True))
+    except ModelError:
+        return {}
+
+
+def _replace(graph: ir.Graph, folded: list[ir.Node], results: dict[ir.Value, Array]) -> None:
+    new: list[tuple[str, ir.Value]] = []
+    for value, array in results.items():
+        name = value.name or ""
+        tensor = ir.tensor(array, name=name)
+        constant = ir.Value(shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        ir.convenience.replace_all_uses_with(value, constant)
+        new.append((name, constant))
+    for node in reversed(folded):
+        if not any(value.uses() for value in node.outputs):
+            graph.remove(node, safe=True)
+    for name, constant in new:
+        constant.name = name
+        graph.register_initializer(constant)

@@ -1,0 +1,123 @@
+"""Small graph edits shared by the rooms that rewrite a graph."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.schemes import Array
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """The array of a constant (an initializer that no input can replace), else None."""
+    if value is None or value.const_value is None or value.is_graph_input() or value.producer() is not None:
+        return None
+    return np.asarray(value.const_value.numpy())
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is a constant; unlike `constant` it reads no data."""
+    return (
+        value is not None
+        and value.const_value is not None
+        and value.producer() is None
+        and not value.is_graph_input()
+    )
+
+
+def attribute(node: ir.Node, name: str, default: int | float | str | list[int]) -> int | float | str | list[int]:
+    """An attribute's value, or the default that the operator's specification gives."""
+    found = node.attributes.get(name)
+    if found is None:
+        return default
+    value = found.value
+    if isinstance(value, bytes):
+        return value.decode()
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def input_at(node: ir.Node, index: int | None) -> ir.Value | None:
+    """The input at an index, None where it is left out."""
+    return node.inputs[index] if index is not None and index < len(node.inputs) else None
+
+
+def is_float(value: ir.Value | None) -> bool:
+    """Whether the value is known to be a float32 tensor."""
+    return value is not None and value.dtype == ir.DataType.FLOAT
+
+
+def only_use(value: ir.Value) -> ir.Node | None:
+    """The one node that uses a value; None where there are several or it leaves the graph."""
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    (use,) = uses
+    return use.node if use.node.graph is value.graph else None
+
+
+def sizes(value: ir.Value | None) -> list[int] | None:
+    """Static sizes of a value's shape, or None where any of them is unknown."""
+    if value is None or value.shape is None or not all(isinstance(size, int) for size in value.shape):
+        return None
+    return [int(size) for size in value.shape]  # type: ignore[call-overload]
+
+
+def known_rank(value: ir.Value | None) -> int | None:
+    """The number of axes, where known."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def nodes_of(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node of a model: main graph, then bodies and functions."""
+    for graph in model.graphs():
+        yield from graph
+    for function in model.functions.values():
+        yield from function
+
+
+class Names:
+    """Hands out names that no value, node or initializer of the model has."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.taken: set[str] = set()
+        for graph in model.graphs():
+            self.taken.update(graph.initializers)
+            self.taken.update(value.name for value in graph.inputs if value.name)
+        for node in nodes_of(model):
+            self.taken.update(value.name for value in node.outputs if value.name)
+            if node.name:
+                self.taken.add(node.name)
+
+    def fresh(self, wish: str) -> str:
+        """`wish`, or `wish_2`, `wish_3`, ... where that is taken."""
+        name, count = wish, 1
+        while name in self.taken:
+            count += 1
+            name = f"{wish}_{count}"
+        self.taken.add(name)
+        return name
+
+
+def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Register a new constant; its name must come from `Names`."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def add_node(
+    graph: ir.Graph,
+    op_type: str,
+    inputs: list[ir.Value | None],
+    outputs: list[ir.Value],
+    *,
+    name: str,
+    domain: str = "",
+    **attributes: int | float | str | list[int],
+) -> ir.Node:
+    """Append a node; the graph is sorted once when all edits are done."""
+    converted = [ir.convenience.convert_attribute(key, value) for key, value in sorted(attributes.items())]
+    node = ir.Node(domain, op_type, inputs, converted, outputs=outputs, name=name)
+    graph.append(node)
+    return node

@@ -1,0 +1,105 @@
+"""Bring any model into the form that the planner reads, without changing what it computes.
+
+Functions inlined, weights as initializers, constants folded, BatchNorm and other per-channel
+arithmetic folded into the Conv or Gemm before it, opset at least 13 (per-channel quantization),
+every node and value with a name of its own.
+"""
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxq.model.canonical import canonicalize
+from onnxq.model.constants import fold_constants
+from onnxq.model.fold import fold_channel_arithmetic
+
+LEAST_OPSET = 13
+"""Q/DQ take an axis from opset 13 on."""
+
+
+def normalize(model: ir.Model) -> ir.Model:
+    """The normalized model; the given one must not be used afterwards."""
+    for step in (
+        passes.InlinePass(),
+        passes.RemoveUnusedOpsetsPass(),
+    ):
+        step(model)
+    model = lift_opset(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.RemoveInitializersFromInputsPass()(model)
+    bypass_dropout(model)
+    passes.IdentityEliminationPass()(model)
+    passes.NameFixPass()(model)
+    name_nodes(model)
+    infer_shapes(model)
+    fold_constants(model)
+    canonicalize(model)
+    fold_channel_arithmetic(model)
+    passes.RemoveUnusedNodesPass()(model)
+    model.graph.sort()
+    name_nodes(model)
+    infer_shapes(model)
+    return model
+
+
+def opset_of(model: ir.Model) -> int:
+    """The version of the standard operators that the main graph imports."""
+    return model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1))
+
+
+def lift_opset(model: ir.Model) -> ir.Model:
+    """Convert to opset 13 where the model is older; left as it is where onnx cannot convert it.
+
+    An older opset is no failure: the writer then uses the Q/DQ of the com.microsoft domain.
+    """
+    if opset_of(model) >= LEAST_OPSET:
+        return model
+    folders = {
+        value.name: value.const_value.base_dir
+        for value in model.graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    }
+    try:
+        proto = onnx.version_converter.convert_version(ir.serde.serialize_model(model), LEAST_OPSET)
+        lifted = ir.serde.deserialize_model(proto)
+    except Exception:  # the converter raises RuntimeError and others for operators without an adapter
+        return model
+    for value in lifted.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value.base_dir = folders[value.name]
+    lifted.ir_version = max(model.ir_version, 7)
+    return lifted
+
+
+def bypass_dropout(model: ir.Model) -> None:
+    """Dropout does nothing at inference: make it an Identity, which is removed with the others."""
+    for graph in model.graphs():
+        for node in list(graph):
+            if node.op_type != "Dropout" or node.domain or len(node.inputs) > 2:
+                continue
+            if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+                continue
+            identity = ir.Node("", "Identity", [node.inputs[0]], name=node.name)
+            identity.outputs[0].name = node.outputs[0].name
+            ir.convenience.replace_nodes_and_values(
+                graph, node, [node], [identity], [node.outputs[0]], [identity.outputs[0]]
+            )
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give each node a name that no other has: nodes are found again by name in the optimized graph."""
+    seen: set[str] = set()
+    for graph in model.graphs():
+        for node in graph:
+            wish = node.name or f"{node.op_type}_{node.outputs[0].name}"
+            name, count = wish, 1
+            while name in seen:
+                count += 1
+                name = f"{wish}_{count}"
+            seen.add(name)
+            node.name = name
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Fill in types and shapes; what onnx cannot infer stays unknown."""
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)

@@ -1,0 +1,292 @@
+"""Decide which nodes become integer kernels, which tensors carry integers, and why the rest stays float.
+
+Anchors (Conv, MatMul, Gemm) are the reason to quantize. Around them a region stays integer: an
+operator joins where an integer value reaches it and an integer operator waits for its result, so
+that no value is converted to float and back. The plan names tensors and nodes; it computes no number.
+"""
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.model.edit import attribute, constant, input_at, is_constant, is_float, known_rank, only_use, sizes
+from onnxq.operators import KNOWN_RANGES, OPERATORS, Operator, Role
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which nodes the user lets onnxq quantize: names or globs, and operator types; empty means all."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    op_types: tuple[str, ...] = ()
+
+    def refusal(self, node: ir.Node) -> str | None:
+        """Why the user's choice keeps a node float, or None."""
+        name = node.name or ""
+        if any(fnmatchcase(name, pattern) for pattern in self.exclude):
+            return "excluded by --exclude"
+        if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
+            return "not among --include"
+        if self.op_types and node.op_type not in self.op_types:
+            return "not among --op-types"
+        return None
+
+
+@dataclass(frozen=True)
+class PlannedNode:
+    """A node that is to run on integers.
+
+    activations  indices of the inputs that carry integers at run time
+    constants    indices of the other operands, constants quantized as activations are
+    output       the value that carries the integer result: behind a clamp that it absorbs
+    """
+
+    node: ir.Node
+    row: Operator
+    activations: tuple[int, ...]
+    constants: tuple[int, ...]
+    output: ir.Value
+
+    @property
+    def name(self) -> str:
+        """The node's name, unique after normalization."""
+        return self.node.name or ""
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A value that is to carry integers.
+
+    source  the value whose parameters it has (another one behind views, else itself)
+    bounds  range of the clamp that produces it; the integer range has to lie inside
+    known   range that holds for every input, which replaces calibration
+    """
+
+    value: ir.Value
+    source: str
+    bounds: Range | None = None
+    known: Range | None = None
+
+    @property
+    def name(self) -> str:
+        """The value's name."""
+        return self.value.name or ""
+
+
+@dataclass
+class Plan:
+    """What is quantized; `floats` holds a reason for each node that is not, by name."""
+
+    nodes: dict[str, PlannedNode] = field(default_factory=dict)
+    tensors: dict[str, PlannedTensor] = field(default_factory=dict)
+    floats: dict[str, tuple[ir.Node, str]] = field(default_factory=dict)
+
+    def sources(self) -> list[str]:
+        """Names of the values whose range has to be calibrated."""
+        return [t.name for t in self.tensors.values() if t.source == t.name and t.known is None]
+
+
+def make_plan(model: ir.Model, selection: Selection | None = None) -> Plan:
+    """Plan the main graph of a normalized model."""
+    selection = selection or Selection()
+    graph = model.graph
+    refusals: dict[ir.Node, str] = {}
+    for node in graph:
+        reason = selection.refusal(node) if node.op_type in OPERATORS else None
+        reason = reason or _refusal(node)
+        if reason:
+            refusals[node] = reason
+    reached = _reached(graph, refusals)
+    taken = _taken(graph, refusals, reached)
+    return _assemble(graph, refusals, taken)
+
+
+def _refusal(node: ir.Node) -> str | None:
+    """Why a node has no integer kernel whatever stands around it, or None."""
+    row = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if row is None:
+        return f"the runtime has no integer kernel for {node.op_type}"
+    if not is_float(node.outputs[0]):
+        kind = node.outputs[0].dtype
+        return f"computes {kind.name.lower() if kind else 'an unknown type'}, not float32"
+    match row.role:
+        case Role.ANCHOR:
+            return _anchor_refusal(node, row)
+        case Role.CLAMP:
+            return None
+        case Role.VIEW:
+            return _view_refusal(node)
+        case Role.ARITHMETIC:
+            return _arithmetic_refusal(node)
+
+
+def _anchor_refusal(node: ir.Node, row: Operator) -> str | None:
+    weight = input_at(node, row.weight)
+    if not is_float(node.inputs[0]) or is_constant(node.inputs[0]):
+        return "its first operand is a constant or no float32 tensor"
+    if not is_constant(weight) or not is_float(weight):
+        if node.op_type == "MatMul":
+            return "both operands are activations"
+        return "its weight is not a float32 constant"
+    shape = sizes(weight) or []
+    if 0 in shape:
+        return "its weight is empty"
+    if node.op_type == "MatMul" and len(shape) != 2:
+        return f"its weight has {len(shape)} axes; the integer kernel takes 2"
+    bias = input_at(node, row.bias)
+    if bias is None:
+        return None
+    if not is_constant(bias) or not is_float(bias) or known_rank(bias) != 1:
+        return "its bias is not a constant vector"
+    if attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0:
+        return "alpha and beta are not 1"
+    return None
+
+
+def _view_refusal(node: ir.Node) -> str | None:
+    if is_constant(node.inputs[0]):
+        return "works on a constant"
+    if node.op_type == "Resize" and attribute(node, "mode", "nearest") != "nearest":
+        return "only nearest-neighbour Resize works on integers"
+    if node.op_type == "MaxPool" and len(node.outputs) > 1:
+        return "MaxPool with indices has no integer kernel"
+    return None
+
+
+def _arithmetic_refusal(node: ir.Node) -> str | None:
+    operands = [value for value in node.inputs if value is not None]
+    if not all(is_float(value) for value in operands):
+        return "an operand is not float32"
+    if all(is_constant(value) for value in operands):
+        return "works on constants alone"
+    if any(0 in (sizes(value) or []) for value in operands):
+        return "an operand is empty"
+    return None
+
+
+def clamp_bounds(node: ir.Node) -> Range | None:
+    """Constant bounds of a Relu or Clip that hold 0, or None."""
+    if node.op_type == "Relu":
+        return 0.0, float("inf")
+    if node.op_type != "Clip" or node.domain not in ("", "ai.onnx"):
+        return None
+    bounds = [float(attribute(node, "min", -np.inf)), float(attribute(node, "max", np.inf))]  # type: ignore[arg-type]
+    for index in (1, 2):
+        value = input_at(node, index)
+        array = constant(value)
+        if value is not None and (array is None or array.size != 1):
+            return None
+        if array is not None:
+            bounds[index - 1] = float(array.reshape(()))
+    least, most = bounds
+    return (least, most) if least <= 0 <= most and least < most else None
+
+
+def _absorbed(node: ir.Node, refusals: dict[ir.Node, str]) -> ir.Node | None:
+    """The clamp that a node's output range can stand for: its result's only use."""
+    follower = only_use(node.outputs[0])
+    if follower is None or follower in refusals or follower.inputs[0] is not node.outputs[0]:
+        return None
+    return follower if clamp_bounds(follower) is not None else None
+
+
+def _carrier(node: ir.Node, refusals: dict[ir.Node, str]) -> ir.Value:
+    """The value that carries a node's integer result."""
+    clamp = _absorbed(node, refusals)
+    return clamp.outputs[0] if clamp is not None else node.outputs[0]
+
+
+def _operands(node: ir.Node, row: Operator) -> tuple[list[int], list[int]]:
+    """Indices of the activations and of the constant operands that are quantized like them."""
+    indices = range(len(node.inputs)) if row.activations is None else row.activations
+    present = [index for index in indices if node.inputs[index] is not None]
+    return (
+        [index for index in present if not is_constant(node.inputs[index])],
+        [index for index in present if is_constant(node.inputs[index])],
+    )
+
+
+def _reached(graph: ir.Graph, refusals: dict[ir.Node, str]) -> set[ir.Value]:
+    """Values that integer operators produce, if all that could join a region did."""
+    reached: set[ir.Value] = set()
+    for node in graph:
+        if node in refusals:
+            continue
+        row = OPERATORS[node.op_type]
+        activations, _ = _operands(node, row) if row.role is not Role.CLAMP else ([], [])
+        joins = any(node.inputs[index] in reached for index in activations)
+        if row.role is Role.ANCHOR and row.needs_output_q:
+            reached.add(_carrier(node, refusals))
+        elif row.role is Role.ARITHMETIC and joins:
+            reached.add(_carrier(node, refusals))
+        elif row.role is Role.VIEW and joins:
+            reached.update(node.outputs)
+    return reached
+
+
+def _taken(graph: ir.Graph, refusals: dict[ir.Node, str], reached: set[ir.Value]) -> set[ir.Node]:
+    """Nodes that become integer: anchors, and what lies between them and is reached."""
+    taken: set[ir.Node] = set()
+    wanted: set[ir.Value] = set()
+    for node in reversed(list(graph)):
+        if node in refusals:
+            continue
+        row = OPERATORS[node.op_type]
+        if row.role is Role.CLAMP:
+            continue
+        if row.role is not Role.ANCHOR:
+            outputs = [_carrier(node, refusals)] if row.role is Role.ARITHMETIC else list(node.outputs)
+            if not any(value in wanted and value in reached for value in outputs):
+                continue
+        taken.add(node)
+        wanted.update(node.inputs[index] for index in _operands(node, row)[0])  # type: ignore[misc]
+    return taken
+
+
+def _assemble(graph: ir.Graph, refusals: dict[ir.Node, str], taken: set[ir.Node]) -> Plan:
+    plan = Plan()
+    clamps: set[ir.Node] = set()
+    for node in graph:
+        row = OPERATORS.get(node.op_type)
+        if node in taken and row is not None:
+            activations, constants = _operands(node, row)
+            clamp = _absorbed(node, refusals) if row.role is not Role.VIEW else None
+            if clamp is not None:
+                clamps.add(clamp)
+            output = clamp.outputs[0] if clamp is not None else node.outputs[0]
+            for index in activations:
+                _plan_tensor(plan, node.inputs[index])
+            plan.nodes[node.name or ""] = PlannedNode(node, row, tuple(activations), tuple(constants), output)
+            if row.role is Role.VIEW:
+                for value in node.outputs:
+                    _plan_tensor(plan, value, view_of=node.inputs[0])
+            elif row.needs_output_q:
+                _plan_tensor(plan, output)
+        elif node not in clamps:
+            plan.floats[node.name or ""] = (node, refusals.get(node) or _left_out(node))
+    return plan
+
+
+def _left_out(node: ir.Node) -> str:
+    if OPERATORS[node.op_type].role is Role.CLAMP:
+        return "no integer operator's range can stand for it"
+    return "does not lie between integer operators"
+
+
+def _plan_tensor(plan: Plan, value: ir.Value | None, *, view_of: ir.Value | None = None) -> None:
+    if value is None or value.name in plan.tensors:
+        return
+    name = value.name or ""
+    producer = value.producer()
+    known = KNOWN_RANGES.get(producer.op_type) if producer is not None else None
+    source = name
+    if view_of is not None:
+        origin = plan.tensors[view_of.name or ""]
+        source, known = origin.source, origin.known
+    bounds = clamp_bounds(producer) if producer is not None else None
+    plan.tensors[name] = PlannedTensor(value, source, bounds, known)

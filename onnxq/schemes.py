@@ -1,0 +1,81 @@
+"""What a quantized tensor is: integer type, scale, zero point, axis. Frozen values, no behaviour."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+Integers = NDArray[Any]
+Feeds = dict[str, Array]
+"""Arrays by input or output name."""
+
+
+@dataclass(frozen=True)
+class IntegerType:
+    """An integer type with the range of values that onnxq uses of it."""
+
+    name: str
+    low: int
+    high: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy type of stored values."""
+        return np.dtype(self.name)
+
+
+UINT8 = IntegerType("uint8", 0, 255)
+INT8 = IntegerType("int8", -127, 127)  # symmetric: -128 has no positive counterpart
+INT32 = IntegerType("int32", -(2**31), 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class QuantParams:
+    """real = scale * (stored - zero_point), per tensor (axis None) or along `axis`.
+
+    `scale` is float32 and `zero_point` of the stored type; both are scalars (shape []) per tensor,
+    or have shape [channels].
+    """
+
+    type: IntegerType
+    scale: Floats
+    zero_point: Integers
+    axis: int | None = None
+
+
+class Method(StrEnum):
+    """How the range of an activation is chosen from its statistics."""
+
+    AUTO = "auto"
+    MINMAX = "minmax"
+    MOVING_AVERAGE = "moving-average"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+
+class Format(StrEnum):
+    """How integer operators stand in the written file."""
+
+    QDQ = "qdq"
+    QOPERATOR = "qoperator"
+
+
+class Target(StrEnum):
+    """The CPUs on which the file has to be right."""
+
+    PORTABLE = "portable"
+    VNNI = "vnni"
+    ARM = "arm"
+
+
+class Effort(StrEnum):
+    """How much measuring onnxq does to make the result accurate."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    BEST = "best"
