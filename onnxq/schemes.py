@@ -1,7 +1,6 @@
 """What a quantized tensor is: integer type, scale, zero point, axis. Frozen values, no behaviour."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -45,37 +44,3 @@ class QuantParams:
     scale: Floats
     zero_point: Integers
     axis: int | None = None
-
-
-class Method(StrEnum):
-    """How the range of an activation is chosen from its statistics."""
-
-    AUTO = "auto"
-    MINMAX = "minmax"
-    MOVING_AVERAGE = "moving-average"
-    PERCENTILE = "percentile"
-    ENTROPY = "entropy"
-    MSE = "mse"
-
-
-class Format(StrEnum):
-    """How integer operators stand in the written file."""
-
-    QDQ = "qdq"
-    QOPERATOR = "qoperator"
-
-
-class Target(StrEnum):
-    """The CPUs on which the file has to be right."""
-
-    PORTABLE = "portable"
-    VNNI = "vnni"
-    ARM = "arm"
-
-
-class Effort(StrEnum):
-    """How much measuring onnxq does to make the result accurate."""
-
-    FAST = "fast"
-    BALANCED = "balanced"
-    BEST = "best"

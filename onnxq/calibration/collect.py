@@ -110,13 +110,13 @@ def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], di
     graph_inputs = {value.name for value in model.graph.inputs}
     produced = [name for name in names if name not in graph_inputs]
     with extra_outputs(model, produced):
-        session = open_session(model)
+        session = open_session(model, threads=1)
         specs = input_specs(session)
         # a model without planned tensors is still run: its samples are checked
         fetched = produced or [session.get_outputs()[0].name]
         size, workers = _batching(session, specs, samples, fetched)
-        if workers > 1:
-            session = open_session(model, threads=max(1, _cpus() // workers))
+        if workers < _cpus():
+            session = open_session(model, threads=_cpus() // workers)
     job = _Pass(session, specs, fetched, statistics.sketches, {name: threading.Lock() for name in names})
     chain = hashlib.sha256()
     pending: deque[tuple[int, Future[tuple[bytes, dict[str, Measured]]]]] = deque()

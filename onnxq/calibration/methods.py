@@ -7,7 +7,7 @@ from onnxq.calibration.entropy import entropy_range
 from onnxq.calibration.mse import mse_range
 from onnxq.calibration.percentile import percentile_range
 from onnxq.calibration.sketch import Sketch
-from onnxq.schemes import Method
+from onnxq.options import Method
 
 Range = tuple[float, float]
 

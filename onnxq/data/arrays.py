@@ -21,8 +21,8 @@ def npy_samples(path: Path, specs: list[InputSpec], _: Preprocess | None) -> lis
     spec = specs[0]
     array = _open_npy(path)
     if array.ndim == len(spec.shape) and array.ndim and spec.shape[0] == 1 and array.shape[0] > 1:
-        return [Sample(f"{path.name}[{i}]", path, partial(_row, path, spec.name, i)) for i in range(array.shape[0])]
-    return [Sample(path.name, path, lambda: {spec.name: np.asarray(_open_npy(path))})]
+        return [Sample(f"{path.name}[{i}]", partial(_row, path, spec.name, i)) for i in range(array.shape[0])]
+    return [Sample(path.name, lambda: {spec.name: np.asarray(_open_npy(path))})]
 
 
 def _open_npy(path: Path) -> Array:
@@ -38,7 +38,7 @@ def _row(path: Path, name: str, index: int) -> Feeds:
 
 def npz_samples(path: Path, _: list[InputSpec], __: Preprocess | None) -> list[Sample]:
     """One sample a file."""
-    return [Sample(path.name, path, partial(_load_npz, path))]
+    return [Sample(path.name, partial(_load_npz, path))]
 
 
 def _load_npz(path: Path) -> Feeds:

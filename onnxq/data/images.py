@@ -116,7 +116,7 @@ def image_samples(path: Path, specs: list[InputSpec], preprocess: Preprocess | N
         if len(specs) != 1:
             raise DataError(f"{path}: the model has {len(specs)} inputs: say which the images feed with 'input' in [preprocess]")
         name = specs[0].name
-    return [Sample(path.name, path, partial(_load, path, preprocess, name))]
+    return [Sample(path.name, partial(_load, path, preprocess, name))]
 
 
 def _load(path: Path, preprocess: Preprocess, name: str) -> Feeds:

@@ -4,7 +4,7 @@ Which reader takes a file is decided by its suffix; `READERS` names them all.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,8 @@ def open_samples(path: Path, specs: list[InputSpec], preprocess: Preprocess | No
     for file in files:
         reader = READERS.get(file.suffix.lower())
         if reader is not None:
-            samples += reader(file, specs, preprocess)
+            inside = file.relative_to(path if path.is_dir() else path.parent)
+            samples += [replace(sample, name=str(inside.parent / sample.name)) for sample in reader(file, specs, preprocess)]
     if not samples:
         known = ", ".join(sorted(READERS))
         raise DataError(f"{path}: no sample found among {len(files)} files: expected {known}, or test_data_set_*/input_0.pb")

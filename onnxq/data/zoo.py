@@ -21,7 +21,7 @@ def zoo_folders(path: Path) -> list[Path]:
 
 def zoo_samples(folder: Path, specs: list[InputSpec]) -> list[Sample]:
     """The one sample of a folder."""
-    return [Sample(folder.name, folder, partial(_load, folder, [spec.name for spec in specs]))]
+    return [Sample(folder.name, partial(_load, folder, [spec.name for spec in specs]))]
 
 
 def _load(folder: Path, names: list[str]) -> Feeds:

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -112,31 +113,37 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
         raise OutputError(f"{path}: the folder {folder} cannot be written ({error.strerror}): choose another with -o") from error
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write a model atomically: complete at `path`, or not at all.
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A path to write a model to, beside `path`; what is there at the end is moved to `path` at once.
 
-    Large weights go to one file `<name>.data` beside it.
+    Nothing stands at `path` if the block fails.
 
     Raises:
         OutputError: the disk is full or the folder read-only.
     """
-    weights = sum(tensor.nbytes for tensor in _tensors(model))
-    external = f"{path.name}.data" if weights > SINGLE_FILE_LIMIT else None
     try:
         building = Path(tempfile.mkdtemp(prefix=".onnxq-", dir=path.parent))
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
     try:
-        if external is None:
-            _embed_external(model)
-        ir.save(model, building / path.name, external_data=external)
-        for name in filter(None, (external, path.name)):
-            (building / name).chmod(0o666 & ~_umask())
-            os.replace(building / name, path.parent / name)
+        yield building / path.name
+        for file in sorted(building.iterdir(), key=lambda file: file.name == path.name):  # the model last
+            file.chmod(0o666 & ~_umask())
+            os.replace(file, path.parent / file.name)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write a model; large weights go to one file `<name>.data` beside it."""
+    weights = sum(tensor.nbytes for tensor in _tensors(model))
+    external = f"{path.name}.data" if weights > SINGLE_FILE_LIMIT else None
+    if external is None:
+        _embed_external(model)
+    ir.save(model, path, external_data=external)
 
 
 def _umask() -> int:

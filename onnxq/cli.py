@@ -1,0 +1,223 @@
+"""The command line: parse, call one function, print. Nothing heavy is imported before a command runs."""
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+import onnxq
+from onnxq.config import DEFAULT, read_config
+from onnxq.errors import OnnxqError
+from onnxq.options import Format, Method, QuantizeOptions, Target
+
+FILE = click.Path(path_type=Path)
+BAD_INPUT, GATE_FAILED = 2, 1
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Print an error that the user can cause as one line and exit with 2."""
+
+    @functools.wraps(command)
+    def run(*args: Any, verbose: bool = False, **kwargs: Any) -> None:
+        try:
+            command(*args, verbose=verbose, **kwargs)
+        except OnnxqError as error:
+            if verbose:
+                traceback.print_exc()
+            _say(f"error: {error}")
+            sys.exit(BAD_INPUT)
+        except KeyboardInterrupt:
+            _say("error: interrupted, nothing was written")
+            sys.exit(130)
+
+    return run
+
+
+def _say(line: str) -> None:
+    click.echo(f"onnxq: {line}", err=True)
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
+
+
+common = _options(
+    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+    click.option("-v", "--verbose", is_flag=True, help="Say more; show the traceback of an error."),
+    click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+)
+
+planning = _options(
+    click.option("--calib", type=FILE, help="Folder with samples: .npy, .npz, images, or test_data_set_*/input_*.pb."),
+    click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="Use at most so many, evenly spaced."),
+    click.option("--preprocess", metavar="PRESET|FILE", help="How an image becomes an input: a preset such as imagenet, or a TOML file with [preprocess]."),
+    click.option("--include", multiple=True, metavar="NAME", help="Quantize only these nodes (names or globs)."),
+    click.option("--exclude", multiple=True, metavar="NAME", help="Leave these nodes float (names or globs)."),
+    click.option("--op-types", multiple=True, metavar="TYPE", help="Quantize only operators of these types."),
+    click.option("--force", is_flag=True, help="Overwrite the output."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(onnxq.__version__, prog_name="onnxq")
+@click.option("--config", type=FILE, help="Options from this file; onnxq.toml in the current folder by default.")
+@click.pass_context
+def main(context: click.Context, config: Path | None) -> None:
+    """Quantize ONNX models for the integer kernels of ONNX Runtime on CPUs, and prove the result.
+
+    Exit code 0: done. 1: an accuracy gate did not hold. 2: wrong usage or bad input.
+    """
+    path = config or (DEFAULT if DEFAULT.is_file() else None)
+    if path is None:
+        return
+    commands = {name: [p.name or "" for p in command.params] for name, command in main.commands.items()}
+    try:
+        context.default_map = read_config(path, commands)
+    except OnnxqError as error:
+        _say(f"error: {error}")
+        sys.exit(BAD_INPUT)
+    if config is None:
+        _say(f"using {path}")
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, help="File to write; <model>.int8.onnx beside the input by default.")
+@click.option("--method", type=click.Choice([str(m) for m in Method]), default=str(Method.AUTO), show_default=True, help="How the range of an activation is chosen; auto compares them on held-out samples.")
+@click.option("--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True, help="Share of values that the percentile method keeps, in percent.")
+@click.option("--target", type=click.Choice([str(t) for t in Target]), default=str(Target.PORTABLE), show_default=True, help="CPUs on which the file must be right; vnni and arm lift the limit on weights that older x86 CPUs need.")
+@click.option("--per-channel/--per-tensor", default=True, show_default=True, help="One weight scale an output channel, or one a tensor.")
+@click.option("--format", "file_format", type=click.Choice([str(f) for f in Format]), default=str(Format.QDQ), show_default=True, help="Q/DQ nodes around float operators, or integer operators.")
+@click.option("--stats", type=FILE, multiple=True, help="Statistics of onnxq calibrate in place of a calibration pass; several are merged.")
+@click.option("--min-sqnr", type=float, help="Gate: exit with 1 if the outputs on held-out samples are below so many dB.")
+@planning
+@common
+@_guarded
+def quantize(as_json: bool, verbose: bool, quiet: bool, file_format: str, **options: Any) -> None:
+    """Write the int8 model of MODEL.
+
+    \b
+    Example:
+      onnxq quantize model.onnx --calib data/ --method percentile
+    """
+    from onnxq.pipeline import quantize as run
+    from onnxq.report.text import quantize_text
+
+    chosen = QuantizeOptions(
+        **options
+        | {
+            "method": Method(options["method"]),
+            "target": Target(options["target"]),
+            "format": Format(file_format),
+        }
+    )
+    report = run(chosen)
+    for warning in report.warnings:
+        _say(f"warning: {warning}")
+    _print(report, quantize_text(report, verbose=verbose), as_json=as_json, quiet=quiet)
+    _gate(report.failed_gates())
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="Statistics file (.npz) to write.")
+@click.option("--shard", default="1/1", show_default=True, metavar="K/N", help="Only the K-th of N parts of the samples; parts are merged by quantize --stats.")
+@planning
+@common
+@_guarded
+def calibrate(output: Path, shard: str, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> None:
+    """Write the statistics of MODEL's activations, to be used by quantize --stats.
+
+    \b
+    Example:
+      onnxq calibrate model.onnx --calib data/ -o stats.npz
+      onnxq quantize model.onnx --stats stats.npz --method mse
+    """
+    from onnxq.pipeline import calibrate as run
+
+    statistics = run(QuantizeOptions(**options), output, _shard(shard))
+    ranges = {name: (sketch.minimum, sketch.maximum) for name, sketch in statistics.sketches.items()}
+    summary = {"output": str(output), "samples": statistics.samples, "model_sha256": statistics.model, "ranges": ranges}
+    _print(summary, f"wrote {output}: {len(ranges)} tensors, {statistics.samples} samples", as_json=as_json, quiet=quiet)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    k, slash, n = text.partition("/")
+    if not slash or not k.isdigit() or not n.isdigit() or not 1 <= int(k) <= int(n):
+        raise OnnxqError(f"--shard {text}: expected K/N with 1 <= K <= N, for example 2/4")
+    return int(k), int(n)
+
+
+@main.command("eval")
+@click.argument("model", type=FILE)
+@click.argument("others", type=FILE, nargs=-1)
+@click.option("--data", type=FILE, required=True, help="Folder with samples, as for quantize --calib.")
+@click.option("--labels", type=FILE, help="CSV with the header file,label.")
+@click.option("--preprocess", metavar="PRESET|FILE", help="How an image becomes an input.")
+@click.option("--output", metavar="NAME", help="Output that classifies; the first by default.")
+@click.option("--class-axis", type=int, default=-1, show_default=True, help="Its axis of classes.")
+@click.option("--samples", type=click.IntRange(1), help="Use at most so many, evenly spaced; all by default.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads while latency is measured.")
+@click.option("--latency/--no-latency", default=True, show_default=True, help="Measure latency, the models in turns.")
+@click.option("--max-drop", type=float, help="Gate: exit with 1 if top-1 falls by more than so many points.")
+@click.option("--min-sqnr", type=float, help="Gate: exit with 1 if the outputs are below so many dB.")
+@common
+@_guarded
+def evaluate(
+    model: Path, others: tuple[Path, ...], data: Path, preprocess: str | None, max_drop: float | None,
+    min_sqnr: float | None, as_json: bool, verbose: bool, quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Compare the float MODEL with others, over labelled or unlabelled samples.
+
+    \b
+    Example:
+      onnxq eval model.onnx model.int8.onnx --data eval/ --labels eval/labels.csv --max-drop 0.5
+    """
+    from onnxq.data.images import read_preprocess
+    from onnxq.evaluate import EvalOptions
+    from onnxq.evaluate import evaluate as run
+    from onnxq.report.text import eval_text
+
+    table = read_preprocess(preprocess) if preprocess else None
+    report = run(model, others, data, EvalOptions(preprocess=table, **options))
+    _print(report, eval_text(report), as_json=as_json, quiet=quiet)
+    _gate(report.failed_gates(max_drop, min_sqnr))
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@common
+@_guarded
+def inspect(model: Path, as_json: bool, verbose: bool, quiet: bool) -> None:
+    """Show what is in MODEL, what dominates it, what would be int8, and why the rest would not.
+
+    \b
+    Example:
+      onnxq inspect model.onnx
+    """
+    from onnxq.inspection import inspect_model
+    from onnxq.report.text import inspect_text
+
+    report = inspect_model(model)
+    _print(report, inspect_text(report, verbose=verbose), as_json=as_json, quiet=quiet)
+
+
+def _print(report: Any, text: str, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps(report if isinstance(report, dict) else asdict(report), indent=2, sort_keys=True))
+    elif not quiet:
+        click.echo(text)
+
+
+def _gate(failed: list[str]) -> None:
+    for line in failed:
+        _say(f"gate failed: {line}")
+    if failed:
+        sys.exit(GATE_FAILED)

@@ -1,0 +1,140 @@
+"""QDQ: the float operators stay, QuantizeLinear and DequantizeLinear around them say what is integer.
+
+The runtime fuses DequantizeLinear -> operator -> QuantizeLinear into its integer kernels.
+"""
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxq.model.edit import Names, add_initializer, add_node
+from onnxq.model.normalize import LEAST_OPSET, opset_of
+from onnxq.operators import Role
+from onnxq.parameters import Parameters, QuantizedConstant
+from onnxq.plan import Plan, PlannedTensor, clamp_bounds
+from onnxq.schemes import QuantParams
+
+MICROSOFT = "com.microsoft"
+
+
+class QdqWriter:
+    """Writes a plan with its parameters into a copy of the normalized model."""
+
+    def __init__(self, model: ir.Model, plan: Plan, parameters: Parameters) -> None:
+        self.model = model.clone()
+        self.plan, self.parameters = plan, parameters
+        self.graph = self.model.graph
+        self.names = Names(self.model)
+        self.nodes = {node.name: node for node in self.graph}
+        self.values = {value.name: value for node in self.graph for value in node.outputs}
+        self.values |= {value.name: value for value in self.graph.inputs}
+        # before opset 13 the standard Q/DQ know no axis; the runtime's own do at any opset
+        self.domain = "" if opset_of(self.model) >= LEAST_OPSET else MICROSOFT
+        self._params: dict[str, tuple[ir.Value, ir.Value]] = {}
+
+    def write(self) -> ir.Model:
+        """The quantized model."""
+        for planned in self.plan.nodes.values():
+            node = self.nodes[planned.name]
+            for index in (*planned.constants, planned.row.weight, planned.row.bias):
+                quantized = self.parameters.constants.get((planned.name, index)) if index is not None else None
+                if quantized is not None and index is not None:
+                    node.replace_input_with(index, self._constant(node.inputs[index], quantized))
+        for tensor in self.plan.tensors.values():
+            self._activation(tensor)
+        if self.domain:
+            self.model.graph.opset_imports[MICROSOFT] = 1
+        passes.RemoveUnusedNodesPass()(self.model)
+        self.graph.sort()
+        return self.model
+
+    def _scale_and_zero_point(self, name: str, params: QuantParams) -> tuple[ir.Value, ir.Value]:
+        return (
+            add_initializer(self.graph, self.names.fresh(f"{name}_scale"), params.scale),
+            add_initializer(self.graph, self.names.fresh(f"{name}_zero_point"), params.zero_point),
+        )
+
+    def _constant(self, original: ir.Value | None, quantized: QuantizedConstant) -> ir.Value:
+        """A DequantizeLinear over stored integers, in the place of a float constant."""
+        name = (original.name if original is not None else None) or "constant"
+        params = quantized.params
+        stored = add_initializer(self.graph, self.names.fresh(f"{name}_quantized"), quantized.stored)
+        scale, zero_point = self._scale_and_zero_point(name, params)
+        output = ir.Value(
+            name=self.names.fresh(f"{name}_dequantized"), shape=stored.shape, type=ir.TensorType(ir.DataType.FLOAT)
+        )
+        axis = {} if params.axis is None else {"axis": params.axis}
+        add_node(
+            self.graph, "DequantizeLinear", [stored, scale, zero_point], [output],
+            name=self.names.fresh(f"{name}_DequantizeLinear"), domain=self.domain, **axis,
+        )  # fmt: skip
+        return output
+
+    def _activation(self, tensor: PlannedTensor) -> None:
+        """Put QuantizeLinear and DequantizeLinear behind a value, for those consumers that want integers."""
+        value = self.values[tensor.name]
+        everywhere = self._integer_result(value)
+        uses = [
+            use for use in value.uses()
+            if everywhere or self._takes_integers(use.node, use.idx)
+        ]  # fmt: skip
+        params = self.parameters.activations[tensor.source]
+        scale, zero_point = self._params.get(tensor.source) or self._scale_and_zero_point(tensor.source, params)
+        self._params[tensor.source] = scale, zero_point
+        source = self._without_clamp(value, len(uses), everywhere=everywhere)
+        stored = ir.TensorType(ir.DataType.from_numpy(params.type.dtype))
+        quantized = ir.Value(name=self.names.fresh(f"{tensor.name}_quantized"), shape=value.shape, type=stored)
+        dequantized = ir.Value(name=self.names.fresh(f"{tensor.name}_dequantized"), shape=value.shape, type=value.type)
+        for op_type, x, y in (("QuantizeLinear", source, quantized), ("DequantizeLinear", quantized, dequantized)):
+            name = self.names.fresh(f"{tensor.name}_{op_type}")
+            add_node(self.graph, op_type, [x, scale, zero_point], [y], name=name, domain=self.domain)
+        for use in uses:
+            use.node.replace_input_with(use.idx, dequantized)
+        if everywhere and value.is_graph_output():
+            self._take_graph_output(value, dequantized)
+
+    def _integer_result(self, value: ir.Value) -> bool:
+        """Whether an integer kernel that has no float output produces the value."""
+        producer = value.producer()
+        if producer is not None and producer.name not in self.plan.nodes and producer.op_type in ("Relu", "Clip"):
+            producer = producer.inputs[0].producer() if producer.inputs[0] is not None else None
+        planned = self.plan.nodes.get(producer.name or "") if producer is not None else None
+        if planned is None:
+            return False
+        if planned.row.role is Role.VIEW:
+            return True
+        return planned.row.needs_output_q and planned.output.name == value.name
+
+    def _takes_integers(self, node: ir.Node, index: int) -> bool:
+        planned = self.plan.nodes.get(node.name or "")
+        return planned is not None and index in planned.activations
+
+    def _without_clamp(self, value: ir.Value, uses: int, *, everywhere: bool) -> ir.Value:
+        """The value before a clamp for which the integer range stands, where nothing else needs the clamp."""
+        clamp = value.producer()
+        tensor = self.plan.tensors[value.name or ""]
+        if clamp is None or tensor.bounds is None or clamp_bounds(clamp) is None:
+            return value
+        needed_elsewhere = not everywhere and (len(value.uses()) > uses or value.is_graph_output())
+        before = clamp.inputs[0]
+        if needed_elsewhere or before is None or not self._range_inside(tensor):
+            return value
+        return before
+
+    def _range_inside(self, tensor: PlannedTensor) -> bool:
+        params = self.parameters.activations[tensor.source]
+        zero, scale = int(params.zero_point), float(params.scale)
+        least, most = tensor.bounds or (0.0, 0.0)
+        return (params.type.low - zero) * scale >= least and (params.type.high - zero) * scale <= most
+
+    def _take_graph_output(self, value: ir.Value, dequantized: ir.Value) -> None:
+        name = value.name
+        for index, output in enumerate(self.graph.outputs):
+            if output is value:
+                self.graph.outputs[index] = dequantized
+        value.name = self.names.fresh(f"{name}_float")
+        dequantized.name = name
+
+
+def write_qdq(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
+    """The quantized model in QDQ format; the given model is left as it is."""
+    return QdqWriter(model, plan, parameters).write()

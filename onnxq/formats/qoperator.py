@@ -1,0 +1,137 @@
+"""QOperator: the integer kernels stand in the file themselves, nothing is left to the runtime's fusions.
+
+Made from the QDQ model: DequantizeLinear -> operator -> QuantizeLinear becomes one QLinear operator,
+most of them of the com.microsoft domain, which ONNX Runtime alone runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxq.formats.qdq import MICROSOFT, write_qdq
+from onnxq.model.edit import only_use
+from onnxq.operators import Role
+from onnxq.parameters import Parameters
+from onnxq.plan import Plan, PlannedNode
+
+Inputs = list[ir.Value | None]
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """What a fused operator takes: each operand and the result as [integers, scale, zero point]."""
+
+    operands: list[Inputs]
+    bias: ir.Value | None
+    result: Inputs
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Domain and input order of an integer operator, and attributes that its float form has not."""
+
+    domain: str
+    inputs: Callable[[_Operands], Inputs]
+    extra: tuple[tuple[str, int], ...] = ()
+
+
+def _in_order(o: _Operands) -> Inputs:
+    return [value for operand in o.operands for value in operand] + o.result[1:]
+
+
+_LAYOUTS = {
+    "QLinearConv": _Layout("", lambda o: [*_in_order(o), o.bias]),
+    "QLinearMatMul": _Layout("", _in_order),
+    "QGemm": _Layout(MICROSOFT, lambda o: [*o.operands[0], *o.operands[1], o.bias, *o.result[1:]]),
+    "MatMulIntegerToFloat": _Layout(
+        MICROSOFT, lambda o: [part[i] for i in range(3) for part in o.operands[:2]]
+    ),
+    "QLinearAdd": _Layout(MICROSOFT, _in_order),
+    "QLinearMul": _Layout(MICROSOFT, _in_order),
+    "QLinearConcat": _Layout(MICROSOFT, lambda o: o.result[1:] + [v for x in o.operands for v in x]),
+    "QLinearAveragePool": _Layout(MICROSOFT, _in_order),
+    "QLinearGlobalAveragePool": _Layout(MICROSOFT, _in_order, (("channels_last", 0),)),
+    "QLinearLeakyRelu": _Layout(MICROSOFT, _in_order),
+    "QLinearSigmoid": _Layout(MICROSOFT, _in_order),
+}
+
+
+def write_qoperator(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
+    """The quantized model in QOperator format; the given model is left as it is."""
+    quantized = write_qdq(model, plan, parameters)
+    graph = quantized.graph
+    nodes = {node.name: node for node in graph}
+    for name, planned in plan.nodes.items():
+        _fuse(graph, nodes[name], planned)
+    quantized.graph.opset_imports[MICROSOFT] = 1
+    passes.RemoveUnusedNodesPass()(quantized)
+    graph.sort()
+    return quantized
+
+
+def _fuse(graph: ir.Graph, node: ir.Node, planned: PlannedNode) -> None:
+    results = [_quantized_output(value) for value in node.outputs]
+    if planned.row.role is Role.VIEW:
+        if all(result is not None for result in results):
+            _integer_view(graph, node, [result for result in results if result is not None])
+        return
+    quantizer = results[0]
+    kernel = planned.row.kernel
+    if quantizer is None:
+        if planned.row.needs_output_q:
+            return  # a clamp that the integer range cannot stand for lies between: left as QDQ
+        kernel = "MatMulIntegerToFloat" if kernel == "QLinearMatMul" else kernel
+    layout = _LAYOUTS[kernel]
+    bias = node.inputs[planned.row.bias] if planned.row.bias is not None and planned.row.bias < len(node.inputs) else None
+    taken = [v for i, v in enumerate(node.inputs) if v is not None and i != planned.row.bias]
+    operands = _Operands(
+        [_integers(value) for value in taken],
+        _integers(bias)[0] if bias is not None else None,
+        [quantizer.outputs[0], quantizer.inputs[1], quantizer.inputs[2]] if quantizer is not None else [],
+    )
+    inputs = layout.inputs(operands)
+    while inputs and inputs[-1] is None:
+        inputs.pop()
+    attributes = [a for a in node.attributes.values() if a.name != "beta"]
+    attributes += [ir.AttrInt64(key, value) for key, value in layout.extra]
+    output = quantizer.outputs[0] if quantizer is not None else node.outputs[0]
+    new = ir.Node(layout.domain, kernel, inputs, attributes, num_outputs=1, name=node.name)
+    _replace(graph, [quantizer, node] if quantizer is not None else [node], [(output, new.outputs[0])], new)
+
+
+def _integer_view(graph: ir.Graph, node: ir.Node, quantizers: list[ir.Node]) -> None:
+    """Let a view work on the stored integers themselves."""
+    new = ir.Node(
+        node.domain, node.op_type, [_integers(node.inputs[0])[0], *node.inputs[1:]], list(node.attributes.values()),
+        num_outputs=len(node.outputs), name=node.name,
+    )  # fmt: skip
+    pairs = [(q.outputs[0], output) for q, output in zip(quantizers, new.outputs, strict=True)]
+    _replace(graph, [*quantizers, node], pairs, new)
+
+
+def _replace(graph: ir.Graph, old: list[ir.Node], pairs: list[tuple[ir.Value, ir.Value]], new: ir.Node) -> None:
+    names = [before.name for before, _ in pairs]
+    for before, after in pairs:
+        after.shape, after.type = before.shape, before.type
+        ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
+    graph.append(new)
+    for node in old:
+        graph.remove(node, safe=True)
+    for name, (before, after) in zip(names, pairs, strict=True):
+        before.name = None
+        after.name = name
+
+
+def _integers(value: ir.Value | None) -> Inputs:
+    """[integers, scale, zero point] behind a DequantizeLinear."""
+    producer = value.producer() if value is not None else None
+    assert producer is not None and producer.op_type == "DequantizeLinear"
+    return list(producer.inputs)
+
+
+def _quantized_output(value: ir.Value) -> ir.Node | None:
+    """The QuantizeLinear that alone takes a value, or None."""
+    follower = only_use(value)
+    return follower if follower is not None and follower.op_type == "QuantizeLinear" else None

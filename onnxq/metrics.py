@@ -1,0 +1,81 @@
+"""What is measured between a float and a quantized model's outputs; everything is added sample by sample."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxq.schemes import Array
+
+MAX_DB = 200.0
+
+
+@dataclass
+class OutputError:
+    """Signal and noise of each float output, summed over samples.
+
+    The SQNR of several outputs is that of their mean noise-to-signal ratio, so the worst counts most.
+    """
+
+    names: Sequence[str]
+    signal: dict[str, float] = field(default_factory=dict)
+    noise: dict[str, float] = field(default_factory=dict)
+    largest: float = 0.0
+    cosines: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+    def add(self, expected: Sequence[Array], actual: Sequence[Array]) -> None:
+        """Add one sample's outputs, in the order of `names`; those that are not float do not count."""
+        dots = lengths = others = 0.0
+        for name, want, have in zip(self.names, expected, actual, strict=True):
+            if not isinstance(want, np.ndarray) or not np.issubdtype(want.dtype, np.floating):
+                continue
+            finite = np.isfinite(want)
+            x, y = want[finite].astype(np.float64), np.asarray(have)[finite].astype(np.float64)
+            self.signal[name] = self.signal.get(name, 0.0) + float(x @ x)
+            difference = y - x
+            self.noise[name] = self.noise.get(name, 0.0) + float(difference @ difference)
+            self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
+            dots, lengths, others = dots + float(x @ y), lengths + float(x @ x), others + float(y @ y)
+        if lengths > 0 and others > 0:
+            self.cosines[0] += dots / math.sqrt(lengths * others)
+            self.cosines[1] += 1
+
+    def sqnr_db(self) -> float | None:
+        """Signal-to-quantization-noise ratio in dB, at most 200; None without a float output."""
+        ratios = [self.noise[name] / signal for name, signal in self.signal.items() if signal > 0]
+        if not ratios:
+            return None
+        ratio = float(np.mean(ratios))
+        if not math.isfinite(ratio):
+            return -MAX_DB
+        return min(MAX_DB, -10 * math.log10(max(ratio, 1e-30)))
+
+    def cosine(self) -> float | None:
+        """Mean over samples of the cosine between all float outputs."""
+        return self.cosines[0] / self.cosines[1] if self.cosines[1] else None
+
+
+@dataclass
+class Classification:
+    """Hits of one model on one output whose last axis (or `axis`) numbers classes."""
+
+    axis: int = -1
+    labelled: int = 0
+    top1: int = 0
+    top5: int = 0
+    decisions: int = 0
+    agreeing: int = 0
+
+    def add(self, expected: Array, actual: Array, label: int | None) -> None:
+        """Add one sample: the float model's output, this model's, and the right class where known."""
+        best = actual.argmax(self.axis)
+        same = best == expected.argmax(self.axis)
+        self.decisions += int(np.size(same))
+        self.agreeing += int(np.count_nonzero(same))
+        if label is None:
+            return
+        scores = np.moveaxis(actual, self.axis, -1).reshape(-1, actual.shape[self.axis])[0]
+        self.labelled += 1
+        self.top1 += int(scores.argmax() == label)
+        self.top5 += int(label in np.argsort(-scores, kind="stable")[:5])

@@ -1,0 +1,82 @@
+"""What a user can choose. Imports nothing heavy, so that the command line's help is instant."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class Method(StrEnum):
+    """How the range of an activation is chosen from its statistics."""
+
+    AUTO = "auto"
+    MINMAX = "minmax"
+    MOVING_AVERAGE = "moving-average"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+
+class Format(StrEnum):
+    """How integer operators stand in the written file."""
+
+    QDQ = "qdq"
+    QOPERATOR = "qoperator"
+
+
+class Target(StrEnum):
+    """The CPUs on which the file has to be right."""
+
+    PORTABLE = "portable"
+    VNNI = "vnni"
+    ARM = "arm"
+
+
+class Effort(StrEnum):
+    """How much measuring onnxq does to make the result accurate."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    BEST = "best"
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """All options of `onnxq quantize`; `config.py` and the command line fill the same fields.
+
+    model        float model
+    calib        data folder; may be None with `stats`
+    output       file to write; None for `<model>.int8.onnx` beside the input
+    method       how activation ranges are chosen
+    percentile   share of values kept by the percentile method, percent
+    samples      at most so many samples of the folder, evenly spaced
+    target       CPUs on which the file must be right
+    per_channel  one weight scale an output channel, else one a tensor
+    format       QDQ or QOperator
+    preprocess   preset or TOML file that says how an image becomes an input
+    stats        statistics of `onnxq calibrate` in place of a calibration pass; several are merged
+    include, exclude, op_types  which nodes may be quantized: names or globs, operator types
+    min_sqnr     gate: least SQNR of the outputs on held-out samples, dB
+    force        overwrite the output
+    """
+
+    model: Path
+    calib: Path | None = None
+    output: Path | None = None
+    method: Method = Method.AUTO
+    percentile: float = 99.99
+    samples: int = 200
+    target: Target = Target.PORTABLE
+    per_channel: bool = True
+    format: Format = Format.QDQ
+    preprocess: str | None = None
+    stats: tuple[Path, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    op_types: tuple[str, ...] = ()
+    min_sqnr: float | None = None
+    force: bool = False
+
+    @property
+    def destination(self) -> Path:
+        """Where the result is written."""
+        return self.output or self.model.with_name(f"{self.model.stem}.int8.onnx")

@@ -1,0 +1,246 @@
+"""`onnxq quantize` and `onnxq calibrate`: the stages, in order."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxq import __version__
+from onnxq.calibration.collect import collect
+from onnxq.calibration.methods import METHODS, MethodOptions
+from onnxq.calibration.statistics import Statistics, load_statistics
+from onnxq.data.images import read_preprocess
+from onnxq.data.samples import check_feeds, open_samples, spread
+from onnxq.data.source import Sample
+from onnxq.errors import DataError, ModelError
+from onnxq.formats.qdq import write_qdq
+from onnxq.formats.qoperator import write_qoperator
+from onnxq.macs import concrete_shapes, node_macs
+from onnxq.metrics import OutputError
+from onnxq.model.files import check_output, digest, file_bytes, load, save, staged
+from onnxq.model.normalize import normalize
+from onnxq.model.runtime import input_specs, open_session, run
+from onnxq.operators import ALREADY_QUANTIZED, Role
+from onnxq.options import Format, Method, QuantizeOptions
+from onnxq.parameters import Parameters, WeightOptions, activation_parameters, fill_constants
+from onnxq.plan import Plan, Selection, make_plan
+from onnxq.report.model import FloatNodes, QuantizeReport
+from onnxq.schemes import Array, Feeds
+from onnxq.verify import compare_outputs, inspect_kernels
+
+HELD_OUT_SHARE = 8
+"""One in so many samples is kept from calibration and verifies the result."""
+AUTO_SAMPLES = 8
+"""Held-out samples over which `--method auto` compares the methods."""
+
+WRITERS: dict[Format, Callable[[ir.Model, Plan, Parameters], ir.Model]] = {
+    Format.QDQ: write_qdq,
+    Format.QOPERATOR: write_qoperator,
+}
+
+
+@dataclass
+class _Job:
+    """What the stages hand on."""
+
+    options: QuantizeOptions
+    model: ir.Model
+    plan: Plan
+    calibration: list[Sample]
+    held_out: list[Sample]
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def quantize(options: QuantizeOptions) -> QuantizeReport:
+    """Quantize a model statically and verify the file that was written.
+
+    Raises:
+        OnnxqError: the model, the data or the output cannot be used; nothing was written.
+    """
+    check_output(options.destination, options.model, force=options.force)
+    clock = _Clock()
+    job = _prepare(options)
+    clock.lap(job, "prepare")
+    statistics = _statistics(job)
+    clock.lap(job, "calibrate")
+    method, parameters = _choose_method(job, statistics)
+    clock.lap(job, "parameters")
+    quantized = _write(job, parameters)
+    _record(quantized, options, method, statistics)
+    with staged(options.destination) as building:
+        save(quantized, building)
+        clock.lap(job, "write")
+        report = _verify(job, building, method, statistics)
+    clock.lap(job, "verify")
+    return report
+
+
+def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (1, 1)) -> Statistics:
+    """The statistics alone, to be reused with `--stats`.
+
+    Args:
+        options: as for `quantize`.
+        output: .npz file to write.
+        shard: (k, n): only the k-th of n consecutive parts of the samples; the parts merge.
+    """
+    if output.exists() and not options.force:
+        raise DataError(f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force")
+    job = _prepare(options)
+    samples = sorted(job.calibration + job.held_out, key=lambda sample: sample.name)
+    k, n = shard
+    start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n
+    if start == stop:
+        raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
+    names = job.plan.sources()
+    statistics = collect(job.model, names, samples[start:stop], digest(options.model), first=start)
+    statistics.save(output)
+    return statistics
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def lap(self, job: _Job, stage: str) -> None:
+        now = time.perf_counter()
+        job.seconds[stage] = now - self.start
+        self.start = now
+
+
+def _prepare(options: QuantizeOptions) -> _Job:
+    """Load, normalize, plan; find and split the samples."""
+    model = load(options.model)
+    quantized = sum(node.op_type in ALREADY_QUANTIZED for node in model.graph)
+    specs = input_specs(open_session(options.model, optimize=False, threads=1))
+    model = normalize(model)
+    plan = make_plan(model, Selection(options.include, options.exclude, options.op_types))
+    if not any(planned.row.role is Role.ANCHOR for planned in plan.nodes.values()):
+        raise ModelError(f"{options.model}: nothing to quantize: {_why_nothing(plan, quantized)}")
+    job = _Job(options, model, plan, [], [])
+    if quantized:
+        job.warnings.append(f"the model is quantized already in {quantized} nodes: they pass through as they are")
+    if options.calib is None:
+        if not options.stats:
+            raise DataError("no calibration data: give a folder with --calib, or statistics with --stats")
+        return job
+    preprocess = read_preprocess(options.preprocess) if options.preprocess else None
+    found = open_samples(options.calib, specs, preprocess)
+    samples = spread(found, options.samples)
+    if len(samples) < options.samples:
+        job.warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
+    job.held_out = samples[HELD_OUT_SHARE - 1 :: HELD_OUT_SHARE]
+    job.calibration = [s for i, s in enumerate(samples) if i % HELD_OUT_SHARE != HELD_OUT_SHARE - 1]
+    if not job.held_out:
+        job.held_out = samples[:1]
+        job.warnings.append("too few samples to hold one out: the result is verified on calibration samples")
+    return job
+
+
+def _why_nothing(plan: Plan, quantized: int) -> str:
+    if quantized:
+        return f"it is quantized already ({quantized} integer nodes)"
+    reasons = [f"{node.op_type} '{node.name}': {why}" for node, why in plan.floats.values() if node.op_type in ("Conv", "Gemm", "MatMul")]
+    return reasons[0] if reasons else "it has no Conv, MatMul or Gemm in its main graph"
+
+
+def _statistics(job: _Job) -> Statistics:
+    options = job.options
+    model_digest = digest(options.model)
+    if not options.stats:
+        return collect(job.model, job.plan.sources(), job.calibration, model_digest)
+    statistics, *others = [load_statistics(path, model_digest) for path in options.stats]
+    for other in others:
+        statistics.merge(other)
+    return statistics
+
+
+def _parameters(job: _Job, statistics: Statistics, method: Method) -> Parameters:
+    options = job.options
+    parameters = activation_parameters(job.plan, statistics, {}, method, MethodOptions(options.percentile))
+    fill_constants(job.plan, parameters, WeightOptions(options.per_channel, options.target))
+    return parameters
+
+
+def _write(job: _Job, parameters: Parameters) -> ir.Model:
+    return WRITERS[job.options.format](job.model, job.plan, parameters)
+
+
+def _choose_method(job: _Job, statistics: Statistics) -> tuple[Method, Parameters]:
+    """The method asked for, or the one whose model is closest to float on held-out samples."""
+    asked = job.options.method
+    if asked is not Method.AUTO:
+        return asked, _parameters(job, statistics, asked)
+    samples = spread(job.held_out, AUTO_SAMPLES)
+    if not samples:
+        return Method.MSE, _parameters(job, statistics, Method.MSE)
+    feeds, expected = _references(job, samples)
+    best: tuple[float, Method, Parameters] | None = None
+    for method in METHODS:
+        parameters = _parameters(job, statistics, method)
+        session = open_session(_write(job, parameters))
+        error = OutputError([node.name for node in session.get_outputs()])
+        for sample, feed, want in zip(samples, feeds, expected, strict=True):
+            error.add(want, run(session, feed, sample.name))
+        quality = error.sqnr_db() or 0.0
+        if best is None or quality > best[0]:
+            best = quality, method, parameters
+    assert best is not None
+    return best[1], best[2]
+
+
+def _references(job: _Job, samples: Sequence[Sample]) -> tuple[list[Feeds], list[list[Array]]]:
+    session = open_session(job.options.model)
+    specs = input_specs(session)
+    feeds = [check_feeds(sample, specs) for sample in samples]
+    return feeds, [run(session, feed, sample.name) for sample, feed in zip(samples, feeds, strict=True)]
+
+
+def _record(model: ir.Model, options: QuantizeOptions, method: Method, statistics: Statistics) -> None:
+    """Say in the file how it was made; nothing that changes from run to run."""
+    chosen = {
+        "method": method, "percentile": options.percentile, "target": options.target, "format": options.format,
+        "per_channel": options.per_channel, "include": options.include, "exclude": options.exclude,
+        "op_types": options.op_types, "samples": statistics.samples,
+    }  # fmt: skip
+    model.metadata_props["onnxq.version"] = __version__
+    model.metadata_props["onnxq.options"] = json.dumps(chosen, sort_keys=True)
+    model.metadata_props["onnxq.model_sha256"] = statistics.model
+    model.metadata_props["onnxq.data_sha256"] = statistics.data
+
+
+def _verify(job: _Job, path: Path, method: Method, statistics: Statistics) -> QuantizeReport:
+    options = job.options
+    feeds = job.held_out[0].load() if job.held_out else None
+    shapes = concrete_shapes(job.model, feeds)
+    kernels = inspect_kernels(path, job.model, job.plan, shapes)
+    outputs = compare_outputs(options.model, path, job.held_out) if job.held_out else None
+    if outputs is not None and outputs.suspect:
+        job.warnings.append(
+            f"the integer kernels give {outputs.optimized_db:.1f} dB, the file as written {outputs.unoptimized_db:.1f} dB: "
+            "this runtime computes something else than the file says"
+        )
+    for name in kernels.fell_back:
+        job.warnings.append(f"'{name}' was planned but runs in float on this runtime")
+    macs = {name: node_macs(node, shapes) for name, (node, _) in job.plan.floats.items()}
+    return QuantizeReport(
+        version=__version__,
+        model=str(options.model),
+        output=str(options.destination),
+        method=str(method),
+        percentile=options.percentile if method is Method.PERCENTILE else None,
+        samples=statistics.samples,
+        bytes_before=file_bytes(options.model),
+        bytes_after=file_bytes(path),
+        planned=sum(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()),
+        kernels=kernels,
+        outputs=outputs,
+        floats=FloatNodes.group((node.op_type, node.name or "", why, macs[node.name or ""]) for node, why in job.plan.floats.values()),
+        ranges={name: job.plan.tensors[name].known or (s.minimum, s.maximum) for name, s in statistics.sketches.items() if name in job.plan.tensors},
+        warnings=job.warnings,
+        seconds=job.seconds,
+        min_sqnr=options.min_sqnr,
+    )

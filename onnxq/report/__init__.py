@@ -1,0 +1,1 @@
+"""Reports: what was done, as data, as text and as JSON."""

@@ -1,0 +1,66 @@
+"""The report of `onnxq quantize`: plain data that the command prints and the Python API returns."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from onnxq.verify import Kernels, Outputs
+
+SCHEMA = 1
+"""Version of the JSON; it changes when a key changes its meaning or goes away."""
+
+
+@dataclass(frozen=True)
+class FloatNodes:
+    """Nodes of one type that stayed float for one reason, with their MACs."""
+
+    op_type: str
+    reason: str
+    macs: int
+    names: list[str]
+
+    @staticmethod
+    def group(nodes: Iterable[tuple[str, str, str, int]]) -> "list[FloatNodes]":
+        """Group (op_type, name, reason, macs), most MACs first."""
+        groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
+        for op_type, name, reason, macs in nodes:
+            groups.setdefault((op_type, reason), []).append((name, macs))
+        rows = [FloatNodes(*key, sum(m for _, m in items), [n for n, _ in items]) for key, items in groups.items()]
+        return sorted(rows, key=lambda row: (-row.macs, -len(row.names), row.op_type))
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """What `onnxq quantize` did.
+
+    bytes_*  of the files with their external data
+    planned  number of Conv, MatMul and Gemm that were to run on integers
+    ranges   seen minimum and maximum of each calibrated tensor
+    seconds  wall time of each stage
+    """
+
+    version: str
+    model: str
+    output: str
+    method: str
+    percentile: float | None
+    samples: int
+    bytes_before: int
+    bytes_after: int
+    planned: int
+    kernels: Kernels
+    outputs: Outputs | None
+    floats: list[FloatNodes]
+    ranges: dict[str, tuple[float, float]]
+    warnings: list[str]
+    seconds: dict[str, float]
+    min_sqnr: float | None = None
+    schema: int = field(default=SCHEMA)
+
+    def failed_gates(self) -> list[str]:
+        """One line for each gate that does not hold."""
+        if self.min_sqnr is None:
+            return []
+        found = self.outputs.optimized_db if self.outputs is not None else None
+        if found is None:
+            return ["--min-sqnr: no held-out sample to measure it on"]
+        return [f"SQNR {found:.2f} dB is below --min-sqnr {self.min_sqnr:g}"] if found < self.min_sqnr else []

@@ -1,0 +1,119 @@
+"""Reports as short tables for a terminal."""
+
+from collections.abc import Sequence
+
+from onnxq.evaluate import EvalReport
+from onnxq.inspection import InspectReport
+from onnxq.report.model import QuantizeReport
+
+
+def size(count: int) -> str:
+    """Bytes for people: 512 B, 1.2 kB, 17.3 MB."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB"):  # noqa: B007
+        if value < 1000:
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Columns padded to one width; the first `left` are aligned left, the others right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
+    """The result of `onnxq quantize`."""
+    kernels, outputs = report.kernels, report.outputs
+    method = report.method if report.percentile is None else f"{report.method} {report.percentile:g}"
+    integer = ", ".join(f"{name} {count}" for name, count in kernels.counts.items() if name.startswith(("QLinear", "QGemm", "MatMulInteger")))
+    rows = [
+        ["wrote", report.output],
+        ["size", f"{size(report.bytes_before)} -> {size(report.bytes_after)} ({report.bytes_after / report.bytes_before:.2f}x)"],
+        ["ranges", f"{method}, {report.samples} samples"],
+        ["integer", f"{kernels.integer_share:.1%} of planned MACs ({report.planned} nodes), {kernels.model_share:.1%} of the model's"],
+        ["kernels", f"{integer or 'none'}; {kernels.leftover} Q/DQ nodes left"],
+    ]
+    if kernels.requantizations:
+        rows.append(["requantized", f"{len(kernels.requantizations)}: {_some(kernels.requantizations)}"])
+    if outputs is not None and outputs.optimized_db is not None:
+        written = "" if outputs.unoptimized_db is None else f", {outputs.unoptimized_db:.1f} dB as written"
+        rows.append(["outputs", f"{outputs.optimized_db:.1f} dB SQNR on {outputs.samples} held-out samples{written}"])
+    shown = report.floats if verbose else report.floats[:5]
+    for i, group in enumerate(shown):
+        names = f" ({_some(group.names)})" if verbose else ""
+        rows.append(["float" if i == 0 else "", f"{len(group.names)} {group.op_type}: {group.reason}{names}"])
+    hidden = sum(len(group.names) for group in report.floats[len(shown) :])
+    if hidden:
+        rows.append(["", f"{hidden} more nodes; -v lists them"])
+    rows.append(["time", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())])
+    return table(rows, left=2)
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, {len(names) - most} more"
+
+
+def eval_text(report: EvalReport) -> str:
+    """The comparison of `onnxq eval`."""
+    columns = [
+        ("top-1", lambda s: _share(s.top1)),
+        ("top-5", lambda s: _share(s.top5)),
+        ("agreement", lambda s: _share(s.agreement)),
+        ("SQNR dB", lambda s: _number(s.sqnr_db, "{:.2f}")),
+        ("cosine", lambda s: _number(s.cosine, "{:.5f}")),
+        ("max error", lambda s: _number(s.max_error, "{:.3g}")),
+        ("size", lambda s: size(s.bytes)),
+        ("latency ms", lambda s: _number(s.latency_ms, "{:.3f}")),
+        ("ratio", lambda s: _number(s.latency_ratio, "{:.2f}")),
+    ]
+    kept = [(name, cell) for name, cell in columns if any(cell(score) != "-" for score in report.scores)]
+    rows = [["model", *(name for name, _ in kept)]]
+    rows += [[score.model, *(_hide(i, name, cell(score)) for name, cell in kept)] for i, score in enumerate(report.scores)]
+    labelled = f", {report.labelled} with a label" if report.labelled else ", no labels"
+    return f"{table(rows)}\n\n{report.samples} samples{labelled}; output '{report.output}'"
+
+
+def _hide(row: int, column: str, cell: str) -> str:
+    """The float model's distance from itself says nothing."""
+    return "-" if row == 0 and column in ("agreement", "SQNR dB", "cosine", "max error") else cell
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+
+def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:
+    """What `onnxq inspect` found."""
+    lifted = f", lifted to {report.opset_normalized}" if report.opset_normalized != report.opset else ""
+    total = sum(row.macs for row in report.operators)
+    head = table(
+        [
+            ["model", f"{report.model} ({size(report.bytes)}, opset {report.opset}{lifted}, IR {report.ir_version})"],
+            ["inputs", ", ".join(report.inputs)],
+            ["outputs", ", ".join(report.outputs)],
+            ["planned", f"{report.planned_mac_share:.1%} of {total / 1e6:.1f} M MACs (open sizes count as 1)"],
+        ],
+        left=2,
+    )
+    rows = [["operator", "nodes", "int8", "MACs"]]
+    for row in report.operators:
+        share = f"{row.macs / total:.1%}" if total and row.macs else "-"
+        rows.append([row.op_type, str(row.nodes), str(row.integer), share])
+    reasons = [["stays float", "nodes", "why"]]
+    for group in report.floats:
+        names = f" ({_some(group.names)})" if verbose else ""
+        reasons.append([group.op_type, str(len(group.names)), group.reason + names])
+    why = f"\n\n{table(reasons, left=3)}" if report.floats else ""
+    return f"{head}\n\n{table(rows)}{why}"

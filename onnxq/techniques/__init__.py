@@ -1,0 +1,1 @@
+"""Accuracy techniques, one file each."""

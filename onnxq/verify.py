@@ -1,0 +1,131 @@
+"""Hold a written file against its promise, in the runtime that is installed.
+
+Which integer kernels really run is read from the graph that the runtime optimized; what they compute
+is compared three ways: the float model, the file optimized (integer kernels), the file as written
+(Q/DQ in float). Optimized far from unoptimized is a wrong fusion or saturation, and is said.
+"""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from onnxq.data.samples import check_feeds
+from onnxq.data.source import Sample
+from onnxq.macs import ShapeByName, node_macs
+from onnxq.metrics import OutputError as OutputErrors
+from onnxq.model.runtime import input_specs, open_session, run
+from onnxq.operators import INTEGER_KERNELS, Role
+from onnxq.plan import Plan
+
+SUSPECT_DB = 3.0
+"""A file this much worse optimized than as written does not compute what it says."""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What runs, read from the optimized graph.
+
+    integer_share     share of the planned nodes' MACs in integer kernels, 0..1
+    model_share       share of all MACs of the model in integer kernels, 0..1
+    counts            nodes of the optimized graph by type, the integer kernels among them
+    leftover          QuantizeLinear and DequantizeLinear nodes that still run, weights' included
+    requantizations   values that pass from one region's parameters to another's
+    fell_back         planned nodes with MACs that run in float all the same
+    """
+
+    integer_share: float
+    model_share: float
+    counts: dict[str, int]
+    leftover: int
+    requantizations: list[str]
+    fell_back: list[str]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """SQNR in dB over all float outputs; None where nothing could be compared."""
+
+    samples: int
+    optimized_db: float | None
+    unoptimized_db: float | None
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the integer kernels compute something else than the file says."""
+        if self.optimized_db is None or self.unoptimized_db is None:
+            return False
+        return self.optimized_db < self.unoptimized_db - SUSPECT_DB and self.optimized_db < 40
+
+
+def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName) -> Kernels:
+    """Count what the optimized graph of a written file runs.
+
+    Args:
+        path: the quantized file.
+        model: the normalized float model that the plan belongs to.
+        plan: what was promised.
+        shapes: static shapes of the float model's values, for the MACs.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
+        saved = Path(folder) / "optimized.onnx"
+        open_session(path, save_optimized=saved)
+        nodes = list(onnx.load_model(saved, load_external_data=False).graph.node)
+    counts: dict[str, int] = {}
+    for node in nodes:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    integer = {_original_name(node.name) for node in nodes if node.op_type in INTEGER_KERNELS}
+    macs = {node.name or "": node_macs(node, shapes) for node in model.graph}
+    planned = [name for name, item in plan.nodes.items() if item.row.role is Role.ANCHOR]
+    promised = sum(macs[name] for name in planned)
+    kept = sum(macs[name] for name in planned if name in integer)
+    everything = sum(macs.values())
+    return Kernels(
+        integer_share=kept / promised if promised else 1.0,
+        model_share=kept / everything if everything else 0.0,
+        counts=dict(sorted(counts.items())),
+        leftover=counts.get("QuantizeLinear", 0) + counts.get("DequantizeLinear", 0),
+        requantizations=_requantizations(nodes),
+        fell_back=[name for name in planned if name not in integer],
+    )
+
+
+def _original_name(name: str) -> str:
+    """The name that a node had in the file, without what the runtime's rewrites append."""
+    return re.sub(r"(_token_\d+|_nhwc)+$", "", name)
+
+
+def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+    dequantized = {node.output[0]: node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    return [
+        dequantized[node.input[0]] for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] in dequantized
+    ]
+
+
+def compare_outputs(source: Path, path: Path, samples: Sequence[Sample], *, reference: bool = True) -> Outputs:
+    """Compare a written file with the float model over some samples.
+
+    With `reference`, also as written (no graph optimization), which is slow: over at most 4 samples.
+    """
+    sessions = [open_session(source), open_session(path)]
+    if reference:
+        sessions.append(open_session(path, optimize=False))
+    specs = input_specs(sessions[0])
+    names = [node.name for node in sessions[0].get_outputs()]
+    errors = [OutputErrors(names), OutputErrors(names)]
+    both = OutputErrors(names)
+    for index, sample in enumerate(samples):
+        feeds = check_feeds(sample, specs)
+        expected = run(sessions[0], feeds, sample.name)
+        actual = run(sessions[1], feeds, sample.name)
+        errors[0].add(expected, actual)
+        if reference and index < 4:
+            both.add(expected, actual)
+            errors[1].add(expected, run(sessions[2], feeds, sample.name))
+    if not reference:
+        return Outputs(len(samples), errors[0].sqnr_db(), None)
+    return Outputs(len(samples), errors[0].sqnr_db(), errors[1].sqnr_db())
