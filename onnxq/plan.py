@@ -267,9 +267,15 @@ def _assemble(graph: ir.Graph, refusals: dict[ir.Node, str], taken: set[ir.Node]
                     _plan_tensor(plan, value, view_of=node.inputs[0])
             elif row.needs_output_q:
                 _plan_tensor(plan, output)
-        elif node not in clamps:
+        elif node not in clamps and _computes_floats(node):
             plan.floats[node.name or ""] = (node, refusals.get(node) or _left_out(node))
     return plan
+
+
+def _computes_floats(node: ir.Node) -> bool:
+    """False for shape arithmetic and the like, of which nobody asks why it is not quantized."""
+    kinds = [value.dtype for value in node.outputs]
+    return not kinds or any(kind is None or kind.is_floating_point() for kind in kinds)
 
 
 def _left_out(node: ir.Node) -> str:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +27,7 @@ from onnxq.errors import DataError, ModelError
 from onnxq.model.runtime import InputSpec, input_specs, open_session, run
 from onnxq.schemes import Array, Feeds
 
-COUNTED = 1 << 14
+COUNTED = 1 << 13
 """Values of a tensor counted a sample; of larger ones an evenly spaced part, min and max of all."""
 BATCH_VALUES = 1 << 20
 """Samples are run together while a batch has no more planned values than this."""
@@ -35,6 +35,7 @@ LARGEST_BATCH = 32
 IN_FLIGHT_BYTES = 256 << 20
 """Planned values in memory at a time, which bounds the number of workers."""
 MOST_WORKERS = 8
+NONE = np.zeros(0, np.uint16)
 
 
 @contextmanager
@@ -82,9 +83,8 @@ class _Pass:
                     "remove the sample, or exclude the node that makes them with --exclude"
                 )
             with self.locks[name]:
-                sketch.counts += measured.counts
-            measured.counts = measured.counts[:0]
-            ranges[name] = measured
+                sketch.count(measured.bins)
+            ranges[name] = replace(measured, bins=NONE)
         return content.digest(), ranges
 
 

@@ -28,14 +28,14 @@ def _bin_edges() -> tuple[Array, Array, Array]:
 ORDER, LOWER, UPPER = _bin_edges()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measured:
-    """One batch of one tensor: exact range and size, and counts by bin."""
+    """One batch of one tensor: exact range and size, and the bin numbers of the values that count."""
 
     low: float
     high: float
     size: int
-    counts: Array
+    bins: Array
 
 
 def measure(values: Array, *, stride: int = 1, offset: int = 0) -> Measured | None:
@@ -43,34 +43,50 @@ def measure(values: Array, *, stride: int = 1, offset: int = 0) -> Measured | No
     flat = np.ascontiguousarray(values, np.float32).reshape(-1)
     if flat.size == 0:
         return None
-    upper_halves = flat.view(np.uint16)[1::2][offset % stride :: stride]
-    counts = np.bincount(upper_halves, minlength=BINS)
-    return Measured(float(flat.min()), float(flat.max()), flat.size, counts)
+    upper_halves = flat.view(np.uint16)[1::2][offset % stride :: stride].copy()
+    return Measured(float(flat.min()), float(flat.max()), flat.size, upper_halves)
 
 
 @dataclass
 class Sketch:
     """Statistics of one tensor over all samples seen.
 
-    counts     [65536] int64, of a sample of the values where a tensor is large
+    binned     [65536] int64 counts, of a part of the values where a tensor is large; read `counts`
     minimum, maximum  of all values, exactly
     seen       number of values, all of them
     ema_minimum, ema_maximum, batches  sums of the moving average, not yet corrected for their start
     """
 
-    counts: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    binned: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
     minimum: float = np.inf
     maximum: float = -np.inf
     seen: int = 0
     ema_minimum: float = 0.0
     ema_maximum: float = 0.0
     batches: int = 0
+    _pending: list[Array] = field(default_factory=list)
+    _waiting: int = 0
+
+    @property
+    def counts(self) -> Array:
+        """Number of values in each bin, [65536] int64."""
+        if self._pending:
+            self.binned += np.bincount(np.concatenate(self._pending), minlength=BINS)
+            self._pending, self._waiting = [], 0
+        return self.binned
+
+    def count(self, bins: Array) -> None:
+        """Count values by bin number; counting many at once is what makes it cheap."""
+        self._pending.append(bins)
+        self._waiting += bins.size
+        if self._waiting >= BINS:
+            _ = self.counts
 
     def update(self, values: Array, *, stride: int = 1, offset: int = 0) -> None:
         """Add one batch of float32 values; of large tensors every `stride`-th from `offset` is counted."""
         measured = measure(values, stride=stride, offset=offset)
         if measured is not None:
-            self.counts += measured.counts
+            self.count(measured.bins)
             self.add_range(measured)
 
     def add_range(self, measured: "Measured") -> None:
@@ -83,7 +99,7 @@ class Sketch:
 
     def merge(self, later: "Sketch") -> None:
         """Add the sketch of samples that come after this one's."""
-        self.counts += later.counts
+        self.binned = self.counts + later.counts
         self.minimum = min(self.minimum, later.minimum)
         self.maximum = max(self.maximum, later.maximum)
         self.seen += later.seen

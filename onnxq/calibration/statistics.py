@@ -90,7 +90,7 @@ def load_statistics(path: Path, model: str) -> Statistics:
     for i, name in enumerate(header["tensors"]):
         part = slice(ends[i] - lengths[i], ends[i])
         sketch = Sketch(np.zeros(BINS, np.int64), *values[i].tolist())
-        sketch.counts[bins[part]] = counts[part]
+        sketch.binned[bins[part]] = counts[part]
         sketch.seen, sketch.batches = int(sketch.seen), int(sketch.batches)
         statistics.sketches[name] = sketch
     return statistics

@@ -60,7 +60,7 @@ class QuantizeReport:
         """One line for each gate that does not hold."""
         if self.min_sqnr is None:
             return []
-        found = self.outputs.optimized_db if self.outputs is not None else None
+        found = self.outputs.sqnr_db if self.outputs is not None else None
         if found is None:
             return ["--min-sqnr: no held-out sample to measure it on"]
         return [f"SQNR {found:.2f} dB is below --min-sqnr {self.min_sqnr:g}"] if found < self.min_sqnr else []

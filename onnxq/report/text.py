@@ -41,9 +41,9 @@ def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
     ]
     if kernels.requantizations:
         rows.append(["requantized", f"{len(kernels.requantizations)}: {_some(kernels.requantizations)}"])
-    if outputs is not None and outputs.optimized_db is not None:
-        written = "" if outputs.unoptimized_db is None else f", {outputs.unoptimized_db:.1f} dB as written"
-        rows.append(["outputs", f"{outputs.optimized_db:.1f} dB SQNR on {outputs.samples} held-out samples{written}"])
+    if outputs is not None and outputs.sqnr_db is not None:
+        rows.append(["outputs", f"{outputs.sqnr_db:.1f} dB SQNR against float on {outputs.samples} held-out samples"])
+        rows.append(["", f"{outputs.optimized_db:.1f} dB in integer kernels, {outputs.unoptimized_db:.1f} dB as written, on {outputs.checked} of them"])
     shown = report.floats if verbose else report.floats[:5]
     for i, group in enumerate(shown):
         names = f" ({_some(group.names)})" if verbose else ""

@@ -1,0 +1,63 @@
+"""What quantizing costs: wall time in units of bare float inference (R), and peak memory.
+
+    python benchmarks/cost.py MODEL CALIB [--preprocess FILE] [--samples 200] [--rounds 3] [-- OPTIONS OF onnxq quantize]
+
+Each round times bare inference over the same samples, already decoded (default threads), then the
+command. Printed are medians; `calibration pass` includes reading and decoding the samples.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from onnxq.data.images import read_preprocess
+from onnxq.data.samples import check_feeds, open_samples, spread
+from onnxq.model.runtime import input_specs, open_session
+
+
+def main() -> None:
+    own, _, options = " ".join(sys.argv[1:]).partition(" -- ")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("calib", type=Path)
+    parser.add_argument("--preprocess")
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args(own.split())
+    preprocess = read_preprocess(args.preprocess) if args.preprocess else None
+    session = open_session(args.model)
+    specs = input_specs(session)
+    feeds = [check_feeds(s, specs) for s in spread(open_samples(args.calib, specs, preprocess), args.samples)]
+    bare, calibration, whole = [], [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [
+            sys.executable, "-m", "onnxq", "quantize", str(args.model), "--calib", str(args.calib), "--samples", str(args.samples),
+            "-o", f"{scratch}/out.onnx", "--force", "--json", *(["--preprocess", args.preprocess] if args.preprocess else []),
+            *options.split(),
+        ]  # fmt: skip
+        for _ in range(args.rounds):
+            start = time.perf_counter()
+            for feed in feeds:
+                session.run(None, feed)
+            bare.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            whole.append(time.perf_counter() - start)
+            calibration.append(report["seconds"]["calibrate"])
+    # children's maximum: the command's; a plain inference process would hold model and runtime alone
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+    base = statistics.median(bare)
+    print(f"bare inference     {base:.2f} s over {len(feeds)} samples")
+    print(f"calibration pass   {statistics.median(calibration):.2f} s, R = {statistics.median(calibration) / base:.2f}")
+    print(f"whole command      {statistics.median(whole):.2f} s, R = {statistics.median(whole) / base:.2f}")
+    print(f"peak memory        {peak:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
