@@ -12,8 +12,6 @@ from onnxq.schemes import Array
 FINE_BINS = 4096
 LEVELS = 256
 CANDIDATES = 48
-SMALLEST = 2.0**-126
-"""Below the smallest normal float32 a value counts as zero."""
 
 
 def entropy_range(sketch: Sketch) -> tuple[float, float]:
@@ -38,7 +36,7 @@ def entropy_range(sketch: Sketch) -> tuple[float, float]:
 def _linear_histogram(distribution: Distribution, low: float, high: float) -> Array:
     """Counts in FINE_BINS even bins; a bin of the sketch is spread evenly over its width."""
     # zeros stay exact whatever the range: they say nothing about it, and after a ReLU they are most values
-    counts = np.where(np.abs(distribution.centers) < SMALLEST, 0.0, distribution.counts)
+    counts = np.where(distribution.centers == 0, 0.0, distribution.counts)
     cumulative = np.concatenate([[0.0], np.cumsum(counts)])
     edges = np.linspace(low, high, FINE_BINS + 1)
     # the bins leave gaps, across which the cumulative count is flat

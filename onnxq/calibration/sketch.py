@@ -21,6 +21,7 @@ def _bin_edges() -> tuple[Array, Array, Array]:
     positive = np.arange(0x7F80, dtype=np.uint32)
     low = (positive << 16).view(np.float32).astype(np.float64)
     high = np.append(low[1:], np.float64(2.0**128))
+    high[0] = 0.0  # zero, and denormal numbers that count as zero
     order = np.concatenate([(positive + 0x8000)[::-1], positive])
     return order, np.concatenate([-high[::-1], low]), np.concatenate([-low[::-1], high])
 

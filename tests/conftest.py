@@ -1,0 +1,114 @@
+"""Models as text, runs in the real kernels, and the flag that renews golden files."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnxq.calibration.collect import collect
+from onnxq.calibration.methods import MethodOptions
+from onnxq.data.source import Sample
+from onnxq.formats.qdq import write_qdq
+from onnxq.formats.qoperator import write_qoperator
+from onnxq.model.normalize import normalize
+from onnxq.model.runtime import open_session
+from onnxq.options import Method
+from onnxq.parameters import Parameters, WeightOptions, activation_parameters, fill_constants
+from onnxq.plan import Plan, Selection, make_plan
+from onnxq.schemes import Array, Feeds
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "calib_data"
+CNN = ROOT / "sample_models" / "digits_cnn.onnx"
+TRANSFORMER = ROOT / "sample_models" / "digits_transformer.onnx"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regen", action="store_true", help="write the golden files anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with tests/golden/NAME, or write it with --regen."""
+
+    def compare(name: str, text: str) -> None:
+        path = Path(__file__).parent / "golden" / name
+        if request.config.getoption("--regen"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        assert path.read_text() == text
+
+    return compare
+
+
+def parse(text: str, constants: dict[str, Array] | None = None, *, opset: int = 17, ir_version: int = 8) -> onnx.ModelProto:
+    """A model from the ONNX text of its graph; `constants` become initializers."""
+    header = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]>'
+    model = onnx.parser.parse_model(header + text)
+    for name, array in (constants or {}).items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    return model
+
+
+def to_ir(model: onnx.ModelProto) -> ir.Model:
+    return ir.serde.deserialize_model(model)
+
+
+def run(model: ir.Model | onnx.ModelProto, feeds: Feeds, *, optimize: bool = True) -> list[Array]:
+    """Outputs of a model in the runtime."""
+    model = to_ir(model) if isinstance(model, onnx.ModelProto) else model
+    return list(open_session(model, optimize=optimize, threads=1).run(None, feeds))
+
+
+def as_samples(feeds: list[Feeds]) -> list[Sample]:
+    return [Sample(f"sample{i}", lambda feed=feed: feed) for i, feed in enumerate(feeds)]  # type: ignore[misc]
+
+
+class Quantized:
+    """A model quantized in memory, with everything on the way."""
+
+    def __init__(
+        self, model: onnx.ModelProto, feeds: list[Feeds], *, method: Method = Method.MINMAX,
+        selection: Selection | None = None, weights: WeightOptions | None = None, qoperator: bool = False,
+    ) -> None:  # fmt: skip
+        self.feeds = feeds
+        self.float = normalize(to_ir(model))
+        self.original = model
+        self.plan: Plan = make_plan(self.float, selection)
+        statistics = collect(self.float, self.plan.sources(), as_samples(feeds), "")
+        self.parameters: Parameters = activation_parameters(self.plan, statistics, {}, method, MethodOptions())
+        fill_constants(self.plan, self.parameters, weights or WeightOptions())
+        self.model = (write_qoperator if qoperator else write_qdq)(self.float, self.plan, self.parameters)
+
+    def errors(self) -> tuple[float, float]:
+        """Largest error against float over largest value, and largest optimized-unoptimized difference over it."""
+        sessions = [open_session(to_ir(self.original)), open_session(self.model), open_session(self.model, optimize=False)]
+        error = difference = size = 0.0
+        for feed in self.feeds:
+            float_out, optimized, written = (session.run(None, feed) for session in sessions)
+            for a, b, c in zip(float_out, optimized, written, strict=True):
+                size = max(size, float(np.abs(a).max()))
+                error = max(error, float(np.abs(a - b).max()))
+                difference = max(difference, float(np.abs(b - c).max()))
+        return error / size, difference / size
+
+    def kernels(self, tmp_path: Path) -> dict[str, int]:
+        """Operator counts of the graph that the runtime really runs."""
+        saved = tmp_path / "optimized.onnx"
+        open_session(self.model, save_optimized=saved)
+        counts: dict[str, int] = {}
+        for node in onnx.load_model(saved, load_external_data=False).graph.node:
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+        return counts
+
+
+def normal(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,141 @@
+"""Each rule: the normalized model computes the same, with the operators that the planner expects."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxq.model.normalize import normalize, opset_of
+from tests.conftest import normal, parse, run, to_ir
+
+CONV = "g (float[N,3,6,6] x) => (float[N,4,6,6] y) {"
+
+
+def check(model, feeds, expected, *, tolerance=1e-5):
+    before = run(model, feeds)
+    normalized = normalize(to_ir(model))
+    assert Counter(node.op_type for node in normalized.graph) == Counter(expected)
+    after = run(normalized, feeds)
+    for a, b in zip(before, after, strict=True):
+        assert np.abs(a - b).max(initial=0) <= tolerance * max(1, np.abs(a).max(initial=0))
+    return normalized
+
+
+def conv_constants(rng):
+    return {"w": normal(rng, 4, 3, 3, 3), "s": np.abs(normal(rng, 4)) + 0.1, "b": normal(rng, 4), "m": normal(rng, 4), "v": np.abs(normal(rng, 4)) + 0.1}
+
+
+def x(rng):
+    return {"x": normal(rng, 2, 3, 6, 6)}
+
+
+def test_batch_norm_folds_into_conv(rng):
+    text = CONV + "c = Conv<pads=[1,1,1,1]>(x, w) y = BatchNormalization(c, s, b, m, v) }"
+    check(parse(text, conv_constants(rng)), x(rng), ["Conv"])
+
+
+def test_batch_norm_stays_where_the_conv_has_another_use(rng):
+    text = CONV + "c = Conv<pads=[1,1,1,1]>(x, w) n = BatchNormalization(c, s, b, m, v) y = Add(n, c) }"
+    check(parse(text, conv_constants(rng)), x(rng), ["Conv", "BatchNormalization", "Add"])
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["Mul(c, k)", "Mul(k, c)", "Add(c, k)", "Sub(c, k)", "Sub(k, c)", "Div(c, k)", "Mul(c, one)", "Add(one, c)"],
+)
+def test_channel_arithmetic_folds_into_conv(rng, step):
+    constants = conv_constants(rng) | {"k": np.abs(normal(rng, 1, 4, 1, 1)) + 0.2, "one": np.float32(0.7)}
+    check(parse(CONV + f"c = Conv<pads=[1,1,1,1]>(x, w, b) y = {step} }}", constants), x(rng), ["Conv"])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 6, 1), (2, 4, 1, 1), (1, 4, 6, 6), (6,)])
+def test_other_arithmetic_stays(rng, shape):
+    text = CONV + "c = Conv<pads=[1,1,1,1]>(x, w) y = Mul(c, k) }"
+    check(parse(text, conv_constants(rng) | {"k": normal(rng, *shape)}), x(rng), ["Conv", "Mul"])
+
+
+GEMM = "g (float[5,8] x) => (float[5,4] y) {"
+
+
+@pytest.mark.parametrize(
+    ("text", "c", "expected"),
+    [
+        ("y = Gemm<alpha=0.5, beta=2.0>(x, w, c)", (4,), ["Gemm"]),
+        ("y = Gemm(x, w, c)", (1, 4), ["Gemm"]),
+        ("y = Gemm(x, w, c)", (1,), ["Gemm"]),
+        ("y = Gemm(x, w, c)", (), ["Gemm"]),
+        ("y = Gemm<beta=0.5>(x, w, c)", (5, 4), ["Gemm", "Add"]),
+        ("y = Gemm(x, w, c)", (5, 1), ["Gemm", "Add"]),
+        ("p = MatMul(x, w) y = Add(p, c)", (4,), ["Gemm"]),
+        ("p = MatMul(x, w) y = Add(c, p)", (1, 4), ["Gemm"]),
+        ("p = MatMul(x, w) y = Add(p, c)", (5, 4), ["MatMul", "Add"]),
+        ("p = MatMul(x, w) q = Add(p, c) y = Mul(q, c)", (1,), ["MatMul", "Add", "Mul"]),
+        ("t = Transpose<perm=[1,0]>(x) y = Gemm<transA=1, alpha=3.0>(t, w)", (4,), ["Transpose", "Gemm"]),
+    ],
+)
+def test_gemm_forms(rng, text, c, expected):
+    model = parse(f"{GEMM} {text} }}", {"w": normal(rng, 8, 4), "c": normal(rng, *c)})
+    check(model, {"x": normal(rng, 5, 8)}, expected)
+
+
+def test_matmul_of_rank_three_keeps_its_add(rng):
+    text = "g (float[2,5,8] x) => (float[2,5,4] y) { p = MatMul(x, w) y = Add(p, c) }"
+    check(parse(text, {"w": normal(rng, 8, 4), "c": normal(rng, 4)}), {"x": normal(rng, 2, 5, 8)}, ["MatMul", "Add"])
+
+
+def test_scalar_max_and_min_become_clip(rng):
+    text = "g (float[3,4] x) => (float[3,4] y) { a = Max(x, lo) y = Min(hi, a) }"
+    model = parse(text, {"lo": np.float32([-0.5]), "hi": np.float32(0.5)})
+    check(model, {"x": normal(rng, 3, 4)}, ["Clip", "Clip"])
+
+
+def test_weights_behind_constant_identity_and_transpose_are_found(rng):
+    text = CONV + "i = Identity(w0) w = Transpose<perm=[1,0,2,3]>(i) y = Conv<pads=[1,1,1,1]>(x, w) }"
+    model = parse(text)
+    weight = onnx.numpy_helper.from_array(normal(rng, 3, 4, 3, 3), "w0")
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w0"], value=weight))
+    normalized = check(model, x(rng), ["Conv"])
+    assert normalized.graph.node(0).inputs[1].const_value is not None
+
+
+def test_initializers_among_the_inputs_are_constants(rng):
+    model = parse(CONV.replace("x)", "x, float[4,3,3,3] w)") + "y = Conv<pads=[1,1,1,1]>(x, w) }", {"w": normal(rng, 4, 3, 3, 3)})
+    normalized = check(model, x(rng), ["Conv"])
+    assert [value.name for value in normalized.graph.inputs] == ["x"]
+
+
+def test_dropout_and_identity_vanish(rng):
+    text = CONV + "c = Conv<pads=[1,1,1,1]>(x, w) d = Dropout(c) i = Identity(d) y = Relu(i) }"
+    check(parse(text, conv_constants(rng)), x(rng), ["Conv", "Relu"])
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10, 11, 12])
+def test_old_opsets_are_lifted(rng, opset):
+    text = CONV + "c = Conv<pads=[1,1,1,1]>(x, w) n = BatchNormalization(c, s, b, m, v) r = Relu(n) y = MaxPool<kernel_shape=[1,1]>(r) }"
+    model = parse(text, conv_constants(rng), opset=opset, ir_version=4)
+    normalized = check(model, x(rng), ["Conv", "Relu", "MaxPool"])
+    assert opset_of(normalized) == 13
+
+
+def test_a_constant_that_would_grow_is_not_folded(rng):
+    text = "g (float[1] x) => (float[3000,1000] y) { s = Shape(big) e = Expand(one, shape) y = Add(x, e) }"
+    model = parse(text, {"one": np.float32([1]), "shape": np.int64([3000, 1000]), "big": np.float32([1])})
+    check(model, {"x": normal(rng, 1)}, ["Expand", "Add"])
+
+
+def test_nodes_get_names_of_their_own(rng):
+    model = parse(CONV + "c = Conv<pads=[1,1,1,1]>(x, w) r = Relu(c) y = Relu(r) }", conv_constants(rng))
+    for node in model.graph.node:
+        node.name = "same"
+    normalized = normalize(to_ir(model))
+    names = [node.name for node in normalized.graph]
+    assert len(set(names)) == len(names) == 3
+
+
+def test_local_functions_are_inlined(rng):
+    text = """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+    g (float[N,3,6,6] x, float[4,3,3,3] w) => (float[N,4,6,6] y) { y = local.block(x, w) }
+    <domain: "local", opset_import: ["" : 17]> block (a, k) => (r) { c = Conv<pads=[1,1,1,1]>(a, k) r = Relu(c) }"""
+    model = onnx.parser.parse_model(text)
+    check(model, x(rng) | {"w": normal(rng, 4, 3, 3, 3)}, ["Conv", "Relu"])
