@@ -71,7 +71,6 @@ _ROWS = (
     _view("Expand"),
     _view("Tile"),
     _view("DepthToSpace"),
-    _view("SpaceToDepth"),
     _view("MaxPool", min_opset=12),
     _view("Resize", min_opset=10),
     Operator("Relu", Role.CLAMP),
