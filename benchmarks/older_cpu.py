@@ -34,21 +34,15 @@ def overlay() -> Path:
     shutil.copytree(package, building / "onnxruntime", ignore=shutil.ignore_patterns("__pycache__"))
     patch(building / "onnxruntime" / "capi" / library.name)
     source = Path(__file__).with_suffix(".c")
-    subprocess.run(
-        ["gcc", "-O2", "-shared", "-fPIC", "-o", building / "older_cpu.so", source], check=True
-    )
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", building / "older_cpu.so", source], check=True)
     building.rename(folder)
     return folder
 
 
 def patch(library: Path) -> None:
     """Replace every cpuid (0F A2) that the disassembler finds by ud2 (0F 0B)."""
-    text = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", library], check=True, capture_output=True, text=True
-    ).stdout
-    sections = subprocess.run(
-        ["objdump", "-h", "-w", library], check=True, capture_output=True, text=True
-    ).stdout
+    text = subprocess.run(["objdump", "-d", "--no-show-raw-insn", library], check=True, capture_output=True, text=True).stdout
+    sections = subprocess.run(["objdump", "-h", "-w", library], check=True, capture_output=True, text=True).stdout
     found = re.search(r"\.text\s+\S+\s+(\S+)\s+\S+\s+(\S+)", sections)
     if found is None:
         raise SystemExit(f"{library}: no .text section")

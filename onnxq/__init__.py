@@ -15,7 +15,7 @@ from onnxq.options import Format, Method, QuantizeOptions, Target
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnxq.evaluate import EvalReport
+    from onnxq.evaluation import EvalReport
     from onnxq.report.model import QuantizeReport
 
 __version__ = "0.1.0"
@@ -47,12 +47,12 @@ def evaluate(model: str | Path, others: Sequence[str | Path], data: str | Path, 
         model: the float model.
         others: the models to compare with it.
         data: data folder.
-        **options: fields of `onnxq.evaluate.EvalOptions`.
+        **options: fields of `onnxq.evaluation.EvalOptions`.
 
     Raises:
         OnnxqError: a model, the data or the labels cannot be used.
     """
-    from onnxq.evaluate import EvalOptions
-    from onnxq.evaluate import evaluate as run
+    from onnxq.evaluation import EvalOptions
+    from onnxq.evaluation import evaluate as run
 
     return run(Path(model), [Path(other) for other in others], Path(data), EvalOptions(**options))

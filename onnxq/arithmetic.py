@@ -6,7 +6,7 @@ q = saturate(round_half_even(x / scale) + zero_point), x' = (q - zero_point) * s
 
 import numpy as np
 
-from onnxq.schemes import INT8, INT32, UINT8, Array, Floats, IntegerType, Integers, QuantParams
+from onnxq.schemes import INT8, INT32, UINT8, Array, Floats, Integers, IntegerType, QuantParams
 
 TINY = np.float32(2.0**-100)
 """Ranges below this are all zero in effect; their scale is 1, never a denormal number."""
@@ -24,7 +24,7 @@ def asymmetric_params(low: float, high: float, kind: IntegerType = UINT8) -> Qua
     if not np.isfinite(scale) or scale < TINY:
         scale = 1.0
     zero_point = int(np.clip(np.rint(kind.low - low / scale), kind.low, kind.high))
-    return QuantParams(kind, np.float32(scale).reshape(()), np.array(zero_point, kind.dtype))
+    return QuantParams(kind, np.array(scale, np.float32), np.array(zero_point, kind.dtype))
 
 
 def clamped_params(low: float, high: float, bounds: tuple[float, float], kind: IntegerType = UINT8) -> QuantParams | None:
@@ -51,7 +51,7 @@ def clamped_params(low: float, high: float, bounds: tuple[float, float], kind: I
         scale32 = np.nextafter(scale32, np.float32(0))
     if scale32 < TINY:
         return None
-    return QuantParams(kind, scale32.reshape(()), np.array(zero_point, kind.dtype))
+    return QuantParams(kind, np.array(scale32, np.float32), np.array(zero_point, kind.dtype))
 
 
 def symmetric_scale(largest: Array, kind: IntegerType = INT8) -> Floats:

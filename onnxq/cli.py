@@ -55,7 +55,11 @@ common = _options(
 planning = _options(
     click.option("--calib", type=FILE, help="Folder with samples: .npy, .npz, images, or test_data_set_*/input_*.pb."),
     click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="Use at most so many, evenly spaced."),
-    click.option("--preprocess", metavar="PRESET|FILE", help="How an image becomes an input: a preset such as imagenet, or a TOML file with [preprocess]."),
+    click.option(
+        "--preprocess",
+        metavar="PRESET|FILE",
+        help="How an image becomes an input: a preset such as imagenet, or a TOML file with [preprocess].",
+    ),
     click.option("--include", multiple=True, metavar="NAME", help="Quantize only these nodes (names or globs)."),
     click.option("--exclude", multiple=True, metavar="NAME", help="Leave these nodes float (names or globs)."),
     click.option("--op-types", multiple=True, metavar="TYPE", help="Quantize only operators of these types."),
@@ -88,11 +92,36 @@ def main(context: click.Context, config: Path | None) -> None:
 @main.command()
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, help="File to write; <model>.int8.onnx beside the input by default.")
-@click.option("--method", type=click.Choice([str(m) for m in Method]), default=str(Method.AUTO), show_default=True, help="How the range of an activation is chosen; auto compares them on held-out samples.")
-@click.option("--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True, help="Share of values that the percentile method keeps, in percent.")
-@click.option("--target", type=click.Choice([str(t) for t in Target]), default=str(Target.PORTABLE), show_default=True, help="CPUs on which the file must be right; vnni and arm lift the limit on weights that older x86 CPUs need.")
+@click.option(
+    "--method",
+    type=click.Choice([str(m) for m in Method]),
+    default=str(Method.AUTO),
+    show_default=True,
+    help="How the range of an activation is chosen; auto compares them on held-out samples.",
+)
+@click.option(
+    "--percentile",
+    type=click.FloatRange(50, 100, min_open=True),
+    default=99.99,
+    show_default=True,
+    help="Share of values that the percentile method keeps, in percent.",
+)
+@click.option(
+    "--target",
+    type=click.Choice([str(t) for t in Target]),
+    default=str(Target.PORTABLE),
+    show_default=True,
+    help="CPUs on which the file must be right; vnni and arm lift the limit on weights that older x86 CPUs need.",
+)
 @click.option("--per-channel/--per-tensor", default=True, show_default=True, help="One weight scale an output channel, or one a tensor.")
-@click.option("--format", "file_format", type=click.Choice([str(f) for f in Format]), default=str(Format.QDQ), show_default=True, help="Q/DQ nodes around float operators, or integer operators.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice([str(f) for f in Format]),
+    default=str(Format.QDQ),
+    show_default=True,
+    help="Q/DQ nodes around float operators, or integer operators.",
+)
 @click.option("--stats", type=FILE, multiple=True, help="Statistics of onnxq calibrate in place of a calibration pass; several are merged.")
 @click.option("--min-sqnr", type=float, help="Gate: exit with 1 if the outputs on held-out samples are below so many dB.")
 @planning
@@ -126,7 +155,13 @@ def quantize(as_json: bool, verbose: bool, quiet: bool, file_format: str, **opti
 @main.command()
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Statistics file (.npz) to write.")
-@click.option("--shard", default="1/1", show_default=True, metavar="K/N", help="Only the K-th of N parts of the samples; parts are merged by quantize --stats.")
+@click.option(
+    "--shard",
+    default="1/1",
+    show_default=True,
+    metavar="K/N",
+    help="Only the K-th of N parts of the samples; parts are merged by quantize --stats.",
+)
 @planning
 @common
 @_guarded
@@ -179,8 +214,8 @@ def evaluate(
       onnxq eval model.onnx model.int8.onnx --data eval/ --labels eval/labels.csv --max-drop 0.5
     """
     from onnxq.data.images import read_preprocess
-    from onnxq.evaluate import EvalOptions
-    from onnxq.evaluate import evaluate as run
+    from onnxq.evaluation import EvalOptions
+    from onnxq.evaluation import evaluate as run
     from onnxq.report.text import eval_text
 
     table = read_preprocess(preprocess) if preprocess else None

@@ -1,7 +1,7 @@
 """`onnxq.toml`: every option of a command may stand in a table of the command's name."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from onnxq.errors import OnnxqError
 DEFAULT = Path("onnxq.toml")
 
 
-def read_config(path: Path, commands: dict[str, Iterable[str]]) -> dict[str, Any]:
+def read_config(path: Path, commands: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     """Defaults by command, with option names as Python names.
 
     Args:
@@ -32,15 +32,18 @@ def read_config(path: Path, commands: dict[str, Iterable[str]]) -> dict[str, Any
             continue
         if command not in commands or not isinstance(table, dict):
             raise OnnxqError(f"{path}: unknown table [{command}]: it takes {', '.join(['preprocess', *commands])}")
-        known = set(commands[command])
-        for key, value in table.items():
-            name = key.replace("-", "_")
-            if name not in known:
-                options = ", ".join(sorted(known)).replace("_", "-")
-                raise OnnxqError(f"{path}: [{command}] has no option '{key}': it takes {options}")
-            defaults.setdefault(command, {})[name] = value
+        defaults[command] = _checked(table, set(commands[command]), f"{path}: [{command}]")
     if "preprocess" in tables:
-        for command, options in commands.items():
-            if "preprocess" in options:
+        for command, known in commands.items():
+            if "preprocess" in known:
                 defaults.setdefault(command, {}).setdefault("preprocess", str(path))
     return defaults
+
+
+def _checked(table: dict[str, Any], known: set[str], where: str) -> dict[str, Any]:
+    """A command's table with its keys as Python names."""
+    for key in table:
+        if key.replace("-", "_") not in known:
+            options = ", ".join(sorted(known)).replace("_", "-")
+            raise OnnxqError(f"{where} has no option '{key}': it takes {options}")
+    return {key.replace("-", "_"): value for key, value in table.items()}

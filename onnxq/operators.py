@@ -92,7 +92,8 @@ INTEGER_KERNELS = frozenset(
 )
 """Operator types in an optimized graph that compute on integers."""
 
-ALREADY_QUANTIZED = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul"}
-) | INTEGER_KERNELS
+ALREADY_QUANTIZED = (
+    frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul"})
+    | INTEGER_KERNELS
+)
 """Operator types that show that a model has been quantized, in part at least."""

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxq.arithmetic import (
     asymmetric_params,
@@ -124,17 +123,13 @@ def _quantize_weight(plan: Plan, planned: PlannedNode, parameters: Parameters, o
     scales = weight_scales(rows, bias, input_scale, per_channel=options.per_channel, pair_safe=safe)
     stored = round_pair_safe(rows, scales) if safe else _round(rows, scales)
     params = _weight_params(scales, axis, per_channel=options.per_channel)
-    parameters.constants[planned.name, planned.row.weight] = QuantizedConstant(
-        original_order(stored, weight.shape, axis), params
-    )
+    parameters.constants[planned.name, planned.row.weight] = QuantizedConstant(original_order(stored, weight.shape, axis), params)
     if bias is not None and planned.row.bias is not None:
         bias_kind = bias_params(input_scale, params.scale)
         parameters.constants[planned.name, planned.row.bias] = QuantizedConstant(quantize_bias(bias, bias_kind), bias_kind)
 
 
-def weight_scales(
-    rows: Floats, bias: Array | None, input_scale: Floats, *, per_channel: bool, pair_safe: bool
-) -> Floats:
+def weight_scales(rows: Floats, bias: Array | None, input_scale: Floats, *, per_channel: bool, pair_safe: bool) -> Floats:
     """Scales [channels] of a weight in kernel order; all equal where they are per tensor.
 
     A channel of zeros takes a scale with which its bias keeps 20 bits.
@@ -148,11 +143,12 @@ def weight_scales(
         fine = symmetric_scale(np.abs(bias) / (2.0**20 * float(input_scale)) * INT8.high)
         scales = np.where(empty, fine, scales)
         scales = np.maximum(scales, smallest_weight_scale(bias, input_scale))
-    return scales if per_channel else np.full_like(scales, scales.max(initial=0) or 1.0)
+    return scales.astype(np.float32) if per_channel else np.full(len(scales), scales.max(initial=0) or 1.0, np.float32)
 
 
 def _round(rows: Floats, scales: Floats) -> Integers:
-    return np.clip(np.rint(rows / scales[:, None]), INT8.low, INT8.high).astype(np.int8)
+    stored: Integers = np.clip(np.rint(rows / scales[:, None]), INT8.low, INT8.high).astype(np.int8)
+    return stored
 
 
 def _weight_params(scales: Floats, axis: int, *, per_channel: bool) -> QuantParams:

@@ -239,7 +239,7 @@ def _verify(job: _Job, path: Path, method: Method, statistics: Statistics) -> Qu
         kernels=kernels,
         outputs=outputs,
         floats=FloatNodes.group((node.op_type, node.name or "", why, macs[node.name or ""]) for node, why in job.plan.floats.values()),
-        ranges={name: job.plan.tensors[name].known or (s.minimum, s.maximum) for name, s in statistics.sketches.items() if name in job.plan.tensors},
+        ranges={name: (s.minimum, s.maximum) for name, s in statistics.sketches.items() if name in job.plan.tensors},
         warnings=job.warnings,
         seconds=job.seconds,
         min_sqnr=options.min_sqnr,

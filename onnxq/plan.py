@@ -220,9 +220,7 @@ def _reached(graph: ir.Graph, refusals: dict[ir.Node, str]) -> set[ir.Value]:
         row = OPERATORS[node.op_type]
         activations, _ = _operands(node, row) if row.role is not Role.CLAMP else ([], [])
         joins = any(node.inputs[index] in reached for index in activations)
-        if row.role is Role.ANCHOR and row.needs_output_q:
-            reached.add(_carrier(node, refusals))
-        elif row.role is Role.ARITHMETIC and joins:
+        if (row.role is Role.ANCHOR and row.needs_output_q) or (row.role is Role.ARITHMETIC and joins):
             reached.add(_carrier(node, refusals))
         elif row.role is Role.VIEW and joins:
             reached.update(node.outputs)

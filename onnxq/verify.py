@@ -113,9 +113,7 @@ def _original_name(name: str) -> str:
 
 def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     dequantized = {node.output[0]: node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
-    return [
-        dequantized[node.input[0]] for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] in dequantized
-    ]
+    return [dequantized[node.input[0]] for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] in dequantized]
 
 
 def compare_outputs(source: Path, path: Path, samples: Sequence[Sample]) -> Outputs:

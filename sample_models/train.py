@@ -31,9 +31,7 @@ class Cnn(nn.Module):
         self.stem = self.block(1, width, 3)
         self.depthwise = self.block(width, width, 3, groups=width)
         self.pointwise = self.block(width, width, 1)
-        self.residual = nn.Sequential(
-            self.block(width, width, 3), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        )
+        self.residual = nn.Sequential(self.block(width, width, 3), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
         self.wide = self.block(width, 2 * width, 3)
         self.head = nn.Linear(2 * width, 10)
 
@@ -133,9 +131,16 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                model, (torch.zeros(1, 1, 8, 8),), ROOT / "sample_models" / f"{name}.onnx",
-                input_names=["image"], output_names=["logits"], dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
-                opset_version=17, dynamo=False, do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE,
+                model,
+                (torch.zeros(1, 1, 8, 8),),
+                ROOT / "sample_models" / f"{name}.onnx",
+                input_names=["image"],
+                output_names=["logits"],
+                dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+                opset_version=17,
+                dynamo=False,
+                do_constant_folding=False,
+                training=torch.onnx.TrainingMode.PRESERVE,
             )
 
 

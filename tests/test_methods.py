@@ -64,7 +64,9 @@ def test_mse_is_never_worse_than_minmax_by_its_own_measure(seed, tail):
     x = np.random.default_rng(seed).standard_t(tail, 2000).clip(-1e30, 1e30).astype(np.float32)
     sketch = sketch_of(x)
     error = ClipError(sketch.distribution())
-    lows, highs = (np.array(pair) for pair in zip(*(choose_range(sketch, m, MethodOptions()) for m in (Method.MSE, Method.MINMAX)), strict=True))
+    lows, highs = (
+        np.array(pair) for pair in zip(*(choose_range(sketch, m, MethodOptions()) for m in (Method.MSE, Method.MINMAX)), strict=True)
+    )
     mse, minmax = error(np.minimum(lows, 0), np.maximum(highs, 0))
     assert mse <= minmax * (1 + 1e-9)
 

@@ -23,7 +23,13 @@ def check(model, feeds, expected, *, tolerance=1e-5):
 
 
 def conv_constants(rng):
-    return {"w": normal(rng, 4, 3, 3, 3), "s": np.abs(normal(rng, 4)) + 0.1, "b": normal(rng, 4), "m": normal(rng, 4), "v": np.abs(normal(rng, 4)) + 0.1}
+    return {
+        "w": normal(rng, 4, 3, 3, 3),
+        "s": np.abs(normal(rng, 4)) + 0.1,
+        "b": normal(rng, 4),
+        "m": normal(rng, 4),
+        "v": np.abs(normal(rng, 4)) + 0.1,
+    }
 
 
 def x(rng):

@@ -57,7 +57,9 @@ def constants(rng):
 @pytest.mark.parametrize("op_type", list(CASES))
 def test_operator_between_convolutions(rng, tmp_path, op_type, qoperator):
     text = CONV_HEAD + CASES[op_type] + CONV_TAIL
-    used = {name: array for name, array in constants(rng).items() if name in text.replace("(", " ").replace(",", " ").replace(")", " ").split()}
+    used = {
+        name: array for name, array in constants(rng).items() if name in text.replace("(", " ").replace(",", " ").replace(")", " ").split()
+    }
     quantized = Quantized(parse(text, used, opset=18), [{"x": normal(rng, 1, 4, 8, 8)} for _ in range(3)], qoperator=qoperator)
     row = OPERATORS[op_type]
     assert op_type in [planned.node.op_type for planned in quantized.plan.nodes.values()]
@@ -95,7 +97,11 @@ def test_clamps_disappear_into_the_output_range(rng, tmp_path, low, high, qopera
     bounds = {name: np.float32(value) for name, value in (("lo", low), ("hi", high)) if value is not None}
     text = CONV_HEAD + f"b = Clip(a, {'lo' if low is not None else ''}, {'hi' if high is not None else ''})" + CONV_TAIL
     text = text.replace(", )", ")")
-    quantized = Quantized(parse(text, {k: v for k, v in constants(rng).items() if k in "wv"} | bounds), [{"x": 3 * normal(rng, 1, 4, 8, 8)}], qoperator=qoperator)
+    quantized = Quantized(
+        parse(text, {k: v for k, v in constants(rng).items() if k in "wv"} | bounds),
+        [{"x": 3 * normal(rng, 1, 4, 8, 8)}],
+        qoperator=qoperator,
+    )
     counts = quantized.kernels(tmp_path)
     assert counts["QLinearConv"] == 2
     assert "Clip" not in counts

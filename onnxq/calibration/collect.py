@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -136,7 +137,7 @@ def _finish(
     pending: "deque[tuple[int, Future[tuple[bytes, dict[str, Measured]]]]]",
     statistics: Statistics,
     chain: "hashlib._Hash",
-    bar: "tqdm[None]",
+    bar: "tqdm[Any]",
 ) -> None:
     """Wait for the oldest batch, so that what depends on the order is added in order."""
     count, future = pending.popleft()
@@ -172,9 +173,7 @@ def _run_batch(
     return flat, [np.concatenate([array.reshape(-1) for array in arrays]) for arrays in zip(*apart, strict=True)]
 
 
-def _batching(
-    session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], names: list[str]
-) -> tuple[int, int]:
+def _batching(session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], names: list[str]) -> tuple[int, int]:
     """Samples to run together, and workers to run side by side."""
     _, one = _run_batch(session, specs, samples[:1], names)
     values = max(1, sum(array.size for array in one))

@@ -17,12 +17,11 @@ class ClipError:
         self.values = distribution.centers
         self.steps = steps
         counts = distribution.counts
-        self._sums = [
-            np.concatenate([[0.0], np.cumsum(counts * self.values**power)]) for power in range(3)
-        ]
+        self._sums = [np.concatenate([[0.0], np.cumsum(counts * self.values**power)]) for power in range(3)]
 
     def _moment(self, power: int, start: Array, stop: Array) -> Array:
-        return self._sums[power][stop] - self._sums[power][start]
+        sums: Array = self._sums[power]
+        return np.asarray(sums[stop] - sums[start])
 
     def __call__(self, low: Array, high: Array) -> Array:
         """Summed squared error for each pair (low <= 0 <= high); arrays of one shape."""

@@ -6,6 +6,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Statistics:
         counts = [s.counts[i] for s, i in zip(self.sketches.values(), indices, strict=True)]
         empty = [np.zeros(0, np.int64)]
         header = {"version": VERSION, "model": self.model, "data": self.data, "samples": self.samples}
-        arrays = {
+        arrays: dict[str, Any] = {
             "header": np.frombuffer(json.dumps(header | {"tensors": list(self.sketches)}).encode(), np.uint8),
             "lengths": np.array([len(i) for i in indices], np.int64),
             "bins": np.concatenate(indices or empty).astype(np.uint16),

@@ -93,10 +93,10 @@ def parse_preprocess(table: dict[str, Any], where: str) -> Preprocess:
             raise DataError(f"{where}: [preprocess] {key} = {value!r}: choose one of {', '.join(_CHOICES[key])}")
         if key in _SIZES and not (isinstance(value, list) and len(value) == 2):
             raise DataError(f"{where}: [preprocess] {key} = {value!r}: give [height, width]")
-    converted = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-    for key in ("mean", "std"):
-        if key in converted and not isinstance(converted[key], tuple):
-            converted[key] = (float(converted[key]),)
+    converted: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    for key in {"mean", "std"} & set(converted):
+        value = converted[key]
+        converted[key] = tuple(map(float, value)) if isinstance(value, tuple) else (float(value),)
     return Preprocess(**converted)
 
 
@@ -145,12 +145,13 @@ def apply(image: Any, preprocess: Preprocess) -> Array:
         height, width = preprocess.crop
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
-    pixels = np.asarray(image, np.float32)
+    pixels: Array = np.asarray(image, np.float32)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if preprocess.channels == "BGR":
         pixels = pixels[:, :, ::-1]
-    pixels = (pixels - np.float32(preprocess.mean)) / np.float32(preprocess.std)
+    mean, std = (np.asarray(values, np.float32) for values in (preprocess.mean, preprocess.std))
+    pixels = (pixels - mean) / std
     if preprocess.layout == "NCHW":
         pixels = pixels.transpose(2, 0, 1)
     return np.ascontiguousarray(pixels[None], dtype=preprocess.dtype)

@@ -20,7 +20,7 @@ from onnxq.schemes import Array, Feeds
 
 Reader = Callable[[Path, list[InputSpec], Preprocess | None], list[Sample]]
 
-READERS: dict[str, Reader] = {".npy": npy_samples, ".npz": npz_samples} | dict.fromkeys(IMAGE_SUFFIXES, image_samples)
+READERS: dict[str, Reader] = {".npy": npy_samples, ".npz": npz_samples, **dict.fromkeys(IMAGE_SUFFIXES, image_samples)}
 
 
 def open_samples(path: Path, specs: list[InputSpec], preprocess: Preprocess | None = None) -> list[Sample]:

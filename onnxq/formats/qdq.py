@@ -59,9 +59,7 @@ class QdqWriter:
         params = quantized.params
         stored = add_initializer(self.graph, self.names.fresh(f"{name}_quantized"), quantized.stored)
         scale, zero_point = self._scale_and_zero_point(name, params)
-        output = ir.Value(
-            name=self.names.fresh(f"{name}_dequantized"), shape=stored.shape, type=ir.TensorType(ir.DataType.FLOAT)
-        )
+        output = ir.Value(name=self.names.fresh(f"{name}_dequantized"), shape=stored.shape, type=ir.TensorType(ir.DataType.FLOAT))
         axis = {} if params.axis is None else {"axis": params.axis}
         add_node(
             self.graph, "DequantizeLinear", [stored, scale, zero_point], [output],

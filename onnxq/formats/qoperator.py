@@ -45,9 +45,7 @@ _LAYOUTS = {
     "QLinearConv": _Layout("", lambda o: [*_in_order(o), o.bias]),
     "QLinearMatMul": _Layout("", _in_order),
     "QGemm": _Layout(MICROSOFT, lambda o: [*o.operands[0], *o.operands[1], o.bias, *o.result[1:]]),
-    "MatMulIntegerToFloat": _Layout(
-        MICROSOFT, lambda o: [part[i] for i in range(3) for part in o.operands[:2]]
-    ),
+    "MatMulIntegerToFloat": _Layout(MICROSOFT, lambda o: [part[i] for i in range(3) for part in o.operands[:2]]),
     "QLinearAdd": _Layout(MICROSOFT, _in_order),
     "QLinearMul": _Layout(MICROSOFT, _in_order),
     "QLinearConcat": _Layout(MICROSOFT, lambda o: o.result[1:] + [v for x in o.operands for v in x]),

@@ -1,9 +1,9 @@
 """One form for what can be written in several: the planner's table then needs one row for it.
 
-    Max(x, c), Min(x, c), scalar c          -> Clip(x, c), Clip(x, , c)
-    Gemm with alpha or beta                 -> folded into constant weight and bias
-    Gemm with a C that is no bias vector    -> Gemm without C, then Add
-    MatMul(A, B) of rank 2, then Add(bias)  -> Gemm(A, B, bias)
+Max(x, c), Min(x, c), scalar c          -> Clip(x, c), Clip(x, , c)
+Gemm with alpha or beta                 -> folded into constant weight and bias
+Gemm with a C that is no bias vector    -> Gemm without C, then Add
+MatMul(A, B) of rank 2, then Add(bias)  -> Gemm(A, B, bias)
 """
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnxq.model.edit import (
     add_node,
     attribute,
     constant,
+    factor,
     input_at,
     is_constant,
     is_float,
@@ -66,13 +67,13 @@ def _clip(graph: ir.Graph, node: ir.Node, names: Names) -> None:
 
 def _fold_gemm_factors(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     for key, index in (("alpha", 1), ("beta", 2)):
-        factor = attribute(node, key, 1.0)
+        number = factor(node, key, 1.0)
         operand = input_at(node, index)
         array = constant(operand)
-        if factor == 1.0 or (operand is not None and array is None):
+        if number == 1.0 or (operand is not None and array is None):
             continue
         if array is not None and operand is not None:
-            scaled = (array * np.float64(factor)).astype(array.dtype)
+            scaled = (array.astype(np.float64) * number).astype(array.dtype)
             node.replace_input_with(index, add_initializer(graph, names.fresh(f"{operand.name}_{key}"), scaled))
         node.attributes.pop(key, None)
 

@@ -4,7 +4,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxq.errors import ModelError
-from onnxq.model.edit import is_constant
+from onnxq.model.edit import constant_value, is_constant
 from onnxq.model.runtime import open_session, run
 from onnxq.schemes import Array
 
@@ -32,12 +32,7 @@ def fold_constants(model: ir.Model) -> None:
             folded.append(node)
             known.update(node.outputs)
     inside = set(folded)
-    wanted = [
-        value
-        for node in folded
-        for value in node.outputs
-        if value.uses() and any(use.node not in inside for use in value.uses())
-    ]
+    wanted = [value for node in folded for value in node.outputs if value.uses() and any(use.node not in inside for use in value.uses())]
     if not wanted:
         return
     results = _evaluate(model, folded, wanted)
@@ -75,8 +70,7 @@ def _replace(graph: ir.Graph, folded: list[ir.Node], results: dict[ir.Value, Arr
     new: list[tuple[str, ir.Value]] = []
     for value, array in results.items():
         name = value.name or ""
-        tensor = ir.tensor(array, name=name)
-        constant = ir.Value(shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        constant = constant_value(array)
         ir.convenience.replace_all_uses_with(value, constant)
         new.append((name, constant))
     for node in reversed(folded):

@@ -17,12 +17,7 @@ def constant(value: ir.Value | None) -> Array | None:
 
 def is_constant(value: ir.Value | None) -> bool:
     """Whether a value is a constant; unlike `constant` it reads no data."""
-    return (
-        value is not None
-        and value.const_value is not None
-        and value.producer() is None
-        and not value.is_graph_input()
-    )
+    return value is not None and value.const_value is not None and value.producer() is None and not value.is_graph_input()
 
 
 def attribute(node: ir.Node, name: str, default: int | float | str | list[int]) -> int | float | str | list[int]:
@@ -34,6 +29,13 @@ def attribute(node: ir.Node, name: str, default: int | float | str | list[int]) 
     if isinstance(value, bytes):
         return value.decode()
     return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def factor(node: ir.Node, name: str, default: float) -> float:
+    """An attribute that is one float."""
+    value = attribute(node, name, default)
+    assert isinstance(value, (int, float))
+    return float(value)
 
 
 def input_at(node: ir.Node, index: int | None) -> ir.Value | None:
@@ -57,9 +59,10 @@ def only_use(value: ir.Value) -> ir.Node | None:
 
 def sizes(value: ir.Value | None) -> list[int] | None:
     """Static sizes of a value's shape, or None where any of them is unknown."""
-    if value is None or value.shape is None or not all(isinstance(size, int) for size in value.shape):
+    if value is None or value.shape is None:
         return None
-    return [int(size) for size in value.shape]  # type: ignore[call-overload]
+    found = [size for size in value.shape if isinstance(size, int)]
+    return found if len(found) == len(value.shape) else None
 
 
 def known_rank(value: ir.Value | None) -> int | None:
@@ -100,10 +103,15 @@ class Names:
 
 def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """Register a new constant; its name must come from `Names`."""
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = constant_value(array, name)
     graph.register_initializer(value)
     return value
+
+
+def constant_value(array: Array, name: str | None = None) -> ir.Value:
+    """A value that holds an array; it belongs to no graph yet."""
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
 
 
 def add_node(

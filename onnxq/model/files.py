@@ -57,7 +57,7 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
 def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
     location = os.fspath(tensor.location)
     where = f"{path}: weight '{tensor.name}'"
-    if os.path.isabs(location) or ".." in Path(location).parts:
+    if Path(location).is_absolute() or ".." in Path(location).parts:
         raise ModelError(f"{where} lies outside the model's folder ({location}): move its file beside the model")
     data = path.parent / location
     if not data.is_file():

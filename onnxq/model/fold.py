@@ -14,6 +14,7 @@ from onnxq.model.edit import (
     add_initializer,
     attribute,
     constant,
+    factor,
     input_at,
     is_float,
     known_rank,
@@ -42,7 +43,7 @@ def _fold_next(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
     if attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0:
         return False
     channel_axis = 1 if node.op_type == "Gemm" and not attribute(node, "transB", 0) else 0
-    rank = known_rank(output) or (weight_value.shape and len(weight_value.shape))
+    rank = known_rank(output) or known_rank(weight_value)
     weight, bias = constant(weight_value), constant(bias_value)
     if weight is None or rank is None or (bias_value is not None and bias is None):
         return False
@@ -50,11 +51,11 @@ def _fold_next(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
     affine = _channel_affine(follower, output, channels, rank)
     if affine is None or (bias is not None and bias.shape != (channels,)):
         return False
-    factor, shift = affine
+    gain, shift = affine
     shape = [1] * weight.ndim
     shape[channel_axis] = channels
-    new_weight = (weight * factor.reshape(shape)).astype(np.float32)
-    new_bias = ((0.0 if bias is None else bias * factor) + shift).astype(np.float32)
+    new_weight = (weight * gain.reshape(shape)).astype(np.float32)
+    new_bias = ((0.0 if bias is None else bias * gain) + shift).astype(np.float32)
     if not np.isfinite(new_weight).all() or not np.isfinite(new_bias).all():
         return False
     base = weight_value.name or "weight"
@@ -123,5 +124,5 @@ def _batch_norm(node: ir.Node) -> tuple[Array, Array] | None:
     if len(values) != 4 or any(value is None for value in values):
         return None
     scale, bias, mean, variance = (np.asarray(value, np.float64) for value in values)
-    factor = scale / np.sqrt(variance + float(attribute(node, "epsilon", 1e-5)))  # type: ignore[arg-type]
-    return factor, bias - mean * factor
+    gain = scale / np.sqrt(variance + factor(node, "epsilon", 1e-5))
+    return gain, bias - mean * gain

@@ -81,9 +81,7 @@ def bypass_dropout(model: ir.Model) -> None:
                 continue
             identity = ir.Node("", "Identity", [node.inputs[0]], name=node.name)
             identity.outputs[0].name = node.outputs[0].name
-            ir.convenience.replace_nodes_and_values(
-                graph, node, [node], [identity], [node.outputs[0]], [identity.outputs[0]]
-            )
+            ir.convenience.replace_nodes_and_values(graph, node, [node], [identity], [node.outputs[0]], [identity.outputs[0]])
 
 
 def name_nodes(model: ir.Model) -> None:

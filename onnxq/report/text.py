@@ -1,9 +1,10 @@
 """Reports as short tables for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from onnxq.evaluate import EvalReport
+from onnxq.evaluation import EvalReport, ModelScore
 from onnxq.inspection import InspectReport
+from onnxq.operators import INTEGER_KERNELS
 from onnxq.report.model import QuantizeReport
 
 
@@ -31,7 +32,7 @@ def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
     """The result of `onnxq quantize`."""
     kernels, outputs = report.kernels, report.outputs
     method = report.method if report.percentile is None else f"{report.method} {report.percentile:g}"
-    integer = ", ".join(f"{name} {count}" for name, count in kernels.counts.items() if name.startswith(("QLinear", "QGemm", "MatMulInteger")))
+    integer = ", ".join(f"{name} {count}" for name, count in kernels.counts.items() if name in INTEGER_KERNELS)
     rows = [
         ["wrote", report.output],
         ["size", f"{size(report.bytes_before)} -> {size(report.bytes_after)} ({report.bytes_after / report.bytes_before:.2f}x)"],
@@ -43,7 +44,8 @@ def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
         rows.append(["requantized", f"{len(kernels.requantizations)}: {_some(kernels.requantizations)}"])
     if outputs is not None and outputs.sqnr_db is not None:
         rows.append(["outputs", f"{outputs.sqnr_db:.1f} dB SQNR against float on {outputs.samples} held-out samples"])
-        rows.append(["", f"{outputs.optimized_db:.1f} dB in integer kernels, {outputs.unoptimized_db:.1f} dB as written, on {outputs.checked} of them"])
+        both = f"{outputs.optimized_db:.1f} dB in integer kernels, {outputs.unoptimized_db:.1f} dB as written"
+        rows.append(["", f"{both}, on {outputs.checked} of them"])
     shown = report.floats if verbose else report.floats[:5]
     for i, group in enumerate(shown):
         names = f" ({_some(group.names)})" if verbose else ""
@@ -62,7 +64,7 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 def eval_text(report: EvalReport) -> str:
     """The comparison of `onnxq eval`."""
-    columns = [
+    columns: list[tuple[str, Callable[[ModelScore], str]]] = [
         ("top-1", lambda s: _share(s.top1)),
         ("top-5", lambda s: _share(s.top5)),
         ("agreement", lambda s: _share(s.agreement)),
@@ -91,7 +93,6 @@ def _share(value: float | None) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
-
 
 
 def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:

@@ -94,4 +94,5 @@ def emulate_dot(activations: Integers, rows: Integers) -> Integers:
         a, w = np.pad(a, (0, 1)), np.pad(w, ((0, 0), (0, 1)))
     products = a * w
     sums = np.clip(products[:, ::2] + products[:, 1::2], -(2**15), 2**15 - 1)
-    return np.asarray(sums.sum(axis=1))
+    total = sums.sum(axis=1)
+    return np.asarray(total)

@@ -18,7 +18,7 @@ from onnxq.errors import DataError, ModelError
 from onnxq.metrics import Classification, OutputError
 from onnxq.model.files import file_bytes, load
 from onnxq.model.runtime import input_specs, open_session, run
-from onnxq.schemes import Feeds
+from onnxq.schemes import Array, Feeds
 
 LATENCY_SECONDS = 4.0
 LATENCY_RUNS = 200
@@ -136,7 +136,7 @@ def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptio
     return EvalReport(len(samples), classes[0].labelled, names[chosen], rows)
 
 
-def _is_classes(output: np.ndarray) -> bool:  # type: ignore[type-arg]
+def _is_classes(output: Array) -> bool:
     return isinstance(output, np.ndarray) and output.ndim > 0 and output.dtype.kind == "f" and output.shape[-1] > 1
 
 
@@ -148,7 +148,7 @@ def _check_same_interface(paths: Sequence[Path], sessions: Sequence[ort.Inferenc
                 raise ModelError(f"{path}: its {what} are [{', '.join(found)}], those of {paths[0]} are [{', '.join(expected)}]")
 
 
-def _check_shapes(sample: Sample, names: Sequence[str], expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> None:  # type: ignore[type-arg]
+def _check_shapes(sample: Sample, names: Sequence[str], expected: Sequence[Array], found: Sequence[Array]) -> None:
     for name, want, have in zip(names, expected, found, strict=True):
         if np.shape(want) != np.shape(have):
             raise ModelError(f"sample {sample.name}: output '{name}' has shapes {np.shape(want)} and {np.shape(have)}")

@@ -1,0 +1,39 @@
+# `make demo` and `make test` need Python 3.11 or newer, make and a package index; nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MODEL := sample_models/digits_cnn.onnx
+INT8 := build/digits_cnn.int8.onnx
+
+.PHONY: demo test test-all check bench clean
+
+demo: $(READY)
+	@mkdir -p build
+	$(BIN)/onnxq quantize $(MODEL) --calib calib_data/calib --method percentile -o $(INT8) --force
+	@echo
+	$(BIN)/onnxq eval $(MODEL) $(INT8) --data calib_data/eval --labels calib_data/eval/labels.csv --max-drop 0.5
+
+test: $(READY)
+	$(BIN)/pytest -n 2
+
+test-all: $(READY)
+	$(BIN)/pytest -n 2 -m ""
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# make bench CORPUS=path/to/corpus
+bench: $(READY)
+	$(BIN)/python benchmarks/corpus.py $(or $(CORPUS),$(error say which: make bench CORPUS=path/to/corpus))
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

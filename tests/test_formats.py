@@ -1,0 +1,149 @@
+"""What the written file must keep: names, outputs, other uses of shared constants; and numbers in the kernels."""
+
+import numpy as np
+import pytest
+
+from onnxq.model.runtime import open_session
+from onnxq.options import Target
+from onnxq.parameters import WeightOptions
+from onnxq.plan import Selection
+from onnxq.techniques.saturation import kernel_order, saturating_pairs
+from tests.conftest import Quantized, normal, parse
+
+HEAD = "g (float[N,4,8,8] x) => "
+both = pytest.mark.parametrize("qoperator", [False, True], ids=["qdq", "qoperator"])
+
+
+@pytest.fixture
+def weights(rng):
+    return {"w": normal(rng, 4, 4, 3, 3) / 4, "v": normal(rng, 4, 4, 1, 1), "b": normal(rng, 4)}
+
+
+def feeds(rng, count=3):
+    return [{"x": normal(rng, 1, 4, 8, 8)} for _ in range(count)]
+
+
+def conv(name, x="x", w="w", extra=""):
+    return f"{name} = Conv<pads=[1,1,1,1]>({x}, {w}{extra}) "
+
+
+@both
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(float[N,4,P,Q] y) { " + conv("y") + "}",
+        "(float[N,4,P,Q] y, float[N,4,P,Q] a) { " + conv("a") + "y = Conv(a, v) }",
+        "(float[N,4,P,Q] y, float[N,4,P,Q] a) { " + conv("a") + "r = Relu(a) y = Conv(r, v) }",
+        "(float[N,4,P,Q] a, float[N,4,P,Q] r, float[N,4,P,Q] y) { " + conv("a") + "r = Relu(a) y = Conv(r, v) }",
+        "(float[N,4,P,Q] y) { " + conv("a") + "t = Tanh(a) c = Conv(a, v) y = Add(t, c) }",
+        "(float[N,4,P,Q] y) { " + conv("a", extra=", b") + "y = Conv(a, v, b) }",
+        "(float[N,4,P,Q] y) { " + conv("a") + conv("y", "a") + "}",
+        "(float[N,4,P,Q] y, float[4,4,3,3] f) { " + conv("a") + "y = Conv(a, v) f = Mul(w, w) }",
+        "(float[N,4,P,Q] y) { " + conv("a") + "c = Add(a, a) y = Conv(c, v) }",
+        "(float[N,4,P,Q] y) { " + conv("a") + "c = Add(a, k) y = Conv(c, v) }",
+        "(float[N,4,P,Q] y) { " + conv("a") + "m = MaxPool<kernel_shape=[2,2]>(a) y = Conv(m, v) }",
+    ],
+)  # fmt: skip
+def test_names_and_numbers(rng, weights, text, qoperator):
+    used = weights | {"k": normal(rng, 1, 4, 1, 1)}
+    words = text.replace("(", " ").replace(",", " ").replace(")", " ").split()
+    model = parse(HEAD + text, {name: array for name, array in used.items() if name in words})
+    quantized = Quantized(model, feeds(rng), qoperator=qoperator)
+    session, original = open_session(quantized.model), open_session(quantized.float)
+    assert [o.name for o in session.get_outputs()] == [o.name for o in original.get_outputs()]
+    assert [i.name for i in session.get_inputs()] == ["x"]
+    error, difference = quantized.errors()
+    assert error < 0.06
+    assert difference < 0.015
+
+
+def test_an_excluded_node_keeps_the_float_weight(rng, weights):
+    text = HEAD + "(float[N,4,P,Q] y) { " + conv("a") + conv("y", "a") + "}"
+    model = parse(text, {"w": weights["w"]})
+    names = list(Quantized(model, feeds(rng)).plan.nodes)
+    half = Quantized(model, feeds(rng), selection=Selection(exclude=(names[1],)))
+    kept = next(node for node in half.model.graph if node.name == names[1])
+    assert np.array_equal(kept.inputs[1].const_value.numpy(), weights["w"])
+
+
+@both
+def test_names_that_are_taken_already(rng, weights, qoperator):
+    text = (
+        HEAD
+        + "(float[N,4,P,Q] y) { "
+        + conv("a")
+        + "a_quantized = Relu(a) a_scale = Tanh(a_quantized) y = Conv(a_quantized, w_quantized) }"
+    )
+    model = parse(text, {"w": weights["w"], "w_quantized": weights["v"]})
+    assert Quantized(model, feeds(rng), qoperator=qoperator).errors()[0] < 0.06
+
+
+def test_one_gemm_weight_used_both_ways(rng):
+    text = "g (float[3,6] x) => (float[3,6] y) { a = Gemm(x, w) y = Gemm<transB=1>(a, w) }"
+    quantized = Quantized(parse(text, {"w": normal(rng, 6, 6)}), [{"x": normal(rng, 3, 6)} for _ in range(4)])
+    assert quantized.errors()[0] < 0.03
+
+
+def test_a_shared_bias_gets_the_scale_of_each_user(rng, weights):
+    text = HEAD + "(float[N,4,P,Q] y) { " + conv("a", extra=", b") + "y = Conv(a, v, b) }"
+    quantized = Quantized(parse(text, weights), feeds(rng))
+    scales = [quantized.parameters.constants[name, 2].params.scale for name in quantized.plan.nodes]
+    assert not np.array_equal(*scales)
+    assert quantized.errors()[0] < 0.03
+
+
+def test_zero_channels_and_large_biases(rng, weights):
+    w, b = weights["w"].copy(), weights["b"].copy()
+    w[0], w[1], b[0], b[1] = 0, w[1] * 1e-7, 0.3, 100
+    quantized = Quantized(parse(HEAD + "(float[N,4,P,Q] y) { " + conv("y", extra=", b") + "}", {"w": w, "b": b}), feeds(rng))
+    (feed,) = feeds(rng, 1)
+    out, want = (open_session(m).run(None, feed)[0] for m in (quantized.model, quantized.float))
+    assert np.abs(out - want).max() < 0.5
+    for quantized_constant in quantized.parameters.constants.values():
+        assert np.isfinite(quantized_constant.params.scale).all()
+        assert (quantized_constant.params.scale > 0).all()
+
+
+def test_written_weights_cannot_saturate_unless_the_target_allows_it(rng):
+    text = "g (float[3,64] x) => (float[3,32] y) { y = MatMul(x, w) }"
+    model = parse(text, {"w": rng.uniform(-1, 1, (64, 32)).astype(np.float32)})
+    data = [{"x": normal(rng, 3, 64)}]
+    for target, allowed in ((Target.PORTABLE, False), (Target.VNNI, True), (Target.ARM, True)):
+        quantized = Quantized(model, data, weights=WeightOptions(target=target))
+        (weight,) = (c.stored for (_, index), c in quantized.parameters.constants.items() if index == 1)
+        assert (saturating_pairs(kernel_order(weight, 1)) > 0) == allowed
+
+
+def test_depthwise_weights_keep_their_range(rng):
+    text = HEAD + "(float[N,4,P,Q] y) { y = Conv<group=4, pads=[1,1,1,1]>(x, w) }"
+    quantized = Quantized(parse(text, {"w": normal(rng, 4, 1, 3, 3)}), feeds(rng))
+    (weight,) = (c.stored for (_, index), c in quantized.parameters.constants.items() if index == 1)
+    assert (np.abs(weight).max(axis=(1, 2, 3)) == 127).all()
+
+
+@both
+def test_per_tensor(rng, weights, qoperator):
+    text = HEAD + "(float[N,4,P,Q] y) { " + conv("a", extra=", b") + "y = Conv(a, v) }"
+    quantized = Quantized(parse(text, weights), feeds(rng), weights=WeightOptions(per_channel=False), qoperator=qoperator)
+    assert all(c.params.axis is None or index == 2 for (_, index), c in quantized.parameters.constants.items())
+    assert quantized.errors()[0] < 0.1
+
+
+def test_requantization_where_two_ranges_meet(rng, weights):
+    text = HEAD + "(float[N,4,P,Q] y) { " + conv("a") + "r = Relu(a) c = Conv(r, v) y = Add(a, c) }"
+    quantized = Quantized(parse(text, {k: weights[k] for k in "wv"}), feeds(rng))
+    assert {"a", "r"} <= set(quantized.plan.tensors)
+    assert quantized.errors()[0] < 0.06
+
+
+def test_old_opset_that_cannot_be_lifted_uses_the_runtimes_own_qdq(rng, weights, monkeypatch):
+    import onnx
+
+    def refuse(*_):
+        raise RuntimeError("no adapter")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", refuse)
+    model = parse(HEAD + "(float[N,4,P,Q] y) { " + conv("y", extra=", b") + "}", {k: weights[k] for k in "wb"}, opset=11, ir_version=6)
+    quantized = Quantized(model, feeds(rng))
+    assert {node.domain for node in quantized.model.graph if "Linear" in node.op_type} == {"com.microsoft"}
+    assert quantized.errors()[0] < 0.03
