@@ -76,7 +76,7 @@ def pair_safe_scales(rows: Floats, scales: Floats) -> Floats:
 def round_pair_safe(rows: Floats, scales: Floats) -> Integers:
     """Round [channels, K] to int8 under the pair rule, each pair to the nearest point that obeys it."""
     steps = rows / scales[:, None]
-    stored = np.clip(np.rint(steps), INT8.low, INT8.high).astype(np.int8)
+    stored: Integers = np.clip(np.rint(steps), INT8.low, INT8.high).astype(np.int8)
     first, second = (part.astype(np.int16) for part in _pairs(stored))
     channel, pair = np.nonzero((np.abs(first + second) > PAIR_LIMIT) & ((first > 0) == (second > 0)))
     x, y = np.abs(steps[channel, 2 * pair]), np.abs(steps[channel, 2 * pair + 1])
