@@ -13,7 +13,7 @@ import click
 import onnxq
 from onnxq.config import DEFAULT, read_config
 from onnxq.errors import OnnxqError
-from onnxq.options import Format, Method, QuantizeOptions, Target
+from onnxq.options import Effort, Format, Method, QuantizeOptions, Target
 
 FILE = click.Path(path_type=Path)
 BAD_INPUT, GATE_FAILED = 2, 1
@@ -93,6 +93,13 @@ def main(context: click.Context, config: Path | None) -> None:
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, help="File to write; <model>.int8.onnx beside the input by default.")
 @click.option(
+    "--effort",
+    type=click.Choice([str(e) for e in Effort]),
+    default=str(Effort.BALANCED),
+    show_default=True,
+    help="How much is measured and tried to make the result accurate.",
+)
+@click.option(
     "--method",
     type=click.Choice([str(m) for m in Method]),
     default=str(Method.AUTO),
@@ -140,6 +147,7 @@ def quantize(as_json: bool, verbose: bool, quiet: bool, file_format: str, **opti
     chosen = QuantizeOptions(
         **options
         | {
+            "effort": Effort(options["effort"]),
             "method": Method(options["method"]),
             "target": Target(options["target"]),
             "format": Format(file_format),

@@ -46,6 +46,7 @@ class QuantizeOptions:
     model        float model
     calib        data folder; may be None with `stats`
     output       file to write; None for `<model>.int8.onnx` beside the input
+    effort       how much is measured to make the result accurate
     method       how activation ranges are chosen
     percentile   share of values kept by the percentile method, percent
     samples      at most so many samples of the folder, evenly spaced
@@ -62,6 +63,7 @@ class QuantizeOptions:
     model: Path
     calib: Path | None = None
     output: Path | None = None
+    effort: Effort = Effort.BALANCED
     method: Method = Method.AUTO
     percentile: float = 99.99
     samples: int = 200

@@ -10,8 +10,10 @@ import onnx_ir as ir
 
 from onnxq import __version__
 from onnxq.calibration.collect import collect
-from onnxq.calibration.methods import METHODS, MethodOptions
+from onnxq.calibration.methods import MethodOptions
+from onnxq.calibration.moments import empty_moments
 from onnxq.calibration.statistics import Statistics, load_statistics
+from onnxq.choice import Candidates, Choice, References, choose
 from onnxq.data.images import read_preprocess
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
@@ -19,22 +21,27 @@ from onnxq.errors import DataError, ModelError
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
 from onnxq.macs import concrete_shapes, node_macs
-from onnxq.metrics import OutputError
 from onnxq.model.files import check_output, digest, file_bytes, load, save, staged
 from onnxq.model.normalize import normalize
 from onnxq.model.runtime import input_specs, open_session, run
 from onnxq.operators import ALREADY_QUANTIZED, Role
-from onnxq.options import Format, Method, QuantizeOptions
-from onnxq.parameters import Parameters, WeightOptions, activation_parameters, fill_constants
+from onnxq.options import Effort, Format, Method, QuantizeOptions
+from onnxq.parameters import Parameters
 from onnxq.plan import Plan, Selection, make_plan
 from onnxq.report.model import FloatNodes, QuantizeReport
-from onnxq.schemes import Array, Feeds
 from onnxq.verify import compare_outputs, inspect_kernels
+from onnxq.weights import WeightOptions, layer_inputs
 
 HELD_OUT_SHARE = 8
 """One in so many samples is kept from calibration and verifies the result."""
-AUTO_SAMPLES = 8
-"""Held-out samples over which `--method auto` compares the methods."""
+JUDGES = 8
+"""Held-out samples over which candidates are compared."""
+TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
+    Effort.FAST: [("bias_correction",)],
+    Effort.BALANCED: [("gptq", "bias_correction"), ("bias_correction",), ()],
+    Effort.BEST: [("gptq", "bias_correction"), ("bias_correction",), ()],
+}
+"""Sets of techniques that are tried, the most promising first."""
 
 WRITERS: dict[Format, Callable[[ir.Model, Plan, Parameters], ir.Model]] = {
     Format.QDQ: write_qdq,
@@ -67,14 +74,14 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     clock.lap(job, "prepare")
     statistics = _statistics(job)
     clock.lap(job, "calibrate")
-    method, parameters = _choose_method(job, statistics)
-    clock.lap(job, "parameters")
-    quantized = _write(job, parameters)
-    _record(quantized, options, method, statistics)
+    choice = _choose(job, statistics)
+    clock.lap(job, "choose")
+    quantized = _write(job, choice.parameters)
+    _record(quantized, options, choice, statistics)
     with staged(options.destination) as building:
         save(quantized, building)
         clock.lap(job, "write")
-        report = _verify(job, building, method, statistics)
+        report = _verify(job, building, choice, statistics)
     clock.lap(job, "verify")
     return report
 
@@ -151,68 +158,63 @@ def _statistics(job: _Job) -> Statistics:
     options = job.options
     model_digest = digest(options.model)
     if not options.stats:
-        return collect(job.model, job.plan.sources(), job.calibration, model_digest)
+        moments = empty_moments(layer_inputs(job.plan).values(), second=options.effort is not Effort.FAST)
+        return collect(job.model, job.plan.sources(), job.calibration, model_digest, moments)
     statistics, *others = [load_statistics(path, model_digest) for path in options.stats]
     for other in others:
         statistics.merge(other)
     return statistics
 
 
-def _parameters(job: _Job, statistics: Statistics, method: Method) -> Parameters:
-    options = job.options
-    parameters = activation_parameters(job.plan, statistics, {}, method, MethodOptions(options.percentile))
-    fill_constants(job.plan, parameters, WeightOptions(options.per_channel, options.target))
-    return parameters
-
-
 def _write(job: _Job, parameters: Parameters) -> ir.Model:
     return WRITERS[job.options.format](job.model, job.plan, parameters)
 
 
-def _choose_method(job: _Job, statistics: Statistics) -> tuple[Method, Parameters]:
-    """The method asked for, or the one whose model is closest to float on held-out samples."""
-    asked = job.options.method
-    if asked is not Method.AUTO:
-        return asked, _parameters(job, statistics, asked)
-    samples = spread(job.held_out, AUTO_SAMPLES)
-    if not samples:
-        return Method.MSE, _parameters(job, statistics, Method.MSE)
-    feeds, expected = _references(job, samples)
-    best: tuple[float, Method, Parameters] | None = None
-    for method in METHODS:
-        parameters = _parameters(job, statistics, method)
-        session = open_session(_write(job, parameters))
-        error = OutputError([node.name for node in session.get_outputs()])
-        for sample, feed, want in zip(samples, feeds, expected, strict=True):
-            error.add(want, run(session, feed, sample.name))
-        quality = error.sqnr_db() or 0.0
-        if best is None or quality > best[0]:
-            best = quality, method, parameters
-    assert best is not None
-    return best[1], best[2]
+def _choose(job: _Job, statistics: Statistics) -> Choice:
+    """Method and techniques: those asked for, or the best on held-out samples."""
+    options = job.options
+    samples = spread(job.held_out, JUDGES)
+    candidates = Candidates(
+        job.plan,
+        statistics,
+        MethodOptions(options.percentile),
+        WeightOptions(options.per_channel, options.target),
+        lambda parameters: _write(job, parameters),
+        _references(job, samples) if samples else None,
+    )
+    return choose(candidates, options.method, TECHNIQUES[options.effort] if statistics.moments else [()])
 
 
-def _references(job: _Job, samples: Sequence[Sample]) -> tuple[list[Feeds], list[list[Array]]]:
+def _references(job: _Job, samples: Sequence[Sample]) -> References:
     session = open_session(job.options.model)
     specs = input_specs(session)
     feeds = [check_feeds(sample, specs) for sample in samples]
-    return feeds, [run(session, feed, sample.name) for sample, feed in zip(samples, feeds, strict=True)]
+    outputs = [run(session, feed, sample.name) for sample, feed in zip(samples, feeds, strict=True)]
+    return References([node.name for node in session.get_outputs()], feeds, outputs)
 
 
-def _record(model: ir.Model, options: QuantizeOptions, method: Method, statistics: Statistics) -> None:
+def _record(model: ir.Model, options: QuantizeOptions, choice: Choice, statistics: Statistics) -> None:
     """Say in the file how it was made; nothing that changes from run to run."""
     chosen = {
-        "method": method, "percentile": options.percentile, "target": options.target, "format": options.format,
-        "per_channel": options.per_channel, "include": options.include, "exclude": options.exclude,
-        "op_types": options.op_types, "samples": statistics.samples,
-    }  # fmt: skip
+        "effort": options.effort,
+        "exclude": options.exclude,
+        "format": options.format,
+        "include": options.include,
+        "method": choice.kept.method,
+        "op_types": options.op_types,
+        "per_channel": options.per_channel,
+        "percentile": options.percentile,
+        "samples": statistics.samples,
+        "target": options.target,
+        "techniques": choice.kept.techniques,
+    }
     model.metadata_props["onnxq.version"] = __version__
     model.metadata_props["onnxq.options"] = json.dumps(chosen, sort_keys=True)
     model.metadata_props["onnxq.model_sha256"] = statistics.model
     model.metadata_props["onnxq.data_sha256"] = statistics.data
 
 
-def _verify(job: _Job, path: Path, method: Method, statistics: Statistics) -> QuantizeReport:
+def _verify(job: _Job, path: Path, choice: Choice, statistics: Statistics) -> QuantizeReport:
     options = job.options
     feeds = job.held_out[0].load() if job.held_out else None
     shapes = concrete_shapes(job.model, feeds)
@@ -230,8 +232,10 @@ def _verify(job: _Job, path: Path, method: Method, statistics: Statistics) -> Qu
         version=__version__,
         model=str(options.model),
         output=str(options.destination),
-        method=str(method),
-        percentile=options.percentile if method is Method.PERCENTILE else None,
+        method=str(choice.kept.method),
+        percentile=options.percentile if choice.kept.method is Method.PERCENTILE else None,
+        techniques=list(choice.kept.techniques),
+        trials=choice.trials,
         samples=statistics.samples,
         bytes_before=file_bytes(options.model),
         bytes_after=file_bytes(path),

@@ -10,15 +10,17 @@ import pytest
 
 from onnxq.calibration.collect import collect
 from onnxq.calibration.methods import MethodOptions
+from onnxq.calibration.moments import empty_moments
 from onnxq.data.source import Sample
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
 from onnxq.model.normalize import normalize
 from onnxq.model.runtime import open_session
 from onnxq.options import Method
-from onnxq.parameters import Parameters, WeightOptions, activation_parameters, fill_constants
+from onnxq.parameters import Parameters, activation_parameters, make_parameters
 from onnxq.plan import Plan, Selection, make_plan
 from onnxq.schemes import Array, Feeds
+from onnxq.weights import WeightOptions, layer_inputs, quantize_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "calib_data"
@@ -78,9 +80,13 @@ class Quantized:
         self.float = normalize(to_ir(model))
         self.original = model
         self.plan: Plan = make_plan(self.float, selection)
-        statistics = collect(self.float, self.plan.sources(), as_samples(feeds), "")
-        self.parameters: Parameters = activation_parameters(self.plan, statistics, {}, method, MethodOptions())
-        fill_constants(self.plan, self.parameters, weights or WeightOptions())
+        weights = weights or WeightOptions()
+        moments = empty_moments(layer_inputs(self.plan).values(), second=weights.gptq)
+        statistics = collect(self.float, self.plan.sources(), as_samples(feeds), "", moments)
+        activations = activation_parameters(self.plan, statistics, method, MethodOptions())
+        scales = {name: float(params.scale) for name, params in activations.items()}
+        quantized = quantize_weights(self.plan, scales, statistics.moments, weights)
+        self.parameters: Parameters = make_parameters(self.plan, activations, quantized)
         self.model = (write_qoperator if qoperator else write_qdq)(self.float, self.plan, self.parameters)
 
     def errors(self) -> tuple[float, float]:

@@ -5,9 +5,9 @@ import pytest
 
 from onnxq.model.runtime import open_session
 from onnxq.options import Target
-from onnxq.parameters import WeightOptions
 from onnxq.plan import Selection
 from onnxq.techniques.saturation import kernel_order, saturating_pairs
+from onnxq.weights import WeightOptions
 from tests.conftest import Quantized, normal, parse
 
 HEAD = "g (float[N,4,8,8] x) => "

@@ -6,7 +6,7 @@ The runtime fuses DequantizeLinear -> operator -> QuantizeLinear into its intege
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from onnxq.model.edit import Names, add_initializer, add_node
+from onnxq.model.edit import Names, add_initializer, add_node, input_at
 from onnxq.model.normalize import LEAST_OPSET, opset_of
 from onnxq.operators import Role
 from onnxq.parameters import Parameters, QuantizedConstant
@@ -38,7 +38,15 @@ class QdqWriter:
             for index in (*planned.constants, planned.row.weight, planned.row.bias):
                 quantized = self.parameters.constants.get((planned.name, index)) if index is not None else None
                 if quantized is not None and index is not None:
-                    node.replace_input_with(index, self._constant(node.inputs[index], quantized))
+                    if index >= len(node.inputs):
+                        node.resize_inputs(index + 1)
+                    wish = input_at(node, index) or planned.output
+                    node.replace_input_with(index, self._constant(wish.name or "constant", quantized))
+        for (name, index), array in self.parameters.replaced.items():
+            if (name, index) not in self.parameters.constants:
+                node = self.nodes[name]
+                fresh = self.names.fresh(f"{name}_corrected")
+                node.replace_input_with(index, add_initializer(self.graph, fresh, array))
         for tensor in self.plan.tensors.values():
             self._activation(tensor)
         if self.domain:
@@ -53,9 +61,8 @@ class QdqWriter:
             add_initializer(self.graph, self.names.fresh(f"{name}_zero_point"), params.zero_point),
         )
 
-    def _constant(self, original: ir.Value | None, quantized: QuantizedConstant) -> ir.Value:
+    def _constant(self, name: str, quantized: QuantizedConstant) -> ir.Value:
         """A DequantizeLinear over stored integers, in the place of a float constant."""
-        name = (original.name if original is not None else None) or "constant"
         params = quantized.params
         stored = add_initializer(self.graph, self.names.fresh(f"{name}_quantized"), quantized.stored)
         scale, zero_point = self._scale_and_zero_point(name, params)

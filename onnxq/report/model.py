@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from onnxq.choice import Trial
 from onnxq.verify import Kernels, Outputs
 
 SCHEMA = 1
@@ -33,6 +34,7 @@ class QuantizeReport:
     """What `onnxq quantize` did.
 
     bytes_*  of the files with their external data
+    trials   what was compared on held-out samples
     planned  number of Conv, MatMul and Gemm that were to run on integers
     ranges   seen minimum and maximum of each calibrated tensor
     seconds  wall time of each stage
@@ -43,6 +45,8 @@ class QuantizeReport:
     output: str
     method: str
     percentile: float | None
+    techniques: list[str]
+    trials: list[Trial]
     samples: int
     bytes_before: int
     bytes_after: int

@@ -1,0 +1,194 @@
+"""First and second moments of what layers multiply their weights with: E[x] and E[x x^T].
+
+A layer's inputs are seen as rows of length K in kernel order (see `techniques.saturation`): the rows
+of a matrix, or the patches that a convolution's kernel covers. Rows are taken evenly from each sample.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from numpy.lib.stride_tricks import sliding_window_view
+
+from onnxq.model.edit import attribute, sizes
+from onnxq.schemes import Array, Floats
+
+MOST_ROWS, LEAST_ROWS, ROWS_A_COLUMN = 4096, 1024, 4
+"""Rows wanted of a layer over all samples: four for each of its K, within these bounds."""
+CHUNK = 512
+"""Rows multiplied at a time."""
+MEMORY = 256 << 20
+"""Bytes of second moments held at a time; layers beyond that have none."""
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """What a layer multiplies its weights with; layers that share it (query, key, value) are one.
+
+    tensor  name of the activation
+    groups, size  of the rows: [groups, size] a position
+    kernel  spatial geometry of a convolution, None for a matrix product
+    transposed  whether a matrix is read by columns (Gemm with transA)
+    """
+
+    tensor: str
+    groups: int
+    size: int
+    kernel: "Kernel | None" = None
+    transposed: bool = False
+
+    def wanted(self, samples: int) -> int:
+        """Rows to take of each of so many samples."""
+        total = min(max(ROWS_A_COLUMN * self.size, LEAST_ROWS), MOST_ROWS)
+        return -(-total // max(samples, 1))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Geometry of a convolution, one number a spatial axis."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...] | None
+    auto_pad: str
+
+
+def layer_input(node: ir.Node, tensor: str) -> LayerInput | None:
+    """A Conv, Gemm or MatMul with a constant weight of known shape as a `LayerInput`."""
+    weight = sizes(node.inputs[1])
+    if weight is None:
+        return None
+    if node.op_type != "Conv":
+        axis = 1 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 0
+        return LayerInput(tensor, 1, weight[axis], None, bool(attribute(node, "transA", 0)))
+    spatial = len(weight) - 2
+    groups = attribute(node, "group", 1)
+    assert isinstance(groups, int)
+    pads = node.attributes.get("pads")
+    kernel = Kernel(
+        tuple(weight[2:]),
+        _numbers(node, "strides", spatial),
+        _numbers(node, "dilations", spatial),
+        tuple(pads.as_ints()) if pads is not None else None,
+        str(attribute(node, "auto_pad", "NOTSET")),
+    )
+    return LayerInput(tensor, groups, int(np.prod(weight[1:])), kernel)
+
+
+def _numbers(node: ir.Node, name: str, count: int) -> tuple[int, ...]:
+    found = node.attributes.get(name)
+    return tuple(found.as_ints()) if found is not None else (1,) * count
+
+
+def take_rows(layer: LayerInput, values: Array, count: int, offset: int) -> Floats:
+    """At most `count` rows [rows, groups, size] of one sample's activation, evenly spaced from `offset`."""
+    if layer.kernel is None:
+        matrix = values.T if layer.transposed else values.reshape(-1, values.shape[-1])
+        picked = _positions(len(matrix), count, offset)
+        return np.ascontiguousarray(matrix[picked], np.float32)[:, None]
+    windows = _windows(values, layer.kernel)  # [N, C, *out, *kernel]
+    spatial = len(layer.kernel.shape)
+    counts = (windows.shape[0], *windows.shape[2 : 2 + spatial])
+    places = np.unravel_index(_positions(int(np.prod(counts)), count, offset), counts)
+    patches = windows[(places[0], slice(None), *places[1:])]  # [rows, C, *kernel]
+    rows, channels = patches.shape[:2]
+    grouped = patches.reshape(rows, layer.groups, channels // layer.groups, *layer.kernel.shape)
+    return np.ascontiguousarray(np.moveaxis(grouped, 2, -1), np.float32).reshape(rows, layer.groups, layer.size)
+
+
+def _positions(available: int, count: int, offset: int) -> Array:
+    """`count` of `available` numbers, evenly spaced and turned by an offset, so that samples differ."""
+    if available <= count:
+        return np.arange(available)
+    even = (np.arange(count) * available) // count
+    return (even + offset * 7919) % available
+
+
+def _windows(values: Array, kernel: Kernel) -> Array:
+    """A view [N, C, *out, *kernel] of all patches, on a padded copy where there is padding."""
+    spatial = len(kernel.shape)
+    extent = [(k - 1) * d + 1 for k, d in zip(kernel.shape, kernel.dilations, strict=True)]
+    pads = _pads(values.shape[2:], extent, kernel)
+    if any(any(pair) for pair in pads):
+        values = np.pad(values, [(0, 0), (0, 0), *pads])
+    windows = sliding_window_view(values, tuple(extent), tuple(range(2, 2 + spatial)))
+    steps = tuple(slice(None, None, s) for s in kernel.strides) + tuple(slice(None, None, d) for d in kernel.dilations)
+    return np.asarray(windows[(slice(None), slice(None), *steps)])
+
+
+def _pads(shape: Sequence[int], extent: Sequence[int], kernel: Kernel) -> list[tuple[int, int]]:
+    if kernel.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        pairs = []
+        for size, width, stride in zip(shape, extent, kernel.strides, strict=True):
+            total = max((-(-size // stride) - 1) * stride + width - size, 0)
+            small = total // 2
+            pairs.append((small, total - small) if kernel.auto_pad == "SAME_UPPER" else (total - small, small))
+        return pairs
+    if kernel.auto_pad == "VALID" or kernel.pads is None:
+        return [(0, 0)] * len(shape)
+    count = len(shape)
+    return [(kernel.pads[i], kernel.pads[i + count]) for i in range(count)]
+
+
+@dataclass
+class Moments:
+    """Sums over a layer's rows; added to in the order of the samples, so that they repeat exactly.
+
+    first [groups, size], second [groups, size, size] or None where only the mean is wanted.
+    """
+
+    first: Array
+    second: Array | None
+    rows: int = 0
+    _waiting: list[Floats] = field(default_factory=list)
+
+    @staticmethod
+    def of(layer: LayerInput, *, second: bool) -> "Moments":
+        """Empty moments for a layer."""
+        shape = (layer.groups, layer.size)
+        return Moments(np.zeros(shape), np.zeros((*shape, layer.size), np.float32) if second else None)
+
+    def add(self, rows: Floats) -> None:
+        """Add rows [rows, groups, size]."""
+        if len(rows) == 0:
+            return
+        self.first += rows.sum(axis=0, dtype=np.float64)
+        self.rows += len(rows)
+        if self.second is not None:
+            self._waiting.append(rows)
+            if sum(map(len, self._waiting)) >= CHUNK:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting and self.second is not None:
+            rows = np.concatenate(self._waiting).transpose(1, 0, 2)
+            self.second += rows.transpose(0, 2, 1) @ rows
+            self._waiting = []
+
+    def mean(self) -> Floats:
+        """E[x], [groups, size]."""
+        return (self.first / max(self.rows, 1)).astype(np.float32)
+
+    def raw(self) -> Floats | None:
+        """E[x x^T], [groups, size, size]."""
+        self._flush()
+        return None if self.second is None or self.rows == 0 else np.asarray(self.second / self.rows, np.float32)
+
+    def covariance(self) -> Floats | None:
+        """E[x x^T] - E[x] E[x]^T."""
+        raw, mean = self.raw(), self.mean()
+        return None if raw is None else raw - mean[:, :, None] * mean[:, None, :]
+
+
+def empty_moments(layers: Iterable[LayerInput], *, second: bool) -> dict[LayerInput, Moments]:
+    """Moments to be filled; second ones, if wanted, for as many layers as fit into memory, smallest first."""
+    chosen, used = set[LayerInput](), 0
+    unique = dict.fromkeys(layers)
+    for layer in sorted(unique, key=lambda layer: layer.groups * layer.size**2):
+        used += 4 * layer.groups * layer.size**2
+        if used > MEMORY:
+            break
+        chosen.add(layer)
+    return {layer: Moments.of(layer, second=second and layer in chosen) for layer in unique}

@@ -1,0 +1,161 @@
+"""Weights as stored integers: scales, rounding, and what rounding shifts the output by.
+
+This is done once; the activations' ranges, of which several are tried, change only the biases.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.arithmetic import smallest_weight_scale, symmetric_scale
+from onnxq.calibration.moments import LayerInput, Moments, layer_input
+from onnxq.model.edit import attribute, constant, input_at, only_use
+from onnxq.options import Target
+from onnxq.plan import Plan, PlannedNode
+from onnxq.schemes import INT8, Array, Floats, Integers
+from onnxq.techniques.bias import output_shift
+from onnxq.techniques.gptq import gptq_round
+from onnxq.techniques.saturation import kernel_order, pair_safe_scales, round_pair_safe
+
+LEAST_INPUT_SCALE_SHARE = 1 / 8
+"""Clipping is taken to make an activation's scale at most so much smaller than its min-max scale."""
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """How weights are quantized.
+
+    per_channel      one scale an output channel, else one a tensor
+    target           the CPUs on which they must not saturate
+    gptq             round by the inputs' second moments, where these are known
+    bias_correction  take the mean of what rounding changes out of the bias
+    """
+
+    per_channel: bool = True
+    target: Target = Target.PORTABLE
+    gptq: bool = False
+    bias_correction: bool = False
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight in kernel order: stored [channels, K], scales [channels].
+
+    shift  [channels], to be added to the bias; None where nothing is known or no bias can take it
+    """
+
+    stored: Integers
+    scales: Floats
+    shift: Floats | None
+
+
+def layer_inputs(plan: Plan) -> dict[str, LayerInput]:
+    """What each planned layer multiplies its weights with, by node name."""
+    found = {}
+    for name, planned in plan.nodes.items():
+        if planned.row.weight is None:
+            continue
+        activation = planned.node.inputs[planned.activations[0]]
+        layer = layer_input(planned.node, (activation.name if activation is not None else None) or "")
+        if layer is not None:
+            found[name] = layer
+    return found
+
+
+def channel_axis(planned: PlannedNode) -> int:
+    """The axis of the weight that numbers output channels."""
+    transposed = planned.node.op_type == "Gemm" and attribute(planned.node, "transB", 0)
+    return 0 if transposed else planned.row.channel_axis
+
+
+def following_bias(planned: PlannedNode) -> tuple[ir.Node, int] | None:
+    """The Add behind a MatMul whose constant [.., channels] serves as its bias: (node, input index)."""
+    if planned.row.bias is not None:
+        return None
+    output = planned.node.outputs[0]
+    follower = only_use(output)
+    if follower is None or follower.op_type != "Add":
+        return None
+    index = 1 if follower.inputs[0] is output else 0
+    array = constant(follower.inputs[index])
+    weight = constant(planned.node.inputs[1])
+    if array is None or weight is None or array.size != weight.shape[1] or array.shape[-1:] != (weight.shape[1],):
+        return None
+    return follower, index
+
+
+def quantize_weights(
+    plan: Plan, input_scales: Mapping[str, float], moments: Mapping[LayerInput, Moments], options: WeightOptions
+) -> dict[str, QuantizedWeight]:
+    """All planned weights, by node name.
+
+    Args:
+        plan: what is quantized.
+        input_scales: the min-max scale of each source tensor, for biases that would overflow.
+        moments: of the layers' inputs, as far as they are known.
+        options: how.
+    """
+    inputs = layer_inputs(plan)
+    result = {}
+    for name, planned in plan.nodes.items():
+        if planned.row.weight is None:
+            continue
+        activation = planned.node.inputs[planned.activations[0]]
+        source = plan.tensors[(activation.name if activation is not None else None) or ""].source
+        known = moments.get(inputs[name]) if name in inputs else None
+        result[name] = _quantize_weight(planned, np.float32(input_scales[source]), known, options)
+    return result
+
+
+def _quantize_weight(planned: PlannedNode, input_scale: np.float32, moments: Moments | None, options: WeightOptions) -> QuantizedWeight:
+    assert planned.row.weight is not None
+    weight = constant(planned.node.inputs[planned.row.weight])
+    assert weight is not None
+    rows = kernel_order(weight, channel_axis(planned)).astype(np.float32)
+    bias = constant(input_at(planned.node, planned.row.bias))
+    safe = options.target is Target.PORTABLE and _can_saturate(planned, weight)
+    scales = weight_scales(rows, bias, input_scale * np.float32(LEAST_INPUT_SCALE_SHARE), per_channel=options.per_channel, pair_safe=safe)
+    takes_bias = options.bias_correction and (planned.row.bias is not None or following_bias(planned) is not None)
+    second = None
+    if options.gptq and moments is not None:
+        second = moments.covariance() if takes_bias else moments.raw()
+    if second is not None:
+        groups = len(second)
+        grouped = rows.reshape(groups, -1, rows.shape[1])
+        stored = gptq_round(grouped, second, scales.reshape(groups, -1), pair_safe=safe).reshape(rows.shape)
+    else:
+        stored = round_pair_safe(rows, scales) if safe else _round(rows, scales)
+    shift = output_shift(rows, stored, scales, moments.mean()) if takes_bias and moments is not None and moments.rows else None
+    return QuantizedWeight(stored, scales, shift)
+
+
+def _can_saturate(planned: PlannedNode, weight: Array) -> bool:
+    """Whether the pair rule matters: depthwise kernels multiply without adding pairs."""
+    if planned.node.op_type != "Conv":
+        return True
+    group = attribute(planned.node, "group", 1)
+    return not (weight.shape[1] == 1 and weight.shape[0] == group)
+
+
+def weight_scales(rows: Floats, bias: Array | None, input_scale: np.float32, *, per_channel: bool, pair_safe: bool) -> Floats:
+    """Scales [channels] of a weight in kernel order; all equal where they are per tensor.
+
+    A channel of zeros takes a scale with which its bias keeps 20 bits.
+    """
+    largest = np.abs(rows).max(axis=1) if rows.shape[1] else np.zeros(len(rows), np.float32)
+    scales = symmetric_scale(largest if per_channel else np.full_like(largest, largest.max(initial=0)))
+    if pair_safe:
+        scales = pair_safe_scales(rows, scales)
+    if bias is not None:
+        empty = (largest == 0) & (bias != 0) if per_channel else np.full(len(rows), largest.max(initial=0) == 0)
+        fine = symmetric_scale(np.abs(bias) / (2.0**20 * float(input_scale)) * INT8.high)
+        scales = np.where(empty, fine, scales)
+        scales = np.maximum(scales, smallest_weight_scale(bias, input_scale))
+    return scales.astype(np.float32) if per_channel else np.full(len(scales), scales.max(initial=0) or 1.0, np.float32)
+
+
+def _round(rows: Floats, scales: Floats) -> Integers:
+    stored: Integers = np.clip(np.rint(rows / scales[:, None]), INT8.low, INT8.high).astype(np.int8)
+    return stored
