@@ -96,7 +96,7 @@ def quantize_bias(bias: Array, params: QuantParams) -> Integers:
     return np.clip(steps, INT32.low, INT32.high).astype(np.int32)
 
 
-def smallest_weight_scale(bias: Array, input_scale: Floats) -> Floats:
+def smallest_weight_scale(bias: Array, input_scale: Floats | np.float32) -> Floats:
     """The least weight scale per channel with which the bias stays within half of int32's range."""
     limit = 2.0**30 * float(input_scale)
     return (np.abs(np.asarray(bias, np.float64)) / limit).astype(np.float32)

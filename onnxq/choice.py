@@ -3,12 +3,13 @@
 Every candidate runs in the runtime's integer kernels, as the written file will.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from onnxq.calibration.methods import METHODS, MethodOptions
+from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
 from onnxq.metrics import OutputError
 from onnxq.model.runtime import open_session, run
@@ -60,6 +61,7 @@ class Candidates:
 
     plan: Plan
     statistics: Statistics
+    moments: Mapping[LayerInput, Moments]
     method_options: MethodOptions
     weight_options: WeightOptions
     write: Callable[[Parameters], ir.Model]
@@ -76,7 +78,7 @@ class Candidates:
             widest = activation_parameters(self.plan, self.statistics, Method.MINMAX, self.method_options)
             scales = {name: float(params.scale) for name, params in widest.items()}
             options = replace(self.weight_options, gptq="gptq" in techniques, bias_correction="bias_correction" in techniques)
-            self._weights[techniques] = quantize_weights(self.plan, scales, self.statistics.moments, options)
+            self._weights[techniques] = quantize_weights(self.plan, scales, self.moments, options)
         return make_parameters(self.plan, activations, self._weights[techniques])
 
     def best(self, options: Sequence[tuple[Method, tuple[str, ...]]]) -> Choice:

@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxq import __version__
-from onnxq.calibration.collect import collect
+from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import MethodOptions
-from onnxq.calibration.moments import empty_moments
+from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.choice import Candidates, Choice, References, choose
 from onnxq.data.images import read_preprocess
@@ -34,6 +34,8 @@ from onnxq.weights import WeightOptions, layer_inputs
 
 HELD_OUT_SHARE = 8
 """One in so many samples is kept from calibration and verifies the result."""
+LAYER_SAMPLES = 64
+"""Calibration samples from which the layers' moments are taken."""
 JUDGES = 8
 """Held-out samples over which candidates are compared."""
 TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
@@ -74,7 +76,9 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     clock.lap(job, "prepare")
     statistics = _statistics(job)
     clock.lap(job, "calibrate")
-    choice = _choose(job, statistics)
+    moments = _moments(job)
+    clock.lap(job, "layers")
+    choice = _choose(job, statistics, moments)
     clock.lap(job, "choose")
     quantized = _write(job, choice.parameters)
     _record(quantized, options, choice, statistics)
@@ -158,8 +162,7 @@ def _statistics(job: _Job) -> Statistics:
     options = job.options
     model_digest = digest(options.model)
     if not options.stats:
-        moments = empty_moments(layer_inputs(job.plan).values(), second=options.effort is not Effort.FAST)
-        return collect(job.model, job.plan.sources(), job.calibration, model_digest, moments)
+        return collect(job.model, job.plan.sources(), job.calibration, model_digest)
     statistics, *others = [load_statistics(path, model_digest) for path in options.stats]
     for other in others:
         statistics.merge(other)
@@ -170,19 +173,28 @@ def _write(job: _Job, parameters: Parameters) -> ir.Model:
     return WRITERS[job.options.format](job.model, job.plan, parameters)
 
 
-def _choose(job: _Job, statistics: Statistics) -> Choice:
+def _moments(job: _Job) -> dict[LayerInput, Moments]:
+    """Moments of the layers' inputs, over some of the calibration samples."""
+    if not job.calibration:
+        return {}
+    samples = spread(job.calibration, LAYER_SAMPLES)
+    return collect_moments(job.model, layer_inputs(job.plan).values(), samples, second=job.options.effort is not Effort.FAST)
+
+
+def _choose(job: _Job, statistics: Statistics, moments: dict[LayerInput, Moments]) -> Choice:
     """Method and techniques: those asked for, or the best on held-out samples."""
     options = job.options
     samples = spread(job.held_out, JUDGES)
     candidates = Candidates(
         job.plan,
         statistics,
+        moments,
         MethodOptions(options.percentile),
         WeightOptions(options.per_channel, options.target),
         lambda parameters: _write(job, parameters),
         _references(job, samples) if samples else None,
     )
-    return choose(candidates, options.method, TECHNIQUES[options.effort] if statistics.moments else [()])
+    return choose(candidates, options.method, TECHNIQUES[options.effort] if moments else [()])
 
 
 def _references(job: _Job, samples: Sequence[Sample]) -> References:

@@ -8,9 +8,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxq.calibration.collect import collect
+from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import MethodOptions
-from onnxq.calibration.moments import empty_moments
 from onnxq.data.source import Sample
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
@@ -81,11 +80,11 @@ class Quantized:
         self.original = model
         self.plan: Plan = make_plan(self.float, selection)
         weights = weights or WeightOptions()
-        moments = empty_moments(layer_inputs(self.plan).values(), second=weights.gptq)
-        statistics = collect(self.float, self.plan.sources(), as_samples(feeds), "", moments)
+        moments = collect_moments(self.float, layer_inputs(self.plan).values(), as_samples(feeds), second=weights.gptq)
+        statistics = collect(self.float, self.plan.sources(), as_samples(feeds), "")
         activations = activation_parameters(self.plan, statistics, method, MethodOptions())
         scales = {name: float(params.scale) for name, params in activations.items()}
-        quantized = quantize_weights(self.plan, scales, statistics.moments, weights)
+        quantized = quantize_weights(self.plan, scales, moments, weights)
         self.parameters: Parameters = make_parameters(self.plan, activations, quantized)
         self.model = (write_qoperator if qoperator else write_qdq)(self.float, self.plan, self.parameters)
 

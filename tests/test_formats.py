@@ -1,6 +1,7 @@
 """What the written file must keep: names, outputs, other uses of shared constants; and numbers in the kernels."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from onnxq.model.runtime import open_session
@@ -147,3 +148,41 @@ def test_old_opset_that_cannot_be_lifted_uses_the_runtimes_own_qdq(rng, weights,
     quantized = Quantized(model, feeds(rng))
     assert {node.domain for node in quantized.model.graph if "Linear" in node.op_type} == {"com.microsoft"}
     assert quantized.errors()[0] < 0.03
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[N,4,8,8] x) => (float[N,4,P,Q] y) { y = Conv<pads=[1,1,1,1]>(x, w) }",
+        "g (float[N,4,8,8] x) => (float[N,4,P,Q] y) { a = Conv<group=4>(x, d) y = Conv(a, v, b) }",
+        "g (float[N,4,8,8] x) => (float[N,4,8,4] y) { p = MatMul(x, k) y = Add(c, p) }",
+        "g (float[N,4,8,8] x) => (float[N,4,8,4] y) { y = MatMul(x, k) }",
+    ],
+)  # fmt: skip
+def test_techniques_bring_the_output_closer(rng, text):
+    every = {"w": (4, 4, 3, 3), "d": (4, 1, 3, 3), "v": (4, 4, 1, 1), "b": (4,), "k": (8, 4), "c": (4,)}
+    words = text.replace("(", " ").replace(",", " ").replace(")", " ").split()
+    model = parse(text, {name: normal(rng, *shape) for name, shape in every.items() if name in words})
+    mix = normal(rng, 4, 2)
+    data = []
+    for _ in range(40):  # smooth along both axes and across channels, as real activations are
+        field = np.cumsum(np.cumsum(normal(rng, 2, 8, 8), axis=1), axis=2)
+        data.append({"x": np.einsum("ck,khw->chw", mix, field)[None].astype(np.float32)})
+    plain = Quantized(model, data)
+    better = Quantized(model, data, weights=WeightOptions(gptq=True, bias_correction=True))
+    assert weight_errors(better) < 0.8 * weight_errors(plain)
+
+
+def weight_errors(quantized):
+    """Summed squared error of the outputs with quantized weights and biases, but float activations."""
+    model = quantized.model.clone()
+    for node in model.graph:
+        before = node.inputs[0].producer()
+        if node.op_type == "DequantizeLinear" and before is not None:
+            ir.convenience.replace_all_uses_with(node.outputs[0], before.inputs[0], replace_graph_outputs=True)
+    sessions = [open_session(quantized.float), open_session(model, optimize=False)]
+    total = 0.0
+    for feed in quantized.feeds:
+        want, have = (session.run(None, feed)[0] for session in sessions)
+        total += float(np.square(want - have).sum())
+    return total

@@ -1,17 +1,28 @@
-"""Run samples, several together where the model allows it."""
+"""Run the float model over samples with some of its values as outputs, and hand each run's values on.
+
+Each worker takes a sample, runs it on its share of the cores and measures its values: samples run side
+by side cost less than one sample on all cores, and measuring one overlaps with inferring the other.
+As many samples are in memory as there are workers, never the data set.
+"""
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
+from tqdm import tqdm
 
 from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
 from onnxq.errors import ModelError
-from onnxq.model.runtime import InputSpec, run
+from onnxq.model.runtime import InputSpec, input_specs, open_session, run
 from onnxq.schemes import Array, Feeds
 
 BATCH_VALUES = 1 << 20
@@ -22,6 +33,24 @@ IN_FLIGHT_BYTES = 256 << 20
 MOST_WORKERS = 8
 
 
+T = TypeVar("T")
+
+
+@contextmanager
+def extra_outputs(model: ir.Model, names: Sequence[str]) -> Iterator[None]:
+    """Let the named values leave the graph as outputs, for as long as the context lasts."""
+    outputs = model.graph.outputs
+    present = {value.name for value in outputs}
+    wanted = set(names) - present
+    added = [value for node in model.graph for value in node.outputs if value.name in wanted]
+    outputs.extend(added)
+    try:
+        yield
+    finally:
+        for _ in added:
+            outputs.pop()
+
+
 @dataclass(frozen=True)
 class Part:
     """What one inference gave: how many samples, which, and all values by name (feeds among them)."""
@@ -29,6 +58,67 @@ class Part:
     samples: int
     label: str
     values: Feeds
+
+
+def observe(
+    model: ir.Model,
+    names: Sequence[str],
+    samples: Sequence[Sample],
+    measure: Callable[[Part, int], T],
+    add: Callable[[T], None],
+    title: str,
+) -> str:
+    """Run all samples; returns a SHA-256 over them.
+
+    Args:
+        model: the normalized float model; its outputs are extended while this runs.
+        names: values to hand on: of the main graph, graph inputs among them.
+        samples: read one by one.
+        measure: is given each run's values and the number of its first sample, in any order and in
+            several threads at a time.
+        add: is given what `measure` returned, in the order of the samples.
+        title: of the progress bar.
+
+    Raises:
+        OnnxqError: a sample does not fit the model, or what `measure` raises.
+    """
+    graph_inputs = {value.name for value in model.graph.inputs}
+    produced = [name for name in dict.fromkeys(names) if name not in graph_inputs]
+    with extra_outputs(model, produced):
+        session = open_session(model, threads=1)
+        specs = input_specs(session)
+        # a model of which nothing is wanted is still run: its samples are checked
+        fetched = produced or [session.get_outputs()[0].name]
+        size, workers = batching(session, specs, samples, fetched)
+        if workers < cpus():
+            session = open_session(model, threads=cpus() // workers)
+
+    def work(start: int) -> tuple[bytes, list[T], int]:
+        content, parts = run_batch(session, specs, samples[start : start + size], fetched)
+        return content, [measure(part, start + i) for i, part in enumerate(parts)], sum(part.samples for part in parts)
+
+    chain = hashlib.sha256()
+    pending: deque[Future[tuple[bytes, list[T], int]]] = deque()
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(samples), desc=title, unit="sample", disable=None) as bar:
+
+        def finish() -> None:
+            content, results, count = pending.popleft().result()
+            chain.update(content)
+            for result in results:
+                add(result)
+            bar.update(count)
+
+        try:
+            for start in range(0, len(samples), size):
+                pending.append(pool.submit(work, start))
+                if len(pending) > workers:
+                    finish()
+            while pending:
+                finish()
+        finally:
+            for future in pending:
+                future.cancel()
+    return chain.hexdigest()
 
 
 def run_batch(session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], names: list[str]) -> tuple[bytes, list[Part]]:

@@ -14,8 +14,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from onnxq.model.edit import attribute, sizes
 from onnxq.schemes import Array, Floats
 
-MOST_ROWS, LEAST_ROWS, ROWS_A_COLUMN = 4096, 1024, 4
+MOST_ROWS, LEAST_ROWS, ROWS_A_COLUMN = 2048, 256, 2
 """Rows wanted of a layer over all samples: four for each of its K, within these bounds."""
+RUN = 8
+"""Neighbours taken together: they share cache lines."""
 CHUNK = 512
 """Rows multiplied at a time."""
 MEMORY = 256 << 20
@@ -88,22 +90,34 @@ def take_rows(layer: LayerInput, values: Array, count: int, offset: int) -> Floa
         matrix = values.T if layer.transposed else values.reshape(-1, values.shape[-1])
         picked = _positions(len(matrix), count, offset)
         return np.ascontiguousarray(matrix[picked], np.float32)[:, None]
+    if _pointwise(layer.kernel):
+        flat = values.reshape(*values.shape[:2], -1)
+        batch, place = np.divmod(_positions(len(flat) * flat.shape[2], count, offset), flat.shape[2])
+        if len(flat) == 1:
+            return np.ascontiguousarray(flat[0].take(place, axis=1).T, np.float32).reshape(-1, layer.groups, layer.size)
+        return np.ascontiguousarray(np.moveaxis(flat, 1, 2)[batch, place], np.float32).reshape(-1, layer.groups, layer.size)
     windows = _windows(values, layer.kernel)  # [N, C, *out, *kernel]
     spatial = len(layer.kernel.shape)
     counts = (windows.shape[0], *windows.shape[2 : 2 + spatial])
     places = np.unravel_index(_positions(int(np.prod(counts)), count, offset), counts)
-    patches = windows[(places[0], slice(None), *places[1:])]  # [rows, C, *kernel]
+    patches = np.moveaxis(windows, 1, 1 + spatial)[places]  # [rows, C, *kernel]
     rows, channels = patches.shape[:2]
     grouped = patches.reshape(rows, layer.groups, channels // layer.groups, *layer.kernel.shape)
     return np.ascontiguousarray(np.moveaxis(grouped, 2, -1), np.float32).reshape(rows, layer.groups, layer.size)
 
 
+def _pointwise(kernel: Kernel) -> bool:
+    ones = all(n == 1 for n in (*kernel.shape, *kernel.strides))
+    return ones and not any(kernel.pads or ()) and kernel.auto_pad in ("NOTSET", "VALID")
+
+
 def _positions(available: int, count: int, offset: int) -> Array:
-    """`count` of `available` numbers, evenly spaced and turned by an offset, so that samples differ."""
+    """`count` of `available` numbers: short runs, which lie together in memory, evenly spaced and turned by an offset."""
     if available <= count:
         return np.arange(available)
-    even = (np.arange(count) * available) // count
-    return (even + offset * 7919) % available
+    runs = -(-count // RUN)
+    starts = (np.arange(runs) * available) // runs + offset * 7919
+    return (starts[:, None] + np.arange(RUN)).reshape(-1)[:count] % available
 
 
 def _windows(values: Array, kernel: Kernel) -> Array:
@@ -154,7 +168,7 @@ class Moments:
         """Add rows [rows, groups, size]."""
         if len(rows) == 0:
             return
-        self.first += rows.sum(axis=0, dtype=np.float64)
+        self.first += rows.sum(axis=0)
         self.rows += len(rows)
         if self.second is not None:
             self._waiting.append(rows)

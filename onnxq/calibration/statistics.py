@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.sketch import BINS, Sketch
 from onnxq.errors import DataError, OutputError
 
@@ -25,14 +24,12 @@ class Statistics:
     model    SHA-256 of the float model: statistics are refused for any other
     data     SHA-256 of each sample, chained in order
     samples  number of samples seen
-    moments  of the layers' inputs; too large to be saved
     """
 
     model: str
     data: str = ""
     samples: int = 0
     sketches: dict[str, Sketch] = field(default_factory=dict)
-    moments: dict[LayerInput, Moments] = field(default_factory=dict)
 
     def merge(self, later: "Statistics") -> None:
         """Add the statistics of later samples of the same model.

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxq.arithmetic import symmetric_scale
+from onnxq.techniques.bias import output_shift
+from onnxq.techniques.gptq import gptq_round
+from onnxq.techniques.saturation import pair_safe_scales, round_pair_safe, saturating_pairs
+
+
+def correlated(rng, rows, size):
+    """Inputs whose columns depend on one another, as real activations do."""
+    mix = rng.normal(size=(size // 2 + 1, size))
+    return (rng.normal(size=(rows, size // 2 + 1)) @ mix + 0.3 * rng.normal(size=(rows, size))).astype(np.float32)
+
+
+def layer_error(inputs, rows, stored, scales):
+    return np.square(inputs @ (rows - stored * scales[:, None]).T).sum()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 2**31))
+def test_the_pair_rule_holds(channels, size, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.uniform(-1, 1, (channels, size)).astype(np.float32)
+    scales = pair_safe_scales(rows, symmetric_scale(np.abs(rows).max(axis=1)))
+    x = correlated(rng, 50, size)
+    stored = gptq_round(rows[None], (x.T @ x)[None] / 50, scales[None], pair_safe=True)[0]
+    assert saturating_pairs(stored) == 0
+    assert np.abs(stored.astype(int)).max() <= 127
+
+
+@pytest.mark.parametrize("size", [9, 64, 300])
+@pytest.mark.parametrize("pair_safe", [False, True])
+def test_the_output_is_closer_than_with_plain_rounding(rng, size, pair_safe):
+    rows = rng.normal(size=(16, size)).astype(np.float32)
+    scales = symmetric_scale(np.abs(rows).max(axis=1))
+    if pair_safe:
+        scales = pair_safe_scales(rows, scales)
+        plain = round_pair_safe(rows, scales)
+    else:
+        plain = np.clip(np.rint(rows / scales[:, None]), -127, 127).astype(np.int8)
+    both = correlated(np.random.default_rng(1), 6000, size)
+    seen, unseen = both[:4000], both[4000:]
+    stored = gptq_round(rows[None], (seen.T @ seen)[None] / len(seen), scales[None], pair_safe=pair_safe)[0]
+    assert layer_error(unseen, rows, stored, scales) < 0.7 * layer_error(unseen, rows, plain, scales)
+
+
+def test_independent_inputs_leave_nothing_to_gain(rng):
+    rows = rng.normal(size=(1, 4, 32)).astype(np.float32)
+    scales = np.abs(rows).max(axis=2) / 127
+    stored = gptq_round(rows, np.eye(32, dtype=np.float32)[None], scales, pair_safe=False)
+    assert np.array_equal(stored, np.rint(rows / scales[..., None]))
+
+
+def test_groups_are_rounded_apart(rng):
+    rows = rng.normal(size=(6, 1, 9)).astype(np.float32)
+    scales = np.abs(rows).max(axis=2) / 127
+    moments = np.stack([x.T @ x for x in (correlated(rng, 200, 9) for _ in range(6))]).astype(np.float32)
+    together = gptq_round(rows, moments, scales, pair_safe=False)
+    for g in range(6):
+        alone = gptq_round(rows[g : g + 1], moments[g : g + 1], scales[g : g + 1], pair_safe=False)
+        assert np.array_equal(together[g], alone[0])
+
+
+def test_inputs_that_are_always_zero(rng):
+    rows = rng.normal(size=(1, 3, 8)).astype(np.float32)
+    scales = np.abs(rows).max(axis=2) / 127
+    stored = gptq_round(rows, np.zeros((1, 8, 8), np.float32), scales, pair_safe=True)
+    assert saturating_pairs(stored[0]) == 0
+
+
+def test_output_shift_is_the_mean_of_what_rounding_changes(rng):
+    rows = rng.normal(size=(6, 10)).astype(np.float32)
+    scales = symmetric_scale(np.abs(rows).max(axis=1)) * 8
+    stored = np.rint(rows / scales[:, None]).astype(np.int8)
+    x = rng.normal(2, 1, size=(500, 10)).astype(np.float32)
+    shift = output_shift(rows, stored, scales, x.mean(axis=0, keepdims=True))
+    assert shift == pytest.approx((x @ rows.T - x @ (stored * scales[:, None]).T).mean(axis=0), rel=1e-3, abs=1e-4)
