@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print. Nothing heavy is imported before a command runs."""
 
 import functools
+import logging
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,6 +25,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, verbose: bool = False, **kwargs: Any) -> None:
+        logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # its warnings are about its own steps
         try:
             command(*args, verbose=verbose, **kwargs)
         except OnnxqError as error:

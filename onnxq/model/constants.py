@@ -24,7 +24,7 @@ def fold_constants(model: ir.Model) -> None:
     for node in graph:
         inputs = [value for value in node.inputs if value is not None]
         if (
-            inputs
+            (inputs or node.op_type == "Constant")
             and node.op_type not in NOT_FOLDED
             and all(is_constant(value) or value in known for value in inputs)
             and not any(value.is_graph_output() for value in node.outputs)
@@ -35,10 +35,12 @@ def fold_constants(model: ir.Model) -> None:
     wanted = [value for node in folded for value in node.outputs if value.uses() and any(use.node not in inside for use in value.uses())]
     if not wanted:
         return
-    results = _evaluate(model, folded, wanted)
-    sources = sum(v.const_value.nbytes for n in folded for v in n.inputs if v is not None and v.const_value is not None)
+    results = {v: a for v, a in _evaluate(model, folded, wanted).items() if a.dtype != object}
+    given = {output for node in folded if node.op_type == "Constant" for output in node.outputs if output in results}
+    sources = sum(results[value].nbytes for value in given)
+    sources += sum(v.const_value.nbytes for n in folded for v in n.inputs if v is not None and v.const_value is not None)
     if sum(array.nbytes for array in results.values()) > sources + GROWTH_LIMIT:
-        results = {value: array for value, array in results.items() if array.nbytes <= GROWTH_LIMIT}
+        results = {value: array for value, array in results.items() if value in given or array.nbytes <= GROWTH_LIMIT}
     _replace(graph, folded, results)
 
 

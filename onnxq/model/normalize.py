@@ -25,7 +25,6 @@ def normalize(model: ir.Model) -> ir.Model:
     ):
         step(model)
     model = lift_opset(model)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.RemoveInitializersFromInputsPass()(model)
     bypass_dropout(model)
     passes.IdentityEliminationPass()(model)
