@@ -1,6 +1,7 @@
 /* Answers the cpuid instructions that older_cpu.py replaced by ud2, hiding AVX-512, VNNI and AMX. */
 #define _GNU_SOURCE
 #include <cpuid.h>
+#include <dlfcn.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <ucontext.h>
@@ -20,6 +21,14 @@ static void answer(int number, siginfo_t *info, void *context) {
     if (leaf == 7 && sub == 1) a = b = c = d = 0;
     r[REG_RAX] = a, r[REG_RBX] = b, r[REG_RCX] = c, r[REG_RDX] = d;
     r[REG_RIP] += 2;
+}
+
+/* Others (Python's faulthandler) must not take the signal away. */
+int sigaction(int number, const struct sigaction *action, struct sigaction *old) {
+    static int (*real)(int, const struct sigaction *, struct sigaction *);
+    if (!real) real = (int (*)(int, const struct sigaction *, struct sigaction *))dlsym(RTLD_NEXT, "sigaction");
+    if (number == SIGILL && action && action->sa_sigaction != answer) return real(number, NULL, old);
+    return real(number, action, old);
 }
 
 __attribute__((constructor)) static void install(void) {
