@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxq.errors import OnnxqError
-from onnxq.options import Format, Method, QuantizeOptions, Target
+from onnxq.options import Effort, Format, Method, QuantizeOptions, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnxq.report.model import QuantizeReport
 
 __version__ = "0.1.0"
-__all__ = ["Format", "Method", "OnnxqError", "QuantizeOptions", "Target", "evaluate", "quantize"]
+__all__ = ["Effort", "Format", "Method", "OnnxqError", "QuantizeOptions", "Target", "evaluate", "quantize"]
 
 
 def quantize(model: str | Path, calib: str | Path | None = None, output: str | Path | None = None, **options: Any) -> QuantizeReport:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
+from onnxq.fallback import REASON, TARGET_DB, Fallback, Load, fall_back
 from onnxq.metrics import OutputError
 from onnxq.model.runtime import open_session, run
 from onnxq.options import Method
@@ -18,6 +19,9 @@ from onnxq.parameters import Parameters, activation_parameters, make_parameters
 from onnxq.plan import Plan
 from onnxq.schemes import Array, Feeds
 from onnxq.weights import QuantizedWeight, WeightOptions, quantize_weights
+
+QUICK = 3
+"""Samples over which each node's own noise is measured."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,11 @@ class References:
     feeds: Sequence[Feeds]
     outputs: Sequence[Sequence[Array]]
 
-    def sqnr_db(self, model: ir.Model) -> float:
-        """How close a model in memory comes, in dB."""
+    def sqnr_db(self, model: ir.Model, most: int | None = None) -> float:
+        """How close a model in memory comes, in dB, over all samples or the first `most`."""
         session = open_session(model)
         error = OutputError(self.names)
-        for feeds, expected in zip(self.feeds, self.outputs, strict=True):
+        for feeds, expected in list(zip(self.feeds, self.outputs, strict=True))[:most]:
             error.add(expected, run(session, feeds, "held out"))
         return error.sqnr_db() or 0.0
 
@@ -51,8 +55,10 @@ class Choice:
     """What was kept, and all that was tried."""
 
     kept: Trial
+    plan: Plan
     parameters: Parameters
     trials: list[Trial]
+    fallback: Fallback | None = None
 
 
 @dataclass
@@ -64,40 +70,40 @@ class Candidates:
     moments: Mapping[LayerInput, Moments]
     method_options: MethodOptions
     weight_options: WeightOptions
-    write: Callable[[Parameters], ir.Model]
+    write: Callable[[Plan, Parameters], ir.Model]
     references: References | None
 
     def __post_init__(self) -> None:
         self._weights: dict[tuple[str, ...], dict[str, QuantizedWeight]] = {}
         self.trials: list[Trial] = []
 
-    def parameters(self, method: Method, techniques: tuple[str, ...]) -> Parameters:
-        """All numbers for a method and techniques (names of `WeightOptions` that are on)."""
-        activations = activation_parameters(self.plan, self.statistics, method, self.method_options)
+    def parameters(self, plan: Plan, method: Method, techniques: tuple[str, ...]) -> Parameters:
+        """All numbers for a plan (this one, or a part of it), a method and techniques."""
+        activations = activation_parameters(plan, self.statistics, method, self.method_options)
         if techniques not in self._weights:
             widest = activation_parameters(self.plan, self.statistics, Method.MINMAX, self.method_options)
             scales = {name: float(params.scale) for name, params in widest.items()}
             options = replace(self.weight_options, gptq="gptq" in techniques, bias_correction="bias_correction" in techniques)
             self._weights[techniques] = quantize_weights(self.plan, scales, self.moments, options)
-        return make_parameters(self.plan, activations, self._weights[techniques])
+        return make_parameters(plan, activations, self._weights[techniques])
+
+    def quality(self, plan: Plan, trial: Trial, most: int | None = None) -> float:
+        """SQNR in dB of a part of the plan with a trial's method and techniques."""
+        assert self.references is not None
+        return self.references.sqnr_db(self.write(plan, self.parameters(plan, trial.method, trial.techniques)), most)
 
     def best(self, options: Sequence[tuple[Method, tuple[str, ...]]]) -> Choice:
         """The best of some candidates; the first where nothing can be measured."""
-        kept: tuple[Trial, Parameters] | None = None
+        measured: list[Trial] = []
         for method, techniques in options:
-            parameters = self.parameters(method, techniques)
-            if self.references is None or len(options) == 1:
-                quality = None
-            else:
-                quality = self.references.sqnr_db(self.write(parameters))
-            trial = Trial(method, techniques, quality)
-            self.trials.append(trial)
-            if kept is None or (quality is not None and quality > (kept[0].sqnr_db or 0.0)):
-                kept = trial, parameters
-            if quality is None:
-                break
-        assert kept is not None
-        return Choice(*kept, self.trials)
+            known = next((t for t in self.trials if (t.method, t.techniques) == (method, techniques)), None)
+            trial = known or Trial(method, techniques, None)
+            if self.references is not None and known is None:
+                trial = replace(trial, sqnr_db=self.quality(self.plan, trial))
+                self.trials.append(trial)
+            measured.append(trial)
+        kept = measured[0] if self.references is None else max(measured, key=lambda trial: trial.sqnr_db or 0.0)
+        return Choice(kept, self.plan, self.parameters(self.plan, kept.method, kept.techniques), self.trials)
 
 
 def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tuple[str, ...]]) -> Choice:
@@ -107,3 +113,20 @@ def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tupl
     if method is not Method.AUTO or candidates.references is None:
         return choice
     return candidates.best([(each, choice.kept.techniques) for each in METHODS])
+
+
+def keep_outputs(candidates: Candidates, choice: Choice, loads: Mapping[str, Load], replan: Callable[[Mapping[str, str]], Plan]) -> Choice:
+    """Leave nodes float until the outputs hold, where they do not; `replan` plans with such nodes."""
+    before = choice.kept.sqnr_db
+    if before is None or before >= TARGET_DB or len(loads) < 2:
+        return choice
+
+    def judge(names: frozenset[str], most: int | None = None) -> float:
+        return candidates.quality(replan(dict.fromkeys(names, REASON)), choice.kept, most)
+
+    fallback = fall_back(loads, lambda names: judge(names, QUICK), judge, before)
+    if not fallback.nodes:
+        return choice
+    plan = replan(dict.fromkeys(fallback.nodes, REASON))
+    parameters = candidates.parameters(plan, choice.kept.method, choice.kept.techniques)
+    return replace(choice, plan=plan, parameters=parameters, fallback=fallback)

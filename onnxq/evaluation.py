@@ -1,9 +1,7 @@
 """`onnxq eval`: a float model against one or more others, over a folder of samples, one at a time."""
 
 import csv
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +13,11 @@ from onnxq.data.images import Preprocess
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
+from onnxq.latency import medians_ms
 from onnxq.metrics import Classification, OutputError
 from onnxq.model.files import file_bytes, load
 from onnxq.model.runtime import input_specs, open_session, run
 from onnxq.schemes import Array, Feeds
-
-LATENCY_SECONDS = 4.0
-LATENCY_RUNS = 200
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptio
                 classification.add(results[0][chosen], result[chosen], label)
             elif label is not None:
                 raise DataError(f"output '{names[chosen]}' has no axis of classes: name another with --output")
-    times = _latency(paths, kept, options.threads) if options.latency else [None] * len(paths)
+    times = medians_ms(paths, kept, options.threads) if options.latency else [None] * len(paths)
     rows = [_score(*row, base=times[0]) for row in zip(paths, errors, classes, times, strict=True)]
     return EvalReport(len(samples), classes[0].labelled, names[chosen], rows)
 
@@ -186,28 +182,6 @@ def _select(samples: list[Sample], labels: dict[str, int | None] | None, options
         if missing:
             raise DataError(f"{options.labels}: {min(missing)} is not in the data folder")
     return samples if options.samples is None else spread(samples, options.samples)
-
-
-def _latency(paths: Sequence[Path], feeds: list[Feeds], threads: int) -> list[float | None]:
-    """Median milliseconds of each model, run in turns so that a busy machine slows all alike."""
-    sessions = [open_session(path, threads=threads) for path in paths]
-    return list(alternate([lambda f, s=s: s.run(None, f) for s in sessions], feeds, LATENCY_RUNS, LATENCY_SECONDS))  # type: ignore[misc]
-
-
-def alternate(actions: Sequence[Callable[[Feeds], object]], feeds: list[Feeds], runs: int, seconds: float) -> list[float]:
-    """Median milliseconds of each action, taken in turns; at least 5 runs each, then until time is up."""
-    times: list[list[float]] = [[] for _ in actions]
-    for action in actions:
-        action(feeds[0])
-    end = time.perf_counter() + seconds
-    for turn in range(runs):
-        if turn >= 5 and time.perf_counter() > end:
-            break
-        for action, record in zip(actions, times, strict=True):
-            start = time.perf_counter()
-            action(feeds[turn % len(feeds)])
-            record.append((time.perf_counter() - start) * 1000)
-    return [statistics.median(record) for record in times]
 
 
 def _score(path: Path, error: OutputError, classes: Classification, latency: float | None, *, base: float | None) -> ModelScore:

@@ -60,7 +60,7 @@ def activation_parameters(plan: Plan, statistics: Statistics, method: Method, op
 def _range(tensor: PlannedTensor, statistics: Statistics, method: Method, options: MethodOptions) -> Range:
     if tensor.known is not None:
         return tensor.known
-    sketch = statistics.sketches.get(tensor.name)
+    sketch = statistics.sketch(tensor.name)
     if sketch is None:
         raise DataError(f"the statistics lack tensor '{tensor.name}': they come from other options, calibrate again")
     if sketch.batches == 0:

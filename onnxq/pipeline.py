@@ -1,6 +1,7 @@
 """`onnxq quantize` and `onnxq calibrate`: the stages, in order."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +14,17 @@ from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics, load_statistics
-from onnxq.choice import Candidates, Choice, References, choose
+from onnxq.choice import Candidates, Choice, References, choose, keep_outputs
 from onnxq.data.images import read_preprocess
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
+from onnxq.fallback import RUINED_DB, Load
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
+from onnxq.latency import medians_ms
 from onnxq.macs import concrete_shapes, node_macs
+from onnxq.model.edit import sizes
 from onnxq.model.files import check_output, digest, file_bytes, load, save, staged
 from onnxq.model.normalize import normalize
 from onnxq.model.runtime import input_specs, open_session, run
@@ -28,15 +32,17 @@ from onnxq.operators import ALREADY_QUANTIZED, Role
 from onnxq.options import Effort, Format, Method, QuantizeOptions
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan, Selection, make_plan
-from onnxq.report.model import FloatNodes, QuantizeReport
+from onnxq.report.model import FloatNodes, Latency, QuantizeReport
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.weights import WeightOptions, layer_inputs
 
 HELD_OUT_SHARE = 8
 """One in so many samples is kept from calibration and verifies the result."""
+SLOWER = 1.03
+"""A file that takes so many times the float model's time is called slower."""
 LAYER_SAMPLES = 64
 """Calibration samples from which the layers' moments are taken."""
-JUDGES = 8
+JUDGES = 32
 """Held-out samples over which candidates are compared."""
 TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
     Effort.FAST: [("bias_correction",)],
@@ -75,12 +81,14 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     job = _prepare(options)
     clock.lap(job, "prepare")
     statistics = _statistics(job)
+    statistics.aliases = {tensor.name: tensor.source for tensor in job.plan.tensors.values()}
     clock.lap(job, "calibrate")
     moments = _moments(job)
     clock.lap(job, "layers")
     choice = _choose(job, statistics, moments)
     clock.lap(job, "choose")
-    quantized = _write(job, choice.parameters)
+    job.plan = choice.plan
+    quantized = _write(job, choice.plan, choice.parameters)
     _record(quantized, options, choice, statistics)
     with staged(options.destination) as building:
         save(quantized, building)
@@ -128,7 +136,7 @@ def _prepare(options: QuantizeOptions) -> _Job:
     quantized = sum(node.op_type in ALREADY_QUANTIZED for node in model.graph)
     specs = input_specs(open_session(options.model, optimize=False, threads=1))
     model = normalize(model)
-    plan = make_plan(model, Selection(options.include, options.exclude, options.op_types))
+    plan = make_plan(model, _selection(options))
     if not any(planned.row.role is Role.ANCHOR for planned in plan.nodes.values()):
         raise ModelError(f"{options.model}: nothing to quantize: {_why_nothing(plan, quantized)}")
     job = _Job(options, model, plan, [], [])
@@ -151,6 +159,10 @@ def _prepare(options: QuantizeOptions) -> _Job:
     return job
 
 
+def _selection(options: QuantizeOptions) -> Selection:
+    return Selection(options.include, options.exclude, options.op_types)
+
+
 def _why_nothing(plan: Plan, quantized: int) -> str:
     if quantized:
         return f"it is quantized already ({quantized} integer nodes)"
@@ -169,8 +181,8 @@ def _statistics(job: _Job) -> Statistics:
     return statistics
 
 
-def _write(job: _Job, parameters: Parameters) -> ir.Model:
-    return WRITERS[job.options.format](job.model, job.plan, parameters)
+def _write(job: _Job, plan: Plan, parameters: Parameters) -> ir.Model:
+    return WRITERS[job.options.format](job.model, plan, parameters)
 
 
 def _moments(job: _Job) -> dict[LayerInput, Moments]:
@@ -191,10 +203,23 @@ def _choose(job: _Job, statistics: Statistics, moments: dict[LayerInput, Moments
         moments,
         MethodOptions(options.percentile),
         WeightOptions(options.per_channel, options.target),
-        lambda parameters: _write(job, parameters),
+        lambda plan, parameters: _write(job, plan, parameters),
         _references(job, samples) if samples else None,
     )
-    return choose(candidates, options.method, TECHNIQUES[options.effort] if moments else [()])
+    choice = choose(candidates, options.method, TECHNIQUES[options.effort] if moments else [()])
+    if options.effort is Effort.FAST or not samples:
+        return choice
+    return keep_outputs(candidates, choice, _loads(job), lambda kept: make_plan(job.model, _selection(options), kept))
+
+
+def _loads(job: _Job) -> dict[str, Load]:
+    """Each planned product's share of the planned MACs and of the planned weights."""
+    shapes = concrete_shapes(job.model, job.held_out[0].load())
+    anchors = {name: planned.node for name, planned in job.plan.nodes.items() if planned.row.role is Role.ANCHOR}
+    macs = {name: node_macs(node, shapes) for name, node in anchors.items()}
+    weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
+    whole = max(1, sum(macs.values())), max(1, sum(weights.values()))
+    return {name: Load(macs[name] / whole[0], weights[name] / whole[1]) for name in anchors}
 
 
 def _references(job: _Job, samples: Sequence[Sample]) -> References:
@@ -237,6 +262,15 @@ def _verify(job: _Job, path: Path, choice: Choice, statistics: Statistics) -> Qu
             f"the integer kernels give {outputs.optimized_db:.1f} dB, the file as written {outputs.unoptimized_db:.1f} dB: "
             "this runtime computes something else than the file says"
         )
+    if outputs is not None and outputs.sqnr_db is not None and outputs.sqnr_db < RUINED_DB:
+        job.warnings.append(f"the outputs are far from float ({outputs.sqnr_db:.1f} dB): check with onnxq eval before using the file")
+    latency = None
+    if job.held_out:
+        specs = input_specs(open_session(options.model, optimize=False, threads=1))
+        timed = [check_feeds(sample, specs) for sample in job.held_out[:4]]
+        latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=1.0))
+        if latency.ratio > SLOWER:
+            job.warnings.append(f"the file is slower than the float model on this machine: {latency.ratio:.2f}x the time")
     for name in kernels.fell_back:
         job.warnings.append(f"'{name}' was planned but runs in float on this runtime")
     macs = {name: node_macs(node, shapes) for name, (node, _) in job.plan.floats.items()}
@@ -248,12 +282,14 @@ def _verify(job: _Job, path: Path, choice: Choice, statistics: Statistics) -> Qu
         percentile=options.percentile if choice.kept.method is Method.PERCENTILE else None,
         techniques=list(choice.kept.techniques),
         trials=choice.trials,
+        fallback=choice.fallback,
         samples=statistics.samples,
         bytes_before=file_bytes(options.model),
         bytes_after=file_bytes(path),
         planned=sum(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()),
         kernels=kernels,
         outputs=outputs,
+        latency=latency,
         floats=FloatNodes.group((node.op_type, node.name or "", why, macs[node.name or ""]) for node, why in job.plan.floats.values()),
         ranges={name: (s.minimum, s.maximum) for name, s in statistics.sketches.items() if name in job.plan.tensors},
         warnings=job.warnings,

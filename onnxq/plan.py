@@ -5,6 +5,7 @@ operator joins where an integer value reaches it and an integer operator waits f
 that no value is converted to float and back. The plan names tensors and nodes; it computes no number.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -91,13 +92,14 @@ class Plan:
         return [t.name for t in self.tensors.values() if t.source == t.name and t.known is None]
 
 
-def make_plan(model: ir.Model, selection: Selection | None = None) -> Plan:
-    """Plan the main graph of a normalized model."""
+def make_plan(model: ir.Model, selection: Selection | None = None, kept: Mapping[str, str] | None = None) -> Plan:
+    """Plan the main graph of a normalized model; `kept` are nodes to leave float, with the reason."""
+    kept = kept or {}
     selection = selection or Selection()
     graph = model.graph
     refusals: dict[ir.Node, str] = {}
     for node in graph:
-        reason = selection.refusal(node) if node.op_type in OPERATORS else None
+        reason = kept.get(node.name or "") or (selection.refusal(node) if node.op_type in OPERATORS else None)
         reason = reason or _refusal(node)
         if reason:
             refusals[node] = reason

@@ -24,12 +24,18 @@ class Statistics:
     model    SHA-256 of the float model: statistics are refused for any other
     data     SHA-256 of each sample, chained in order
     samples  number of samples seen
+    aliases  tensors that views make of others, by name; not saved
     """
 
     model: str
     data: str = ""
     samples: int = 0
     sketches: dict[str, Sketch] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    def sketch(self, tensor: str) -> Sketch | None:
+        """The sketch of a tensor, or of the one whose values it shows in another shape."""
+        return self.sketches.get(tensor) or self.sketches.get(self.aliases.get(tensor, ""))
 
     def merge(self, later: "Statistics") -> None:
         """Add the statistics of later samples of the same model.

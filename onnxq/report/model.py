@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from onnxq.choice import Trial
+from onnxq.fallback import Fallback
 from onnxq.verify import Kernels, Outputs
 
 SCHEMA = 1
@@ -30,11 +31,25 @@ class FloatNodes:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """Median milliseconds of one inference, one thread, the models run in turns on this machine."""
+
+    float_ms: float
+    int8_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """int8 / float; below 1 is faster."""
+        return self.int8_ms / self.float_ms
+
+
+@dataclass(frozen=True)
 class QuantizeReport:
     """What `onnxq quantize` did.
 
     bytes_*  of the files with their external data
     trials   what was compared on held-out samples
+    fallback  what was left float for the outputs' sake
     planned  number of Conv, MatMul and Gemm that were to run on integers
     ranges   seen minimum and maximum of each calibrated tensor
     seconds  wall time of each stage
@@ -47,12 +62,14 @@ class QuantizeReport:
     percentile: float | None
     techniques: list[str]
     trials: list[Trial]
+    fallback: Fallback | None
     samples: int
     bytes_before: int
     bytes_after: int
     planned: int
     kernels: Kernels
     outputs: Outputs | None
+    latency: Latency | None
     floats: list[FloatNodes]
     ranges: dict[str, tuple[float, float]]
     warnings: list[str]

@@ -47,6 +47,13 @@ def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
         rows.append(["outputs", f"{outputs.sqnr_db:.1f} dB SQNR against float on {outputs.samples} held-out samples"])
         both = f"{outputs.optimized_db:.1f} dB in integer kernels, {outputs.unoptimized_db:.1f} dB as written"
         rows.append(["", f"{both}, on {outputs.checked} of them"])
+    if report.latency is not None:
+        times = f"{report.latency.int8_ms:.3g} ms, float {report.latency.float_ms:.3g} ms; one thread, this machine"
+        rows.append(["latency", f"{report.latency.ratio:.2f}x of float ({times})"])
+    if report.fallback is not None:
+        kept = f"{len(report.fallback.nodes)} nodes with {report.fallback.mac_share:.1%} of the MACs"
+        change = f"{report.fallback.before_db:.1f} dB with them in int8, {report.fallback.after_db:.1f} dB without"
+        rows.append(["kept float", f"{kept}: {change}"])
     shown = report.floats if verbose else report.floats[:5]
     for i, group in enumerate(shown):
         names = f" ({_some(group.names)})" if verbose else ""

@@ -1,0 +1,35 @@
+"""Latency of models against one another: run in turns, so that a busy machine slows all alike."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnxq.model.runtime import open_session
+from onnxq.schemes import Feeds
+
+MOST_RUNS, LEAST_RUNS = 200, 5
+
+
+def medians_ms(paths: Sequence[Path], feeds: Sequence[Feeds], threads: int, seconds: float = 4.0) -> list[float]:
+    """Median milliseconds of one inference of each model.
+
+    Args:
+        paths: the models.
+        feeds: samples, taken in turn.
+        threads: of the runtime.
+        seconds: after which no further turn begins, but at least five are taken.
+    """
+    sessions = [open_session(path, threads=threads) for path in paths]
+    times: list[list[float]] = [[] for _ in sessions]
+    for session in sessions:
+        session.run(None, feeds[0])
+    end = time.perf_counter() + seconds
+    for turn in range(MOST_RUNS):
+        if turn >= LEAST_RUNS and time.perf_counter() > end:
+            break
+        for session, record in zip(sessions, times, strict=True):
+            start = time.perf_counter()
+            session.run(None, feeds[turn % len(feeds)])
+            record.append((time.perf_counter() - start) * 1000)
+    return [statistics.median(record) for record in times]

@@ -1,0 +1,95 @@
+"""Blame: the guilty nodes go back to float, the cheapest first, and no others."""
+
+import numpy as np
+import pytest
+
+import onnxq
+from onnxq.fallback import LEAST_GAIN_DB, MOST_COST, TARGET_DB, Load, fall_back
+from tests.conftest import normal, parse
+
+
+def world(noises, interaction=1.0):
+    """Judges of a model in which each node puts its own noise on the outputs."""
+
+    def judge(floats):
+        noise = sum(noise for name, noise in noises.items() if name not in floats)
+        return float(-10 * np.log10(max(noise * interaction, 1e-12)))
+
+    return judge
+
+
+def loads_of(names, macs=None):
+    share = 1 / len(names)
+    return {name: Load((macs or {}).get(name, share), share) for name in names}
+
+
+def run(noises, *, macs=None, interaction=1.0):
+    loads = loads_of(list(noises), macs)
+    alone = world(noises)
+    return fall_back(loads, alone, world(noises, interaction), world(noises, interaction)(frozenset()))
+
+
+def test_only_the_guilty_node_goes_back():
+    noises = {f"n{i}": 1e-5 for i in range(20)} | {"bad": 0.05}
+    result = run(noises)
+    assert result.nodes == ("bad",)
+    assert result.before_db < TARGET_DB <= result.after_db
+
+
+def test_of_two_equally_noisy_nodes_the_cheaper_goes_first():
+    noises = {f"n{i}": 1e-6 for i in range(30)} | {"cheap": 0.008, "dear": 0.008}
+    result = run(noises, macs=dict.fromkeys(noises, 0.01) | {"dear": 0.15})
+    assert result.nodes == ("cheap",)
+
+
+def test_noise_that_is_more_than_its_parts_takes_more_rounds():
+    noises = {f"n{i}": 0.002 * 0.7**i for i in range(25)}
+    result = run(noises, interaction=4.0)
+    assert result.after_db >= TARGET_DB
+    assert len(result.nodes) > 1
+
+
+def test_no_more_is_given_up_than_allowed_and_nothing_for_little():
+    noises = {f"n{i}": 0.0025 for i in range(20)}
+    result = run(noises)
+    assert result.nodes == ()
+    assert result.after_db == result.before_db
+    assert 10 * np.log10(1 / (1 - MOST_COST)) < LEAST_GAIN_DB
+
+
+def test_large_models_are_measured_in_groups():
+    noises = {f"n{i}": 1e-6 for i in range(1000)} | {"bad": 0.05}
+    asked = []
+    loads = loads_of(list(noises))
+    judge = world(noises)
+    result = fall_back(loads, lambda names: asked.append(1) or judge(names), judge, judge(frozenset()))
+    assert len(asked) <= 64
+    assert "bad" in result.nodes
+    assert result.mac_share < 0.05
+
+
+@pytest.fixture
+def fragile(tmp_path, rng):
+    """A chain of products of which one sees a range that 8 bits cannot hold."""
+    text = """g (float[N,16] x) => (float[N,16] y) {
+        a = Gemm(x, w0)  b = Tanh(a)  c = Mul(b, spread)  d = Gemm(c, w1)  e = Tanh(d)  f = Gemm(e, w2)  h = Tanh(f)  y = Gemm(h, w3) }"""
+    spread = np.float32([1000, *[1] * 15])
+    constants = {f"w{i}": normal(rng, 16, 16) / 4 for i in range(4)} | {"spread": spread}
+    constants["w1"][0] /= 1000  # the wide input counts no more than the others
+    import onnx
+
+    onnx.save(parse(text, constants), tmp_path / "model.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(32):
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 16))
+    return tmp_path
+
+
+def test_a_model_that_8_bits_would_ruin_is_saved(fragile):
+    careless = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "fast.onnx", effort=onnxq.Effort.FAST)
+    assert careless.outputs.sqnr_db < 15
+    assert careless.fallback is None
+    report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
+    assert report.outputs.sqnr_db > 25
+    assert len(report.fallback.nodes) == 1
+    assert any("kept float for accuracy" in group.reason for group in report.floats)
