@@ -51,10 +51,21 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A form of the normalized model: its plan, its layers' moments, and the techniques that made it."""
+
+    model: ir.Model
+    plan: Plan
+    moments: Mapping[LayerInput, Moments]
+    techniques: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Choice:
     """What was kept, and all that was tried."""
 
     kept: Trial
+    model: ir.Model
     plan: Plan
     parameters: Parameters
     trials: list[Trial]
@@ -65,12 +76,11 @@ class Choice:
 class Candidates:
     """Makes parameters from a method and a set of techniques; weights are made once a set."""
 
-    plan: Plan
+    variant: Variant
     statistics: Statistics
-    moments: Mapping[LayerInput, Moments]
     method_options: MethodOptions
     weight_options: WeightOptions
-    write: Callable[[Plan, Parameters], ir.Model]
+    write: Callable[[ir.Model, Plan, Parameters], ir.Model]
     references: References | None
 
     def __post_init__(self) -> None:
@@ -81,29 +91,32 @@ class Candidates:
         """All numbers for a plan (this one, or a part of it), a method and techniques."""
         activations = activation_parameters(plan, self.statistics, method, self.method_options)
         if techniques not in self._weights:
-            widest = activation_parameters(self.plan, self.statistics, Method.MINMAX, self.method_options)
+            widest = activation_parameters(self.variant.plan, self.statistics, Method.MINMAX, self.method_options)
             scales = {name: float(params.scale) for name, params in widest.items()}
             options = replace(self.weight_options, gptq="gptq" in techniques, bias_correction="bias_correction" in techniques)
-            self._weights[techniques] = quantize_weights(self.plan, scales, self.moments, options)
+            self._weights[techniques] = quantize_weights(self.variant.plan, scales, self.variant.moments, options)
         return make_parameters(plan, activations, self._weights[techniques])
 
     def quality(self, plan: Plan, trial: Trial, most: int | None = None) -> float:
         """SQNR in dB of a part of the plan with a trial's method and techniques."""
         assert self.references is not None
-        return self.references.sqnr_db(self.write(plan, self.parameters(plan, trial.method, trial.techniques)), most)
+        parameters = self.parameters(plan, trial.method, trial.techniques)
+        return self.references.sqnr_db(self.write(self.variant.model, plan, parameters), most)
 
     def best(self, options: Sequence[tuple[Method, tuple[str, ...]]]) -> Choice:
         """The best of some candidates; the first where nothing can be measured."""
         measured: list[Trial] = []
         for method, techniques in options:
+            techniques = tuple(dict.fromkeys((*self.variant.techniques, *techniques)))
             known = next((t for t in self.trials if (t.method, t.techniques) == (method, techniques)), None)
             trial = known or Trial(method, techniques, None)
             if self.references is not None and known is None:
-                trial = replace(trial, sqnr_db=self.quality(self.plan, trial))
+                trial = replace(trial, sqnr_db=self.quality(self.variant.plan, trial))
                 self.trials.append(trial)
             measured.append(trial)
         kept = measured[0] if self.references is None else max(measured, key=lambda trial: trial.sqnr_db or 0.0)
-        return Choice(kept, self.plan, self.parameters(self.plan, kept.method, kept.techniques), self.trials)
+        plan = self.variant.plan
+        return Choice(kept, self.variant.model, plan, self.parameters(plan, kept.method, kept.techniques), self.trials)
 
 
 def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tuple[str, ...]]) -> Choice:

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,9 +12,8 @@ import onnx_ir as ir
 from onnxq import __version__
 from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import MethodOptions
-from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics, load_statistics
-from onnxq.choice import Candidates, Choice, References, choose, keep_outputs
+from onnxq.choice import Candidates, Choice, References, Variant, choose, keep_outputs
 from onnxq.data.images import read_preprocess
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
@@ -33,6 +32,8 @@ from onnxq.options import Effort, Format, Method, QuantizeOptions
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan, Selection, make_plan
 from onnxq.report.model import FloatNodes, Latency, QuantizeReport
+from onnxq.schemes import Feeds
+from onnxq.smooth import smooth
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.weights import WeightOptions, layer_inputs
 
@@ -80,15 +81,14 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     clock = _Clock()
     job = _prepare(options)
     clock.lap(job, "prepare")
-    statistics = _statistics(job)
-    statistics.aliases = {tensor.name: tensor.source for tensor in job.plan.tensors.values()}
-    clock.lap(job, "calibrate")
-    moments = _moments(job)
+    variants = _variants(job)
     clock.lap(job, "layers")
-    choice = _choose(job, statistics, moments)
+    statistics = _statistics(job, variants)
+    clock.lap(job, "calibrate")
+    choice = _choose(job, variants, statistics)
     clock.lap(job, "choose")
-    job.plan = choice.plan
-    quantized = _write(job, choice.plan, choice.parameters)
+    job.model, job.plan = choice.model, choice.plan
+    quantized = _write(job, choice)
     _record(quantized, options, choice, statistics)
     with staged(options.destination) as building:
         save(quantized, building)
@@ -170,52 +170,67 @@ def _why_nothing(plan: Plan, quantized: int) -> str:
     return reasons[0] if reasons else "it has no Conv, MatMul or Gemm in its main graph"
 
 
-def _statistics(job: _Job) -> Statistics:
+def _statistics(job: _Job, variants: Sequence[Variant]) -> Statistics:
+    """One pass for all variants: the last one's graph has the values of the others too."""
     options = job.options
     model_digest = digest(options.model)
-    if not options.stats:
-        return collect(job.model, job.plan.sources(), job.calibration, model_digest)
-    statistics, *others = [load_statistics(path, model_digest) for path in options.stats]
-    for other in others:
-        statistics.merge(other)
+    if options.stats:
+        statistics, *others = [load_statistics(path, model_digest) for path in options.stats]
+        for other in others:
+            statistics.merge(other)
+    else:
+        names = dict.fromkeys(name for variant in variants for name in variant.plan.sources())
+        statistics = collect(variants[-1].model, list(names), job.calibration, model_digest)
+    for variant in variants:
+        statistics.aliases |= {tensor.name: tensor.source for tensor in variant.plan.tensors.values()}
     return statistics
 
 
-def _write(job: _Job, plan: Plan, parameters: Parameters) -> ir.Model:
-    return WRITERS[job.options.format](job.model, plan, parameters)
+def _write(job: _Job, choice: Choice) -> ir.Model:
+    return WRITERS[job.options.format](choice.model, choice.plan, choice.parameters)
 
 
-def _moments(job: _Job) -> dict[LayerInput, Moments]:
-    """Moments of the layers' inputs, over some of the calibration samples."""
+def _variants(job: _Job) -> list[Variant]:
+    """The model as it is, and smoothed where that is expected to pay, with their layers' moments."""
+    plain = Variant(job.model, job.plan, {})
     if not job.calibration:
-        return {}
+        return [plain]
     samples = spread(job.calibration, LAYER_SAMPLES)
-    return collect_moments(job.model, layer_inputs(job.plan).values(), samples, second=job.options.effort is not Effort.FAST)
+    second = job.options.effort is not Effort.FAST
+    moments = collect_moments(job.model, layer_inputs(job.plan).values(), samples, second=second)
+    plain = Variant(job.model, job.plan, moments)
+    smoothed = None if job.options.stats else smooth(job.model, job.plan, moments)
+    if smoothed is None:
+        return [plain]
+    model, known = smoothed
+    return [plain, Variant(model, make_plan(model, _selection(job.options)), known, ("smoothing",))]
 
 
-def _choose(job: _Job, statistics: Statistics, moments: dict[LayerInput, Moments]) -> Choice:
-    """Method and techniques: those asked for, or the best on held-out samples."""
+def _choose(job: _Job, variants: list[Variant], statistics: Statistics) -> Choice:
+    """Variant, method and techniques: those asked for, or the best on held-out samples."""
     options = job.options
     samples = spread(job.held_out, JUDGES)
-    candidates = Candidates(
-        job.plan,
-        statistics,
-        moments,
-        MethodOptions(options.percentile),
-        WeightOptions(options.per_channel, options.target),
-        lambda plan, parameters: _write(job, plan, parameters),
-        _references(job, samples) if samples else None,
-    )
-    choice = choose(candidates, options.method, TECHNIQUES[options.effort] if moments else [()])
-    if options.effort is Effort.FAST or not samples:
-        return choice
-    return keep_outputs(candidates, choice, _loads(job), lambda kept: make_plan(job.model, _selection(options), kept))
+    references = _references(job, samples) if samples else None
+    tried = []
+    for variant in variants:
+        write = WRITERS[options.format]
+        weights = WeightOptions(options.per_channel, options.target)
+        candidates = Candidates(variant, statistics, MethodOptions(options.percentile), weights, write, references)
+        techniques = TECHNIQUES[options.effort] if variant.moments else [()]
+        tried.append((candidates, choose(candidates, options.method, techniques)))
+    candidates, choice = max(tried, key=lambda item: item[1].kept.sqnr_db or 0.0)
+    choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
+    if options.effort is not Effort.FAST and samples:
+        variant = candidates.variant
+        loads = _loads(variant, job.held_out[0].load())
+        choice = keep_outputs(candidates, choice, loads, lambda kept: make_plan(variant.model, _selection(options), kept))
+    return choice
 
 
-def _loads(job: _Job) -> dict[str, Load]:
+def _loads(variant: Variant, feeds: Feeds) -> dict[str, Load]:
     """Each planned product's share of the planned MACs and of the planned weights."""
-    shapes = concrete_shapes(job.model, job.held_out[0].load())
-    anchors = {name: planned.node for name, planned in job.plan.nodes.items() if planned.row.role is Role.ANCHOR}
+    shapes = concrete_shapes(variant.model, feeds)
+    anchors = {name: planned.node for name, planned in variant.plan.nodes.items() if planned.row.role is Role.ANCHOR}
     macs = {name: node_macs(node, shapes) for name, node in anchors.items()}
     weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
     whole = max(1, sum(macs.values())), max(1, sum(weights.values()))

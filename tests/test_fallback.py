@@ -1,6 +1,7 @@
 """Blame: the guilty nodes go back to float, the cheapest first, and no others."""
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxq
@@ -70,18 +71,16 @@ def test_large_models_are_measured_in_groups():
 
 @pytest.fixture
 def fragile(tmp_path, rng):
-    """A chain of products of which one sees a range that 8 bits cannot hold."""
-    text = """g (float[N,16] x) => (float[N,16] y) {
-        a = Gemm(x, w0)  b = Tanh(a)  c = Mul(b, spread)  d = Gemm(c, w1)  e = Tanh(d)  f = Gemm(e, w2)  h = Tanh(f)  y = Gemm(h, w3) }"""
-    spread = np.float32([1000, *[1] * 15])
-    constants = {f"w{i}": normal(rng, 16, 16) / 4 for i in range(4)} | {"spread": spread}
-    constants["w1"][0] /= 1000  # the wide input counts no more than the others
-    import onnx
-
+    """A chain of convolutions of which one sees a range that 8 bits cannot hold."""
+    text = """g (float[N,16,4,4] x) => (float[N,16,4,4] y) {
+        a = Conv(x, w0)  b = Tanh(a)  c = Mul(b, spread)  d = Conv(c, w1)  e = Tanh(d)  f = Conv(e, w2)  h = Tanh(f)  y = Conv(h, w3) }"""
+    spread = np.float32([1000, *[1] * 15]).reshape(1, 16, 1, 1)
+    constants = {f"w{i}": normal(rng, 16, 16, 1, 1) / 4 for i in range(4)} | {"spread": spread}
+    constants["w1"][:, 0] /= 1000  # the wide input counts no more than the others
     onnx.save(parse(text, constants), tmp_path / "model.onnx")
     (tmp_path / "data").mkdir()
     for i in range(32):
-        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 16))
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 16, 4, 4))
     return tmp_path
 
 

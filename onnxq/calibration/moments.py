@@ -150,10 +150,13 @@ def _pads(shape: Sequence[int], extent: Sequence[int], kernel: Kernel) -> list[t
 class Moments:
     """Sums over a layer's rows; added to in the order of the samples, so that they repeat exactly.
 
-    first [groups, size], second [groups, size, size] or None where only the mean is wanted.
+    first, squares, low, high [groups, size]; second [groups, size, size] or None where it is not wanted.
     """
 
     first: Array
+    squares: Array
+    low: Array
+    high: Array
     second: Array | None
     rows: int = 0
     _waiting: list[Floats] = field(default_factory=list)
@@ -162,13 +165,16 @@ class Moments:
     def of(layer: LayerInput, *, second: bool) -> "Moments":
         """Empty moments for a layer."""
         shape = (layer.groups, layer.size)
-        return Moments(np.zeros(shape), np.zeros((*shape, layer.size), np.float32) if second else None)
+        products = np.zeros((*shape, layer.size), np.float32) if second else None
+        return Moments(np.zeros(shape), np.zeros(shape), np.full(shape, np.inf), np.full(shape, -np.inf), products)
 
     def add(self, rows: Floats) -> None:
         """Add rows [rows, groups, size]."""
         if len(rows) == 0:
             return
         self.first += rows.sum(axis=0)
+        self.squares += np.square(rows).sum(axis=0)
+        self.low, self.high = np.minimum(self.low, rows.min(axis=0)), np.maximum(self.high, rows.max(axis=0))
         self.rows += len(rows)
         if self.second is not None:
             self._waiting.append(rows)
@@ -184,6 +190,16 @@ class Moments:
     def mean(self) -> Floats:
         """E[x], [groups, size]."""
         return (self.first / max(self.rows, 1)).astype(np.float32)
+
+    def power(self) -> Floats:
+        """E[x^2], [groups, size]."""
+        return (self.squares / max(self.rows, 1)).astype(np.float32)
+
+    def divided(self, scales: Floats) -> "Moments":
+        """The moments of x / scales, scales [size]."""
+        self._flush()
+        second = None if self.second is None else self.second / np.outer(scales, scales).astype(np.float32)
+        return Moments(self.first / scales, self.squares / scales**2, self.low / scales, self.high / scales, second, self.rows)
 
     def raw(self) -> Floats | None:
         """E[x x^T], [groups, size, size]."""

@@ -1,0 +1,38 @@
+"""Divide an activation's channels before the layers that take it, and multiply their weights by the same."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.model.edit import Names, add_initializer, add_node, attribute, constant
+from onnxq.schemes import Floats
+
+
+def divide_channels(model: ir.Model, tensor: str, nodes: Sequence[str], scales: Floats) -> str:
+    """Rewrite in place; returns the name of the divided activation.
+
+    Args:
+        model: a normalized model.
+        tensor: the activation; its last axis has the channels.
+        nodes: MatMul and Gemm that take it as their first operand; others keep the activation as it is.
+        scales: divisors, [channels].
+    """
+    graph, names = model.graph, Names(model)
+    takers = [node for node in graph if node.name in set(nodes)]
+    value = takers[0].inputs[0]
+    assert value is not None
+    factor = add_initializer(graph, names.fresh(f"{tensor}_smoothing"), (1 / scales).astype(np.float32))
+    divided = ir.Value(name=names.fresh(f"{tensor}_smoothed"), shape=value.shape, type=value.type)
+    add_node(graph, "Mul", [value, factor], [divided], name=names.fresh(f"{tensor}_Smoothing"))
+    for node in takers:
+        original = node.inputs[1]
+        weight = constant(original)
+        assert weight is not None
+        assert original is not None
+        along_rows = node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
+        scaled = (weight * (scales if along_rows else scales[:, None])).astype(np.float32)
+        node.replace_input_with(0, divided)
+        node.replace_input_with(1, add_initializer(graph, names.fresh(f"{original.name}_smoothed"), scaled))
+    graph.sort()
+    return divided.name or ""

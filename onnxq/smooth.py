@@ -1,0 +1,41 @@
+"""Smooth the activations of a model's matrix products, where that is expected to pay."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.calibration.moments import LayerInput, Moments
+from onnxq.model.divide import divide_channels
+from onnxq.model.edit import constant
+from onnxq.plan import Plan
+from onnxq.techniques.saturation import kernel_order
+from onnxq.techniques.smoothing import smoothing_scales
+from onnxq.weights import channel_axis, layer_inputs
+
+
+def smooth(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -> tuple[ir.Model, dict[LayerInput, Moments]] | None:
+    """A smoothed copy of a model with the moments of its layers' inputs; None where nothing is worth it.
+
+    Args:
+        model: normalized; it is left as it is.
+        plan: what is to be quantized.
+        moments: of the layers' inputs.
+    """
+    takers: dict[LayerInput, list[str]] = {}
+    for name, layer in layer_inputs(plan).items():
+        if layer.kernel is None and not layer.transposed and layer in moments:
+            takers.setdefault(layer, []).append(name)
+    copy, known = model.clone(), dict(moments)
+    for layer, names in takers.items():
+        found = moments[layer]
+        if found.rows == 0:
+            continue
+        weights = [(plan.nodes[name], constant(plan.nodes[name].node.inputs[1])) for name in names]
+        rows = np.concatenate([kernel_order(w, channel_axis(planned)) for planned, w in weights if w is not None])
+        scales = smoothing_scales(found.low[0], found.high[0], found.power()[0], rows.astype(np.float32))
+        if scales is not None:
+            tensor = divide_channels(copy, layer.tensor, names, scales)
+            known[replace(layer, tensor=tensor)] = found.divided(scales)
+    return (copy, known) if len(known) > len(moments) else None
