@@ -18,7 +18,7 @@ from onnxq.options import Method
 from onnxq.parameters import Parameters, activation_parameters, make_parameters
 from onnxq.plan import Plan
 from onnxq.schemes import Array, Feeds
-from onnxq.weights import QuantizedWeight, WeightOptions, quantize_weights
+from onnxq.weights import QuantizedWeight, WeightOptions, layer_inputs, quantize_weights
 
 QUICK = 3
 """Samples over which each node's own noise is measured."""
@@ -82,6 +82,7 @@ class Candidates:
     weight_options: WeightOptions
     write: Callable[[ir.Model, Plan, Parameters], ir.Model]
     references: References | None
+    others: "Candidates | None" = None
 
     def __post_init__(self) -> None:
         self._weights: dict[tuple[str, ...], dict[str, QuantizedWeight]] = {}
@@ -91,11 +92,24 @@ class Candidates:
         """All numbers for a plan (this one, or a part of it), a method and techniques."""
         activations = activation_parameters(plan, self.statistics, method, self.method_options)
         if techniques not in self._weights:
-            widest = activation_parameters(self.variant.plan, self.statistics, Method.MINMAX, self.method_options)
-            scales = {name: float(params.scale) for name, params in widest.items()}
-            options = replace(self.weight_options, gptq="gptq" in techniques, bias_correction="bias_correction" in techniques)
-            self._weights[techniques] = quantize_weights(self.variant.plan, scales, self.variant.moments, options)
+            self._weights[techniques] = self._quantize_weights(techniques)
         return make_parameters(plan, activations, self._weights[techniques])
+
+    def _quantize_weights(self, techniques: tuple[str, ...]) -> dict[str, QuantizedWeight]:
+        plan = self.variant.plan
+        widest = activation_parameters(plan, self.statistics, Method.MINMAX, self.method_options)
+        scales = {name: float(params.scale) for name, params in widest.items()}
+        options = replace(self.weight_options, gptq="gptq" in techniques, bias_correction="bias_correction" in techniques)
+        same = self._unchanged(techniques)
+        return same | quantize_weights(plan, scales, self.variant.moments, options, skip=frozenset(same))
+
+    def _unchanged(self, techniques: tuple[str, ...]) -> dict[str, QuantizedWeight]:
+        """Weights that another variant has quantized already: those of layers that take the same inputs."""
+        if self.others is None:
+            return {}
+        made = self.others._weights.get(tuple(t for t in techniques if t not in self.variant.techniques), {})
+        layers, before = layer_inputs(self.variant.plan), layer_inputs(self.others.variant.plan)
+        return {name: weight for name, weight in made.items() if layers.get(name) == before.get(name)}
 
     def quality(self, plan: Plan, trial: Trial, most: int | None = None) -> float:
         """SQNR in dB of a part of the plan with a trial's method and techniques."""

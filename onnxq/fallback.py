@@ -11,7 +11,7 @@ from itertools import pairwise
 
 TARGET_DB = 20.0
 """Outputs that are at least so close to float on held-out samples are left alone."""
-LEAST_GAIN_DB = 3.0
+LEAST_GAIN_DB = 2.0
 """Nodes stay int8 where leaving them float gains less than this without reaching the target."""
 MOST_COST = 0.2
 """Share of the planned MACs, and of the planned weights, that may go back to float ..."""

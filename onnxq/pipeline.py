@@ -41,13 +41,17 @@ HELD_OUT_SHARE = 8
 """One in so many samples is kept from calibration and verifies the result."""
 SLOWER = 1.03
 """A file that takes so many times the float model's time is called slower."""
-LAYER_SAMPLES = 64
+WORTH_MACS = 0.05
+"""Share of the planned MACs that smoothing has to reach to be tried."""
+WORTH_DB = 0.5
+"""What a technique that adds nodes to the graph has to gain."""
+LAYER_SAMPLES = 48
 """Calibration samples from which the layers' moments are taken."""
-JUDGES = 32
+JUDGES = 16
 """Held-out samples over which candidates are compared."""
 TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
     Effort.FAST: [("bias_correction",)],
-    Effort.BALANCED: [("gptq", "bias_correction"), ("bias_correction",), ()],
+    Effort.BALANCED: [("gptq", "bias_correction"), ("bias_correction",)],
     Effort.BEST: [("gptq", "bias_correction"), ("bias_correction",), ()],
 }
 """Sets of techniques that are tried, the most promising first."""
@@ -203,7 +207,11 @@ def _variants(job: _Job) -> list[Variant]:
     if smoothed is None:
         return [plain]
     model, known = smoothed
-    return [plain, Variant(model, make_plan(model, _selection(job.options)), known, ("smoothing",))]
+    variant = Variant(model, make_plan(model, _selection(job.options)), known, ("smoothing",))
+    before, after = layer_inputs(plain.plan), layer_inputs(variant.plan)
+    loads = _loads(plain, samples[0].load())
+    touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
+    return [plain, variant] if touched >= WORTH_MACS else [plain]
 
 
 def _choose(job: _Job, variants: list[Variant], statistics: Statistics) -> Choice:
@@ -211,14 +219,17 @@ def _choose(job: _Job, variants: list[Variant], statistics: Statistics) -> Choic
     options = job.options
     samples = spread(job.held_out, JUDGES)
     references = _references(job, samples) if samples else None
-    tried = []
+    tried: list[tuple[Candidates, Choice]] = []
     for variant in variants:
         write = WRITERS[options.format]
         weights = WeightOptions(options.per_channel, options.target)
-        candidates = Candidates(variant, statistics, MethodOptions(options.percentile), weights, write, references)
+        others = tried[0][0] if tried else None
+        method = MethodOptions(options.percentile)
+        candidates = Candidates(variant, statistics, method, weights, write, references, others)
         techniques = TECHNIQUES[options.effort] if variant.moments else [()]
         tried.append((candidates, choose(candidates, options.method, techniques)))
-    candidates, choice = max(tried, key=lambda item: item[1].kept.sqnr_db or 0.0)
+    # a technique that changes the graph has to be worth it
+    candidates, choice = max(tried, key=lambda item: (item[1].kept.sqnr_db or 0.0) - WORTH_DB * len(item[0].variant.techniques))
     choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
     if options.effort is not Effort.FAST and samples:
         variant = candidates.variant
@@ -283,7 +294,7 @@ def _verify(job: _Job, path: Path, choice: Choice, statistics: Statistics) -> Qu
     if job.held_out:
         specs = input_specs(open_session(options.model, optimize=False, threads=1))
         timed = [check_feeds(sample, specs) for sample in job.held_out[:4]]
-        latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=1.0))
+        latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=0.5))
         if latency.ratio > SLOWER:
             job.warnings.append(f"the file is slower than the float model on this machine: {latency.ratio:.2f}x the time")
     for name in kernels.fell_back:

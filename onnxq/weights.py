@@ -87,7 +87,11 @@ def following_bias(planned: PlannedNode) -> tuple[ir.Node, int] | None:
 
 
 def quantize_weights(
-    plan: Plan, input_scales: Mapping[str, float], moments: Mapping[LayerInput, Moments], options: WeightOptions
+    plan: Plan,
+    input_scales: Mapping[str, float],
+    moments: Mapping[LayerInput, Moments],
+    options: WeightOptions,
+    skip: frozenset[str] = frozenset(),
 ) -> dict[str, QuantizedWeight]:
     """All planned weights, by node name.
 
@@ -96,11 +100,12 @@ def quantize_weights(
         input_scales: the min-max scale of each source tensor, for biases that would overflow.
         moments: of the layers' inputs, as far as they are known.
         options: how.
+        skip: nodes that are not wanted.
     """
     inputs = layer_inputs(plan)
     result = {}
     for name, planned in plan.nodes.items():
-        if planned.row.weight is None:
+        if planned.row.weight is None or name in skip:
             continue
         activation = planned.node.inputs[planned.activations[0]]
         source = plan.tensors[(activation.name if activation is not None else None) or ""].source

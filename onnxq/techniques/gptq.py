@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.schemes import INT8, Floats, Integers
+from onnxq.schemes import INT8, Array, Floats, Integers
 from onnxq.techniques.saturation import PAIR_LIMIT
 
 BLOCK = 128
@@ -63,8 +63,17 @@ def _in_pair(steps: Floats, stored: Integers, i: int) -> Any:
 
 
 def _inverse_factor(moments: Floats) -> Floats:
-    """Upper Cholesky factors of the damped inverses, [groups, K, K] float32."""
-    damped = moments.astype(np.float64)
+    """Upper Cholesky factors of the damped inverses, [groups, K, K] float32.
+
+    In float32, which the damping makes good enough and which is twice as fast; in float64 where it is not.
+    """
+    try:
+        return _damped_factor(moments.astype(np.float32))
+    except np.linalg.LinAlgError:
+        return _damped_factor(moments.astype(np.float64))
+
+
+def _damped_factor(damped: Array) -> Floats:
     diagonal = np.einsum("gii->gi", damped)  # a view: the damping lands in `damped`
     mean = diagonal.mean(axis=1, keepdims=True)
     diagonal += DAMPING * mean + (mean == 0)
