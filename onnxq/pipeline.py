@@ -52,7 +52,7 @@ JUDGES = 16
 TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
     Effort.FAST: [("bias_correction",)],
     Effort.BALANCED: [("gptq", "bias_correction"), ("bias_correction",)],
-    Effort.BEST: [("gptq", "bias_correction"), ("bias_correction",), ()],
+    Effort.BEST: [("gptq", "bias_correction"), ("bias_correction",), ("gptq",), ()],
 }
 """Sets of techniques that are tried, the most promising first."""
 
