@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.model.edit import attribute, constant, input_at, is_constant, is_float, known_rank, only_use, sizes
+from onnxq.model.normalize import opset_of
 from onnxq.operators import KNOWN_RANGES, OPERATORS, Operator, Role
 
 Range = tuple[float, float]
@@ -98,9 +99,10 @@ def make_plan(model: ir.Model, selection: Selection | None = None, kept: Mapping
     selection = selection or Selection()
     graph = model.graph
     refusals: dict[ir.Node, str] = {}
+    opset = opset_of(model)
     for node in graph:
         reason = kept.get(node.name or "") or (selection.refusal(node) if node.op_type in OPERATORS else None)
-        reason = reason or _refusal(node)
+        reason = reason or _refusal(node, opset)
         if reason:
             refusals[node] = reason
     reached = _reached(graph, refusals)
@@ -108,11 +110,13 @@ def make_plan(model: ir.Model, selection: Selection | None = None, kept: Mapping
     return _assemble(graph, refusals, taken)
 
 
-def _refusal(node: ir.Node) -> str | None:
+def _refusal(node: ir.Node, opset: int) -> str | None:
     """Why a node has no integer kernel whatever stands around it, or None."""
     row = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if row is None:
         return f"the runtime has no integer kernel for {node.op_type}"
+    if opset < row.min_opset:
+        return f"takes integers from opset {row.min_opset} on, the model has {opset} and cannot be lifted"
     if not is_float(node.outputs[0]):
         kind = node.outputs[0].dtype
         return f"computes {kind.name.lower() if kind else 'an unknown type'}, not float32"
