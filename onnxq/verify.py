@@ -112,8 +112,11 @@ def _original_name(name: str) -> str:
 
 
 def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:
-    dequantized = {node.output[0]: node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
-    return [dequantized[node.input[0]] for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] in dequantized]
+    """Names of the tensors that are quantized from another tensor's integers."""
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    again = [node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] in dequantized]
+    # the runtime may name the value after the node that gives it
+    return [re.sub(r"_(quantized|QuantizeLinear)$", "", node.output[0]) for node in again]
 
 
 def compare_outputs(source: Path, path: Path, samples: Sequence[Sample]) -> Outputs:
