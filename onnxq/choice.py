@@ -15,9 +15,9 @@ from onnxq.fallback import REASON, TARGET_DB, Fallback, Load, fall_back
 from onnxq.metrics import OutputError
 from onnxq.model.runtime import open_session, run
 from onnxq.options import Method
-from onnxq.parameters import Parameters, activation_parameters, make_parameters
+from onnxq.parameters import Parameters, Ranges, activation_parameters, make_parameters
 from onnxq.plan import Plan
-from onnxq.schemes import Array, Feeds
+from onnxq.schemes import Array, Feeds, QuantParams
 from onnxq.weights import QuantizedWeight, WeightOptions, layer_inputs, quantize_weights
 
 QUICK = 3
@@ -74,10 +74,14 @@ class Choice:
 
 @dataclass
 class Candidates:
-    """Makes parameters from a method and a set of techniques; weights are made once a set."""
+    """Makes parameters from a method and a set of techniques; weights are made once a set.
+
+    methods  all that may be asked for: weights are scaled so that no bias overflows with any of them
+    """
 
     variant: Variant
     statistics: Statistics
+    methods: Sequence[Method]
     method_options: MethodOptions
     weight_options: WeightOptions
     write: Callable[[ir.Model, Plan, Parameters], ir.Model]
@@ -85,20 +89,24 @@ class Candidates:
     others: "Candidates | None" = None
 
     def __post_init__(self) -> None:
+        self._ranges: Ranges = {}
         self._weights: dict[tuple[str, ...], dict[str, QuantizedWeight]] = {}
         self.trials: list[Trial] = []
 
     def parameters(self, plan: Plan, method: Method, techniques: tuple[str, ...]) -> Parameters:
         """All numbers for a plan (this one, or a part of it), a method and techniques."""
-        activations = activation_parameters(plan, self.statistics, method, self.method_options)
+        activations = self._activations(plan, method)
         if techniques not in self._weights:
             self._weights[techniques] = self._quantize_weights(techniques)
         return make_parameters(plan, activations, self._weights[techniques])
 
+    def _activations(self, plan: Plan, method: Method) -> dict[str, QuantParams]:
+        return activation_parameters(plan, self.statistics, method, self.method_options, self._ranges)
+
     def _quantize_weights(self, techniques: tuple[str, ...]) -> dict[str, QuantizedWeight]:
         plan = self.variant.plan
-        widest = activation_parameters(plan, self.statistics, Method.MINMAX, self.method_options)
-        scales = {name: float(params.scale) for name, params in widest.items()}
+        each = [self._activations(plan, method) for method in self.methods]
+        scales = {name: min(float(params[name].scale) for params in each) for name in each[0]}
         options = replace(self.weight_options, gptq="gptq" in techniques, bias_correction="bias_correction" in techniques)
         same = self._unchanged(techniques)
         return same | quantize_weights(plan, scales, self.variant.moments, options, skip=frozenset(same))

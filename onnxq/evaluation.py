@@ -123,7 +123,7 @@ def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptio
         for error, classification, result in zip(errors, classes, results, strict=True):
             _check_shapes(sample, names, results[0], result)
             error.add(results[0], result)
-            if _is_classes(results[0][chosen]):
+            if _is_classes(results[0][chosen], options.class_axis):
                 classification.add(results[0][chosen], result[chosen], label)
             elif label is not None:
                 raise DataError(f"output '{names[chosen]}' has no axis of classes: name another with --output")
@@ -132,8 +132,13 @@ def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptio
     return EvalReport(len(samples), classes[0].labelled, names[chosen], rows)
 
 
-def _is_classes(output: Array) -> bool:
-    return isinstance(output, np.ndarray) and output.ndim > 0 and output.dtype.kind == "f" and output.shape[-1] > 1
+def _is_classes(output: Array, axis: int) -> bool:
+    """Whether an output has scores along an axis."""
+    if not isinstance(output, np.ndarray) or output.dtype.kind != "f" or output.ndim == 0:
+        return False
+    if not -output.ndim <= axis < output.ndim:
+        raise DataError(f"--class-axis {axis}: the output has {output.ndim} axes: name another axis, or another output with --output")
+    return bool(output.shape[axis] > 1)
 
 
 def _check_same_interface(paths: Sequence[Path], sessions: Sequence[ort.InferenceSession]) -> None:

@@ -42,16 +42,25 @@ class Parameters:
     replaced: dict[Place, Array] = field(default_factory=dict)
 
 
-def activation_parameters(plan: Plan, statistics: Statistics, method: Method, options: MethodOptions) -> dict[str, QuantParams]:
-    """Parameters of every source tensor, by name.
+Ranges = dict[tuple[str, Method], Range]
+"""Ranges that were chosen already, by tensor and method."""
+
+
+def activation_parameters(
+    plan: Plan, statistics: Statistics, method: Method, options: MethodOptions, chosen: Ranges | None = None
+) -> dict[str, QuantParams]:
+    """Parameters of every source tensor, by name; `chosen` grows, and spares choosing a range again.
 
     Raises:
         DataError: the statistics lack a planned tensor.
     """
     activations = {}
+    chosen = {} if chosen is None else chosen
     for tensor in plan.tensors.values():
         if tensor.source == tensor.name:
-            found = _range(tensor, statistics, method, options)
+            if (tensor.name, method) not in chosen:
+                chosen[tensor.name, method] = _range(tensor, statistics, method, options)
+            found = chosen[tensor.name, method]
             inside = clamped_params(*found, tensor.bounds) if tensor.bounds is not None else None
             activations[tensor.name] = inside or asymmetric_params(*found)
     return activations

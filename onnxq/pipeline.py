@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxq import __version__
 from onnxq.calibration.collect import collect, collect_moments
-from onnxq.calibration.methods import MethodOptions
+from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.choice import Candidates, Choice, References, Variant, choose, keep_outputs
 from onnxq.data.images import read_preprocess
@@ -225,7 +225,8 @@ def _choose(job: _Job, variants: list[Variant], statistics: Statistics) -> Choic
         weights = WeightOptions(options.per_channel, options.target)
         others = tried[0][0] if tried else None
         method = MethodOptions(options.percentile)
-        candidates = Candidates(variant, statistics, method, weights, write, references, others)
+        methods = list(METHODS) if options.method is Method.AUTO else [options.method]
+        candidates = Candidates(variant, statistics, methods, method, weights, write, references, others)
         techniques = TECHNIQUES[options.effort] if variant.moments else [()]
         tried.append((candidates, choose(candidates, options.method, techniques)))
     # a technique that changes the graph has to be worth it

@@ -19,9 +19,6 @@ from onnxq.techniques.bias import output_shift
 from onnxq.techniques.gptq import gptq_round
 from onnxq.techniques.saturation import kernel_order, pair_safe_scales, round_pair_safe
 
-LEAST_INPUT_SCALE_SHARE = 1 / 8
-"""Clipping is taken to make an activation's scale at most so much smaller than its min-max scale."""
-
 
 @dataclass(frozen=True)
 class WeightOptions:
@@ -97,7 +94,7 @@ def quantize_weights(
 
     Args:
         plan: what is quantized.
-        input_scales: the min-max scale of each source tensor, for biases that would overflow.
+        input_scales: the least scale that each source tensor may get, for biases that would overflow.
         moments: of the layers' inputs, as far as they are known.
         options: how.
         skip: nodes that are not wanted.
@@ -121,7 +118,7 @@ def _quantize_weight(planned: PlannedNode, input_scale: np.float32, moments: Mom
     rows = kernel_order(weight, channel_axis(planned)).astype(np.float32)
     bias = constant(input_at(planned.node, planned.row.bias))
     safe = options.target is Target.PORTABLE and _can_saturate(planned, weight)
-    scales = weight_scales(rows, bias, input_scale * np.float32(LEAST_INPUT_SCALE_SHARE), per_channel=options.per_channel, pair_safe=safe)
+    scales = weight_scales(rows, bias, input_scale, per_channel=options.per_channel, pair_safe=safe)
     takes_bias = options.bias_correction and (planned.row.bias is not None or following_bias(planned) is not None)
     second = None
     if options.gptq and moments is not None:

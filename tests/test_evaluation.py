@@ -95,3 +95,8 @@ def test_gates(top1, sqnr, gates, failures):
 def test_sample_models_are_good(path):
     options = EvalOptions(labels=SAMPLES / "eval" / "labels.csv", latency=False)
     assert evaluate(path, [], SAMPLES / "eval", options).scores[0].top1 > 0.97
+
+
+def test_a_class_axis_that_the_output_has_not_is_refused():
+    with pytest.raises(DataError, match="--class-axis 5: the output has 2 axes"):
+        evaluate(CNN, [], SAMPLES / "eval", EvalOptions(class_axis=5, samples=1, latency=False))

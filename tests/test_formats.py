@@ -1,9 +1,11 @@
 """What the written file must keep: names, outputs, other uses of shared constants; and numbers in the kernels."""
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
+import onnxq
 from onnxq.model.runtime import open_session
 from onnxq.options import Target
 from onnxq.plan import Selection
@@ -187,3 +189,20 @@ def weight_errors(quantized):
         want, have = (session.run(None, feed)[0] for session in sessions)
         total += float(np.square(want - have).sum())
     return total
+
+
+def test_no_bias_overflows_however_far_a_method_clips(tmp_path, rng):
+    """A channel of tiny weights with a large bias behind an activation of which most is clipped."""
+    w = normal(rng, 4, 4, 1, 1)
+    w[1] *= 1e-7
+    bias = np.float32([0, 50, 0, 0])
+    onnx.save(parse(HEAD + "(float[N,4,P,Q] y) { y = Conv(x, w, b) }", {"w": w, "b": bias}), tmp_path / "m.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(8):
+        x = normal(rng, 1, 4, 8, 8)
+        x[0, 0, 0, 0] = 1e4
+        np.save(tmp_path / "data" / f"{i}.npy", x)
+    options = {"method": onnxq.Method.PERCENTILE, "percentile": 90.0}
+    onnxq.quantize(tmp_path / "m.onnx", tmp_path / "data", tmp_path / "q.onnx", **options)
+    (y,) = open_session(tmp_path / "q.onnx").run(None, {"x": normal(rng, 1, 4, 8, 8)})
+    assert np.abs(y[0, 1] - 50).max() < 0.5

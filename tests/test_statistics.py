@@ -3,7 +3,7 @@ import pytest
 
 from onnxq.calibration.sketch import Sketch
 from onnxq.calibration.statistics import Statistics, load_statistics
-from onnxq.errors import DataError
+from onnxq.errors import DataError, OutputError
 
 
 def statistics_of(rng, names=("a", "b"), model="m"):
@@ -49,3 +49,13 @@ def test_other_files_are_refused(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"s\.npz"):
         load_statistics(path, "m")
+
+
+def test_a_full_disk_leaves_nothing(rng, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OutputError, match="No space left"):
+        statistics_of(rng).save(tmp_path / "s.npz")
+    assert list(tmp_path.iterdir()) == []

@@ -64,11 +64,11 @@ class Statistics:
             "values": np.array([[getattr(s, key) for key in _FIELDS] for s in self.sketches.values()], np.float64),
         }
         try:
-            handle, building = tempfile.mkstemp(prefix=".onnxq-", dir=path.parent)
-            with os.fdopen(handle, "wb") as stream:
-                np.savez_compressed(stream, allow_pickle=False, **arrays)
-            os.chmod(building, 0o644)
-            os.replace(building, path)
+            with tempfile.TemporaryDirectory(prefix=".onnxq-", dir=path.parent) as folder:
+                building = Path(folder) / path.name
+                with open(building, "wb") as stream:
+                    np.savez_compressed(stream, allow_pickle=False, **arrays)
+                os.replace(building, path)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
