@@ -11,7 +11,7 @@ from onnxq.schemes import Feeds
 MOST_RUNS, LEAST_RUNS = 200, 5
 
 
-def medians_ms(paths: Sequence[Path], feeds: Sequence[Feeds], threads: int, seconds: float = 4.0) -> list[float]:
+def medians_ms(paths: Sequence[Path], feeds: Sequence[Feeds], threads: int, seconds: float = 4.0, *, together: bool = True) -> list[float]:
     """Median milliseconds of one inference of each model.
 
     Args:
@@ -19,7 +19,10 @@ def medians_ms(paths: Sequence[Path], feeds: Sequence[Feeds], threads: int, seco
         feeds: samples, taken in turn.
         threads: of the runtime.
         seconds: after which no further turn begins, but at least five are taken.
+        together: models that do not fit into memory side by side are run one after the other instead.
     """
+    if not together:
+        return [medians_ms([path], feeds, threads, seconds / len(paths))[0] for path in paths]
     sessions = [open_session(path, threads=threads) for path in paths]
     times: list[list[float]] = [[] for _ in sessions]
     for session in sessions:

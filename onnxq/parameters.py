@@ -9,11 +9,10 @@ from onnxq.arithmetic import asymmetric_params, bias_params, clamped_params, qua
 from onnxq.calibration.methods import MethodOptions, Range, choose_range
 from onnxq.calibration.statistics import Statistics
 from onnxq.errors import DataError
-from onnxq.model.edit import constant, input_at, sizes
+from onnxq.model.edit import constant, input_at
 from onnxq.options import Method
 from onnxq.plan import Plan, PlannedNode, PlannedTensor
 from onnxq.schemes import INT8, Array, Floats, Integers, QuantParams
-from onnxq.techniques.saturation import original_order
 from onnxq.weights import QuantizedWeight, channel_axis, following_bias
 
 Place = tuple[str, int]
@@ -95,15 +94,10 @@ def make_parameters(plan: Plan, activations: dict[str, QuantParams], weights: Ma
 
 def _place_weight(plan: Plan, planned: PlannedNode, weight: QuantizedWeight, parameters: Parameters) -> None:
     assert planned.row.weight is not None
-    original = planned.node.inputs[planned.row.weight]
     activation = planned.node.inputs[planned.activations[0]]
-    assert original is not None
     assert activation is not None
-    axis = channel_axis(planned)
-    shape = tuple(sizes(original) or ())
-    params = _weight_params(weight.scales, axis)
-    stored = original_order(weight.stored, shape, axis)
-    parameters.constants[planned.name, planned.row.weight] = QuantizedConstant(stored, params)
+    params = _weight_params(weight.scales, channel_axis(planned))
+    parameters.constants[planned.name, planned.row.weight] = QuantizedConstant(weight.stored, params)
     bias = constant(input_at(planned.node, planned.row.bias))
     if planned.row.bias is None:
         _correct_following(planned, weight, parameters)

@@ -1,5 +1,6 @@
 """`onnxq quantize` and `onnxq calibrate`: the stages, in order."""
 
+import gc
 import json
 import math
 import time
@@ -24,9 +25,9 @@ from onnxq.formats.qoperator import write_qoperator
 from onnxq.latency import medians_ms
 from onnxq.macs import concrete_shapes, node_macs
 from onnxq.model.edit import sizes
-from onnxq.model.files import check_output, digest, file_bytes, load, save, staged
+from onnxq.model.files import SINGLE_FILE_LIMIT, check_output, digest, file_bytes, load, save, staged, weight_bytes
 from onnxq.model.normalize import normalize
-from onnxq.model.runtime import input_specs, open_session, run
+from onnxq.model.runtime import InputSpec, model_inputs, open_session, run
 from onnxq.operators import ALREADY_QUANTIZED, Role
 from onnxq.options import Effort, Format, Method, QuantizeOptions
 from onnxq.parameters import Parameters
@@ -71,6 +72,8 @@ class _Job:
     plan: Plan
     calibration: list[Sample]
     held_out: list[Sample]
+    specs: list[InputSpec]
+    large: bool
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -84,18 +87,20 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     check_output(options.destination, options.model, force=options.force)
     clock = _Clock()
     job = _prepare(options)
+    references = _references(job)
     clock.lap(job, "prepare")
     variants = _variants(job)
     clock.lap(job, "layers")
     statistics = _statistics(job, variants)
     clock.lap(job, "calibrate")
-    choice = _choose(job, variants, statistics)
+    choice = _choose(job, variants, references, statistics)
     clock.lap(job, "choose")
+    del variants
     job.model, job.plan = choice.model, choice.plan
-    quantized = _write(job, choice)
-    _record(quantized, options, choice, statistics)
     with staged(options.destination) as building:
-        save(quantized, building)
+        save(_quantized(choice, options, statistics), building)
+        choice = replace(choice, parameters=Parameters())  # the integers are on disk now
+        gc.collect()  # nodes and values refer to one another: a graph's arrays go only so
         clock.lap(job, "write")
         report = _verify(job, building, choice, statistics)
     clock.lap(job, "verify")
@@ -138,12 +143,14 @@ def _prepare(options: QuantizeOptions) -> _Job:
     """Load, normalize, plan; find and split the samples."""
     model = load(options.model)
     quantized = sum(node.op_type in ALREADY_QUANTIZED for node in model.graph)
-    specs = input_specs(open_session(options.model, optimize=False, threads=1))
+    specs = model_inputs(model)
+    large = weight_bytes(model) > SINGLE_FILE_LIMIT
     model = normalize(model)
     plan = make_plan(model, _selection(options))
     if not any(planned.row.role is Role.ANCHOR for planned in plan.nodes.values()):
+        open_session(options.model, optimize=False)  # what the runtime has against the model comes first
         raise ModelError(f"{options.model}: nothing to quantize: {_why_nothing(plan, quantized)}")
-    job = _Job(options, model, plan, [], [])
+    job = _Job(options, model, plan, [], [], specs, large)
     if quantized:
         job.warnings.append(f"the model is quantized already in {quantized} nodes: they pass through as they are")
     if options.calib is None:
@@ -190,8 +197,10 @@ def _statistics(job: _Job, variants: Sequence[Variant]) -> Statistics:
     return statistics
 
 
-def _write(job: _Job, choice: Choice) -> ir.Model:
-    return WRITERS[job.options.format](choice.model, choice.plan, choice.parameters)
+def _quantized(choice: Choice, options: QuantizeOptions, statistics: Statistics) -> ir.Model:
+    model = WRITERS[options.format](choice.model, choice.plan, choice.parameters)
+    _record(model, options, choice, statistics)
+    return model
 
 
 def _variants(job: _Job) -> list[Variant]:
@@ -203,7 +212,7 @@ def _variants(job: _Job) -> list[Variant]:
     second = job.options.effort is not Effort.FAST
     moments = collect_moments(job.model, layer_inputs(job.plan).values(), samples, second=second)
     plain = Variant(job.model, job.plan, moments)
-    smoothed = None if job.options.stats else smooth(job.model, job.plan, moments)
+    smoothed = None if job.options.stats or job.large else smooth(job.model, job.plan, moments)
     if smoothed is None:
         return [plain]
     model, known = smoothed
@@ -214,11 +223,9 @@ def _variants(job: _Job) -> list[Variant]:
     return [plain, variant] if touched >= WORTH_MACS else [plain]
 
 
-def _choose(job: _Job, variants: list[Variant], statistics: Statistics) -> Choice:
+def _choose(job: _Job, variants: list[Variant], references: References | None, statistics: Statistics) -> Choice:
     """Variant, method and techniques: those asked for, or the best on held-out samples."""
     options = job.options
-    samples = spread(job.held_out, JUDGES)
-    references = _references(job, samples) if samples else None
     tried: list[tuple[Candidates, Choice]] = []
     for variant in variants:
         write = WRITERS[options.format]
@@ -232,7 +239,7 @@ def _choose(job: _Job, variants: list[Variant], statistics: Statistics) -> Choic
     # a technique that changes the graph has to be worth it
     candidates, choice = max(tried, key=lambda item: (item[1].kept.sqnr_db or 0.0) - WORTH_DB * len(item[0].variant.techniques))
     choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
-    if options.effort is not Effort.FAST and samples:
+    if options.effort is not Effort.FAST and references is not None:
         variant = candidates.variant
         loads = _loads(variant, job.held_out[0].load())
         choice = keep_outputs(candidates, choice, loads, lambda kept: make_plan(variant.model, _selection(options), kept))
@@ -249,10 +256,12 @@ def _loads(variant: Variant, feeds: Feeds) -> dict[str, Load]:
     return {name: Load(macs[name] / whole[0], weights[name] / whole[1]) for name in anchors}
 
 
-def _references(job: _Job, samples: Sequence[Sample]) -> References:
+def _references(job: _Job) -> References | None:
+    samples = spread(job.held_out, JUDGES)
+    if not samples:
+        return None
     session = open_session(job.options.model)
-    specs = input_specs(session)
-    feeds = [check_feeds(sample, specs) for sample in samples]
+    feeds = [check_feeds(sample, job.specs) for sample in samples]
     outputs = [run(session, feed, sample.name) for sample, feed in zip(samples, feeds, strict=True)]
     return References([node.name for node in session.get_outputs()], feeds, outputs)
 
@@ -283,7 +292,7 @@ def _verify(job: _Job, path: Path, choice: Choice, statistics: Statistics) -> Qu
     feeds = job.held_out[0].load() if job.held_out else None
     shapes = concrete_shapes(job.model, feeds)
     kernels = inspect_kernels(path, job.model, job.plan, shapes)
-    outputs = compare_outputs(options.model, path, job.held_out) if job.held_out else None
+    outputs = compare_outputs(options.model, path, job.held_out, job.specs) if job.held_out else None
     if outputs is not None and outputs.suspect:
         job.warnings.append(
             f"the integer kernels give {outputs.optimized_db:.1f} dB, the file as written {outputs.unoptimized_db:.1f} dB: "
@@ -293,9 +302,8 @@ def _verify(job: _Job, path: Path, choice: Choice, statistics: Statistics) -> Qu
         job.warnings.append(f"the outputs are far from float ({outputs.sqnr_db:.1f} dB): check with onnxq eval before using the file")
     latency = None
     if job.held_out:
-        specs = input_specs(open_session(options.model, optimize=False, threads=1))
-        timed = [check_feeds(sample, specs) for sample in job.held_out[:4]]
-        latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=0.5))
+        timed = [check_feeds(sample, job.specs) for sample in job.held_out[:4]]
+        latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=0.5, together=not job.large))
         if latency.ratio > SLOWER:
             job.warnings.append(f"the file is slower than the float model on this machine: {latency.ratio:.2f}x the time")
     for name in kernels.fell_back:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -18,9 +19,10 @@ from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
 from onnxq.macs import ShapeByName, node_macs
 from onnxq.metrics import OutputError
-from onnxq.model.runtime import input_specs, open_session, run
+from onnxq.model.runtime import InputSpec, open_session, run
 from onnxq.operators import INTEGER_KERNELS, Role
 from onnxq.plan import Plan
+from onnxq.schemes import Array, Feeds
 
 SUSPECT_DB = 3.0
 """A file this much worse optimized than as written does not compute what it says, ..."""
@@ -28,6 +30,8 @@ CLEAN_DB = 40.0
 """... unless it is better than this anyway."""
 CHECKED = 4
 """Samples run as written, which is slow: nothing is fused."""
+HELD_BYTES = 64 << 20
+"""Inputs and float outputs kept in memory while the other file runs."""
 
 
 @dataclass(frozen=True)
@@ -119,19 +123,42 @@ def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     return [re.sub(r"_(quantized|QuantizeLinear)$", "", node.output[0]) for node in again]
 
 
-def compare_outputs(source: Path, path: Path, samples: Sequence[Sample]) -> Outputs:
-    """Compare a written file with the float model over some samples, optimized and as written."""
-    float_session, integer_session = open_session(source), open_session(path)
-    written_session = open_session(path, optimize=False)
-    specs = input_specs(float_session)
-    names = [node.name for node in float_session.get_outputs()]
+def compare_outputs(source: Path, path: Path, samples: Sequence[Sample], specs: list[InputSpec]) -> Outputs:
+    """Compare a written file with the float model over some samples, optimized and as written.
+
+    One session is open at a time, for each may hold all weights, and a bounded share of the outputs.
+    """
+    names = [node.name for node in open_session(path).get_outputs()]
     everything, optimized, written = (OutputError(names) for _ in range(3))
-    for index, sample in enumerate(samples):
-        feeds = check_feeds(sample, specs)
-        expected = run(float_session, feeds, sample.name)
-        actual = run(integer_session, feeds, sample.name)
-        everything.add(expected, actual)
-        if index < CHECKED:
-            optimized.add(expected, actual)
-            written.add(expected, run(written_session, feeds, sample.name))
+    done = 0
+    while done < len(samples):
+        block = _float_outputs(source, samples[done:], specs)
+        session = open_session(path)
+        for index, (feeds, expected) in enumerate(block, start=done):
+            found = run(session, feeds, samples[index].name)
+            everything.add(expected, found)
+            if index < CHECKED:
+                optimized.add(expected, found)
+        del session
+        checked = block[: max(0, CHECKED - done)]
+        if checked:
+            session = open_session(path, optimize=False)
+            for sample, (feeds, expected) in zip(samples[done:], checked, strict=False):
+                written.add(expected, run(session, feeds, sample.name))
+            del session
+        done += len(block)
     return Outputs(len(samples), everything.sqnr_db(), min(CHECKED, len(samples)), optimized.sqnr_db(), written.sqnr_db())
+
+
+def _float_outputs(source: Path, samples: Sequence[Sample], specs: list[InputSpec]) -> list[tuple[Feeds, list[Array]]]:
+    """Feeds and outputs of as many samples as fit into `HELD_BYTES`, at least one."""
+    session = open_session(source)
+    block: list[tuple[Feeds, list[Array]]] = []
+    held = 0
+    for sample in samples:
+        feeds = check_feeds(sample, specs)
+        block.append((feeds, run(session, feeds, sample.name)))
+        held += sum(array.nbytes for array in (*feeds.values(), *block[-1][1]) if isinstance(array, np.ndarray))
+        if held >= HELD_BYTES:
+            break
+    return block

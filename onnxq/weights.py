@@ -11,13 +11,14 @@ import onnx_ir as ir
 
 from onnxq.arithmetic import smallest_weight_scale, symmetric_scale
 from onnxq.calibration.moments import LayerInput, Moments, layer_input
-from onnxq.model.edit import attribute, constant, input_at, only_use
+from onnxq.model.edit import attribute, constant, input_at, only_use, sizes
 from onnxq.options import Target
 from onnxq.plan import Plan, PlannedNode
 from onnxq.schemes import INT8, Array, Floats, Integers
 from onnxq.techniques.bias import output_shift
+from onnxq.techniques.blocks import by_blocks
 from onnxq.techniques.gptq import gptq_round
-from onnxq.techniques.saturation import kernel_order, pair_safe_scales, round_pair_safe
+from onnxq.techniques.saturation import kernel_order, original_order, pair_safe_scales, round_pair_safe
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class WeightOptions:
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A weight in kernel order: stored [channels, K], scales [channels].
+    """A weight as integers.
 
-    shift  [channels], to be added to the bias; None where nothing is known or no bias can take it
+    stored  in the weight's own shape
+    scales  [channels]
+    shift   [channels], to be added to the bias; None where nothing is known or no bias can take it
     """
 
     stored: Integers
@@ -77,8 +80,8 @@ def following_bias(planned: PlannedNode) -> tuple[ir.Node, int] | None:
         return None
     index = 1 if follower.inputs[0] is output else 0
     array = constant(follower.inputs[index])
-    weight = constant(planned.node.inputs[1])
-    if array is None or weight is None or array.size != weight.shape[1] or array.shape[-1:] != (weight.shape[1],):
+    weight = sizes(planned.node.inputs[1])
+    if array is None or weight is None or array.size != weight[1] or array.shape[-1:] != (weight[1],):
         return None
     return follower, index
 
@@ -112,12 +115,14 @@ def quantize_weights(
 
 
 def _quantize_weight(planned: PlannedNode, input_scale: np.float32, moments: Moments | None, options: WeightOptions) -> QuantizedWeight:
-    assert planned.row.weight is not None
-    weight = constant(planned.node.inputs[planned.row.weight])
-    assert weight is not None
-    rows = kernel_order(weight, channel_axis(planned)).astype(np.float32)
+    weight = planned.node.inputs[1]
+    shape, axis = tuple(sizes(weight) or ()), channel_axis(planned)
+    array = constant(weight)
+    assert array is not None
+    rows = kernel_order(array, axis).astype(np.float32, copy=False)
+    del array  # of the largest weights one copy is enough
     bias = constant(input_at(planned.node, planned.row.bias))
-    safe = options.target is Target.PORTABLE and _can_saturate(planned, weight)
+    safe = options.target is Target.PORTABLE and _can_saturate(planned, shape)
     scales = weight_scales(rows, bias, input_scale, per_channel=options.per_channel, pair_safe=safe)
     takes_bias = options.bias_correction and (planned.row.bias is not None or following_bias(planned) is not None)
     second = None
@@ -130,15 +135,15 @@ def _quantize_weight(planned: PlannedNode, input_scale: np.float32, moments: Mom
     else:
         stored = round_pair_safe(rows, scales) if safe else _round(rows, scales)
     shift = output_shift(rows, stored, scales, moments.mean()) if takes_bias and moments is not None and moments.rows else None
-    return QuantizedWeight(stored, scales, shift)
+    return QuantizedWeight(original_order(stored, shape, axis), scales, shift)
 
 
-def _can_saturate(planned: PlannedNode, weight: Array) -> bool:
+def _can_saturate(planned: PlannedNode, shape: tuple[int, ...]) -> bool:
     """Whether the pair rule matters: depthwise kernels multiply without adding pairs."""
     if planned.node.op_type != "Conv":
         return True
     group = attribute(planned.node, "group", 1)
-    return not (weight.shape[1] == 1 and weight.shape[0] == group)
+    return not (shape[1] == 1 and shape[0] == group)
 
 
 def weight_scales(rows: Floats, bias: Array | None, input_scale: np.float32, *, per_channel: bool, pair_safe: bool) -> Floats:
@@ -146,7 +151,7 @@ def weight_scales(rows: Floats, bias: Array | None, input_scale: np.float32, *, 
 
     A channel of zeros takes a scale with which its bias keeps 20 bits.
     """
-    largest = np.abs(rows).max(axis=1) if rows.shape[1] else np.zeros(len(rows), np.float32)
+    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)) if rows.shape[1] else np.zeros(len(rows), np.float32)
     scales = symmetric_scale(largest if per_channel else np.full_like(largest, largest.max(initial=0)))
     if pair_safe:
         scales = pair_safe_scales(rows, scales)
@@ -158,6 +163,7 @@ def weight_scales(rows: Floats, bias: Array | None, input_scale: np.float32, *, 
     return scales.astype(np.float32) if per_channel else np.full(len(scales), scales.max(initial=0) or 1.0, np.float32)
 
 
+@by_blocks
 def _round(rows: Floats, scales: Floats) -> Integers:
     stored: Integers = np.clip(np.rint(rows / scales[:, None]), INT8.low, INT8.high).astype(np.int8)
     return stored

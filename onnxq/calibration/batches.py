@@ -91,6 +91,7 @@ def observe(
         fetched = produced or [session.get_outputs()[0].name]
         size, workers = batching(session, specs, samples, fetched)
         if workers < cpus():
+            del session  # not two at a time: each may hold all weights
             session = open_session(model, threads=cpus() // workers)
 
     def work(start: int) -> tuple[bytes, list[T], int]:

@@ -20,8 +20,8 @@ RUN = 8
 """Neighbours taken together: they share cache lines."""
 CHUNK = 512
 """Rows multiplied at a time."""
-MEMORY = 256 << 20
-"""Bytes of second moments held at a time; layers beyond that have none."""
+MEMORY, LAYER_MEMORY = 256 << 20, 64 << 20
+"""Bytes of second moments, of all layers and of one; layers beyond that have none."""
 
 
 @dataclass(frozen=True)
@@ -217,8 +217,9 @@ def empty_moments(layers: Iterable[LayerInput], *, second: bool) -> dict[LayerIn
     chosen, used = set[LayerInput](), 0
     unique = dict.fromkeys(layers)
     for layer in sorted(unique, key=lambda layer: layer.groups * layer.size**2):
-        used += 4 * layer.groups * layer.size**2
-        if used > MEMORY:
+        size = 4 * layer.groups * layer.size**2
+        used += size
+        if used > MEMORY or size > LAYER_MEMORY:
             break
         chosen.add(layer)
     return {layer: Moments.of(layer, second=second and layer in chosen) for layer in unique}

@@ -12,7 +12,12 @@ def constant(value: ir.Value | None) -> Array | None:
     """The array of a constant (an initializer that no input can replace), else None."""
     if value is None or value.const_value is None or value.is_graph_input() or value.producer() is not None:
         return None
-    return np.asarray(value.const_value.numpy())
+    tensor = value.const_value
+    if isinstance(tensor, ir.ExternalTensor):
+        array = np.array(tensor.numpy())
+        tensor.release()  # pages of a mapped file count as this process's memory for as long as they stay mapped
+        return array
+    return np.asarray(tensor.numpy())
 
 
 def is_constant(value: ir.Value | None) -> bool:

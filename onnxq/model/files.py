@@ -137,10 +137,14 @@ def staged(path: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all weights of a model."""
+    return sum(tensor.nbytes for tensor in _tensors(model))
+
+
 def save(model: ir.Model, path: Path) -> None:
     """Write a model; large weights go to one file `<name>.data` beside it."""
-    weights = sum(tensor.nbytes for tensor in _tensors(model))
-    external = f"{path.name}.data" if weights > SINGLE_FILE_LIMIT else None
+    external = f"{path.name}.data" if weight_bytes(model) > SINGLE_FILE_LIMIT else None
     if external is None:
         _embed_external(model)
     ir.save(model, path, external_data=external)

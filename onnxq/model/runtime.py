@@ -1,6 +1,5 @@
 """ONNX Runtime sessions: opened with one set of options, errors as one line."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from onnxq.errors import ModelError, first_line
+from onnxq.model.spill import weights_on_disk
 from onnxq.schemes import Array, Feeds
 
 _NUMPY_TYPES = {
@@ -74,22 +74,26 @@ def open_session(
     try:
         if isinstance(model, Path):
             return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        folder = _external_folder(model)
-        if folder is not None:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        payload = ir.serde.serialize_model(model).SerializeToString()
-        return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+        with weights_on_disk(model) as root:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
+            payload = ir.serde.serialize_model(model).SerializeToString()
+            return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime raises many types, all of them about the model
         where = str(model) if isinstance(model, Path) else "model"
         raise ModelError(f"{where}: onnxruntime {ort.__version__} cannot load it: {first_line(error)}") from error
 
 
-def _external_folder(model: ir.Model) -> str | None:
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                return os.path.abspath(os.fspath(value.const_value.base_dir) or ".")
-    return None
+def model_inputs(model: ir.Model) -> list[InputSpec]:
+    """The inputs that a model needs, read from its graph."""
+    return [
+        InputSpec(
+            value.name or "",
+            value.dtype.numpy() if value.dtype is not None and isinstance(value.type, ir.TensorType) else None,
+            tuple(size if isinstance(size, int) and size >= 0 else None for size in value.shape or ()),
+        )
+        for value in model.graph.inputs
+        if value.name not in model.graph.initializers
+    ]
 
 
 def input_specs(session: ort.InferenceSession) -> list[InputSpec]:

@@ -7,6 +7,7 @@ E[W x] - E[W_q x] = (W - W_q) E[x], with E[x] measured here.
 import numpy as np
 
 from onnxq.schemes import Floats, Integers
+from onnxq.techniques.blocks import row_blocks
 
 
 def output_shift(rows: Floats, stored: Integers, scales: Floats, mean: Floats) -> Floats:
@@ -18,6 +19,9 @@ def output_shift(rows: Floats, stored: Integers, scales: Floats, mean: Floats) -
         scales: [channels].
         mean: E[x], [groups, K]; channels are divided evenly among groups.
     """
-    difference = rows - stored * scales[:, None]
-    by_group = difference.reshape(len(mean), -1, rows.shape[1])
-    return np.asarray(np.einsum("gck,gk->gc", by_group, mean).reshape(-1), np.float32)
+    if len(mean) > 1:
+        difference = rows - stored * scales[:, None]
+        by_group = difference.reshape(len(mean), -1, rows.shape[1])
+        return np.asarray(np.einsum("gck,gk->gc", by_group, mean).reshape(-1), np.float32)
+    shifts = [(rows[block] - stored[block] * scales[block, None]) @ mean[0] for block in row_blocks(rows.shape)]
+    return np.concatenate(shifts).astype(np.float32)

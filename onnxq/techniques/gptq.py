@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxq.schemes import INT8, Array, Floats, Integers
+from onnxq.techniques.blocks import row_blocks
 from onnxq.techniques.saturation import PAIR_LIMIT
 
 BLOCK = 128
@@ -31,6 +32,11 @@ def gptq_round(rows: Floats, moments: Floats, scales: Floats, *, pair_safe: bool
         pair_safe: obey the pair rule.
     """
     factor = _inverse_factor(moments)
+    blocks = row_blocks((rows.shape[1], rows.shape[0] * rows.shape[2]))
+    return np.concatenate([_round(rows[:, b], factor, scales[:, b], pair_safe=pair_safe) for b in blocks], axis=1)
+
+
+def _round(rows: Floats, factor: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
     steps = rows / scales[..., None]
     stored = np.empty(rows.shape, np.int8)
     size = rows.shape[-1]

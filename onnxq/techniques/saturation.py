@@ -13,6 +13,7 @@ full range where they can. K is ordered as the kernels pack it, see `kernel_orde
 import numpy as np
 
 from onnxq.schemes import INT8, Array, Floats, Integers
+from onnxq.techniques.blocks import by_blocks
 
 PAIR_LIMIT = 128
 _GROWTH = np.concatenate([np.arange(1.0, 1.5, 0.02), np.arange(1.5, 2.01, 0.05)])
@@ -51,6 +52,7 @@ def saturating_pairs(rows: Integers) -> int:
     return int(np.count_nonzero((np.abs(first + second) > PAIR_LIMIT) & (first * second > 0)))
 
 
+@by_blocks
 def pair_safe_scales(rows: Floats, scales: Floats) -> Floats:
     """Scales [channels], at least those given, with the least squared error under the pair rule.
 
@@ -73,6 +75,7 @@ def pair_safe_scales(rows: Floats, scales: Floats) -> Floats:
     return best.astype(np.float32)
 
 
+@by_blocks
 def round_pair_safe(rows: Floats, scales: Floats) -> Integers:
     """Round [channels, K] to int8 under the pair rule, each pair to the nearest point that obeys it."""
     steps = rows / scales[:, None]
