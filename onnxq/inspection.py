@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxq.macs import concrete_shapes, node_macs
+from onnxq.model.edit import nodes_of
 from onnxq.model.files import file_bytes, load
 from onnxq.model.normalize import normalize, opset_of
 from onnxq.model.runtime import input_specs, open_session
@@ -50,9 +51,9 @@ def inspect_model(path: Path) -> InspectReport:
     model = normalize(model)
     plan = make_plan(model)
     shapes = concrete_shapes(model, None)
-    macs = {node.name or "": node_macs(node, shapes) for node in model.graph}
+    macs = {node.name or "": node_macs(node, shapes) for node in nodes_of(model)}
     rows: dict[str, list[int]] = {}
-    for node in model.graph:
+    for node in nodes_of(model):
         row = rows.setdefault(node.op_type, [0, 0, 0])
         row[0] += 1
         row[1] += macs[node.name or ""]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.model.edit import attribute, sizes
+from onnxq.model.edit import attribute, nodes_of, sizes
 from onnxq.model.normalize import infer_shapes
 from onnxq.schemes import Feeds
 
@@ -13,7 +13,7 @@ ShapeByName = dict[str, list[int]]
 
 
 def concrete_shapes(model: ir.Model, feeds: Feeds | None) -> ShapeByName:
-    """Static shapes of the main graph's values for inputs of these shapes, where they can be inferred.
+    """Static shapes of values for inputs of these shapes, where they can be inferred.
 
     Without feeds, sizes that are open count as 1.
     """
@@ -23,11 +23,11 @@ def concrete_shapes(model: ir.Model, feeds: Feeds | None) -> ShapeByName:
             value.shape = ir.Shape(np.shape(feeds[value.name]))
         elif value.shape is not None:
             value.shape = ir.Shape([size if isinstance(size, int) else 1 for size in value.shape])
-    for node in copy.graph:
+    for node in nodes_of(copy):
         for value in node.outputs:
             value.shape = None
     infer_shapes(copy)
-    values = [*copy.graph.inputs, *copy.graph.initializers.values(), *(v for n in copy.graph for v in n.outputs)]
+    values = [*copy.graph.inputs, *copy.graph.initializers.values(), *(v for n in nodes_of(copy) for v in n.outputs)]
     found = {value.name or "": sizes(value) for value in values}
     return {name: shape for name, shape in found.items() if shape is not None}
 

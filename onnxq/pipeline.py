@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,31 +15,27 @@ from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.choice import Candidates, Choice, References, Variant, choose, keep_outputs
-from onnxq.data.images import read_preprocess
-from onnxq.data.samples import check_feeds, open_samples, spread
-from onnxq.data.source import Sample
-from onnxq.errors import DataError, ModelError
+from onnxq.data.samples import check_feeds, spread
+from onnxq.errors import DataError
 from onnxq.fallback import RUINED_DB, Load
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
+from onnxq.job import Job, prepare
 from onnxq.latency import medians_ms
 from onnxq.macs import concrete_shapes, node_macs
 from onnxq.model.edit import sizes
-from onnxq.model.files import SINGLE_FILE_LIMIT, check_output, digest, file_bytes, load, save, staged, weight_bytes
-from onnxq.model.normalize import normalize
-from onnxq.model.runtime import InputSpec, model_inputs, open_session, run
-from onnxq.operators import ALREADY_QUANTIZED, Role
+from onnxq.model.files import check_output, digest, file_bytes, save, staged
+from onnxq.model.runtime import open_session, run
+from onnxq.operators import Role
 from onnxq.options import Effort, Format, Method, QuantizeOptions
 from onnxq.parameters import Parameters
-from onnxq.plan import Plan, Selection, make_plan
+from onnxq.plan import Plan
 from onnxq.report.model import FloatNodes, Latency, QuantizeReport
 from onnxq.schemes import Feeds
 from onnxq.smooth import smooth
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.weights import WeightOptions, layer_inputs
 
-HELD_OUT_SHARE = 8
-"""One in so many samples is kept from calibration and verifies the result."""
 SLOWER = 1.03
 """A file that takes so many times the float model's time is called slower."""
 WORTH_MACS = 0.05
@@ -63,21 +59,6 @@ WRITERS: dict[Format, Callable[[ir.Model, Plan, Parameters], ir.Model]] = {
 }
 
 
-@dataclass
-class _Job:
-    """What the stages hand on."""
-
-    options: QuantizeOptions
-    model: ir.Model
-    plan: Plan
-    calibration: list[Sample]
-    held_out: list[Sample]
-    specs: list[InputSpec]
-    large: bool
-    warnings: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
 def quantize(options: QuantizeOptions) -> QuantizeReport:
     """Quantize a model statically and verify the file that was written.
 
@@ -86,7 +67,7 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     """
     check_output(options.destination, options.model, force=options.force)
     clock = _Clock()
-    job = _prepare(options)
+    job = prepare(options)
     references = _references(job)
     clock.lap(job, "prepare")
     variants = _variants(job)
@@ -117,7 +98,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     """
     if output.exists() and not options.force:
         raise DataError(f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force")
-    job = _prepare(options)
+    job = prepare(options)
     samples = sorted(job.calibration + job.held_out, key=lambda sample: sample.name)
     k, n = shard
     start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n
@@ -133,55 +114,13 @@ class _Clock:
     def __init__(self) -> None:
         self.start = time.perf_counter()
 
-    def lap(self, job: _Job, stage: str) -> None:
+    def lap(self, job: Job, stage: str) -> None:
         now = time.perf_counter()
         job.seconds[stage] = now - self.start
         self.start = now
 
 
-def _prepare(options: QuantizeOptions) -> _Job:
-    """Load, normalize, plan; find and split the samples."""
-    model = load(options.model)
-    quantized = sum(node.op_type in ALREADY_QUANTIZED for node in model.graph)
-    specs = model_inputs(model)
-    large = weight_bytes(model) > SINGLE_FILE_LIMIT
-    model = normalize(model)
-    plan = make_plan(model, _selection(options))
-    if not any(planned.row.role is Role.ANCHOR for planned in plan.nodes.values()):
-        open_session(options.model, optimize=False)  # what the runtime has against the model comes first
-        raise ModelError(f"{options.model}: nothing to quantize: {_why_nothing(plan, quantized)}")
-    job = _Job(options, model, plan, [], [], specs, large)
-    if quantized:
-        job.warnings.append(f"the model is quantized already in {quantized} nodes: they pass through as they are")
-    if options.calib is None:
-        if not options.stats:
-            raise DataError("no calibration data: give a folder with --calib, or statistics with --stats")
-        return job
-    preprocess = read_preprocess(options.preprocess) if options.preprocess else None
-    found = open_samples(options.calib, specs, preprocess)
-    samples = spread(found, options.samples)
-    if len(samples) < options.samples:
-        job.warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
-    job.held_out = samples[HELD_OUT_SHARE - 1 :: HELD_OUT_SHARE]
-    job.calibration = [s for i, s in enumerate(samples) if i % HELD_OUT_SHARE != HELD_OUT_SHARE - 1]
-    if not job.held_out:
-        job.held_out = samples[:1]
-        job.warnings.append("too few samples to hold one out: the result is verified on calibration samples")
-    return job
-
-
-def _selection(options: QuantizeOptions) -> Selection:
-    return Selection(options.include, options.exclude, options.op_types)
-
-
-def _why_nothing(plan: Plan, quantized: int) -> str:
-    if quantized:
-        return f"it is quantized already ({quantized} integer nodes)"
-    reasons = [f"{node.op_type} '{node.name}': {why}" for node, why in plan.floats.values() if node.op_type in ("Conv", "Gemm", "MatMul")]
-    return reasons[0] if reasons else "it has no Conv, MatMul or Gemm in its main graph"
-
-
-def _statistics(job: _Job, variants: Sequence[Variant]) -> Statistics:
+def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
     """One pass for all variants: the last one's graph has the values of the others too."""
     options = job.options
     model_digest = digest(options.model)
@@ -203,7 +142,7 @@ def _quantized(choice: Choice, options: QuantizeOptions, statistics: Statistics)
     return model
 
 
-def _variants(job: _Job) -> list[Variant]:
+def _variants(job: Job) -> list[Variant]:
     """The model as it is, and smoothed where that is expected to pay, with their layers' moments."""
     plain = Variant(job.model, job.plan, {})
     if not job.calibration:
@@ -216,14 +155,14 @@ def _variants(job: _Job) -> list[Variant]:
     if smoothed is None:
         return [plain]
     model, known = smoothed
-    variant = Variant(model, make_plan(model, _selection(job.options)), known, ("smoothing",))
+    variant = Variant(model, job.replan(model), known, ("smoothing",))
     before, after = layer_inputs(plain.plan), layer_inputs(variant.plan)
     loads = _loads(plain, samples[0].load())
     touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
     return [plain, variant] if touched >= WORTH_MACS else [plain]
 
 
-def _choose(job: _Job, variants: list[Variant], references: References | None, statistics: Statistics) -> Choice:
+def _choose(job: Job, variants: list[Variant], references: References | None, statistics: Statistics) -> Choice:
     """Variant, method and techniques: those asked for, or the best on held-out samples."""
     options = job.options
     tried: list[tuple[Candidates, Choice]] = []
@@ -242,7 +181,7 @@ def _choose(job: _Job, variants: list[Variant], references: References | None, s
     if options.effort is not Effort.FAST and references is not None:
         variant = candidates.variant
         loads = _loads(variant, job.held_out[0].load())
-        choice = keep_outputs(candidates, choice, loads, lambda kept: make_plan(variant.model, _selection(options), kept))
+        choice = keep_outputs(candidates, choice, loads, lambda kept: job.replan(variant.model, kept))
     return choice
 
 
@@ -256,7 +195,7 @@ def _loads(variant: Variant, feeds: Feeds) -> dict[str, Load]:
     return {name: Load(macs[name] / whole[0], weights[name] / whole[1]) for name in anchors}
 
 
-def _references(job: _Job) -> References | None:
+def _references(job: Job) -> References | None:
     samples = spread(job.held_out, JUDGES)
     if not samples:
         return None
@@ -287,7 +226,7 @@ def _record(model: ir.Model, options: QuantizeOptions, choice: Choice, statistic
     model.metadata_props["onnxq.data_sha256"] = statistics.data
 
 
-def _verify(job: _Job, path: Path, choice: Choice, statistics: Statistics) -> QuantizeReport:
+def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics) -> QuantizeReport:
     options = job.options
     feeds = job.held_out[0].load() if job.held_out else None
     shapes = concrete_shapes(job.model, feeds)

@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.model.edit import attribute, constant, input_at, is_constant, is_float, known_rank, only_use, sizes
+from onnxq.model.edit import attribute, body_owners, constant, input_at, is_constant, is_float, known_rank, only_use, sizes
+from onnxq.model.expose import OBSERVABLE
 from onnxq.model.normalize import opset_of
 from onnxq.operators import KNOWN_RANGES, OPERATORS, Operator, Role
 
@@ -94,20 +95,33 @@ class Plan:
 
 
 def make_plan(model: ir.Model, selection: Selection | None = None, kept: Mapping[str, str] | None = None) -> Plan:
-    """Plan the main graph of a normalized model; `kept` are nodes to leave float, with the reason."""
+    """Plan the main graph and the bodies of a normalized model; `kept` are nodes to leave float, with the reason."""
     kept = kept or {}
     selection = selection or Selection()
-    graph = model.graph
-    refusals: dict[ir.Node, str] = {}
+    plan = Plan()
     opset = opset_of(model)
-    for node in graph:
-        reason = kept.get(node.name or "") or (selection.refusal(node) if node.op_type in OPERATORS else None)
-        reason = reason or _refusal(node, opset)
-        if reason:
-            refusals[node] = reason
-    reached = _reached(graph, refusals)
-    taken = _taken(graph, refusals, reached)
-    return _assemble(graph, refusals, taken)
+    owners = body_owners(model)
+    for graph in model.graphs():
+        unseen = _unseen(graph, owners)
+        refusals: dict[ir.Node, str] = {}
+        for node in graph:
+            reason = kept.get(node.name or "") or (selection.refusal(node) if node.op_type in OPERATORS else None)
+            reason = reason or unseen or _refusal(node, opset)
+            if reason:
+                refusals[node] = reason
+        reached = _reached(graph, refusals)
+        _assemble(plan, graph, refusals, _taken(graph, refusals, reached))
+    return plan
+
+
+def _unseen(graph: ir.Graph, owners: Mapping[ir.Graph, ir.Node]) -> str | None:
+    """Why the values of a body cannot be calibrated, or None."""
+    owner = owners.get(graph)
+    while owner is not None and owner.graph is not None:
+        if (owner.domain, owner.op_type) not in OBSERVABLE:
+            return f"lies in the body of a {owner.op_type}, whose values cannot be observed"
+        owner = owners.get(owner.graph) if isinstance(owner.graph, ir.Graph) else None
+    return None
 
 
 def _refusal(node: ir.Node, opset: int) -> str | None:
@@ -252,8 +266,7 @@ def _taken(graph: ir.Graph, refusals: dict[ir.Node, str], reached: set[ir.Value]
     return taken
 
 
-def _assemble(graph: ir.Graph, refusals: dict[ir.Node, str], taken: set[ir.Node]) -> Plan:
-    plan = Plan()
+def _assemble(plan: Plan, graph: ir.Graph, refusals: dict[ir.Node, str], taken: set[ir.Node]) -> None:
     clamps: set[ir.Node] = set()
     for node in graph:
         row = OPERATORS.get(node.op_type)
@@ -273,7 +286,6 @@ def _assemble(graph: ir.Graph, refusals: dict[ir.Node, str], taken: set[ir.Node]
                 _plan_tensor(plan, output)
         elif node not in clamps and _computes_floats(node):
             plan.floats[node.name or ""] = (node, refusals.get(node) or _left_out(node))
-    return plan
 
 
 def _computes_floats(node: ir.Node) -> bool:

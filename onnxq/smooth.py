@@ -25,7 +25,8 @@ def smooth(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -
     """
     takers: dict[LayerInput, list[str]] = {}
     for name, layer in layer_inputs(plan).items():
-        if layer.kernel is None and not layer.transposed and layer in moments:
+        in_main = plan.nodes[name].node.graph is model.graph
+        if in_main and layer.kernel is None and not layer.transposed and layer in moments:
             takers.setdefault(layer, []).append(name)
     copy, known = model.clone(), dict(moments)
     for layer, names in takers.items():

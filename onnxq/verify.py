@@ -7,7 +7,7 @@ is compared three ways: the float model, the file optimized (integer kernels), t
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
 from onnxq.macs import ShapeByName, node_macs
 from onnxq.metrics import OutputError
+from onnxq.model.edit import nodes_of
 from onnxq.model.runtime import InputSpec, open_session, run
 from onnxq.operators import INTEGER_KERNELS, Role
 from onnxq.plan import Plan
@@ -90,12 +91,12 @@ def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
         saved = Path(folder) / "optimized.onnx"
         open_session(path, save_optimized=saved)
-        nodes = list(onnx.load_model(saved, load_external_data=False).graph.node)
+        nodes = list(_nodes(onnx.load_model(saved, load_external_data=False).graph))
     counts: dict[str, int] = {}
     for node in nodes:
         counts[node.op_type] = counts.get(node.op_type, 0) + 1
     integer = {_original_name(node.name) for node in nodes if node.op_type in INTEGER_KERNELS}
-    macs = {node.name or "": node_macs(node, shapes) for node in model.graph}
+    macs = {node.name or "": node_macs(node, shapes) for node in nodes_of(model)}
     planned = [name for name, item in plan.nodes.items() if item.row.role is Role.ANCHOR]
     promised = sum(macs[name] for name in planned)
     kept = sum(macs[name] for name in planned if name in integer)
@@ -108,6 +109,15 @@ def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName
         requantizations=_requantizations(nodes),
         fell_back=[name for name in planned if name not in integer],
     )
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of a graph and of the bodies in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
 
 
 def _original_name(name: str) -> str:

@@ -75,8 +75,8 @@ GEMM = "g (float[5,8] x) => (float[5,4] y) {"
         ("y = Gemm(x, w, c)", (5, 1), ["Gemm", "Add"]),
         ("p = MatMul(x, w) y = Add(p, c)", (4,), ["Gemm"]),
         ("p = MatMul(x, w) y = Add(c, p)", (1, 4), ["Gemm"]),
-        ("p = MatMul(x, w) y = Add(p, c)", (5, 4), ["MatMul", "Add"]),
-        ("p = MatMul(x, w) q = Add(p, c) y = Mul(q, c)", (1,), ["MatMul", "Add", "Mul"]),
+        ("p = MatMul(x, w) y = Add(p, c)", (5, 4), ["Gemm", "Add"]),
+        ("p = MatMul(x, w) q = Add(p, c) y = Mul(q, c)", (1,), ["Gemm"]),
         ("t = Transpose<perm=[1,0]>(x) y = Gemm<transA=1, alpha=3.0>(t, w)", (4,), ["Transpose", "Gemm"]),
     ],
 )

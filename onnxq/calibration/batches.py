@@ -8,9 +8,8 @@ As many samples are in memory as there are workers, never the data set.
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
 from onnxq.errors import ModelError
+from onnxq.model.expose import Exposed, expose
 from onnxq.model.runtime import InputSpec, input_specs, open_session, run
 from onnxq.schemes import Array, Feeds
 
@@ -34,21 +34,6 @@ MOST_WORKERS = 8
 
 
 T = TypeVar("T")
-
-
-@contextmanager
-def extra_outputs(model: ir.Model, names: Sequence[str]) -> Iterator[None]:
-    """Let the named values leave the graph as outputs, for as long as the context lasts."""
-    outputs = model.graph.outputs
-    present = {value.name for value in outputs}
-    wanted = set(names) - present
-    added = [value for node in model.graph for value in node.outputs if value.name in wanted]
-    outputs.extend(added)
-    try:
-        yield
-    finally:
-        for _ in added:
-            outputs.pop()
 
 
 @dataclass(frozen=True)
@@ -71,8 +56,8 @@ def observe(
     """Run all samples; returns a SHA-256 over them.
 
     Args:
-        model: the normalized float model; its outputs are extended while this runs.
-        names: values to hand on: of the main graph, graph inputs among them.
+        model: the normalized float model.
+        names: values to hand on: of the main graph and of bodies, graph inputs among them.
         samples: read one by one.
         measure: is given each run's values and the number of its first sample, in any order and in
             several threads at a time.
@@ -84,18 +69,17 @@ def observe(
     """
     graph_inputs = {value.name for value in model.graph.inputs}
     produced = [name for name in dict.fromkeys(names) if name not in graph_inputs]
-    with extra_outputs(model, produced):
-        session = open_session(model, threads=1)
-        specs = input_specs(session)
-        # a model of which nothing is wanted is still run: its samples are checked
-        fetched = produced or [session.get_outputs()[0].name]
-        size, workers = batching(session, specs, samples, fetched)
-        if workers < cpus():
-            del session  # not two at a time: each may hold all weights
-            session = open_session(model, threads=cpus() // workers)
+    # a model of which nothing is wanted is still run: its samples are checked
+    exposed = expose(model, produced or [model.graph.outputs[0].name or ""])
+    session = open_session(exposed.model, threads=1)
+    specs = input_specs(session)
+    size, workers = batching(session, specs, samples, exposed)
+    if workers < cpus():
+        del session  # not two at a time: each may hold all weights
+        session = open_session(exposed.model, threads=cpus() // workers)
 
     def work(start: int) -> tuple[bytes, list[T], int]:
-        content, parts = run_batch(session, specs, samples[start : start + size], fetched)
+        content, parts = run_batch(session, specs, samples[start : start + size], exposed)
         return content, [measure(part, start + i) for i, part in enumerate(parts)], sum(part.samples for part in parts)
 
     chain = hashlib.sha256()
@@ -122,7 +106,7 @@ def observe(
     return chain.hexdigest()
 
 
-def run_batch(session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], names: list[str]) -> tuple[bytes, list[Part]]:
+def run_batch(session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], exposed: Exposed) -> tuple[bytes, list[Part]]:
     """A digest of the samples, and one part if they could be run together, else one each.
 
     Raises:
@@ -136,12 +120,13 @@ def run_batch(session: ort.InferenceSession, specs: list[InputSpec], batch: Sequ
     alike = len({tuple(array.shape for array in feeds.values()) for feeds in loaded}) == 1
     if alike and len(loaded) > 1:
         together = {key: np.concatenate([one[key] for one in loaded]) for key in loaded[0]}
-        return content.digest(), [_part(session, together, len(batch), f"one of {batch[0].name} to {batch[-1].name}", names)]
-    return content.digest(), [_part(session, feeds, 1, s.name, names) for s, feeds in zip(batch, loaded, strict=True)]
+        return content.digest(), [_part(session, together, len(batch), f"one of {batch[0].name} to {batch[-1].name}", exposed)]
+    return content.digest(), [_part(session, feeds, 1, s.name, exposed) for s, feeds in zip(batch, loaded, strict=True)]
 
 
-def _part(session: ort.InferenceSession, feeds: Feeds, samples: int, label: str, names: list[str]) -> Part:
-    return Part(samples, label, feeds | dict(zip(names, run(session, feeds, label, names), strict=True)))
+def _part(session: ort.InferenceSession, feeds: Feeds, samples: int, label: str, exposed: Exposed) -> Part:
+    fetched = run(session, feeds, label, [output for output, _ in exposed.outputs.values()])
+    return Part(samples, label, feeds | exposed.values(fetched))
 
 
 def cpus() -> int:
@@ -149,35 +134,35 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def batching(session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], names: list[str]) -> tuple[int, int]:
+def batching(session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], exposed: Exposed) -> tuple[int, int]:
     """Samples to run together, and workers to run side by side."""
-    one = _values(session, specs, samples[:1], names)
+    one = _values(session, specs, samples[:1], exposed)
     count = max(1, sum(array.size for array in one))
     size = min(LARGEST_BATCH, BATCH_VALUES // count)
-    if size < 2 or len(samples) < 4 or not _batchable(session, specs, samples, names):
+    if size < 2 or len(samples) < 4 or not _batchable(session, specs, samples, exposed):
         size = 1
     room = max(1, IN_FLIGHT_BYTES // (4 * count * size))
     return size, min(cpus(), MOST_WORKERS, room, -(-len(samples) // size))
 
 
-def _values(session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], names: list[str]) -> list[Array]:
-    _, parts = run_batch(session, specs, batch, names)
-    return [parts[0].values[name] for name in names] if len(parts) == 1 else []
+def _values(session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], exposed: Exposed) -> list[Array]:
+    _, parts = run_batch(session, specs, batch, exposed)
+    return [parts[0].values[name] for name in exposed.outputs] if len(parts) == 1 else []
 
 
-def _batchable(session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], names: list[str]) -> bool:
+def _batchable(session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], exposed: Exposed) -> bool:
     """Whether two samples together give what each gives alone; samples of one shape are not asked for."""
     if any(not spec.shape or spec.shape[0] is not None for spec in specs):
         return False
-    one, two = (_values(session, specs, samples[i : i + 1], names) for i in (0, 1))
+    one, two = (_values(session, specs, samples[i : i + 1], exposed) for i in (0, 1))
     try:
-        both = _values(session, specs, samples[:2], names)
+        both = _values(session, specs, samples[:2], exposed)
     except ModelError:
         return False
     if not both:  # these two have different shapes: try one of them twice
         two = one
         try:
-            both = _values(session, specs, [samples[0], samples[0]], names)
+            both = _values(session, specs, [samples[0], samples[0]], exposed)
         except ModelError:
             return False
     for a, b, ab in zip(one, two, both, strict=True):

@@ -86,6 +86,8 @@ def _numbers(node: ir.Node, name: str, count: int) -> tuple[int, ...]:
 
 def take_rows(layer: LayerInput, values: Array, count: int, offset: int) -> Floats:
     """At most `count` rows [rows, groups, size] of one sample's activation, evenly spaced from `offset`."""
+    if values.size == 0:  # of a branch that is not taken, or a loop without iterations
+        return np.zeros((0, layer.groups, layer.size), np.float32)
     if layer.kernel is None:
         matrix = values.T if layer.transposed else values.reshape(-1, values.shape[-1])
         picked = _positions(len(matrix), count, offset)

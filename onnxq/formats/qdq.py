@@ -6,7 +6,7 @@ The runtime fuses DequantizeLinear -> operator -> QuantizeLinear into its intege
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from onnxq.model.edit import Names, add_initializer, add_node, input_at
+from onnxq.model.edit import Names, add_initializer, add_node, graph_of, input_at, nodes_of
 from onnxq.model.normalize import LEAST_OPSET, opset_of
 from onnxq.operators import Role
 from onnxq.parameters import Parameters, QuantizedConstant
@@ -24,9 +24,9 @@ class QdqWriter:
         self.plan, self.parameters = plan, parameters
         self.graph = self.model.graph
         self.names = Names(self.model)
-        self.nodes = {node.name: node for node in self.graph}
-        self.values = {value.name: value for node in self.graph for value in node.outputs}
-        self.values |= {value.name: value for value in self.graph.inputs}
+        self.nodes = {node.name: node for node in nodes_of(self.model)}
+        self.values = {value.name: value for node in nodes_of(self.model) for value in node.outputs}
+        self.values |= {value.name: value for graph in self.model.graphs() for value in graph.inputs}
         # before opset 13 the standard Q/DQ know no axis; the runtime's own do at any opset
         self.domain = "" if opset_of(self.model) >= LEAST_OPSET else MICROSOFT
         self._params: dict[str, tuple[ir.Value, ir.Value]] = {}
@@ -41,7 +41,7 @@ class QdqWriter:
                     if index >= len(node.inputs):
                         node.resize_inputs(index + 1)
                     wish = input_at(node, index) or planned.output
-                    node.replace_input_with(index, self._constant(wish.name or "constant", quantized))
+                    node.replace_input_with(index, self._constant(graph_of(node), wish.name or "constant", quantized))
         for (name, index), array in self.parameters.replaced.items():
             if (name, index) not in self.parameters.constants:
                 node = self.nodes[name]
@@ -61,7 +61,7 @@ class QdqWriter:
             add_initializer(self.graph, self.names.fresh(f"{name}_zero_point"), params.zero_point),
         )
 
-    def _constant(self, name: str, quantized: QuantizedConstant) -> ir.Value:
+    def _constant(self, graph: ir.Graph, name: str, quantized: QuantizedConstant) -> ir.Value:
         """A DequantizeLinear over stored integers, in the place of a float constant."""
         params = quantized.params
         stored = add_initializer(self.graph, self.names.fresh(f"{name}_quantized"), quantized.stored)
@@ -69,33 +69,55 @@ class QdqWriter:
         output = ir.Value(name=self.names.fresh(f"{name}_dequantized"), shape=stored.shape, type=ir.TensorType(ir.DataType.FLOAT))
         axis = {} if params.axis is None else {"axis": params.axis}
         add_node(
-            self.graph, "DequantizeLinear", [stored, scale, zero_point], [output],
+            graph, "DequantizeLinear", [stored, scale, zero_point], [output],
             name=self.names.fresh(f"{name}_DequantizeLinear"), domain=self.domain, **axis,
         )  # fmt: skip
         return output
 
     def _activation(self, tensor: PlannedTensor) -> None:
-        """Put QuantizeLinear and DequantizeLinear behind a value, for those consumers that want integers."""
+        """Put QuantizeLinear and DequantizeLinear behind a value, for those consumers that want integers.
+
+        The runtime fuses within one graph: a body that takes the value gets a pair of its own.
+        """
         value = self.values[tensor.name]
         everywhere = self._integer_result(value)
-        uses = [
-            use for use in value.uses()
-            if everywhere or self._takes_integers(use.node, use.idx)
-        ]  # fmt: skip
+        wanting = [use for use in value.uses() if self._takes_integers(use.node, use.idx)]
+        home = self._home(value)
+        uses = list(value.uses()) if everywhere else [use for use in wanting if use.node.graph is home]
+        if uses or everywhere:
+            source = self._without_clamp(value, len(uses), everywhere=everywhere)
+            dequantized = self._pair(home, tensor, source)
+            for use in uses:
+                use.node.replace_input_with(use.idx, dequantized)
+            if everywhere and value.is_graph_output():
+                self._take_graph_output(home, value, dequantized)
+            value = dequantized if everywhere else value
+        for body in dict.fromkeys(graph_of(use.node) for use in wanting if use.node.graph is not home):
+            inside = self._pair(body, tensor, value)
+            for use in wanting:
+                if use.node.graph is body:
+                    use.node.replace_input_with(use.idx, inside)
+
+    def _pair(self, graph: ir.Graph, tensor: PlannedTensor, source: ir.Value) -> ir.Value:
+        """QuantizeLinear and DequantizeLinear over `source`; returns what they give."""
         params = self.parameters.activations[tensor.source]
         scale, zero_point = self._params.get(tensor.source) or self._scale_and_zero_point(tensor.source, params)
         self._params[tensor.source] = scale, zero_point
-        source = self._without_clamp(value, len(uses), everywhere=everywhere)
+        value = self.values[tensor.name]
         stored = ir.TensorType(ir.DataType.from_numpy(params.type.dtype))
         quantized = ir.Value(name=self.names.fresh(f"{tensor.name}_quantized"), shape=value.shape, type=stored)
         dequantized = ir.Value(name=self.names.fresh(f"{tensor.name}_dequantized"), shape=value.shape, type=value.type)
         for op_type, x, y in (("QuantizeLinear", source, quantized), ("DequantizeLinear", quantized, dequantized)):
             name = self.names.fresh(f"{tensor.name}_{op_type}")
-            add_node(self.graph, op_type, [x, scale, zero_point], [y], name=name, domain=self.domain)
-        for use in uses:
-            use.node.replace_input_with(use.idx, dequantized)
-        if everywhere and value.is_graph_output():
-            self._take_graph_output(value, dequantized)
+            add_node(graph, op_type, [x, scale, zero_point], [y], name=name, domain=self.domain)
+        return dequantized
+
+    def _home(self, value: ir.Value) -> ir.Graph:
+        """The graph in which a value comes into being."""
+        producer = value.producer()
+        if producer is not None:
+            return graph_of(producer)
+        return next(graph for graph in self.model.graphs() if value in graph.inputs)
 
     def _integer_result(self, value: ir.Value) -> bool:
         """Whether an integer kernel that has no float output produces the value."""
@@ -131,11 +153,11 @@ class QdqWriter:
         least, most = tensor.bounds or (0.0, 0.0)
         return (params.type.low - zero) * scale >= least and (params.type.high - zero) * scale <= most
 
-    def _take_graph_output(self, value: ir.Value, dequantized: ir.Value) -> None:
+    def _take_graph_output(self, graph: ir.Graph, value: ir.Value, dequantized: ir.Value) -> None:
         name = value.name
-        for index, output in enumerate(self.graph.outputs):
+        for index, output in enumerate(graph.outputs):
             if output is value:
-                self.graph.outputs[index] = dequantized
+                graph.outputs[index] = dequantized
         value.name = self.names.fresh(f"{name}_float")
         dequantized.name = name
 

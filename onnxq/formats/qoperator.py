@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxq.formats.qdq import MICROSOFT, write_qdq
-from onnxq.model.edit import only_use
+from onnxq.model.edit import graph_of, nodes_of, only_use
 from onnxq.operators import Role
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan, PlannedNode
@@ -60,9 +60,9 @@ def write_qoperator(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.M
     """The quantized model in QOperator format; the given model is left as it is."""
     quantized = write_qdq(model, plan, parameters)
     graph = quantized.graph
-    nodes = {node.name: node for node in graph}
+    nodes = {node.name: node for node in nodes_of(quantized)}
     for name, planned in plan.nodes.items():
-        _fuse(graph, nodes[name], planned)
+        _fuse(graph_of(nodes[name]), nodes[name], planned)
     quantized.graph.opset_imports[MICROSOFT] = 1
     passes.RemoveUnusedNodesPass()(quantized)
     graph.sort()

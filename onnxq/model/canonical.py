@@ -4,6 +4,7 @@ Max(x, c), Min(x, c), scalar c          -> Clip(x, c), Clip(x, , c)
 Gemm with alpha or beta                 -> folded into constant weight and bias
 Gemm with a C that is no bias vector    -> Gemm without C, then Add
 MatMul(A, B) of rank 2, then Add(bias)  -> Gemm(A, B, bias)
+MatMul(A, B) of rank 2, then Add(other) -> Gemm(A, B), then Add
 """
 
 import numpy as np
@@ -26,19 +27,23 @@ from onnxq.model.edit import (
 
 
 def canonicalize(model: ir.Model) -> None:
-    """Apply all rules to the main graph, in place."""
+    """Apply all rules to the main graph and the bodies, in place."""
     names = Names(model)
-    for node in list(model.graph):
-        if node.domain not in ("", "ai.onnx"):
-            continue
-        if node.op_type in ("Max", "Min"):
-            _clip(model.graph, node, names)
-        elif node.op_type == "Gemm":
-            _fold_gemm_factors(model.graph, node, names)
-            _gemm_bias(model.graph, node, names)
-        elif node.op_type == "MatMul":
-            _gemm_from_matmul(model.graph, node, names)
+    for graph in list(model.graphs()):
+        for node in list(graph):
+            if node.domain in ("", "ai.onnx"):
+                _canonicalize(graph, node, names)
     model.graph.sort()
+
+
+def _canonicalize(graph: ir.Graph, node: ir.Node, names: Names) -> None:
+    if node.op_type in ("Max", "Min"):
+        _clip(graph, node, names)
+    elif node.op_type == "Gemm":
+        _fold_gemm_factors(graph, node, names)
+        _gemm_bias(graph, node, names)
+    elif node.op_type == "MatMul":
+        _gemm_from_matmul(graph, node, names)
 
 
 def _take_output(new_output: ir.Value, old: ir.Value) -> None:
@@ -106,7 +111,10 @@ def _gemm_bias(graph: ir.Graph, node: ir.Node, names: Names) -> None:
 
 
 def _gemm_from_matmul(graph: ir.Graph, node: ir.Node, names: Names) -> None:
-    """With a bias inside the product, the runtime has an integer kernel for both; apart it has none."""
+    """With a bias inside the product, the runtime has an integer kernel for both; apart it has none.
+
+    Any other Add behind a MatMul the runtime would fuse into a float Gemm; behind a Gemm it stays.
+    """
     weight = sizes(node.inputs[1])
     add = only_use(node.outputs[0])
     if add is None or add.op_type != "Add" or weight is None or len(weight) != 2:
@@ -115,11 +123,14 @@ def _gemm_from_matmul(graph: ir.Graph, node: ir.Node, names: Names) -> None:
         return
     bias = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
     array = constant(bias)
+    output = ir.Value()
     if array is None or array.size != weight[1] or array.shape[-1:] != (weight[1],) or array.ndim > 2:
+        add_node(graph, "Gemm", node.inputs[:2], [output], name=names.fresh(f"{node.name}_gemm"))
+        _take_output(output, node.outputs[0])
+        graph.remove(node, safe=True)
         return
     if array.ndim == 2:
         bias = add_initializer(graph, names.fresh(f"{node.name}_bias"), array.reshape(-1))
-    output = ir.Value()
     add_node(graph, "Gemm", [node.inputs[0], node.inputs[1], bias], [output], name=names.fresh(f"{node.name}_gemm"))
     _take_output(output, add.outputs[0])
     graph.remove([add, node], safe=True)

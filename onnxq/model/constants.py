@@ -17,8 +17,12 @@ GROWTH_LIMIT = 1 << 20
 
 
 def fold_constants(model: ir.Model) -> None:
-    """Replace values of the main graph that no input influences by initializers, in place."""
-    graph = model.graph
+    """Replace values that no input influences by initializers of the main graph, in place."""
+    for graph in list(model.graphs()):
+        _fold(model, graph)
+
+
+def _fold(model: ir.Model, graph: ir.Graph) -> None:
     folded: list[ir.Node] = []
     known: set[ir.Value] = set()
     for node in graph:
@@ -41,7 +45,7 @@ def fold_constants(model: ir.Model) -> None:
     sources += sum(v.const_value.nbytes for n in folded for v in n.inputs if v is not None and v.const_value is not None)
     if sum(array.nbytes for array in results.values()) > sources + GROWTH_LIMIT:
         results = {value: array for value, array in results.items() if value in given or array.nbytes <= GROWTH_LIMIT}
-    _replace(graph, folded, results)
+    _replace(model, graph, folded, results)
 
 
 def _evaluate(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> dict[ir.Value, Array]:
@@ -68,7 +72,7 @@ def _evaluate(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> 
         return {}
 
 
-def _replace(graph: ir.Graph, folded: list[ir.Node], results: dict[ir.Value, Array]) -> None:
+def _replace(model: ir.Model, graph: ir.Graph, folded: list[ir.Node], results: dict[ir.Value, Array]) -> None:
     new: list[tuple[str, ir.Value]] = []
     for value, array in results.items():
         name = value.name or ""
@@ -80,4 +84,4 @@ def _replace(graph: ir.Graph, folded: list[ir.Node], results: dict[ir.Value, Arr
             graph.remove(node, safe=True)
     for name, constant in new:
         constant.name = name
-        graph.register_initializer(constant)
+        model.graph.register_initializer(constant)

@@ -83,6 +83,22 @@ def nodes_of(model: ir.Model) -> Iterator[ir.Node]:
         yield from function
 
 
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph or body that a node lies in (functions are inlined before anything is planned)."""
+    assert isinstance(node.graph, ir.Graph)
+    return node.graph
+
+
+def body_owners(model: ir.Model) -> dict[ir.Graph, ir.Node]:
+    """The node that each body of a model belongs to."""
+    return {
+        attribute.as_graph(): node
+        for node in nodes_of(model)
+        for attribute in node.attributes.values()
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref()
+    }
+
+
 class Names:
     """Hands out names that no value, node or initializer of the model has."""
 

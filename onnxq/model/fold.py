@@ -26,11 +26,12 @@ from onnxq.schemes import Array
 def fold_channel_arithmetic(model: ir.Model) -> None:
     """Fold as long as something can be folded, in place."""
     names = Names(model)
-    for node in list(model.graph):
-        if node.domain not in ("", "ai.onnx") or node.op_type not in ("Conv", "Gemm"):
-            continue
-        while _fold_next(model.graph, node, names):
-            pass
+    for graph in model.graphs():
+        for node in list(graph):
+            if node.domain not in ("", "ai.onnx") or node.op_type not in ("Conv", "Gemm"):
+                continue
+            while _fold_next(graph, node, names):
+                pass
 
 
 def _fold_next(graph: ir.Graph, node: ir.Node, names: Names) -> bool:

@@ -1,6 +1,6 @@
 """Bring any model into the form that the planner reads, without changing what it computes.
 
-Functions inlined, weights as initializers, constants folded, BatchNorm and other per-channel
+Functions and branches that are always taken inlined, weights as initializers, constants folded, BatchNorm and other per-channel
 arithmetic folded into the Conv or Gemm before it, opset at least 13 (per-channel quantization),
 every node and value with a name of its own.
 """
@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from onnxq.model.branches import inline_branches
 from onnxq.model.canonical import canonicalize
 from onnxq.model.constants import fold_constants
 from onnxq.model.fold import fold_channel_arithmetic
@@ -28,10 +29,15 @@ def normalize(model: ir.Model) -> ir.Model:
     passes.RemoveInitializersFromInputsPass()(model)
     bypass_dropout(model)
     passes.IdentityEliminationPass()(model)
+    passes.OutputFixPass()(model)  # the runtime gives garbage for a body that puts one value out twice
     passes.NameFixPass()(model)
+    passes.LiftSubgraphInitializersToMainGraphPass()(model)
     name_nodes(model)
     infer_shapes(model)
     fold_constants(model)
+    if inline_branches(model):
+        infer_shapes(model)
+        fold_constants(model)
     canonicalize(model)
     fold_channel_arithmetic(model)
     passes.RemoveUnusedNodesPass()(model)

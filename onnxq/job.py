@@ -1,0 +1,124 @@
+"""What is to be done: the normalized model, its plan, and the samples, part of them held out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxq.data.images import read_preprocess
+from onnxq.data.samples import check_feeds, open_samples, spread
+from onnxq.data.source import Sample
+from onnxq.errors import DataError, ModelError
+from onnxq.model.edit import nodes_of
+from onnxq.model.expose import expose
+from onnxq.model.files import SINGLE_FILE_LIMIT, load, weight_bytes
+from onnxq.model.normalize import normalize
+from onnxq.model.runtime import InputSpec, model_inputs, open_session, run
+from onnxq.operators import ALREADY_QUANTIZED, Role
+from onnxq.options import QuantizeOptions
+from onnxq.plan import Plan, Selection, make_plan
+
+HELD_OUT_SHARE = 8
+"""One in so many samples is kept from calibration and verifies the result."""
+CHANGING = "lies in a Loop or Scan whose values change their shape from iteration to iteration"
+
+
+@dataclass
+class Job:
+    """What the stages hand on.
+
+    specs  inputs of the model as it came
+    large  whether two sessions side by side may not fit into memory
+    kept   nodes that stay float whatever the plan, with the reason
+    """
+
+    options: QuantizeOptions
+    model: ir.Model
+    plan: Plan
+    specs: list[InputSpec]
+    large: bool
+    calibration: list[Sample] = field(default_factory=list)
+    held_out: list[Sample] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def replan(self, model: ir.Model, kept: Mapping[str, str] | None = None) -> Plan:
+        """The plan for a form of the model, with more nodes kept float."""
+        return make_plan(model, _selection(self.options), self.kept | dict(kept or {}))
+
+
+def prepare(options: QuantizeOptions) -> Job:
+    """Load, normalize, plan; find and split the samples.
+
+    Raises:
+        OnnxqError: the model or the data cannot be used, or there is nothing to quantize.
+    """
+    model = load(options.model)
+    quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
+    specs = model_inputs(model)
+    large = weight_bytes(model) > SINGLE_FILE_LIMIT
+    model = normalize(model)
+    job = Job(options, model, make_plan(model, _selection(options)), specs, large)
+    _check_plan(job, quantized)
+    if quantized:
+        job.warnings.append(f"the model is quantized already in {quantized} nodes: they pass through as they are")
+    if options.calib is None:
+        if not options.stats:
+            raise DataError("no calibration data: give a folder with --calib, or statistics with --stats")
+        return job
+    _split_samples(job, options)
+    if _unobservable(job):
+        job.plan = job.replan(model)
+        _check_plan(job, quantized)
+    return job
+
+
+def _selection(options: QuantizeOptions) -> Selection:
+    return Selection(options.include, options.exclude, options.op_types)
+
+
+def _check_plan(job: Job, quantized: int) -> None:
+    if not any(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()):
+        open_session(job.options.model, optimize=False)  # what the runtime has against the model comes first
+        raise ModelError(f"{job.options.model}: nothing to quantize: {_why_nothing(job.plan, quantized)}")
+
+
+def _why_nothing(plan: Plan, quantized: int) -> str:
+    if quantized:
+        return f"it is quantized already ({quantized} integer nodes)"
+    reasons = [f"{node.op_type} '{node.name}': {why}" for node, why in plan.floats.values() if node.op_type in ("Conv", "Gemm", "MatMul")]
+    return reasons[0] if reasons else "it has no Conv, MatMul or Gemm"
+
+
+def _split_samples(job: Job, options: QuantizeOptions) -> None:
+    assert options.calib is not None
+    preprocess = read_preprocess(options.preprocess) if options.preprocess else None
+    samples = spread(open_samples(options.calib, job.specs, preprocess), options.samples)
+    if len(samples) < options.samples:
+        job.warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
+    job.held_out = samples[HELD_OUT_SHARE - 1 :: HELD_OUT_SHARE]
+    job.calibration = [s for i, s in enumerate(samples) if i % HELD_OUT_SHARE != HELD_OUT_SHARE - 1]
+    if not job.held_out:
+        job.held_out = samples[:1]
+        job.warnings.append("too few samples to hold one out: the result is verified on calibration samples")
+
+
+def _unobservable(job: Job) -> bool:
+    """Find out, by trying, whether Loops and Scans can stack what their bodies compute; keep float those that cannot."""
+    main = job.model.graph
+    inside = {name for name, planned in job.plan.nodes.items() if planned.node.graph is not main}
+    if not inside:
+        return False
+    exposed = expose(job.model, [name for name in job.plan.sources() if name not in {value.name for value in main.inputs}])
+    stacked = {name for name, (_, levels) in exposed.outputs.items() if levels}
+    sample = job.calibration[0]
+    feeds = check_feeds(sample, job.specs)
+    try:
+        run(open_session(exposed.model), feeds, sample.name)
+    except ModelError:
+        for name in inside:
+            planned = job.plan.nodes[name]
+            if stacked & {value.name for value in (*planned.node.inputs, planned.output) if value is not None}:
+                job.kept[name] = CHANGING
+    return bool(job.kept)
