@@ -11,8 +11,9 @@ import onnx_ir as ir
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
+from onnxq.errors import ModelError
 from onnxq.fallback import REASON, TARGET_DB, Fallback, Load, fall_back
-from onnxq.metrics import OutputError
+from onnxq.metrics import MAX_DB, OutputError
 from onnxq.model.runtime import open_session, run
 from onnxq.options import Method
 from onnxq.parameters import Parameters, Ranges, activation_parameters, make_parameters
@@ -33,11 +34,17 @@ class References:
     outputs: Sequence[Sequence[Array]]
 
     def sqnr_db(self, model: ir.Model, most: int | None = None) -> float:
-        """How close a model in memory comes, in dB, over all samples or the first `most`."""
-        session = open_session(model)
+        """How close a model in memory comes, in dB, over all samples or the first `most`.
+
+        -200 where the runtime cannot load or run it, whatever the reason: other nodes left float may help.
+        """
         error = OutputError(self.names)
-        for feeds, expected in list(zip(self.feeds, self.outputs, strict=True))[:most]:
-            error.add(expected, run(session, feeds, "held out"))
+        try:
+            session = open_session(model)
+            for feeds, expected in list(zip(self.feeds, self.outputs, strict=True))[:most]:
+                error.add(expected, run(session, feeds, "held out"))
+        except ModelError:
+            return -MAX_DB
         return error.sqnr_db() or 0.0
 
 

@@ -65,6 +65,7 @@ planning = _options(
     click.option("--include", multiple=True, metavar="NAME", help="Quantize only these nodes (names or globs)."),
     click.option("--exclude", multiple=True, metavar="NAME", help="Leave these nodes float (names or globs)."),
     click.option("--op-types", multiple=True, metavar="TYPE", help="Quantize only operators of these types."),
+    click.option("--allow-nonfinite", is_flag=True, help="Leave NaN and infinite values out of the statistics."),
     click.option("--force", is_flag=True, help="Overwrite the output."),
 )
 

@@ -105,7 +105,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     if start == stop:
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
     names = job.plan.sources()
-    statistics = collect(job.model, names, samples[start:stop], digest(options.model), first=start)
+    statistics = collect(job.model, names, samples[start:stop], digest(options.model), first=start, allow_nonfinite=options.allow_nonfinite)
     statistics.save(output)
     return statistics
 
@@ -130,7 +130,9 @@ def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
             statistics.merge(other)
     else:
         names = dict.fromkeys(name for variant in variants for name in variant.plan.sources())
-        statistics = collect(variants[-1].model, list(names), job.calibration, model_digest)
+        statistics = collect(variants[-1].model, list(names), job.calibration, model_digest, allow_nonfinite=options.allow_nonfinite)
+    if statistics.nonfinite:
+        job.warnings.append(f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
     for variant in variants:
         statistics.aliases |= {tensor.name: tensor.source for tensor in variant.plan.tensors.values()}
     return statistics

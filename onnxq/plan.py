@@ -12,12 +12,15 @@ from fnmatch import fnmatchcase
 import numpy as np
 import onnx_ir as ir
 
+from onnxq import frontend
 from onnxq.model.edit import attribute, body_owners, constant, input_at, is_constant, is_float, known_rank, only_use, sizes
 from onnxq.model.expose import OBSERVABLE
 from onnxq.model.normalize import opset_of
 from onnxq.operators import KNOWN_RANGES, OPERATORS, Operator, Role
 
 Range = tuple[float, float]
+LARGEST = 1e30
+"""A constant beyond this stands for infinity: no scale holds it and other values."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,11 @@ def make_plan(model: ir.Model, selection: Selection | None = None, kept: Mapping
     opset = opset_of(model)
     owners = body_owners(model)
     for graph in model.graphs():
-        unseen = _unseen(graph, owners)
+        unseen, signal = _unseen(graph, owners), frontend.front_ends(graph)
         refusals: dict[ir.Node, str] = {}
         for node in graph:
             reason = kept.get(node.name or "") or (selection.refusal(node) if node.op_type in OPERATORS else None)
-            reason = reason or unseen or _refusal(node, opset)
+            reason = reason or unseen or (frontend.REASON if node in signal else None) or _refusal(node, opset)
             if reason:
                 refusals[node] = reason
         reached = _reached(graph, refusals)
@@ -184,9 +187,16 @@ def _arithmetic_refusal(node: ir.Node) -> str | None:
         return "an operand is not float32"
     if all(is_constant(value) for value in operands):
         return "works on constants alone"
+    if any(_is_mask(value) for value in operands):
+        return "an operand masks values: it is infinite, or as good as"
     if any(0 in (sizes(value) or []) for value in operands):
         return "an operand is empty"
     return None
+
+
+def _is_mask(value: ir.Value) -> bool:
+    array = constant(value)
+    return array is not None and array.size > 0 and not bool(np.abs(array).max() < LARGEST)
 
 
 def clamp_bounds(node: ir.Node) -> Range | None:

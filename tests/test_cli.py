@@ -217,7 +217,7 @@ MISTAKES = [
     (spoil_sample(np.zeros((1, 1, 8, 8))), (), "float64[1,1,8,8]"),
     (spoil_sample(name="x.npz", picture=np.zeros((1, 1, 8, 8), np.float32)), (), "has inputs [picture], the model takes [image]"),
     (lambda: Path("data/x.npy").write_bytes(b"\x93NUMPY\x01"), (), "sample data/x.npy: not a NumPy array, or truncated"),
-    (nan_sample, (), "nan.npy: tensor 'image' holds NaN"),
+    (nan_sample, (), "sample nan.npy: tensor 'image' holds 1 NaN"),
     (lambda: Path("model.int8.onnx").write_text(""), (), "model.int8.onnx: exists already"),
     (lambda: None, ("-o", "model.onnx", "--force"), "model.onnx: is the input model"),
     (lambda: None, ("-o", "no/where.onnx"), "the folder no does not exist"),

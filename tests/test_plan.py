@@ -79,7 +79,6 @@ def test_known_ranges_are_not_calibrated(rng):
         ("g (float[2,4] x, float[4,3] b) => (float[2,3] y) { y = MatMul(x, b) }", {}, "both operands are activations"),
         ("g (float[2,3,4] x) => (float[2,3,5] y) { y = MatMul(x, w) }", {"w": (2, 4, 5)}, "weight has 3 axes"),
         ("g (float[3,4] x) => (float[3] y) { y = MatMul(x, w) }", {"w": (4,)}, "weight has 1 axes"),
-        ("g (double[3,4] x, double[4,4] w) => (double[3,4] y) { y = Gemm(x, w) }", {}, "double"),
         (
             "g (float[1,4,8,8] x) => (float[1,2,16,16] y) { y = ConvTranspose<strides=[2,2]>(x, w) }",
             {"w": (4, 2, 2, 2)},

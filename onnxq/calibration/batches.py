@@ -38,11 +38,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Part:
-    """What one inference gave: how many samples, which, and all values by name (feeds among them)."""
+    """What one inference gave: of which samples, along axis 0, and all values by name (feeds among them)."""
 
-    samples: int
-    label: str
+    names: tuple[str, ...]
     values: Feeds
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return len(self.names)
+
+    def sample_of(self, row: int, rows: int) -> str:
+        """The sample that a row of a value belongs to, of so many rows."""
+        return self.names[row * len(self.names) // max(rows, 1)]
 
 
 def observe(
@@ -120,13 +128,15 @@ def run_batch(session: ort.InferenceSession, specs: list[InputSpec], batch: Sequ
     alike = len({tuple(array.shape for array in feeds.values()) for feeds in loaded}) == 1
     if alike and len(loaded) > 1:
         together = {key: np.concatenate([one[key] for one in loaded]) for key in loaded[0]}
-        return content.digest(), [_part(session, together, len(batch), f"one of {batch[0].name} to {batch[-1].name}", exposed)]
-    return content.digest(), [_part(session, feeds, 1, s.name, exposed) for s, feeds in zip(batch, loaded, strict=True)]
+        return content.digest(), [_part(session, together, batch, exposed)]
+    return content.digest(), [_part(session, feeds, [sample], exposed) for sample, feeds in zip(batch, loaded, strict=True)]
 
 
-def _part(session: ort.InferenceSession, feeds: Feeds, samples: int, label: str, exposed: Exposed) -> Part:
+def _part(session: ort.InferenceSession, feeds: Feeds, samples: Sequence[Sample], exposed: Exposed) -> Part:
+    names = tuple(sample.name for sample in samples)
+    label = names[0] if len(names) == 1 else f"one of {names[0]} to {names[-1]}"
     fetched = run(session, feeds, label, [output for output, _ in exposed.outputs.values()])
-    return Part(samples, label, feeds | exposed.values(fetched))
+    return Part(names, feeds | exposed.values(fetched))
 
 
 def cpus() -> int:

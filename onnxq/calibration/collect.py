@@ -20,7 +20,9 @@ COUNTED = 1 << 13
 NONE = np.zeros(0, np.uint16)
 
 
-def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], digest: str, first: int = 0) -> Statistics:
+def collect(
+    model: ir.Model, names: Sequence[str], samples: Sequence[Sample], digest: str, first: int = 0, *, allow_nonfinite: bool = False
+) -> Statistics:
     """Statistics of the named values over the samples.
 
     Args:
@@ -29,6 +31,7 @@ def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], di
         samples: read one by one.
         digest: SHA-256 of the model file that the statistics belong to.
         first: number of samples that came before these (in another shard of the same data).
+        allow_nonfinite: leave out NaN and infinite values, and count them.
 
     Raises:
         DataError: a sample does not fit the model, or a value is NaN or infinite.
@@ -36,27 +39,34 @@ def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], di
     statistics = Statistics(digest, sketches={name: Sketch() for name in names})
     locks = {name: threading.Lock() for name in names}
 
-    def count(part: Part, position: int) -> tuple[int, dict[str, Measured]]:
-        ranges = {}
+    def count(part: Part, position: int) -> tuple[int, dict[str, Measured], int]:
+        ranges, left_out = {}, 0
         for name, sketch in statistics.sketches.items():
             values = part.values[name]
-            measured = measure(values, stride=_stride(values.size, part.samples), offset=first + position)
+            stride = _stride(values.size, part.samples)
+            measured = measure(values, stride=stride, offset=first + position)
+            if measured is not None and not (np.isfinite(measured.low) and np.isfinite(measured.high)):
+                finite = values[np.isfinite(values)]
+                if not allow_nonfinite:
+                    row = int(np.argwhere(~np.isfinite(np.atleast_1d(values)))[0, 0])
+                    raise DataError(
+                        f"sample {part.sample_of(row, len(np.atleast_1d(values)))}: tensor '{name}' holds {values.size - finite.size} NaN or infinite values: remove the "
+                        "sample, exclude the node that makes them with --exclude, or leave them out with --allow-nonfinite"
+                    )
+                left_out += values.size - finite.size
+                measured = measure(finite, stride=stride, offset=first + position)
             if measured is None:
                 continue
-            if not np.isfinite(measured.low) or not np.isfinite(measured.high):
-                raise DataError(
-                    f"sample {part.label}: tensor '{name}' holds NaN or infinite values: "
-                    "remove the sample, or exclude the node that makes them with --exclude"
-                )
             with locks[name]:
                 sketch.count(measured.bins)
             ranges[name] = replace(measured, bins=NONE)
-        return part.samples, ranges
+        return part.samples, ranges, left_out
 
-    def add(result: tuple[int, dict[str, Measured]]) -> None:
+    def add(result: tuple[int, dict[str, Measured], int]) -> None:
         for name, measured in result[1].items():
             statistics.sketches[name].add_range(measured)
         statistics.samples += result[0]
+        statistics.nonfinite += result[2]
 
     statistics.data = observe(model, names, samples, count, add, "calibrate")
     return statistics

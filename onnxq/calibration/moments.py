@@ -172,6 +172,7 @@ class Moments:
 
     def add(self, rows: Floats) -> None:
         """Add rows [rows, groups, size]."""
+        rows = rows[np.isfinite(rows).all(axis=(1, 2))]
         if len(rows) == 0:
             return
         self.first += rows.sum(axis=0)

@@ -24,12 +24,14 @@ class Statistics:
     model    SHA-256 of the float model: statistics are refused for any other
     data     SHA-256 of each sample, chained in order
     samples  number of samples seen
+    nonfinite  NaN and infinite values that were left out
     aliases  tensors that views make of others, by name; not saved
     """
 
     model: str
     data: str = ""
     samples: int = 0
+    nonfinite: int = 0
     sketches: dict[str, Sketch] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
 
@@ -47,6 +49,7 @@ class Statistics:
             raise DataError("these statistics belong to different models: calibrate again")
         self.data = f"{self.data}+{later.data}"
         self.samples += later.samples
+        self.nonfinite += later.nonfinite
         for name, sketch in self.sketches.items():
             sketch.merge(later.sketches[name])
 
@@ -55,7 +58,7 @@ class Statistics:
         indices = [np.flatnonzero(sketch.counts) for sketch in self.sketches.values()]
         counts = [s.counts[i] for s, i in zip(self.sketches.values(), indices, strict=True)]
         empty = [np.zeros(0, np.int64)]
-        header = {"version": VERSION, "model": self.model, "data": self.data, "samples": self.samples}
+        header = {"version": VERSION, "model": self.model, "data": self.data, "samples": self.samples, "nonfinite": self.nonfinite}
         arrays: dict[str, Any] = {
             "header": np.frombuffer(json.dumps(header | {"tensors": list(self.sketches)}).encode(), np.uint8),
             "lengths": np.array([len(i) for i in indices], np.int64),
@@ -92,7 +95,7 @@ def load_statistics(path: Path, model: str) -> Statistics:
         raise DataError(f"{path}: no statistics of onnxq calibrate ({type(error).__name__})") from error
     if header["model"] != model:
         raise DataError(f"{path}: these statistics belong to another model: calibrate this one")
-    statistics = Statistics(header["model"], header["data"], header["samples"])
+    statistics = Statistics(header["model"], header["data"], header["samples"], header.get("nonfinite", 0))
     ends = np.cumsum(lengths)
     for i, name in enumerate(header["tensors"]):
         part = slice(ends[i] - lengths[i], ends[i])

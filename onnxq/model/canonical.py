@@ -125,7 +125,7 @@ def _gemm_from_matmul(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     array = constant(bias)
     output = ir.Value()
     if array is None or array.size != weight[1] or array.shape[-1:] != (weight[1],) or array.ndim > 2:
-        add_node(graph, "Gemm", node.inputs[:2], [output], name=names.fresh(f"{node.name}_gemm"))
+        add_node(graph, "Gemm", list(node.inputs[:2]), [output], name=names.fresh(f"{node.name}_gemm"))
         _take_output(output, node.outputs[0])
         graph.remove(node, safe=True)
         return

@@ -12,8 +12,9 @@ NOT_FOLDED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomNormalLike", "RandomUniform",
      "RandomUniformLike", "Multinomial", "Bernoulli", "Loop", "If", "Scan", "SequenceConstruct"}
 )  # fmt: skip
-GROWTH_LIMIT = 1 << 20
-"""Bytes that a folded result may have beyond those it was made from (an Expand is better left)."""
+GROWTH, GROWTH_LIMIT = 4, 1 << 20
+"""A folded result may have so many times the bytes it was made from (a Cast doubles them), and so many
+more (an Expand is better left)."""
 
 
 def fold_constants(model: ir.Model) -> None:
@@ -43,7 +44,7 @@ def _fold(model: ir.Model, graph: ir.Graph) -> None:
     given = {output for node in folded if node.op_type == "Constant" for output in node.outputs if output in results}
     sources = sum(results[value].nbytes for value in given)
     sources += sum(v.const_value.nbytes for n in folded for v in n.inputs if v is not None and v.const_value is not None)
-    if sum(array.nbytes for array in results.values()) > sources + GROWTH_LIMIT:
+    if sum(array.nbytes for array in results.values()) > GROWTH * sources + GROWTH_LIMIT:
         results = {value: array for value, array in results.items() if value in given or array.nbytes <= GROWTH_LIMIT}
     _replace(model, graph, folded, results)
 

@@ -40,7 +40,23 @@ def load(path: Path) -> ir.Model:
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = str(path.parent)
             _check_external(path, tensor)
+    _follow_links(model)
     return model
+
+
+def _follow_links(model: ir.Model) -> None:
+    """Let weights behind symbolic links, as download caches make them, name the file itself."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            real = Path(tensor.path).resolve()
+            if real != Path(tensor.path).absolute():
+                shape, kind = ir.Shape(tensor.shape), tensor.dtype
+                value.const_value = ir.ExternalTensor(
+                    real.name, tensor.offset, tensor.length, kind, shape=shape, name=tensor.name, base_dir=real.parent
+                )
 
 
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
@@ -62,6 +78,11 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
     data = path.parent / location
     if not data.is_file():
         raise ModelError(f"{where}: external data file {data} is missing: copy it beside the model")
+    real, home = data.resolve(), path.resolve().parent
+    if not real.is_relative_to(path.parent.resolve()) and not real.is_relative_to(home):
+        raise ModelError(f"{where}: external data file {data} is a link that leads out of the model's folder: copy the file there")
+    if real.stat().st_nlink > 1:
+        raise ModelError(f"{where}: external data file {data} has several hard links: copy it, so that it has one")
     needed = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
     size = data.stat().st_size
     if size < needed:

@@ -2,7 +2,7 @@
 
 Functions and branches that are always taken inlined, weights as initializers, constants folded, BatchNorm and other per-channel
 arithmetic folded into the Conv or Gemm before it, opset at least 13 (per-channel quantization),
-every node and value with a name of its own.
+float32 in place of other float types, every node and value with a name of its own.
 """
 
 import onnx
@@ -13,6 +13,8 @@ from onnxq.model.branches import inline_branches
 from onnxq.model.canonical import canonicalize
 from onnxq.model.constants import fold_constants
 from onnxq.model.fold import fold_channel_arithmetic
+from onnxq.model.precision import compute_in_float32
+from onnxq.model.types import ask_types
 
 LEAST_OPSET = 13
 """Q/DQ take an axis from opset 13 on."""
@@ -34,6 +36,8 @@ def normalize(model: ir.Model) -> ir.Model:
     passes.LiftSubgraphInitializersToMainGraphPass()(model)
     name_nodes(model)
     infer_shapes(model)
+    if compute_in_float32(model) | ask_types(model):
+        infer_shapes(model)
     fold_constants(model)
     if inline_branches(model):
         infer_shapes(model)

@@ -12,7 +12,7 @@ from onnxq.errors import ModelError, first_line
 from onnxq.model.spill import weights_on_disk
 from onnxq.schemes import Array, Feeds
 
-_NUMPY_TYPES = {
+NUMPY_TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
     "tensor(float16)": np.float16,
@@ -101,7 +101,7 @@ def input_specs(session: ort.InferenceSession) -> list[InputSpec]:
     return [
         InputSpec(
             node.name,
-            np.dtype(_NUMPY_TYPES[node.type]) if node.type in _NUMPY_TYPES else None,
+            np.dtype(NUMPY_TYPES[node.type]) if node.type in NUMPY_TYPES else None,
             tuple(size if isinstance(size, int) and size >= 0 else None for size in node.shape),
         )
         for node in session.get_inputs()
