@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
+import onnxruntime as ort
 
 from onnxq import __version__
 from onnxq.calibration.collect import collect, collect_moments
@@ -16,13 +17,14 @@ from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.choice import Candidates, Choice, References, Variant, choose, keep_outputs
 from onnxq.data.samples import check_feeds, spread
-from onnxq.errors import DataError
+from onnxq.errors import DataError, ModelError
 from onnxq.fallback import RUINED_DB, Load
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
 from onnxq.job import Job, prepare
 from onnxq.latency import medians_ms
 from onnxq.macs import concrete_shapes, node_macs
+from onnxq.metrics import MAX_DB
 from onnxq.model.edit import sizes
 from onnxq.model.files import check_output, digest, file_bytes, save, staged
 from onnxq.model.runtime import open_session, run
@@ -184,6 +186,12 @@ def _choose(job: Job, variants: list[Variant], references: References | None, st
         variant = candidates.variant
         loads = _loads(variant, job.held_out[0].load())
         choice = keep_outputs(candidates, choice, loads, lambda kept: job.replan(variant.model, kept))
+    found = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
+    if found is not None and found <= -MAX_DB:
+        raise ModelError(
+            f"{options.model}: onnxruntime {ort.__version__} cannot run its int8 form, or gets no numbers from it: "
+            "leave more nodes float with --exclude, or try --format qoperator"
+        )
     return choice
 
 

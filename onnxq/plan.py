@@ -50,6 +50,7 @@ class PlannedNode:
     activations  indices of the inputs that carry integers at run time
     constants    indices of the other operands, constants quantized as activations are
     output       the value that carries the integer result: behind a clamp that it absorbs
+    integer_output  whether its kernel needs a quantized result (else that is up to its consumers)
     """
 
     node: ir.Node
@@ -57,6 +58,7 @@ class PlannedNode:
     activations: tuple[int, ...]
     constants: tuple[int, ...]
     output: ir.Value
+    integer_output: bool
 
     @property
     def name(self) -> str:
@@ -231,6 +233,18 @@ def _carrier(node: ir.Node, refusals: dict[ir.Node, str]) -> ir.Value:
     return clamp.outputs[0] if clamp is not None else node.outputs[0]
 
 
+def _integer_output(node: ir.Node, row: Operator) -> bool:
+    """Whether the kernel exists only with a quantized result here.
+
+    A Relu or Clip with one consumer behind a node makes the runtime look for a Q behind it, and fuse
+    nothing where there is none.
+    """
+    if row.needs_output_q:
+        return True
+    follower = only_use(node.outputs[0])
+    return follower is not None and follower.op_type in ("Relu", "Clip") and len(follower.outputs[0].uses()) == 1
+
+
 def _operands(node: ir.Node, row: Operator) -> tuple[list[int], list[int]]:
     """Indices of the activations and of the constant operands that are quantized like them."""
     indices = range(len(node.inputs)) if row.activations is None else row.activations
@@ -250,7 +264,7 @@ def _reached(graph: ir.Graph, refusals: dict[ir.Node, str]) -> set[ir.Value]:
         row = OPERATORS[node.op_type]
         activations, _ = _operands(node, row) if row.role is not Role.CLAMP else ([], [])
         joins = any(node.inputs[index] in reached for index in activations)
-        if (row.role is Role.ANCHOR and row.needs_output_q) or (row.role is Role.ARITHMETIC and joins):
+        if (row.role is Role.ANCHOR and _integer_output(node, row)) or (row.role is Role.ARITHMETIC and joins):
             reached.add(_carrier(node, refusals))
         elif row.role is Role.VIEW and joins:
             reached.update(node.outputs)
@@ -288,11 +302,12 @@ def _assemble(plan: Plan, graph: ir.Graph, refusals: dict[ir.Node, str], taken: 
             output = clamp.outputs[0] if clamp is not None else node.outputs[0]
             for index in activations:
                 _plan_tensor(plan, node.inputs[index])
-            plan.nodes[node.name or ""] = PlannedNode(node, row, tuple(activations), tuple(constants), output)
+            integer_output = _integer_output(node, row)
+            plan.nodes[node.name or ""] = PlannedNode(node, row, tuple(activations), tuple(constants), output, integer_output)
             if row.role is Role.VIEW:
                 for value in node.outputs:
                     _plan_tensor(plan, value, view_of=node.inputs[0])
-            elif row.needs_output_q:
+            elif integer_output:
                 _plan_tensor(plan, output)
         elif node not in clamps and _computes_floats(node):
             plan.floats[node.name or ""] = (node, refusals.get(node) or _left_out(node))

@@ -64,6 +64,11 @@ def run(model: ir.Model | onnx.ModelProto, feeds: Feeds, *, optimize: bool = Tru
     return list(open_session(model, optimize=optimize, threads=1).run(None, feeds))
 
 
+def runtime_outputs(path: Path, feeds: Feeds, *, optimize: bool = True) -> list[Array]:
+    """Outputs of a model file in the runtime."""
+    return list(open_session(path, optimize=optimize, threads=1).run(None, feeds))
+
+
 def as_samples(feeds: list[Feeds]) -> list[Sample]:
     return [Sample(f"sample{i}", lambda feed=feed: feed) for i, feed in enumerate(feeds)]  # type: ignore[misc]
 

@@ -13,7 +13,7 @@ from onnxq.calibration.sketch import Measured, Sketch, measure
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.source import Sample
 from onnxq.errors import DataError
-from onnxq.schemes import Floats
+from onnxq.schemes import Array, Floats
 
 COUNTED = 1 << 13
 """Values of a tensor counted a sample; of larger ones an evenly spaced part, min and max of all."""
@@ -48,11 +48,7 @@ def collect(
             if measured is not None and not (np.isfinite(measured.low) and np.isfinite(measured.high)):
                 finite = values[np.isfinite(values)]
                 if not allow_nonfinite:
-                    row = int(np.argwhere(~np.isfinite(np.atleast_1d(values)))[0, 0])
-                    raise DataError(
-                        f"sample {part.sample_of(row, len(np.atleast_1d(values)))}: tensor '{name}' holds {values.size - finite.size} NaN or infinite values: remove the "
-                        "sample, exclude the node that makes them with --exclude, or leave them out with --allow-nonfinite"
-                    )
+                    raise _not_finite(part, name, values)
                 left_out += values.size - finite.size
                 measured = measure(finite, stride=stride, offset=first + position)
             if measured is None:
@@ -70,6 +66,15 @@ def collect(
 
     statistics.data = observe(model, names, samples, count, add, "calibrate")
     return statistics
+
+
+def _not_finite(part: Part, name: str, values: Array) -> DataError:
+    wrong = ~np.isfinite(np.atleast_1d(values))
+    sample = part.sample_of(int(np.argwhere(wrong)[0, 0]), len(wrong))
+    return DataError(
+        f"sample {sample}: tensor '{name}' holds {np.count_nonzero(wrong)} NaN or infinite values: remove the sample, "
+        "exclude the node that makes them with --exclude, or leave them out with --allow-nonfinite"
+    )
 
 
 def _stride(size: int, batch: int) -> int:

@@ -129,7 +129,7 @@ class QdqWriter:
             return False
         if planned.row.role is Role.VIEW:
             return True
-        return planned.row.needs_output_q and planned.output.name == value.name
+        return planned.integer_output and planned.output.name == value.name
 
     def _takes_integers(self, node: ir.Node, index: int) -> bool:
         planned = self.plan.nodes.get(node.name or "")

@@ -78,7 +78,7 @@ def _fuse(graph: ir.Graph, node: ir.Node, planned: PlannedNode) -> None:
     quantizer = results[0]
     kernel = planned.row.kernel
     if quantizer is None:
-        if planned.row.needs_output_q:
+        if planned.integer_output:
             return  # a clamp that the integer range cannot stand for lies between: left as QDQ
         kernel = "MatMulIntegerToFloat" if kernel == "QLinearMatMul" else kernel
     layout = _LAYOUTS[kernel]

@@ -12,10 +12,14 @@ from onnx_ir.passes import common as passes
 from onnxq.model.branches import inline_branches
 from onnxq.model.canonical import canonicalize
 from onnxq.model.constants import fold_constants
+from onnxq.model.edit import nodes_of
 from onnxq.model.fold import fold_channel_arithmetic
 from onnxq.model.precision import compute_in_float32
 from onnxq.model.types import ask_types
 
+SEQUENCES = frozenset(
+    {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence", "Optional"}
+)
 LEAST_OPSET = 13
 """Q/DQ take an axis from opset 13 on."""
 
@@ -110,3 +114,17 @@ def name_nodes(model: ir.Model) -> None:
 def infer_shapes(model: ir.Model) -> None:
     """Fill in types and shapes; what onnx cannot infer stays unknown."""
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    for node in nodes_of(model):
+        for value in node.outputs:
+            if _is_sequence(value):
+                value.type = value.shape = None  # the pass takes a sequence for a tensor of its elements' type
+
+
+def _is_sequence(value: ir.Value) -> bool:
+    node = value.producer()
+    if node is None:
+        return False
+    if node.op_type in ("If", "Loop"):
+        bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+        return any(_is_sequence(body.outputs[value.index() + (node.op_type == "Loop")]) for body in bodies)  # type: ignore[operator]
+    return node.op_type in SEQUENCES

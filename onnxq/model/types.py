@@ -1,5 +1,6 @@
 """Types that onnx cannot infer, behind operators of other domains: the runtime knows them."""
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxq.errors import ModelError
@@ -21,7 +22,7 @@ def ask_types(model: ir.Model) -> bool:
     for value in untyped:
         node = found[value.name or ""]
         if node.type in NUMPY_TYPES:
-            value.type = ir.TensorType(ir.DataType.from_numpy(NUMPY_TYPES[node.type]))
+            value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(NUMPY_TYPES[node.type])))
             if value.shape is None and node.shape:
                 value.shape = ir.Shape([size if isinstance(size, int) else None for size in node.shape])
     return True

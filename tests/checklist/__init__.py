@@ -1,0 +1,1 @@
+"""Models with what users bring, one or more for each line of the checklist."""
