@@ -54,6 +54,33 @@ def clamped_params(low: float, high: float, bounds: tuple[float, float], kind: I
     return QuantParams(kind, np.array(scale32, np.float32), np.array(zero_point, kind.dtype))
 
 
+def ramp_params(low: float, high: float, alpha: float, beta: float, kind: IntegerType = UINT8) -> QuantParams:
+    """Parameters for [low, high] with which clip(alpha x + beta, 0, 1) can be read from the same integers.
+
+    The range is widened to where the ramp begins, x = -beta / alpha, and a little more, so that this is
+    a stored integer and the ramp's zero point is exact.
+    """
+    begin = -beta / alpha
+    plain = asymmetric_params(min(low, begin), max(high, 0.0), kind)
+    steps = max(1, int(np.floor(-begin / float(plain.scale))))
+    scale = -begin / steps
+    zero_point = int(np.clip(np.rint(kind.low - min(low, begin) / scale), kind.low + steps, kind.high))
+    return QuantParams(kind, np.array(scale, np.float32), np.array(zero_point, kind.dtype))
+
+
+def ramp_result(params: QuantParams, alpha: float, beta: float) -> QuantParams:
+    """Parameters with which the integers of x, clipped to `clip_bounds` of them, are clip(alpha x + beta, 0, 1)."""
+    scale = float(params.scale) * alpha
+    zero_point = int(np.clip(np.rint(int(params.zero_point) - beta / scale), params.type.low, params.type.high))
+    return QuantParams(params.type, np.array(scale, np.float32), np.array(zero_point, params.type.dtype))
+
+
+def clip_bounds(ramp: QuantParams) -> tuple[int, int]:
+    """The integers that stand for 0 and 1."""
+    zero = int(ramp.zero_point)
+    return zero, int(np.clip(zero + np.rint(1 / float(ramp.scale)), zero + 1, ramp.type.high))
+
+
 def symmetric_scale(largest: Array, kind: IntegerType = INT8) -> Floats:
     """Scales with which +-`largest` (any shape, >= 0) is just representable; 1 where it is zero."""
     scale = np.asarray(largest, np.float64) / kind.high

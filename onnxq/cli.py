@@ -79,6 +79,7 @@ def main(context: click.Context, config: Path | None) -> None:
 
     Exit code 0: done. 1: an accuracy gate did not hold. 2: wrong usage or bad input.
     """
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what it warns of is said where it matters
     path = config or (DEFAULT if DEFAULT.is_file() else None)
     if path is None:
         return

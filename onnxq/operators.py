@@ -19,6 +19,8 @@ class Role(Enum):
     """Moves or picks values: works on stored integers, output parameters equal the input's."""
     CLAMP = auto()
     """Disappears into the output range of the operator before it."""
+    RAMP = auto()
+    """clip(alpha x + beta, 0, 1): a Clip of the stored integers, read with another scale and zero point."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ _ROWS = (
     _view("DepthToSpace"),
     _view("MaxPool", min_opset=12),
     _view("Resize", min_opset=10),
+    Operator("HardSigmoid", Role.RAMP, "Clip", min_opset=12),
     Operator("Relu", Role.CLAMP),
     Operator("Clip", Role.CLAMP),
 )

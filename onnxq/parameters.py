@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxq.arithmetic import asymmetric_params, bias_params, clamped_params, quantize, quantize_bias
+from onnxq.arithmetic import asymmetric_params, bias_params, clamped_params, quantize, quantize_bias, ramp_params, ramp_result
 from onnxq.calibration.methods import MethodOptions, Range, choose_range
 from onnxq.calibration.statistics import Statistics
 from onnxq.errors import DataError
@@ -53,15 +53,20 @@ def activation_parameters(
     Raises:
         DataError: the statistics lack a planned tensor.
     """
-    activations = {}
+    activations: dict[str, QuantParams] = {}
     chosen = {} if chosen is None else chosen
+    ramps = {tensor.ramp.source: tensor.ramp for tensor in plan.tensors.values() if tensor.ramp is not None}
     for tensor in plan.tensors.values():
-        if tensor.source == tensor.name:
+        if tensor.ramp is not None:
+            activations[tensor.name] = ramp_result(activations[tensor.ramp.source], tensor.ramp.alpha, tensor.ramp.beta)
+        elif tensor.source == tensor.name:
             if (tensor.name, method) not in chosen:
                 chosen[tensor.name, method] = _range(tensor, statistics, method, options)
             found = chosen[tensor.name, method]
             inside = clamped_params(*found, tensor.bounds) if tensor.bounds is not None else None
             activations[tensor.name] = inside or asymmetric_params(*found)
+            if tensor.name in ramps:
+                activations[tensor.name] = ramp_params(*found, ramps[tensor.name].alpha, ramps[tensor.name].beta)
     return activations
 
 
@@ -73,7 +78,7 @@ def _range(tensor: PlannedTensor, statistics: Statistics, method: Method, option
         raise DataError(f"the statistics lack tensor '{tensor.name}': they come from other options, calibrate again")
     if sketch.batches == 0:
         return 0.0, 0.0
-    return choose_range(sketch, method, options)
+    return choose_range(sketch.within(*tensor.useful) if tensor.useful else sketch, method, options)
 
 
 def make_parameters(plan: Plan, activations: dict[str, QuantParams], weights: Mapping[str, QuantizedWeight]) -> Parameters:

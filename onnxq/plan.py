@@ -6,14 +6,14 @@ that no value is converted to float and back. The plan names tensors and nodes; 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxq import frontend
-from onnxq.model.edit import attribute, body_owners, constant, input_at, is_constant, is_float, known_rank, only_use, sizes
+from onnxq.model.edit import attribute, body_owners, constant, factor, input_at, is_constant, is_float, known_rank, only_use, sizes
 from onnxq.model.expose import OBSERVABLE
 from onnxq.model.normalize import opset_of
 from onnxq.operators import KNOWN_RANGES, OPERATORS, Operator, Role
@@ -67,18 +67,31 @@ class PlannedNode:
 
 
 @dataclass(frozen=True)
+class Ramp:
+    """clip(alpha x + beta, 0, 1) of the tensor whose parameters `source` has."""
+
+    alpha: float
+    beta: float
+    source: str
+
+
+@dataclass(frozen=True)
 class PlannedTensor:
     """A value that is to carry integers.
 
     source  the value whose parameters it has (another one behind views, else itself)
     bounds  range of the clamp that produces it; the integer range has to lie inside
     known   range that holds for every input, which replaces calibration
+    ramp    how it follows from another tensor's integers, which replaces calibration too
+    useful  range outside which its consumers cannot tell values apart
     """
 
     value: ir.Value
     source: str
     bounds: Range | None = None
     known: Range | None = None
+    ramp: Ramp | None = None
+    useful: Range | None = None
 
     @property
     def name(self) -> str:
@@ -96,7 +109,7 @@ class Plan:
 
     def sources(self) -> list[str]:
         """Names of the values whose range has to be calibrated."""
-        return [t.name for t in self.tensors.values() if t.source == t.name and t.known is None]
+        return [t.name for t in self.tensors.values() if t.source == t.name and t.known is None and t.ramp is None]
 
 
 def make_plan(model: ir.Model, selection: Selection | None = None, kept: Mapping[str, str] | None = None) -> Plan:
@@ -146,6 +159,8 @@ def _refusal(node: ir.Node, opset: int) -> str | None:
             return None
         case Role.VIEW:
             return _view_refusal(node)
+        case Role.RAMP:
+            return _ramp_refusal(node)
         case Role.ARITHMETIC:
             return _arithmetic_refusal(node)
 
@@ -180,6 +195,27 @@ def _view_refusal(node: ir.Node) -> str | None:
         return "only nearest-neighbour Resize works on integers"
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
         return "MaxPool with indices has no integer kernel"
+    return None
+
+
+def ramp_factors(node: ir.Node) -> tuple[float, float]:
+    """Alpha and beta of a HardSigmoid."""
+    return factor(node, "alpha", 0.2), factor(node, "beta", 0.5)
+
+
+def _ramp_refusal(node: ir.Node) -> str | None:
+    alpha, beta = ramp_factors(node)
+    if alpha <= 0 or beta <= 0:
+        return "does not rise from zero left of the origin"
+    origin = node.inputs[0]
+    while origin is not None:
+        producer = origin.producer()
+        if producer is None or producer.op_type not in OPERATORS or OPERATORS[producer.op_type].role is not Role.VIEW:
+            break
+        origin = producer.inputs[0]
+    producer = origin.producer() if origin is not None else None
+    if producer is not None and (clamp_bounds(producer) is not None or producer.op_type in KNOWN_RANGES):
+        return "its operand's range is bounded, so that its integers cannot stand for both"
     return None
 
 
@@ -266,7 +302,7 @@ def _reached(graph: ir.Graph, refusals: dict[ir.Node, str]) -> set[ir.Value]:
         joins = any(node.inputs[index] in reached for index in activations)
         if (row.role is Role.ANCHOR and _integer_output(node, row)) or (row.role is Role.ARITHMETIC and joins):
             reached.add(_carrier(node, refusals))
-        elif row.role is Role.VIEW and joins:
+        elif row.role in (Role.VIEW, Role.RAMP) and joins:
             reached.update(node.outputs)
     return reached
 
@@ -296,7 +332,7 @@ def _assemble(plan: Plan, graph: ir.Graph, refusals: dict[ir.Node, str], taken: 
         row = OPERATORS.get(node.op_type)
         if node in taken and row is not None:
             activations, constants = _operands(node, row)
-            clamp = _absorbed(node, refusals) if row.role is not Role.VIEW else None
+            clamp = _absorbed(node, refusals) if row.role in (Role.ANCHOR, Role.ARITHMETIC) else None
             if clamp is not None:
                 clamps.add(clamp)
             output = clamp.outputs[0] if clamp is not None else node.outputs[0]
@@ -307,6 +343,8 @@ def _assemble(plan: Plan, graph: ir.Graph, refusals: dict[ir.Node, str], taken: 
             if row.role is Role.VIEW:
                 for value in node.outputs:
                     _plan_tensor(plan, value, view_of=node.inputs[0])
+            elif row.role is Role.RAMP:
+                _plan_ramp(plan, node, taken)
             elif integer_output:
                 _plan_tensor(plan, output)
         elif node not in clamps and _computes_floats(node):
@@ -323,6 +361,19 @@ def _left_out(node: ir.Node) -> str:
     if OPERATORS[node.op_type].role is Role.CLAMP:
         return "no integer operator's range can stand for it"
     return "does not lie between integer operators"
+
+
+def _plan_ramp(plan: Plan, node: ir.Node, taken: set[ir.Node]) -> None:
+    value, operand = node.outputs[0], node.inputs[0]
+    assert operand is not None
+    name, source = value.name or "", plan.tensors[operand.name or ""]
+    ramp = Ramp(*ramp_factors(node), source.source)
+    plan.tensors[name] = PlannedTensor(value, name, ramp=ramp)
+    consumers = {use.node for use in operand.uses()}
+    gates = {other for other in consumers - {node} if other in taken and other.op_type == "Mul" and value in other.inputs}
+    if source.source == source.name and not operand.is_graph_output() and consumers == gates | {node}:
+        high = float("inf") if gates else (1 - ramp.beta) / ramp.alpha
+        plan.tensors[source.name] = replace(source, useful=(-ramp.beta / ramp.alpha, high))
 
 
 def _plan_tensor(plan: Plan, value: ir.Value | None, *, view_of: ir.Value | None = None) -> None:

@@ -21,6 +21,7 @@ CASES = {
     "GlobalAveragePool": "b = GlobalAveragePool(a)",
     "LeakyRelu": "b = LeakyRelu<alpha=0.1>(a)",
     "Sigmoid": "b = Sigmoid(a)",
+    "HardSigmoid": "d = HardSigmoid(a) b = Mul(a, d)",
     "Reshape": "b = Reshape(a, r2)",
     "Transpose": "b = Transpose<perm=[0,1,3,2]>(a)",
     "Flatten": "c = Flatten<axis=2>(a) b = Reshape(c, r)",

@@ -5,7 +5,7 @@ The upper 16 bits of a float32 (its truncated bfloat16: sign, exponent, 7 bits o
 minimum, maximum, the number of values, and the exponential moving average of each batch's range.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -108,6 +108,10 @@ class Sketch:
         self.ema_minimum = fade * self.ema_minimum + later.ema_minimum
         self.ema_maximum = fade * self.ema_maximum + later.ema_maximum
         self.batches += later.batches
+
+    def within(self, low: float, high: float) -> "Sketch":
+        """The sketch of the same values, those outside [low, high] moved to its ends."""
+        return replace(self, binned=self.counts, minimum=max(self.minimum, low), maximum=min(self.maximum, high))
 
     def moving_range(self) -> tuple[float, float]:
         """The moving average of (minimum, maximum), corrected for its start at zero."""

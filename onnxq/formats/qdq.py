@@ -3,9 +3,11 @@
 The runtime fuses DequantizeLinear -> operator -> QuantizeLinear into its integer kernels.
 """
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from onnxq.arithmetic import clip_bounds
 from onnxq.model.edit import Names, add_initializer, add_node, graph_of, input_at, nodes_of
 from onnxq.model.normalize import LEAST_OPSET, opset_of
 from onnxq.operators import Role
@@ -48,7 +50,10 @@ class QdqWriter:
                 fresh = self.names.fresh(f"{name}_corrected")
                 node.replace_input_with(index, add_initializer(self.graph, fresh, array))
         for tensor in self.plan.tensors.values():
-            self._activation(tensor)
+            if tensor.ramp is not None:
+                self._ramp(tensor)
+            else:
+                self._activation(tensor)
         if self.domain:
             self.model.graph.opset_imports[MICROSOFT] = 1
         passes.RemoveUnusedNodesPass()(self.model)
@@ -111,6 +116,29 @@ class QdqWriter:
             name = self.names.fresh(f"{tensor.name}_{op_type}")
             add_node(graph, op_type, [x, scale, zero_point], [y], name=name, domain=self.domain)
         return dequantized
+
+    def _ramp(self, tensor: PlannedTensor) -> None:
+        """A Clip of the operand's integers, read with the ramp's own scale and zero point."""
+        value = self.values[tensor.name]
+        node = value.producer()
+        dequantizer = node.inputs[0].producer() if node is not None and node.inputs[0] is not None else None
+        assert node is not None
+        assert dequantizer is not None
+        graph, params = graph_of(node), self.parameters.activations[tensor.name]
+        stored, kind = dequantizer.inputs[0], params.type.dtype
+        assert stored is not None
+        clipped, ends = stored, clip_bounds(params)
+        if ends != (params.type.low, params.type.high):
+            bounds = [add_initializer(self.graph, self.names.fresh(f"{tensor.name}_bound"), np.array(end, kind)) for end in ends]
+            clipped = ir.Value(name=self.names.fresh(f"{tensor.name}_quantized"), shape=value.shape, type=stored.type)
+            add_node(graph, "Clip", [stored, *bounds], [clipped], name=self.names.fresh(f"{tensor.name}_Clip"))
+        scale, zero_point = self._scale_and_zero_point(tensor.name, params)
+        result = ir.Value(name=self.names.fresh(f"{tensor.name}_dequantized"), shape=value.shape, type=value.type)
+        name = self.names.fresh(f"{tensor.name}_DequantizeLinear")
+        add_node(graph, "DequantizeLinear", [clipped, scale, zero_point], [result], name=name, domain=self.domain)
+        ir.convenience.replace_all_uses_with(value, result)
+        if value.is_graph_output():
+            self._take_graph_output(graph, value, result)
 
     def _home(self, value: ir.Value) -> ir.Graph:
         """The graph in which a value comes into being."""

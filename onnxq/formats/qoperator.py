@@ -62,7 +62,8 @@ def write_qoperator(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.M
     graph = quantized.graph
     nodes = {node.name: node for node in nodes_of(quantized)}
     for name, planned in plan.nodes.items():
-        _fuse(graph_of(nodes[name]), nodes[name], planned)
+        if planned.row.role is not Role.RAMP:  # a Clip of integers as it is
+            _fuse(graph_of(nodes[name]), nodes[name], planned)
     quantized.graph.opset_imports[MICROSOFT] = 1
     passes.RemoveUnusedNodesPass()(quantized)
     graph.sort()

@@ -10,6 +10,7 @@ MatMul(A, B) of rank 2, then Add(other) -> Gemm(A, B), then Add
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.model.activations import unify_activations
 from onnxq.model.edit import (
     Names,
     add_initializer,
@@ -23,12 +24,14 @@ from onnxq.model.edit import (
     known_rank,
     only_use,
     sizes,
+    take_output,
 )
 
 
 def canonicalize(model: ir.Model) -> None:
     """Apply all rules to the main graph and the bodies, in place."""
     names = Names(model)
+    unify_activations(model, names)
     for graph in list(model.graphs()):
         for node in list(graph):
             if node.domain in ("", "ai.onnx"):
@@ -46,14 +49,6 @@ def _canonicalize(graph: ir.Graph, node: ir.Node, names: Names) -> None:
         _gemm_from_matmul(graph, node, names)
 
 
-def _take_output(new_output: ir.Value, old: ir.Value) -> None:
-    """Let `new_output` stand where `old` stood, under its name, as graph output too."""
-    name, new_output.shape, new_output.type = old.name, old.shape, old.type
-    ir.convenience.replace_all_uses_with(old, new_output, replace_graph_outputs=True)
-    old.name = None
-    new_output.name = name
-
-
 def _clip(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     if len(node.inputs) != 2 or not is_float(node.outputs[0]):
         return
@@ -65,7 +60,7 @@ def _clip(graph: ir.Graph, node: ir.Node, names: Names) -> None:
         bounds = [x, scalar] if node.op_type == "Max" else [x, None, scalar]
         output = ir.Value()
         clip = add_node(graph, "Clip", bounds, [output], name=names.fresh(f"{node.name}_clip"))
-        _take_output(clip.outputs[0], node.outputs[0])
+        take_output(clip.outputs[0], node.outputs[0])
         graph.remove(node, safe=True)
         return
 
@@ -106,7 +101,7 @@ def _gemm_bias(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     graph.append(ir.Node("", "Gemm", node.inputs[:2], list(kept.values()), outputs=[product], name=node.name))
     output = ir.Value()
     add_node(graph, "Add", [product, c], [output], name=names.fresh(f"{node.name}_add"))
-    _take_output(output, old)
+    take_output(output, old)
     graph.remove(node, safe=True)
 
 
@@ -126,11 +121,11 @@ def _gemm_from_matmul(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     output = ir.Value()
     if array is None or array.size != weight[1] or array.shape[-1:] != (weight[1],) or array.ndim > 2:
         add_node(graph, "Gemm", list(node.inputs[:2]), [output], name=names.fresh(f"{node.name}_gemm"))
-        _take_output(output, node.outputs[0])
+        take_output(output, node.outputs[0])
         graph.remove(node, safe=True)
         return
     if array.ndim == 2:
         bias = add_initializer(graph, names.fresh(f"{node.name}_bias"), array.reshape(-1))
     add_node(graph, "Gemm", [node.inputs[0], node.inputs[1], bias], [output], name=names.fresh(f"{node.name}_gemm"))
-    _take_output(output, add.outputs[0])
+    take_output(output, add.outputs[0])
     graph.remove([add, node], safe=True)

@@ -150,3 +150,11 @@ def add_node(
     node = ir.Node(domain, op_type, inputs, converted, outputs=outputs, name=name)
     graph.append(node)
     return node
+
+
+def take_output(new_output: ir.Value, old: ir.Value) -> None:
+    """Let `new_output` stand where `old` stood, under its name, as graph output too."""
+    name, new_output.shape, new_output.type = old.name, old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, new_output, replace_graph_outputs=True)
+    old.name = None
+    new_output.name = name
