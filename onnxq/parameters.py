@@ -13,6 +13,7 @@ from onnxq.model.edit import constant, input_at
 from onnxq.options import Method
 from onnxq.plan import Plan, PlannedNode, PlannedTensor
 from onnxq.schemes import INT8, Array, Floats, Integers, QuantParams
+from onnxq.useful import useful_range
 from onnxq.weights import QuantizedWeight, channel_axis, following_bias
 
 Place = tuple[str, int]
@@ -61,7 +62,7 @@ def activation_parameters(
             activations[tensor.name] = ramp_result(activations[tensor.ramp.source], tensor.ramp.alpha, tensor.ramp.beta)
         elif tensor.source == tensor.name:
             if (tensor.name, method) not in chosen:
-                chosen[tensor.name, method] = _range(tensor, statistics, method, options)
+                chosen[tensor.name, method] = _range(plan, tensor, statistics, method, options)
             found = chosen[tensor.name, method]
             inside = clamped_params(*found, tensor.bounds) if tensor.bounds is not None else None
             activations[tensor.name] = inside or asymmetric_params(*found)
@@ -70,7 +71,7 @@ def activation_parameters(
     return activations
 
 
-def _range(tensor: PlannedTensor, statistics: Statistics, method: Method, options: MethodOptions) -> Range:
+def _range(plan: Plan, tensor: PlannedTensor, statistics: Statistics, method: Method, options: MethodOptions) -> Range:
     if tensor.known is not None:
         return tensor.known
     sketch = statistics.sketch(tensor.name)
@@ -78,7 +79,8 @@ def _range(tensor: PlannedTensor, statistics: Statistics, method: Method, option
         raise DataError(f"the statistics lack tensor '{tensor.name}': they come from other options, calibrate again")
     if sketch.batches == 0:
         return 0.0, 0.0
-    return choose_range(sketch.within(*tensor.useful) if tensor.useful else sketch, method, options)
+    useful = useful_range(plan, tensor.value)
+    return choose_range(sketch if useful is None else sketch.within(*useful), method, options)
 
 
 def make_parameters(plan: Plan, activations: dict[str, QuantParams], weights: Mapping[str, QuantizedWeight]) -> Parameters:

@@ -6,7 +6,7 @@ that no value is converted to float and back. The plan names tensors and nodes; 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -83,7 +83,6 @@ class PlannedTensor:
     bounds  range of the clamp that produces it; the integer range has to lie inside
     known   range that holds for every input, which replaces calibration
     ramp    how it follows from another tensor's integers, which replaces calibration too
-    useful  range outside which its consumers cannot tell values apart
     """
 
     value: ir.Value
@@ -91,7 +90,6 @@ class PlannedTensor:
     bounds: Range | None = None
     known: Range | None = None
     ramp: Ramp | None = None
-    useful: Range | None = None
 
     @property
     def name(self) -> str:
@@ -344,7 +342,7 @@ def _assemble(plan: Plan, graph: ir.Graph, refusals: dict[ir.Node, str], taken: 
                 for value in node.outputs:
                     _plan_tensor(plan, value, view_of=node.inputs[0])
             elif row.role is Role.RAMP:
-                _plan_ramp(plan, node, taken)
+                _plan_ramp(plan, node)
             elif integer_output:
                 _plan_tensor(plan, output)
         elif node not in clamps and _computes_floats(node):
@@ -363,17 +361,11 @@ def _left_out(node: ir.Node) -> str:
     return "does not lie between integer operators"
 
 
-def _plan_ramp(plan: Plan, node: ir.Node, taken: set[ir.Node]) -> None:
+def _plan_ramp(plan: Plan, node: ir.Node) -> None:
     value, operand = node.outputs[0], node.inputs[0]
     assert operand is not None
-    name, source = value.name or "", plan.tensors[operand.name or ""]
-    ramp = Ramp(*ramp_factors(node), source.source)
-    plan.tensors[name] = PlannedTensor(value, name, ramp=ramp)
-    consumers = {use.node for use in operand.uses()}
-    gates = {other for other in consumers - {node} if other in taken and other.op_type == "Mul" and value in other.inputs}
-    if source.source == source.name and not operand.is_graph_output() and consumers == gates | {node}:
-        high = float("inf") if gates else (1 - ramp.beta) / ramp.alpha
-        plan.tensors[source.name] = replace(source, useful=(-ramp.beta / ramp.alpha, high))
+    name = value.name or ""
+    plan.tensors[name] = PlannedTensor(value, name, ramp=Ramp(*ramp_factors(node), plan.tensors[operand.name or ""].source))
 
 
 def _plan_tensor(plan: Plan, value: ir.Value | None, *, view_of: ir.Value | None = None) -> None:
