@@ -11,41 +11,16 @@ import onnx_ir as ir
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
-from onnxq.errors import ModelError
 from onnxq.fallback import REASON, TARGET_DB, Fallback, Load, fall_back
-from onnxq.metrics import MAX_DB, OutputError
-from onnxq.model.runtime import open_session, run
 from onnxq.options import Method
 from onnxq.parameters import Parameters, Ranges, activation_parameters, make_parameters
 from onnxq.plan import Plan
-from onnxq.schemes import Array, Feeds, QuantParams
+from onnxq.references import References
+from onnxq.schemes import QuantParams
 from onnxq.weights import QuantizedWeight, WeightOptions, layer_inputs, quantize_weights
 
 QUICK = 3
 """Samples over which each node's own noise is measured."""
-
-
-@dataclass(frozen=True)
-class References:
-    """Held-out samples with the float model's outputs."""
-
-    names: Sequence[str]
-    feeds: Sequence[Feeds]
-    outputs: Sequence[Sequence[Array]]
-
-    def sqnr_db(self, model: ir.Model, most: int | None = None) -> float:
-        """How close a model in memory comes, in dB, over all samples or the first `most`.
-
-        -200 where the runtime cannot load or run it, whatever the reason: other nodes left float may help.
-        """
-        error = OutputError(self.names)
-        try:
-            session = open_session(model)
-            for feeds, expected in list(zip(self.feeds, self.outputs, strict=True))[:most]:
-                error.add(expected, run(session, feeds, "held out"))
-        except ModelError:
-            return -MAX_DB
-        return error.sqnr_db() or 0.0
 
 
 @dataclass(frozen=True)
@@ -126,11 +101,14 @@ class Candidates:
         layers, before = layer_inputs(self.variant.plan), layer_inputs(self.others.variant.plan)
         return {name: weight for name, weight in made.items() if layers.get(name) == before.get(name)}
 
-    def quality(self, plan: Plan, trial: Trial, most: int | None = None) -> float:
-        """SQNR in dB of a part of the plan with a trial's method and techniques."""
+    def model(self, plan: Plan, trial: Trial) -> ir.Model:
+        """A part of the plan with a trial's method and techniques."""
+        return self.write(self.variant.model, plan, self.parameters(plan, trial.method, trial.techniques))
+
+    def quality(self, plan: Plan, trial: Trial) -> float:
+        """SQNR of the outputs in dB."""
         assert self.references is not None
-        parameters = self.parameters(plan, trial.method, trial.techniques)
-        return self.references.sqnr_db(self.write(self.variant.model, plan, parameters), most)
+        return self.references.sqnr_db(self.model(plan, trial))
 
     def best(self, options: Sequence[tuple[Method, tuple[str, ...]]]) -> Choice:
         """The best of some candidates; the first where nothing can be measured."""
@@ -163,10 +141,18 @@ def keep_outputs(candidates: Candidates, choice: Choice, loads: Mapping[str, Loa
     if before is None or before >= TARGET_DB or len(loads) < 2:
         return choice
 
-    def judge(names: frozenset[str], most: int | None = None) -> float:
-        return candidates.quality(replan(dict.fromkeys(names, REASON)), choice.kept, most)
+    references = candidates.references
+    assert references is not None
 
-    fallback = fall_back(loads, lambda names: judge(names, QUICK), judge, before)
+    def without(names: frozenset[str]) -> ir.Model:
+        return candidates.model(replan(dict.fromkeys(names, REASON)), choice.kept)
+
+    fallback = fall_back(
+        loads,
+        lambda names: references.inner_sqnr_db(without(names), QUICK),
+        lambda names: references.sqnr_db(without(names)),
+        before,
+    )
     if not fallback.nodes:
         return choice
     plan = replan(dict.fromkeys(fallback.nodes, REASON))

@@ -15,7 +15,7 @@ from onnxq import __version__
 from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.statistics import Statistics, load_statistics
-from onnxq.choice import Candidates, Choice, References, Variant, choose, keep_outputs
+from onnxq.choice import Candidates, Choice, Variant, choose, keep_outputs
 from onnxq.data.samples import check_feeds, spread
 from onnxq.errors import DataError, ModelError
 from onnxq.fallback import RUINED_DB, Load
@@ -27,11 +27,11 @@ from onnxq.macs import concrete_shapes, node_macs
 from onnxq.metrics import MAX_DB
 from onnxq.model.edit import sizes
 from onnxq.model.files import check_output, digest, file_bytes, save, staged
-from onnxq.model.runtime import open_session, run
 from onnxq.operators import Role
 from onnxq.options import Effort, Format, Method, QuantizeOptions
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan
+from onnxq.references import References
 from onnxq.report.model import FloatNodes, Latency, QuantizeReport
 from onnxq.schemes import Feeds
 from onnxq.smooth import smooth
@@ -70,7 +70,8 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     check_output(options.destination, options.model, force=options.force)
     clock = _Clock()
     job = prepare(options)
-    references = _references(job)
+    samples = spread(job.held_out, JUDGES)
+    references = References.of(job.model, samples, job.specs) if samples else None
     clock.lap(job, "prepare")
     variants = _variants(job)
     clock.lap(job, "layers")
@@ -203,16 +204,6 @@ def _loads(variant: Variant, feeds: Feeds) -> dict[str, Load]:
     weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
     whole = max(1, sum(macs.values())), max(1, sum(weights.values()))
     return {name: Load(macs[name] / whole[0], weights[name] / whole[1]) for name in anchors}
-
-
-def _references(job: Job) -> References | None:
-    samples = spread(job.held_out, JUDGES)
-    if not samples:
-        return None
-    session = open_session(job.options.model)
-    feeds = [check_feeds(sample, job.specs) for sample in samples]
-    outputs = [run(session, feed, sample.name) for sample, feed in zip(samples, feeds, strict=True)]
-    return References([node.name for node in session.get_outputs()], feeds, outputs)
 
 
 def _record(model: ir.Model, options: QuantizeOptions, choice: Choice, statistics: Statistics) -> None:

@@ -1,0 +1,103 @@
+"""What candidates are held against: held-out samples with the float model's values at its ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxq.data.samples import check_feeds
+from onnxq.data.source import Sample
+from onnxq.errors import ModelError
+from onnxq.metrics import MAX_DB, OutputError
+from onnxq.model.runtime import InputSpec, open_session, run
+from onnxq.schemes import Array, Feeds
+
+VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast"})
+
+
+@dataclass(frozen=True)
+class Tap:
+    """An output, and the Softmax, by name, that it comes from, if it does.
+
+    A Softmax hides what is off by little and shows a decision that tips as a large error: over a few
+    samples, its input says more.
+    """
+
+    output: int
+    softmax: str | None
+
+    def inner(self, model: ir.Model) -> ir.Value:
+        """The Softmax's input in a form of the model, or the output itself."""
+        node = next((node for node in model.graph if node.name == self.softmax), None) if self.softmax else None
+        value = node.inputs[0] if node is not None else None
+        return value or model.graph.outputs[self.output]
+
+
+def _taps(model: ir.Model) -> list[Tap]:
+    taps = []
+    for index, output in enumerate(model.graph.outputs):
+        node = output.producer()
+        while node is not None and node.op_type in VIEWS:
+            node = node.inputs[0].producer() if node.inputs[0] is not None else None
+        found = node is not None and node.op_type in ("Softmax", "LogSoftmax") and node.graph is model.graph
+        taps.append(Tap(index, node.name if found and node is not None else None))
+    return taps
+
+
+@dataclass(frozen=True)
+class References:
+    """Held-out samples with what the float model gives.
+
+    outer, inner  outputs, and the values in front of a final Softmax, a list a sample
+    """
+
+    taps: Sequence[Tap]
+    feeds: Sequence[Feeds]
+    outer: Sequence[Sequence[Array]]
+    inner: Sequence[Sequence[Array]]
+
+    @staticmethod
+    def of(model: ir.Model, samples: Sequence[Sample], specs: list[InputSpec]) -> "References":
+        """Run a float model over samples."""
+        taps = _taps(model)
+        copy, columns = _both_ends(model, taps)
+        session = open_session(copy)
+        feeds = [check_feeds(sample, specs) for sample in samples]
+        found = [run(session, feed, sample.name) for sample, feed in zip(samples, feeds, strict=True)]
+        outer = [values[: len(taps)] for values in found]
+        inner = [[values[column] for column in columns] for values in found]
+        return References(taps, feeds, outer, inner)
+
+    def sqnr_db(self, model: ir.Model) -> float:
+        """How close a form of the model comes, in dB.
+
+        -200 where the runtime cannot load or run it, whatever the reason: other nodes left float may help.
+        """
+        return self._compare(model, self.outer, len(self.feeds))
+
+    def inner_sqnr_db(self, model: ir.Model, most: int) -> float:
+        """The same in front of a final Softmax, over the first few samples."""
+        copy, columns = _both_ends(model, self.taps)
+        values = [copy.graph.outputs[column] for column in columns]
+        copy.graph.outputs.clear()
+        copy.graph.outputs.extend(values)
+        return self._compare(copy, self.inner, most)
+
+    def _compare(self, model: ir.Model, references: Sequence[Sequence[Array]], most: int) -> float:
+        error = OutputError([str(tap.output) for tap in self.taps])
+        try:
+            session = open_session(model)
+            for feeds, expected in list(zip(self.feeds, references, strict=True))[:most]:
+                error.add(expected, run(session, feeds, "held out"))
+        except ModelError:
+            return -MAX_DB
+        return error.sqnr_db() or 0.0
+
+
+def _both_ends(model: ir.Model, taps: Sequence[Tap]) -> tuple[ir.Model, list[int]]:
+    """A copy whose outputs are the model's and the inner ones, and for each tap the number of its inner one."""
+    copy = model.clone()
+    values = [tap.inner(copy) for tap in taps]
+    copy.graph.outputs.extend(value for value in dict.fromkeys(values) if value not in copy.graph.outputs)
+    outputs = list(copy.graph.outputs)
+    return copy, [outputs.index(value) for value in values]
