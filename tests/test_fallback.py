@@ -72,7 +72,7 @@ def test_large_models_are_measured_in_groups():
 @pytest.fixture
 def fragile(tmp_path, rng):
     """A chain of convolutions of which one sees a range that 8 bits cannot hold."""
-    text = """g (float[N,16,4,4] x) => (float[N,16,4,4] y) {
+    text = """g (float[N,16,4,4] x) => (float[N,16,4,4] y, float[N,16,4,4] c) {
         a = Conv(x, w0)  b = Tanh(a)  c = Mul(b, spread)  d = Conv(c, w1)  e = Tanh(d)  f = Conv(e, w2)  h = Tanh(f)  y = Conv(h, w3) }"""
     spread = np.float32([1000, *[1] * 15]).reshape(1, 16, 1, 1)
     constants = {f"w{i}": normal(rng, 16, 16, 1, 1) / 4 for i in range(4)} | {"spread": spread}

@@ -145,3 +145,28 @@ def test_local_functions_are_inlined(rng):
     <domain: "local", opset_import: ["" : 17]> block (a, k) => (r) { c = Conv<pads=[1,1,1,1]>(a, k) r = Relu(c) }"""
     model = onnx.parser.parse_model(text)
     check(model, x(rng) | {"w": normal(rng, 4, 3, 3, 3)}, ["Conv", "Relu"])
+
+
+def chain(rng, text, expected, *, extra=None, tolerance=1e-4):
+    constants = {"w": normal(rng, 4, 3, 3, 3), "p": normal(rng, 4, 3, 1, 1), "d": normal(rng, 3, 1, 3, 3), "b": normal(rng, 4)}
+    scale = {"k": np.abs(normal(rng, 1, 3, 1, 1)) + 0.5, "c": normal(rng, 1, 3, 1, 1), "a": np.float32(0.7), "s": np.float32([0.3])}
+    model = parse("g (float[2,3,6,6] x) => (float[2,M,H,W] y) { r = Tanh(x) " + text + " }", constants | scale | (extra or {}))
+    check(model, {"x": normal(rng, 2, 3, 6, 6)}, expected, tolerance=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("m = Mul(r, k) y = Conv<pads=[1,1,1,1]>(m, w, b)", ["Tanh", "Conv"]),
+        ("m = Div(r, a) y = Conv<pads=[1,1,1,1], group=3>(m, d)", ["Tanh", "Conv"]),
+        ("m = Add(r, c) y = Conv(m, p)", ["Tanh", "Conv"]),
+        ("m = Mul(a, r) n = Sub(m, s) y = Conv(n, w, b)", ["Tanh", "Conv"]),
+        ("m = Mul(r, k) n = Add(m, c) y = Conv<pads=[1,1,1,1]>(n, w, b)", ["Tanh", "Add", "Conv"]),
+        ('m = Mul(r, a) n = Add(s, m) y = Conv<auto_pad="SAME_UPPER">(n, w)', ["Tanh", "Add", "Conv"]),
+        ("n = Add(r, c) y = Conv<pads=[1,1,1,1]>(n, w, b)", ["Tanh", "Add", "Conv"]),
+        ("m = Mul(r, k) u = Conv(m, w) v = Conv(m, w) y = Concat<axis=1>(u, v)", ["Tanh", "Conv", "Conv", "Concat"]),
+        ("m = Mul(r, k) u = Conv(m, p) v = Relu(m) y = Concat<axis=1>(u, v)", ["Tanh", "Mul", "Conv", "Relu", "Concat"]),
+    ],
+)
+def test_channel_arithmetic_folds_into_the_conv_behind_it(rng, text, expected):
+    chain(rng, text, expected)

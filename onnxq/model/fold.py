@@ -49,7 +49,7 @@ def _fold_next(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
     if weight is None or rank is None or (bias_value is not None and bias is None):
         return False
     channels = weight.shape[channel_axis]
-    affine = _channel_affine(follower, output, channels, rank)
+    affine = channel_affine(follower, output, channels, rank)
     if affine is None or (bias is not None and bias.shape != (channels,)):
         return False
     gain, shift = affine
@@ -79,7 +79,7 @@ def _absorb(graph: ir.Graph, node: ir.Node, follower: ir.Node) -> None:
     old.name = name
 
 
-def _channel_affine(node: ir.Node, x: ir.Value, channels: int, rank: int) -> tuple[Array, Array] | None:
+def channel_affine(node: ir.Node, x: ir.Value, channels: int, rank: int) -> tuple[Array, Array] | None:
     """(factor, shift), float64 [channels], with which `node` maps x to factor * x + shift; else None."""
     ones, zeros = np.ones(channels), np.zeros(channels)
     if node.domain not in ("", "ai.onnx"):

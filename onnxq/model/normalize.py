@@ -1,7 +1,7 @@
 """Bring any model into the form that the planner reads, without changing what it computes.
 
 Functions and branches that are always taken inlined, weights as initializers, constants folded, BatchNorm and other per-channel
-arithmetic folded into the Conv or Gemm before it, opset at least 13 (per-channel quantization),
+arithmetic folded into the Conv or Gemm before or behind it, opset at least 13 (per-channel quantization),
 float32 in place of other float types, every node and value with a name of its own.
 """
 
@@ -14,6 +14,7 @@ from onnxq.model.canonical import canonicalize
 from onnxq.model.constants import fold_constants
 from onnxq.model.edit import nodes_of
 from onnxq.model.fold import fold_channel_arithmetic
+from onnxq.model.fold_forward import fold_forward
 from onnxq.model.precision import compute_in_float32
 from onnxq.model.types import ask_types
 
@@ -48,6 +49,7 @@ def normalize(model: ir.Model) -> ir.Model:
         fold_constants(model)
     canonicalize(model)
     fold_channel_arithmetic(model)
+    fold_forward(model)
     passes.RemoveUnusedNodesPass()(model)
     model.graph.sort()
     name_nodes(model)
