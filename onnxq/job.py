@@ -9,6 +9,7 @@ from onnxq.data.images import read_preprocess
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
+from onnxq.formats.lstm import is_dynamic_lstm
 from onnxq.model.edit import nodes_of
 from onnxq.model.expose import expose
 from onnxq.model.files import SINGLE_FILE_LIMIT, load, weight_bytes
@@ -30,6 +31,7 @@ class Job:
     specs  inputs of the model as it came
     large  whether two sessions side by side may not fit into memory
     kept   nodes that stay float whatever the plan, with the reason
+    lstms  LSTMs whose weights become int8
     """
 
     options: QuantizeOptions
@@ -40,6 +42,7 @@ class Job:
     calibration: list[Sample] = field(default_factory=list)
     held_out: list[Sample] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
+    lstms: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -79,6 +82,8 @@ def _selection(options: QuantizeOptions) -> Selection:
 
 
 def _check_plan(job: Job, quantized: int) -> None:
+    if job.options.dynamic_lstm and any(is_dynamic_lstm(node) for node in nodes_of(job.model)):
+        return
     if not any(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()):
         open_session(job.options.model, optimize=False)  # what the runtime has against the model comes first
         raise ModelError(f"{job.options.model}: nothing to quantize: {_why_nothing(job.plan, quantized)}")

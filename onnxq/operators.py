@@ -91,7 +91,15 @@ KNOWN_RANGES: dict[str, tuple[float, float]] = {
 
 INTEGER_KERNELS = frozenset(
     {row.kernel for row in _ROWS if row.role in (Role.ANCHOR, Role.ARITHMETIC)}
-    | {"MatMulIntegerToFloat", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulNBits", "QLinearSoftmax"}
+    | {
+        "MatMulIntegerToFloat",
+        "MatMulInteger",
+        "ConvInteger",
+        "DynamicQuantizeMatMul",
+        "MatMulNBits",
+        "QLinearSoftmax",
+        "DynamicQuantizeLSTM",
+    }
 )
 """Operator types in an optimized graph that compute on integers."""
 

@@ -15,10 +15,11 @@ from onnxq import __version__
 from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.statistics import Statistics, load_statistics
-from onnxq.choice import Candidates, Choice, Variant, choose, keep_outputs
+from onnxq.choice import QUICK, Candidates, Choice, Variant, choose, keep_outputs
 from onnxq.data.samples import check_feeds, spread
 from onnxq.errors import DataError, ModelError
 from onnxq.fallback import RUINED_DB, Load
+from onnxq.formats.lstm import dynamic_lstms, quantize_lstms, with_dynamic_lstms
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
 from onnxq.job import Job, prepare
@@ -42,6 +43,8 @@ SLOWER = 1.03
 """A file that takes so many times the float model's time is called slower."""
 WORTH_MACS = 0.05
 """Share of the planned MACs that smoothing has to reach to be tried."""
+LSTM_DB = 25.0
+"""Least SQNR of the outputs with one LSTM's weights in int8."""
 WORTH_DB = 0.5
 """What a technique that adds nodes to the graph has to gain."""
 LAYER_SAMPLES = 48
@@ -55,7 +58,8 @@ TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
 }
 """Sets of techniques that are tried, the most promising first."""
 
-WRITERS: dict[Format, Callable[[ir.Model, Plan, Parameters], ir.Model]] = {
+Writer = Callable[[ir.Model, Plan, Parameters], ir.Model]
+WRITERS: dict[Format, Writer] = {
     Format.QDQ: write_qdq,
     Format.QOPERATOR: write_qoperator,
 }
@@ -72,6 +76,7 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     job = prepare(options)
     samples = spread(job.held_out, JUDGES)
     references = References.of(job.model, samples, job.specs) if samples else None
+    job.lstms = _good_lstms(job, references)
     clock.lap(job, "prepare")
     variants = _variants(job)
     clock.lap(job, "layers")
@@ -82,7 +87,7 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     del variants
     job.model, job.plan = choice.model, choice.plan
     with staged(options.destination) as building:
-        save(_quantized(choice, options, statistics), building)
+        save(_quantized(job, choice, statistics), building)
         choice = replace(choice, parameters=Parameters())  # the integers are on disk now
         gc.collect()  # nodes and values refer to one another: a graph's arrays go only so
         clock.lap(job, "write")
@@ -141,9 +146,29 @@ def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
     return statistics
 
 
-def _quantized(choice: Choice, options: QuantizeOptions, statistics: Statistics) -> ir.Model:
-    model = WRITERS[options.format](choice.model, choice.plan, choice.parameters)
-    _record(model, options, choice, statistics)
+def _writer(job: Job) -> Writer:
+    write = WRITERS[job.options.format]
+    return with_dynamic_lstms(write, job.lstms) if job.lstms else write
+
+
+def _good_lstms(job: Job, references: References | None) -> list[str]:
+    """The LSTMs whose int8 weights, and inputs quantized step by step, leave the outputs as they are."""
+    names = dynamic_lstms(job.model) if job.options.dynamic_lstm else []
+    good = []
+    for name in names:
+        alone = job.model.clone()
+        quantize_lstms(alone, [name])
+        if references is None or references.inner_sqnr_db(alone, QUICK) >= LSTM_DB:
+            good.append(name)
+        else:
+            job.kept[name] = "its inputs have a range that 8 bits a step cannot hold"
+            job.plan.floats[name] = job.plan.floats[name][0], job.kept[name]
+    return good
+
+
+def _quantized(job: Job, choice: Choice, statistics: Statistics) -> ir.Model:
+    model = _writer(job)(choice.model, choice.plan, choice.parameters)
+    _record(model, job.options, choice, statistics)
     return model
 
 
@@ -172,7 +197,7 @@ def _choose(job: Job, variants: list[Variant], references: References | None, st
     options = job.options
     tried: list[tuple[Candidates, Choice]] = []
     for variant in variants:
-        write = WRITERS[options.format]
+        write = _writer(job)
         weights = WeightOptions(options.per_channel, options.target)
         others = tried[0][0] if tried else None
         method = MethodOptions(options.percentile)
@@ -249,6 +274,7 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics) -> Qua
     for name in kernels.fell_back:
         job.warnings.append(f"'{name}' was planned but runs in float on this runtime")
     macs = {name: node_macs(node, shapes) for name, (node, _) in job.plan.floats.items()}
+    floats = [(node, why) for node, why in job.plan.floats.values() if node.name not in job.lstms]
     return QuantizeReport(
         version=__version__,
         model=str(options.model),
@@ -265,7 +291,7 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics) -> Qua
         kernels=kernels,
         outputs=outputs,
         latency=latency,
-        floats=FloatNodes.group((node.op_type, node.name or "", why, macs[node.name or ""]) for node, why in job.plan.floats.values()),
+        floats=FloatNodes.group((node.op_type, node.name or "", why, macs[node.name or ""]) for node, why in floats),
         ranges={name: (s.minimum, s.maximum) for name, s in statistics.sketches.items() if name in job.plan.tensors},
         warnings=job.warnings,
         seconds=job.seconds,

@@ -143,6 +143,8 @@ def _unseen(graph: ir.Graph, owners: Mapping[ir.Graph, ir.Node]) -> str | None:
 def _refusal(node: ir.Node, opset: int) -> str | None:
     """Why a node has no integer kernel whatever stands around it, or None."""
     row = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if row is None and node.op_type == "LSTM":
+        return "no static integer kernel; --dynamic-lstm stores its weights as int8"
     if row is None:
         return f"the runtime has no integer kernel for {node.op_type}"
     if opset < row.min_opset:

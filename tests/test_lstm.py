@@ -1,0 +1,38 @@
+"""LSTMs with int8 weights, where that is asked for."""
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxq
+from onnxq.errors import OnnxqError
+from tests.conftest import normal, parse, runtime_outputs
+
+TEXT = """g (float[7,2,8] x) => (float[7,D,2,5] s, float[D,2,5] last) {
+    s, last = LSTM<hidden_size=5, direction="DIRECTION">(x, wi, wr, b) }"""
+
+
+@pytest.fixture(params=["forward", "bidirectional"])
+def model(request, tmp_path, rng):
+    d = 2 if request.param == "bidirectional" else 1
+    text = TEXT.replace("DIRECTION", request.param).replace("D,", f"{d},")
+    constants = {"wi": 0.3 * normal(rng, d, 20, 8), "wr": 0.3 * normal(rng, d, 20, 5), "b": normal(rng, d, 40)}
+    onnx.save_model(parse(text, constants), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for i in range(16):
+        np.save(tmp_path / "calib" / f"{i:02}.npy", normal(rng, 7, 2, 8))
+    return tmp_path / "model.onnx"
+
+
+def test_weights_are_int8_and_the_outputs_hold(model):
+    report = onnxq.quantize(model, model.parent / "calib", dynamic_lstm=True)
+    assert report.kernels.counts["DynamicQuantizeLSTM"] == 1
+    assert not report.floats
+    feeds = {"x": np.load(model.parent / "calib" / "03.npy")}
+    for a, b in zip(runtime_outputs(model, feeds), runtime_outputs(model.with_name("model.int8.onnx"), feeds), strict=True):
+        assert np.abs(a - b).max() < 0.05
+
+
+def test_without_being_asked_an_lstm_stays_float(model):
+    with pytest.raises(OnnxqError, match="nothing to quantize"):
+        onnxq.quantize(model, model.parent / "calib")
