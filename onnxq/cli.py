@@ -133,6 +133,12 @@ def main(context: click.Context, config: Path | None) -> None:
     show_default=True,
     help="Q/DQ nodes around float operators, or integer operators.",
 )
+@click.option(
+    "--give-back/--all-int8",
+    default=True,
+    show_default=True,
+    help="Leave float what is expected to be faster so on the target's CPUs, or quantize all that has integer kernels.",
+)
 @click.option("--dynamic-lstm", is_flag=True, help="Store the weights of LSTMs as int8; the runtime quantizes their inputs step by step.")
 @click.option("--stats", type=FILE, multiple=True, help="Statistics of onnxq calibrate in place of a calibration pass; several are merged.")
 @click.option("--min-sqnr", type=float, help="Gate: exit with 1 if the outputs on held-out samples are below so many dB.")

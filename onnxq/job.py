@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnxq.costs import TABLES
 from onnxq.data.images import read_preprocess
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
 from onnxq.formats.lstm import is_dynamic_lstm
+from onnxq.macs import ShapeByName, concrete_shapes
 from onnxq.model.edit import nodes_of
 from onnxq.model.expose import expose
 from onnxq.model.files import SINGLE_FILE_LIMIT, load, weight_bytes
@@ -17,7 +19,10 @@ from onnxq.model.normalize import normalize
 from onnxq.model.runtime import InputSpec, model_inputs, open_session, run
 from onnxq.operators import ALREADY_QUANTIZED, Role
 from onnxq.options import QuantizeOptions
+from onnxq.placement import REASON as SLOW
+from onnxq.placement import place
 from onnxq.plan import Plan, Selection, make_plan
+from onnxq.schemes import Feeds
 
 HELD_OUT_SHARE = 8
 """One in so many samples is kept from calibration and verifies the result."""
@@ -31,6 +36,7 @@ class Job:
     specs  inputs of the model as it came
     large  whether two sessions side by side may not fit into memory
     kept   nodes that stay float whatever the plan, with the reason
+    slow   products that stay float for speed: their weights are stored in half precision
     lstms  LSTMs whose weights become int8
     """
 
@@ -42,6 +48,7 @@ class Job:
     calibration: list[Sample] = field(default_factory=list)
     held_out: list[Sample] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
+    slow: set[str] = field(default_factory=set)
     lstms: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -74,6 +81,8 @@ def prepare(options: QuantizeOptions) -> Job:
     if _unobservable(job):
         job.plan = job.replan(model)
         _check_plan(job, quantized)
+    if options.give_back:
+        _give_back(job)
     return job
 
 
@@ -107,6 +116,38 @@ def _split_samples(job: Job, options: QuantizeOptions) -> None:
     if not job.held_out:
         job.held_out = samples[:1]
         job.warnings.append("too few samples to hold one out: the result is verified on calibration samples")
+
+
+def _give_back(job: Job) -> None:
+    """Leave float what the cost model expects to be faster so."""
+    table = TABLES.get(job.options.target)
+    if table is None:
+        return
+    feeds = check_feeds(job.calibration[0], job.specs)
+    shapes = concrete_shapes(job.model, feeds)
+    values = [
+        v for planned in job.plan.nodes.values() for v in (*planned.node.inputs[:1], *planned.node.outputs, planned.output) if v is not None
+    ]
+    unknown = {value.name or "": value for value in values if value.name not in shapes}
+    if unknown:
+        shapes |= _observed_shapes(job, list(unknown), feeds)
+    placement = place(job.plan, shapes, table)
+    if placement.floats:
+        job.slow = {name for name in placement.floats if job.plan.nodes[name].row.role is Role.ANCHOR}
+        job.kept |= dict.fromkeys(placement.floats, SLOW)
+        job.plan = job.replan(job.model)
+        if not any(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()):
+            job.warnings.append(
+                f"nothing is expected to be faster on integers on the target's CPUs ({job.options.target}): the model stays float, "
+                "its weights in half precision; --all-int8 quantizes it all the same"
+            )
+
+
+def _observed_shapes(job: Job, names: list[str], feeds: Feeds) -> ShapeByName:
+    """Shapes that only a run tells; of a body, those of its last iteration."""
+    exposed = expose(job.model, names)
+    fetched = run(open_session(exposed.model), feeds, job.calibration[0].name, [output for output, _ in exposed.outputs.values()])
+    return {name: list(array.shape[levels:]) for (name, (_, levels)), array in zip(exposed.outputs.items(), fetched, strict=True)}
 
 
 def _unobservable(job: Job) -> bool:

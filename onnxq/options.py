@@ -56,6 +56,7 @@ class QuantizeOptions:
     preprocess   preset or TOML file that says how an image becomes an input
     stats        statistics of `onnxq calibrate` in place of a calibration pass; several are merged
     include, exclude, op_types  which nodes may be quantized: names or globs, operator types
+    give_back    leave float what is expected to be faster so on the target's CPUs
     dynamic_lstm  int8 weights for LSTMs, whose inputs the runtime quantizes step by step
     allow_nonfinite  leave out NaN and infinite values where calibration meets them
     min_sqnr     gate: least SQNR of the outputs on held-out samples, dB
@@ -77,6 +78,7 @@ class QuantizeOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     op_types: tuple[str, ...] = ()
+    give_back: bool = True
     dynamic_lstm: bool = False
     allow_nonfinite: bool = False
     min_sqnr: float | None = None

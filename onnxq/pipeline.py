@@ -19,6 +19,7 @@ from onnxq.choice import QUICK, Candidates, Choice, Variant, choose, keep_output
 from onnxq.data.samples import check_feeds, spread
 from onnxq.errors import DataError, ModelError
 from onnxq.fallback import RUINED_DB, Load
+from onnxq.formats.half import with_half_weights
 from onnxq.formats.lstm import dynamic_lstms, quantize_lstms, with_dynamic_lstms
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
@@ -148,7 +149,9 @@ def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
 
 def _writer(job: Job) -> Writer:
     write = WRITERS[job.options.format]
-    return with_dynamic_lstms(write, job.lstms) if job.lstms else write
+    if job.lstms:
+        write = with_dynamic_lstms(write, job.lstms)
+    return with_half_weights(write, job.slow) if job.slow else write
 
 
 def _good_lstms(job: Job, references: References | None) -> list[str]:

@@ -1,0 +1,242 @@
+"""Time the runtime's float and integer kernels one by one, and fit the cost model of `onnxq/costs.py`.
+
+    python benchmarks/kernel_costs.py [--rows FILE] [--json FILE]
+
+Run it as `python benchmarks/older_cpu.py python benchmarks/kernel_costs.py` for CPUs without VNNI.
+Each row is one operator in a model of its own; the runtime's profiler gives the kernel's time alone.
+The fit minimises the relative error of a sum of non-negative costs; printed is a table of nanoseconds.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxq
+from onnxq.costs import Work, conv_kind
+
+RUNS = 15
+CONVS = 320
+PRODUCTS = 60
+
+
+def profile(model: onnx.ModelProto, feeds: dict[str, np.ndarray], *, total: bool = False) -> dict[str, float]:
+    """Median nanoseconds of a kernel of each type of a model, or of all of that type together; one thread."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = f"{folder}/profile"
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        for _ in range(RUNS):
+            session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            times[event["args"]["op_name"]].append(event["dur"] * 1000)
+    calls = {name: len(values) // RUNS if total else 1 for name, values in times.items()}
+    typical = min if total else statistics.median  # small differences of totals need what is least disturbed
+    return {name: typical(values[3:] or values) * calls[name] for name, values in times.items()}
+
+
+def single(
+    op: str, shapes: dict[str, list[int]], constants: dict[str, np.ndarray], attributes: dict[str, Any], *, integer: bool
+) -> onnx.ModelProto:
+    """A model of one operator over float inputs, with Q/DQ around it where it is to run on integers."""
+    nodes, inits, inputs = [], {k: v for k, v in constants.items() if not integer}, []
+    scalars = {"s": np.float32(0.02), "z": np.uint8(128)}
+    if integer:
+        inits |= scalars
+        for name in shapes:
+            nodes.append(helper.make_node("QuantizeLinear", [name, "s", "z"], [f"{name}_q"]))
+            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", "s", "z"], [f"{name}_d"]))
+            inputs.append(f"{name}_d")
+        for name, array in constants.items():
+            axis = 1 if op in ("MatMul",) else 0
+            scale = np.full(array.shape[axis], 0.01, np.float32)
+            inits |= {f"{name}_q": rng_int8(array.shape), f"{name}_s": scale, f"{name}_z": np.zeros(len(scale), np.int8)}
+            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_s", f"{name}_z"], [f"{name}_d"], axis=axis))
+            inputs.append(f"{name}_d")
+        nodes.append(helper.make_node(op, inputs, ["r"], **attributes))
+        nodes.append(helper.make_node("QuantizeLinear", ["r", "s", "z"], ["r_q"]))
+        nodes.append(helper.make_node("DequantizeLinear", ["r_q", "s", "z"], ["y"]))
+    else:
+        nodes.append(helper.make_node(op, [*shapes, *constants], ["y"], **attributes))
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in inits.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def rng_int8(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).integers(-60, 60, shape).astype(np.int8)
+
+
+def conv_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
+    rows = []
+    while len(rows) < CONVS:
+        size = int(rng.choice([3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112]))
+        cin, cout = (int(c) for c in rng.choice([3, 4, 8, 8, 16, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384], 2))
+        kernel, stride = int(rng.choice([1, 1, 3, 3, 5])), int(rng.choice([1, 1, 2]))
+        depthwise = kernel > 1 and rng.random() < 0.4
+        groups = cin if depthwise else 1
+        cout = cin if depthwise else cout
+        out = -(-size // stride)
+        work = Work(macs=out * out * cout * (cin // groups) * kernel**2, inputs=size * size * cin, outputs=out * out * cout,
+                    patches=out * out * cin * kernel**2, weights=cout * (cin // groups) * kernel**2, places=out * out)  # fmt: skip
+        if work.macs > 80e6:
+            continue
+        pads = [kernel // 2] * 4
+        weight = (rng.normal(size=(cout, cin // groups, kernel, kernel)) * 0.1).astype(np.float32)
+        attributes = {"pads": pads, "strides": [stride] * 2, "group": groups}
+        rows.append({"kind": conv_kind(groups, cin, cout, kernel**2), "op": "Conv", "shapes": {"x": [1, cin, size, size]}, "w": weight,
+                     "attributes": attributes, "work": work})  # fmt: skip
+    return rows
+
+
+def product_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
+    rows = []
+    for _ in range(PRODUCTS):
+        m = int(rng.choice([1, 4, 16, 64, 128, 256]))
+        k, n = (int(c) for c in rng.choice([32, 64, 128, 256, 384, 768, 1536], 2))
+        work = Work(macs=m * k * n, inputs=m * k, outputs=m * n, patches=0, weights=k * n, places=m)
+        weight = (rng.normal(size=(k, n)) * 0.1).astype(np.float32)
+        rows.append({"kind": "product", "op": "MatMul", "shapes": {"x": [1, m, k]}, "w": weight, "attributes": {}, "work": work})
+    return rows
+
+
+BETWEEN = {
+    "Add": "r = Add(t, t)",
+    "Mul": "r = Mul(t, t)",
+    "Concat": "r = Concat<axis=1>(t, t)",
+    "Sigmoid": "r = Sigmoid(t)",
+    "LeakyRelu": "r = LeakyRelu<alpha=0.1>(t)",
+    "HardSigmoid": "r = HardSigmoid(t)",
+    "AveragePool": "r = AveragePool<kernel_shape=[3,3], strides=[2,2]>(t)",
+    "Resize": 'r = Resize<mode="nearest">(t, , scales)',
+    "Relu": "s = Neg(t) r = Relu(s)",
+}
+"""Operators between two pointwise convolutions, whose layout they then have."""
+TWICE = ("Add", "Mul")
+
+
+def between_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """What each operator adds to two convolutions, layout changes included, float and quantized by onnxq itself."""
+    rows = []
+    for channels, size in ((64, 28), (32, 56), (96, 28), (48, 40), (64, 56), (128, 20), (24, 80)):
+        areas = {"AveragePool": ((size - 3) // 2 + 1) ** 2, "MaxPool": (size // 2) ** 2, "GlobalAveragePool": 1, "Resize": 4 * size**2}
+        for integer, form in ((False, "float"), (True, "integer")):
+            plain = whole(channels, size, "r = Identity(t)", channels, rng, integer=integer)
+            negated = whole(channels, size, "r = Neg(t)", channels, rng, integer=False)
+            for op, text in BETWEEN.items():
+                if op == "Relu" and integer:
+                    continue
+                before = negated if op == "Relu" else plain
+                produced = 2 * channels if op == "Concat" else channels
+                added = whole(channels, size, text, produced, rng, integer=integer) - before
+                written = areas.get(op, size**2) * produced
+                work = Work(0, size**2 * channels * (2 if op in TWICE else 1), written)
+                rows.append({"kind": op, "form": form, "ns": max(added, 1000.0), "work": list(work)})
+    return rows
+
+
+def whole(channels: int, size: int, text: str, produced: int, rng: np.random.Generator, *, integer: bool) -> float:
+    """Nanoseconds of all kernels of two convolutions with `text` between them."""
+    w, v = (rng.normal(size=(*shape, 1, 1)).astype(np.float32) / 5 for shape in ((channels, 8), (8, produced)))
+    constants = {"w": w, "v": v, "scales": np.float32([1, 1, 2, 2])}
+    ends = f"g (float[1,8,{size},{size}] x) => (float[1,8,A,B] y)"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {ends} {{ t = Conv(x, w) {text} y = Conv(r, v) }}')
+    used = {name: array for name, array in constants.items() if name in ("w", "v") or re.search(rf"\b{name}\b", text)}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in used.items())
+    feeds = {"x": rng.normal(size=(1, 8, size, size)).astype(np.float32)}
+    if integer:
+        with tempfile.TemporaryDirectory() as folder:
+            onnx.save_model(model, f"{folder}/m.onnx")
+            np.savez(f"{folder}/x.npz", **feeds)
+            onnxq.quantize(f"{folder}/m.onnx", f"{folder}/x.npz", f"{folder}/q.onnx", effort=onnxq.Effort.FAST, give_back=False)
+            model = onnx.load(f"{folder}/q.onnx")
+    return sum(profile(model, feeds, total=True).values())
+
+
+KERNEL = re.compile(r"^(QLinear|MatMulIntegerToFloat|QGemm|Conv|FusedConv|MatMul|Gemm)")
+AROUND = {
+    "QuantizeLinear": "quantize",
+    "DequantizeLinear": "dequantize",
+    "ReorderInput": "reorder",
+    "ReorderOutput": "reorder",
+}
+
+
+def measure(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    rng = np.random.default_rng(1)
+    for row in rows:
+        feeds = {name: rng.normal(size=shape).astype(np.float32) for name, shape in row["shapes"].items()}
+        constants = {} if row["w"] is None else {"w": row["w"]}
+        for integer in (False, True):
+            times = profile(single(row["op"], row["shapes"], constants, row["attributes"], integer=integer), feeds)
+            form = "integer" if integer else "float"
+            for name, nanoseconds in times.items():
+                if name in AROUND:
+                    elements = row["work"].outputs if name in ("DequantizeLinear", "ReorderOutput") else row["work"].inputs
+                    work = Work(0, elements, 0)
+                    found.append({"kind": AROUND[name], "form": form, "ns": nanoseconds, "work": list(work)})
+                elif KERNEL.match(name) or name == row["op"]:
+                    found.append({"kind": row["kind"], "form": form, "ns": nanoseconds, "work": list(row["work"])})
+    return found
+
+
+def fit(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Non-negative costs for the features of each kind, by projected gradient on the relative error."""
+    table = {}
+    groups = defaultdict(list)
+    for row in rows:
+        groups[f"{row['form']} {row['kind']}"].append(row)
+    for name, members in sorted(groups.items()):
+        features = np.array([Work(*row["work"]).features() for row in members], float)
+        times = np.array([row["ns"] for row in members], float)
+        scaled = features / times[:, None]
+        size = np.maximum(np.abs(scaled).max(axis=0), 1e-30)
+        a, costs = scaled / size, np.zeros(features.shape[1])
+        step = 1 / np.linalg.norm(a, 2) ** 2
+        for _ in range(20000):
+            costs = np.maximum(costs - step * (a.T @ (a @ costs - 1)), 0)
+        costs /= size
+        error = np.abs(features @ costs / times - 1)
+        table[name] = [float(f"{cost:.3g}") for cost in costs]
+        print(f"{name:28s} {len(members):4d} rows, median error {np.median(error):.0%}, 90 % {np.quantile(error, 0.9):.0%}  {table[name]}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=Path, help="read the measured rows from this file, or write them to it")
+    parser.add_argument("--json", type=Path, help="write the table to this file")
+    args = parser.parse_args()
+    if args.rows and args.rows.exists():
+        rows = json.loads(args.rows.read_text())
+    else:
+        rng = np.random.default_rng(0)
+        rows = measure(conv_rows(rng) + product_rows(rng)) + between_rows(rng)
+        if args.rows:
+            args.rows.write_text(json.dumps(rows))
+    table = fit(rows)
+    if args.json:
+        args.json.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Which planned nodes are faster in float: kernels and conversions weighed against each other.
+
+Every planned node has a cost in float and one on integers, every tensor between the two forms a
+conversion. The cheapest assignment is a minimum cut (source side: integers, sink side: float).
+"""
+
+import math
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxq.costs import Table, conversion_ns, nanoseconds, work_of
+from onnxq.macs import ShapeByName
+from onnxq.mincut import INFINITE, Network
+from onnxq.operators import Role
+from onnxq.plan import Plan, PlannedNode, clamp_bounds
+
+REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
+WORTH = 0.1
+"""Share of the planned nodes' expected time that leaving nodes float has to save."""
+LEAST_NS = 100_000
+"""Models that take less than this in float are left on integers: nobody waits for them, and size counts."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Nodes to leave float, and the expected nanoseconds of all planned nodes with and without that, and in float."""
+
+    floats: tuple[str, ...]
+    integer_ns: float
+    placed_ns: float
+    float_ns: float
+
+
+def place(plan: Plan, shapes: ShapeByName, table: Table) -> Placement:
+    """The planned nodes that are expected to be faster in float; `shapes` of all their values."""
+    network = Network()
+    numbers = {name: network.node() for name in plan.nodes}
+    costs = {name: _costs(planned, shapes, table) for name, planned in plan.nodes.items()}
+    for name, (integer, as_float) in costs.items():
+        network.edge(numbers[name], 1, integer)
+        network.edge(0, numbers[name], as_float)
+    conversions = _conversions(plan, shapes, table)
+    for each in conversions:
+        each.add(network, numbers)
+    side = network.source_side()
+    floats = tuple(name for name, number in numbers.items() if number not in side)
+    kept = set(floats)
+    whole = [sum(c[i] for c in costs.values()) for i in (0, 1)]
+    integer = whole[0] + sum(each.paid(set()) for each in conversions)
+    placed = sum(c[1] if name in kept else c[0] for name, c in costs.items()) + sum(each.paid(kept) for each in conversions)
+    if placed > (1 - WORTH) * integer or whole[1] < LEAST_NS:
+        return Placement((), integer, integer, whole[1])
+    return Placement(floats, integer, placed, whole[1])
+
+
+def _costs(planned: PlannedNode, shapes: ShapeByName, table: Table) -> tuple[float, float]:
+    """Nanoseconds on integers and in float."""
+    found = work_of(planned.node, shapes)
+    if found is None:
+        return 0.0, 0.0
+    kind, work = found
+    if planned.row.role is Role.RAMP:
+        return nanoseconds(table, "integer", "Concat", work), nanoseconds(table, "float", "HardSigmoid", work)
+    as_float = nanoseconds(table, "float", kind, work)
+    clamp = planned.output.producer()
+    if clamp is not None and clamp is not planned.node and planned.node.op_type != "Conv":  # a Conv takes its clamp in
+        as_float += nanoseconds(table, "float", "Relu", work)
+    return nanoseconds(table, "integer", kind, work), as_float
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """What a tensor costs where its producer and a consumer have different forms.
+
+    producer   the planned node that gives it, None for what is float anyway
+    consumers  planned nodes that take it as integers
+    outside    whether something that is float anyway takes it
+    """
+
+    producer: str | None
+    consumers: tuple[str, ...]
+    outside: bool
+    to_integers: float
+    to_float: float
+
+    def add(self, network: Network, numbers: dict[str, int]) -> None:
+        start = numbers[self.producer] if self.producer is not None else 1
+        if self.consumers:
+            quantized = network.node()
+            network.edge(quantized, start, self.to_integers)
+            for name in self.consumers:
+                network.edge(numbers[name], quantized, INFINITE)
+        if self.producer is None:
+            return
+        if self.outside:
+            network.edge(start, 1, self.to_float)
+        elif self.consumers:
+            dequantized = network.node()
+            network.edge(start, dequantized, self.to_float)
+            for name in self.consumers:
+                network.edge(dequantized, numbers[name], INFINITE)
+
+    def paid(self, floats: set[str]) -> float:
+        """The cost with these nodes in float."""
+        producer_float = self.producer is None or self.producer in floats
+        if producer_float:
+            return self.to_integers if any(name not in floats for name in self.consumers) else 0.0
+        return self.to_float if self.outside or any(name in floats for name in self.consumers) else 0.0
+
+
+def _conversions(plan: Plan, shapes: ShapeByName, table: Table) -> list[_Conversion]:
+    producers = {planned.output.name: name for name, planned in plan.nodes.items() if planned.row.role is not Role.VIEW}
+    producers |= {v.name: name for name, p in plan.nodes.items() if p.row.role is Role.VIEW for v in p.node.outputs}
+    found = []
+    for planned in plan.tensors.values():
+        elements = math.prod(shapes.get(planned.name) or ())
+        consumers, outside = [], planned.value.is_graph_output()
+        for use in planned.value.uses():
+            taker = plan.nodes.get(use.node.name or "")
+            if taker is not None and use.idx in taker.activations:
+                consumers.append(use.node.name or "")
+            elif not _absorbed(plan, use.node):
+                outside = True
+        producer = producers.get(planned.name)
+        if producer is not None and not plan.nodes[producer].integer_output and plan.nodes[producer].row.role is Role.ANCHOR:
+            outside = False  # its kernel gives float at no cost
+        costs = (conversion_ns(table, elements, to_integers=True), conversion_ns(table, elements, to_integers=False))
+        found.append(_Conversion(producer, tuple(dict.fromkeys(consumers)), outside, *costs))
+    return found
+
+
+def _absorbed(plan: Plan, node: ir.Node) -> bool:
+    """Whether a clamp disappears into the node before it."""
+    before = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    planned = plan.nodes.get(before.name or "") if before is not None else None
+    return planned is not None and clamp_bounds(node) is not None and planned.output is node.outputs[0]
