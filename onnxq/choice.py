@@ -99,7 +99,9 @@ class Candidates:
             return {}
         made = self.others._weights.get(tuple(t for t in techniques if t not in self.variant.techniques), {})
         layers, before = layer_inputs(self.variant.plan), layer_inputs(self.others.variant.plan)
-        return {name: weight for name, weight in made.items() if layers.get(name) == before.get(name)}
+        same = _weight_names(self.others.variant.plan).items() & _weight_names(self.variant.plan).items()
+        kept = {name for name, _ in same if layers.get(name) == before.get(name)}
+        return {name: weight for name, weight in made.items() if name in kept}
 
     def model(self, plan: Plan, trial: Trial) -> ir.Model:
         """A part of the plan with a trial's method and techniques."""
@@ -124,6 +126,13 @@ class Candidates:
         kept = measured[0] if self.references is None else max(measured, key=lambda trial: trial.sqnr_db or 0.0)
         plan = self.variant.plan
         return Choice(kept, self.variant.model, plan, self.parameters(plan, kept.method, kept.techniques), self.trials)
+
+
+def _weight_names(plan: Plan) -> dict[str, tuple[str | None, ...]]:
+    """The names of each node's weight and bias; a variant that changes them gives them others."""
+    return {
+        name: tuple(value.name if value is not None else None for value in planned.node.inputs[1:3]) for name, planned in plan.nodes.items()
+    }
 
 
 def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tuple[str, ...]]) -> Choice:

@@ -4,7 +4,7 @@ import gc
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,11 @@ import onnxruntime as ort
 from onnxq import __version__
 from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import METHODS, MethodOptions
+from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.choice import QUICK, Candidates, Choice, Variant, choose, keep_outputs
 from onnxq.data.samples import check_feeds, spread
+from onnxq.equalize import equalize
 from onnxq.errors import DataError, ModelError
 from onnxq.fallback import RUINED_DB, Load
 from onnxq.formats.half import with_half_weights
@@ -60,6 +62,11 @@ TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
 """Sets of techniques that are tried, the most promising first."""
 
 Writer = Callable[[ir.Model, Plan, Parameters], ir.Model]
+CHANGES: dict[str, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]], tuple[ir.Model, dict[LayerInput, Moments]] | None]] = {
+    "smoothing": smooth,
+    "equalization": equalize,
+}
+"""Techniques that change the float model first."""
 WRITERS: dict[Format, Writer] = {
     Format.QDQ: write_qdq,
     Format.QOPERATOR: write_qoperator,
@@ -130,7 +137,7 @@ class _Clock:
 
 
 def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
-    """One pass for all variants: the last one's graph has the values of the others too."""
+    """One pass for all variants whose values are alike, and one more for those that equalization changes."""
     options = job.options
     model_digest = digest(options.model)
     if options.stats:
@@ -138,8 +145,15 @@ def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
         for other in others:
             statistics.merge(other)
     else:
-        names = dict.fromkeys(name for variant in variants for name in variant.plan.sources())
-        statistics = collect(variants[-1].model, list(names), job.calibration, model_digest, allow_nonfinite=options.allow_nonfinite)
+        statistics = Statistics(model_digest)
+        # the last of the others has their values too
+        for variant in [variant for variant in variants if "equalization" not in variant.techniques][-1:] + list(variants):
+            sources = [name for each in ([variant] if "equalization" in variant.techniques else variants) for name in each.plan.sources()]
+            names = [name for name in dict.fromkeys(sources) if name not in statistics.sketches and name in _values(variant.model)]
+            if names or not statistics.samples:
+                more = collect(variant.model, names, job.calibration, model_digest, allow_nonfinite=options.allow_nonfinite)
+                statistics.sketches |= more.sketches
+                statistics.samples, statistics.data, statistics.nonfinite = more.samples, more.data, statistics.nonfinite + more.nonfinite
     if statistics.nonfinite:
         job.warnings.append(f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
     for variant in variants:
@@ -184,15 +198,26 @@ def _variants(job: Job) -> list[Variant]:
     second = job.options.effort is not Effort.FAST
     moments = collect_moments(job.model, layer_inputs(job.plan).values(), samples, second=second)
     plain = Variant(job.model, job.plan, moments)
-    smoothed = None if job.options.stats or job.large else smooth(job.model, job.plan, moments)
-    if smoothed is None:
+    if job.options.stats or job.large:
         return [plain]
-    model, known = smoothed
-    variant = Variant(model, job.replan(model), known, ("smoothing",))
-    before, after = layer_inputs(plain.plan), layer_inputs(variant.plan)
-    loads = _loads(plain, samples[0].load())
+    changes = [change for change in CHANGES if second or change == "smoothing"]
+    return [plain] + [variant for change in changes for variant in _changed(job, plain, change, samples[0].load())]
+
+
+def _changed(job: Job, plain: Variant, change: str, feeds: Feeds) -> list[Variant]:
+    """The model changed by a technique, where it touches enough of what is to be computed."""
+    found = CHANGES[change](job.model, job.plan, plain.moments)
+    if found is None:
+        return []
+    model, known = found
+    variant = Variant(model, job.replan(model), known, (change,))
+    before, after, loads = layer_inputs(plain.plan), layer_inputs(variant.plan), _loads(plain, feeds)
     touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
-    return [plain, variant] if touched >= WORTH_MACS else [plain]
+    return [variant] if touched >= WORTH_MACS else []
+
+
+def _values(model: ir.Model) -> set[str | None]:
+    return {value.name for graph in model.graphs() for value in (*graph.inputs, *(v for node in graph for v in node.outputs))}
 
 
 def _choose(job: Job, variants: list[Variant], references: References | None, statistics: Statistics) -> Choice:
@@ -202,7 +227,7 @@ def _choose(job: Job, variants: list[Variant], references: References | None, st
     for variant in variants:
         write = _writer(job)
         weights = WeightOptions(options.per_channel, options.target)
-        others = tried[0][0] if tried else None
+        others = tried[0][0] if tried else None  # the plain one
         method = MethodOptions(options.percentile)
         methods = list(METHODS) if options.method is Method.AUTO else [options.method]
         candidates = Candidates(variant, statistics, methods, method, weights, write, references, others)

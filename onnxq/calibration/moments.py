@@ -199,9 +199,10 @@ class Moments:
         return (self.squares / max(self.rows, 1)).astype(np.float32)
 
     def divided(self, scales: Floats) -> "Moments":
-        """The moments of x / scales, scales [size]."""
+        """The moments of x / scales, scales [size] or [groups, size]."""
         self._flush()
-        second = None if self.second is None else self.second / np.outer(scales, scales).astype(np.float32)
+        pairs = scales[..., :, None] * scales[..., None, :]
+        second = None if self.second is None else self.second / pairs.astype(np.float32)
         return Moments(self.first / scales, self.squares / scales**2, self.low / scales, self.high / scales, second, self.rows)
 
     def raw(self) -> Floats | None:

@@ -51,7 +51,7 @@ def _fold(graph: ir.Graph, node: ir.Node, names: Names) -> None:
         _swap(graph, node, x, names)
         return
     for taker in takers:
-        _fold_into(graph, taker, gain, shift, names)
+        fold_into(graph, taker, gain, shift, names)
         taker.replace_input_with(0, x)
     graph.remove(node, safe=True)
 
@@ -110,14 +110,15 @@ def _swap(graph: ir.Graph, node: ir.Node, x: ir.Value, names: Names) -> None:
         moved = moved.reshape(-1)[:1].reshape(())
     takers = [use.node for use in node.outputs[0].uses()]
     for taker in takers:
-        _fold_into(graph, taker, gain, np.zeros_like(shift), names)
+        fold_into(graph, taker, gain, np.zeros_like(shift), names)
     output, constant_shift = ir.Value(), add_initializer(graph, names.fresh(f"{node.name}_shift"), moved)
     add_node(graph, "Add", [z, constant_shift], [output], name=names.fresh(f"{node.name}_moved"))
     take_output(output, node.outputs[0])
     graph.remove([node, before], safe=True)
 
 
-def _fold_into(graph: ir.Graph, conv: ir.Node, gain: Array, shift: Array, names: Names) -> None:
+def fold_into(graph: ir.Graph, conv: ir.Node, gain: Array, shift: Array, names: Names) -> None:
+    """Let a convolution of x take gain x + shift, [channels], into its weight and bias."""
     original, bias = conv.inputs[1], input_at(conv, 2)
     weight = constant(original)
     assert weight is not None

@@ -1,0 +1,51 @@
+"""Equalization: let the channels of an activation have like ranges, by moving factors between two layers.
+
+M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, for
+f(s x) = s f(x): W2 f(W1 x) = (W2 s) f(s^-1 W1 x). There the weights decide; here, as in smoothing, the
+measured activation and the weights that take it do, because an output channel's weights have a scale of
+their own and lose nothing by a factor.
+"""
+
+import numpy as np
+
+from onnxq.schemes import Floats
+
+ALPHAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+WORTH = 0.9
+"""Equalization costs nothing at run time, but has to bring the noise below this share."""
+
+
+def equalizing_scales(low: Floats, high: Floats, power: Floats, rows: Floats, depthwise: Floats) -> Floats | None:
+    """Divisors s [C] for the channels of an activation, or None where they gain too little.
+
+    Args:
+        low: least value of each channel, [C].
+        high: largest value of each channel, [C].
+        power: E[x_c^2], [C].
+        rows: weights of the layers that mix channels, [rows, C].
+        depthwise: weights of those that do not, [rows, C]; a factor is theirs alone.
+    """
+    x_most = np.maximum(np.abs(low), np.abs(high))
+    taken = np.concatenate([rows, depthwise])
+    w_most = np.abs(taken).max(axis=0)
+    alive = (x_most > 0) & (w_most > 0)
+    if alive.sum() < 2:
+        return None
+    ones = np.ones_like(low)
+    best, least = None, WORTH * _noise(low, high, power, rows, taken, ones)
+    for alpha in ALPHAS:
+        scales = ones.copy()
+        scales[alive] = x_most[alive] ** alpha / w_most[alive] ** (1 - alpha)
+        scales[alive] /= np.exp(np.log(scales[alive]).mean())
+        noise = _noise(low, high, power, rows, taken, scales)
+        if noise < least:
+            best, least = scales, noise
+    return best
+
+
+def _noise(low: Floats, high: Floats, power: Floats, rows: Floats, taken: Floats, scales: Floats) -> float:
+    """Noise power on the outputs from rounding the activation, and the weights that mix its channels."""
+    step = (max(0.0, float((high / scales).max())) - min(0.0, float((low / scales).min()))) / 255
+    activation = step**2 * float(np.square(taken * scales).sum())
+    weight_steps = np.abs(rows * scales).max(axis=1, initial=0.0) / 127
+    return (activation + float(np.square(weight_steps).sum()) * float((power / np.square(scales)).sum())) / 12
