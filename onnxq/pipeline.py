@@ -18,6 +18,7 @@ from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.choice import QUICK, Candidates, Choice, Variant, choose, keep_outputs
 from onnxq.data.samples import check_feeds, spread
+from onnxq.data.source import Sample
 from onnxq.equalize import equalize
 from onnxq.errors import DataError, ModelError
 from onnxq.fallback import RUINED_DB, Load
@@ -53,7 +54,7 @@ WORTH_DB = 0.5
 LAYER_SAMPLES = 48
 """Calibration samples from which the layers' moments are taken."""
 JUDGES = 16
-"""Held-out samples over which candidates are compared."""
+"""Samples over which candidates are compared: held-out ones, and calibration samples where those are too few."""
 TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
     Effort.FAST: [("bias_correction",)],
     Effort.BALANCED: [("gptq", "bias_correction"), ("bias_correction",)],
@@ -82,8 +83,8 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     check_output(options.destination, options.model, force=options.force)
     clock = _Clock()
     job = prepare(options)
-    samples = spread(job.held_out, JUDGES)
-    references = References.of(job.model, samples, job.specs) if samples else None
+    judges = _judges(job)
+    references = References.of(job.model, judges, job.specs) if judges else None
     job.lstms = _good_lstms(job, references)
     clock.lap(job, "prepare")
     variants = _variants(job)
@@ -161,6 +162,12 @@ def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
     return statistics
 
 
+def _judges(job: Job) -> list[Sample]:
+    held_out = spread(job.held_out, JUDGES)
+    others = [sample for sample in job.calibration if sample not in held_out]
+    return held_out + (spread(others, JUDGES - len(held_out)) if held_out and len(held_out) < JUDGES else [])
+
+
 def _writer(job: Job) -> Writer:
     write = WRITERS[job.options.format]
     if job.lstms:
@@ -233,8 +240,7 @@ def _choose(job: Job, variants: list[Variant], references: References | None, st
         candidates = Candidates(variant, statistics, methods, method, weights, write, references, others)
         techniques = TECHNIQUES[options.effort] if variant.moments else [()]
         tried.append((candidates, choose(candidates, options.method, techniques)))
-    # a technique that changes the graph has to be worth it
-    candidates, choice = max(tried, key=lambda item: (item[1].kept.sqnr_db or 0.0) - WORTH_DB * len(item[0].variant.techniques))
+    candidates, choice = max(tried, key=lambda item: (item[1].kept.sqnr_db or 0.0) - WORTH_DB * ("smoothing" in item[0].variant.techniques))
     choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
     if options.effort is not Effort.FAST and references is not None:
         variant = candidates.variant
