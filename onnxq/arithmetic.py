@@ -62,7 +62,9 @@ def ramp_params(low: float, high: float, alpha: float, beta: float, kind: Intege
     """
     begin = -beta / alpha
     plain = asymmetric_params(min(low, begin), max(high, 0.0), kind)
-    steps = max(1, int(np.floor(-begin / float(plain.scale))))
+    steps = int(np.floor(-begin / float(plain.scale)))
+    if steps < 1:
+        return plain  # the ramp begins within a step of zero: its zero point is rounded
     scale = -begin / steps
     zero_point = int(np.clip(np.rint(kind.low - min(low, begin) / scale), kind.low + steps, kind.high))
     return QuantParams(kind, np.array(scale, np.float32), np.array(zero_point, kind.dtype))

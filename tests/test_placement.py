@@ -1,0 +1,105 @@
+"""What is given back to float for speed: the cut is a minimum, and the plan follows from the sizes alone."""
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import onnxq
+from onnxq.costs import TABLES, Work, nanoseconds
+from onnxq.macs import concrete_shapes
+from onnxq.mincut import INFINITE, Network
+from onnxq.model.normalize import normalize
+from onnxq.options import Target
+from onnxq.placement import place
+from onnxq.plan import make_plan
+from tests.conftest import normal, parse, runtime_outputs, to_ir
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.data())
+def test_a_cut_is_a_minimum(count, data):
+    capacities = st.integers(0, 20)
+    ends = [(data.draw(capacities), data.draw(capacities)) for _ in range(count)]
+    pairs = [(i, j, data.draw(capacities)) for i, j in itertools.permutations(range(count), 2) if data.draw(st.booleans())]
+    network = Network()
+    numbers = [network.node() for _ in range(count)]
+    for number, (from_source, to_sink) in zip(numbers, ends, strict=True):
+        network.edge(0, number, from_source)
+        network.edge(number, 1, to_sink)
+    for i, j, capacity in pairs:
+        network.edge(numbers[i], numbers[j], capacity)
+    side = network.source_side()
+
+    def cost(source):
+        paid = sum(ends[i][1] if i in source else ends[i][0] for i in range(count))
+        return paid + sum(capacity for i, j, capacity in pairs if i in source and j not in source)
+
+    found = cost({i for i in range(count) if numbers[i] in side})
+    assert found == min(cost(set(some)) for size in range(count + 1) for some in itertools.combinations(range(count), size))
+
+
+def test_an_infinite_edge_is_never_cut():
+    network = Network()
+    a, b = network.node(), network.node()
+    network.edge(0, a, 10)
+    network.edge(a, b, INFINITE)
+    network.edge(b, 1, 3)
+    network.edge(0, b, 1)
+    assert network.source_side() == {0, a, b}
+
+
+@pytest.mark.parametrize("target", list(TABLES))
+def test_tables_have_both_forms_and_costs_that_grow(target):
+    table = TABLES[target]
+    for kind in ("pointwise", "spatial", "depthwise", "product", "Add", "Mul", "Concat"):
+        for form in ("float", "integer"):
+            small = nanoseconds(table, form, kind, Work(1e6, 1e5, 1e5, 9e5, 1e4, 1000))
+            assert 0 < small <= nanoseconds(table, form, kind, Work(1e7, 1e6, 1e6, 9e6, 1e5, 10000))
+
+
+DEPTHWISE = """g (float[1,8,96,96] x) => (float[1,256,12,12] y) {
+    a = Conv<pads=[1,1,1,1], group=8>(x, d0) b = Relu(a) c = Conv<pads=[1,1,1,1], group=8>(b, d1) e = Relu(c)
+    f = Conv<strides=[8,8]>(e, p0) h = Relu(f) i = Conv(h, p1) j = Relu(i) y = Conv(j, p1) }"""
+
+
+def depthwise_model(rng):
+    return parse(
+        DEPTHWISE,
+        {
+            "d0": normal(rng, 8, 1, 3, 3),
+            "d1": normal(rng, 8, 1, 3, 3),
+            "p0": normal(rng, 256, 8, 1, 1),
+            "p1": normal(rng, 256, 256, 1, 1) / 16,
+        },
+    )
+
+
+def test_depthwise_goes_back_to_float_and_wide_products_do_not(rng):
+    model = normalize(to_ir(depthwise_model(rng)))
+    plan = make_plan(model)
+    placement = place(plan, concrete_shapes(model, None), TABLES[Target.PORTABLE])
+    groups = {name: planned.node.attributes.get("group") for name, planned in plan.nodes.items()}
+    back = {name for name in placement.floats if name in groups}
+    assert {name for name, group in groups.items() if group is not None and group.as_int() == 8} <= back
+    assert len(back) <= 3
+    assert placement.placed_ns < 0.9 * placement.integer_ns
+
+
+@pytest.mark.parametrize("give_back", [True, False])
+def test_given_back_weights_are_stored_in_half_precision(rng, tmp_path, give_back):
+    model = depthwise_model(rng)
+    onnx.save_model(model, tmp_path / "model.onnx")
+    np.savez(tmp_path / "x.npz", x=normal(rng, 1, 8, 96, 96))
+    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "x.npz", give_back=give_back)
+    written = onnx.load(tmp_path / "model.int8.onnx")
+    halves = [tensor for tensor in written.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
+    assert bool(halves) == give_back
+    assert report.kernels.counts.get("Cast", 0) == 0  # widened once, when the file is loaded
+    assert any("for speed" in group.reason for group in report.floats) == give_back
+    feeds = dict(np.load(tmp_path / "x.npz"))
+    expected, found = (runtime_outputs(tmp_path / name, feeds)[0] for name in ("model.onnx", "model.int8.onnx"))
+    assert np.square(expected - found).sum() < 0.01 * np.square(expected).sum()
