@@ -4,10 +4,11 @@ Every candidate runs in the runtime's integer kernels, as the written file will.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
+from onnxq.calibration.collect import Divided
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
@@ -34,12 +35,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Variant:
-    """A form of the normalized model: its plan, its layers' moments, and the techniques that made it."""
+    """A form of the normalized model: its plan, its layers' moments, and the techniques that made it.
+
+    divided  its tensors that are others of the plain form, divided
+    """
 
     model: ir.Model
     plan: Plan
     moments: Mapping[LayerInput, Moments]
     techniques: tuple[str, ...] = ()
+    divided: Mapping[str, Divided] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

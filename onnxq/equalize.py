@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.calibration.collect import Divided
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.model.edit import Names, add_initializer, attribute, constant, input_at, only_use
 from onnxq.model.fold_forward import fold_into
 from onnxq.plan import Plan, PlannedNode
 from onnxq.schemes import Floats
+from onnxq.smooth import Changed
 from onnxq.techniques.equalization import equalizing_scales
 from onnxq.weights import layer_inputs
 
@@ -22,8 +24,8 @@ class _Copy:
     names: Names
 
 
-def equalize(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -> tuple[ir.Model, dict[LayerInput, Moments]] | None:
-    """An equalized copy of a model with the moments of its layers' inputs; None where nothing is worth it.
+def equalize(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -> Changed | None:
+    """An equalized copy of a model; None where nothing is worth it.
 
     Args:
         model: normalized; it is left as it is.
@@ -31,7 +33,7 @@ def equalize(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments])
         moments: of the layers' inputs.
     """
     layers = layer_inputs(plan)
-    clone, known = model.clone(), dict(moments)
+    clone, known, divided = model.clone(), dict(moments), {}
     copy = _Copy(clone, {node.name: node for node in clone.graph}, Names(clone))
     for tensor in plan.tensors.values():
         producer = _producer(plan, tensor.value)
@@ -48,10 +50,11 @@ def equalize(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments])
         if scales is None:
             continue
         changed = _apply(copy, producer, consumers, tensor.name, scales)
+        divided[changed] = Divided(tensor.name, scales)
         for layer, one in found:
             if one is not None:
                 known[replace(layer, tensor=changed)] = one.divided(_spread(layer, scales))
-    return (clone, known) if len(known) > len(moments) else None
+    return Changed(clone, known, divided) if divided else None
 
 
 def _producer(plan: Plan, value: ir.Value) -> PlannedNode | None:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from onnxq import __version__
-from onnxq.calibration.collect import collect, collect_moments
+from onnxq.calibration.collect import Collecting, collect, collect_moments
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics, load_statistics
@@ -39,7 +39,7 @@ from onnxq.plan import Plan
 from onnxq.references import References
 from onnxq.report.model import FloatNodes, Latency, QuantizeReport
 from onnxq.schemes import Feeds
-from onnxq.smooth import smooth
+from onnxq.smooth import Changed, smooth
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.weights import WeightOptions, layer_inputs
 
@@ -63,7 +63,7 @@ TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
 """Sets of techniques that are tried, the most promising first."""
 
 Writer = Callable[[ir.Model, Plan, Parameters], ir.Model]
-CHANGES: dict[str, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]], tuple[ir.Model, dict[LayerInput, Moments]] | None]] = {
+CHANGES: dict[str, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]], Changed | None]] = {
     "smoothing": smooth,
     "equalization": equalize,
 }
@@ -122,7 +122,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     if start == stop:
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
     names = job.plan.sources()
-    statistics = collect(job.model, names, samples[start:stop], digest(options.model), first=start, allow_nonfinite=options.allow_nonfinite)
+    statistics = collect(job.model, names, samples[start:stop], digest(options.model), Collecting(start, options.allow_nonfinite))
     statistics.save(output)
     return statistics
 
@@ -138,7 +138,7 @@ class _Clock:
 
 
 def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
-    """One pass for all variants whose values are alike, and one more for those that equalization changes."""
+    """One pass for all variants."""
     options = job.options
     model_digest = digest(options.model)
     if options.stats:
@@ -146,15 +146,12 @@ def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
         for other in others:
             statistics.merge(other)
     else:
-        statistics = Statistics(model_digest)
-        # the last of the others has their values too
-        for variant in [variant for variant in variants if "equalization" not in variant.techniques][-1:] + list(variants):
-            sources = [name for each in ([variant] if "equalization" in variant.techniques else variants) for name in each.plan.sources()]
-            names = [name for name in dict.fromkeys(sources) if name not in statistics.sketches and name in _values(variant.model)]
-            if names or not statistics.samples:
-                more = collect(variant.model, names, job.calibration, model_digest, allow_nonfinite=options.allow_nonfinite)
-                statistics.sketches |= more.sketches
-                statistics.samples, statistics.data, statistics.nonfinite = more.samples, more.data, statistics.nonfinite + more.nonfinite
+        # the last of those that divide nothing has the others' values too
+        model = [variant.model for variant in variants if not variant.divided][-1]
+        divided = {name: one for variant in variants for name, one in variant.divided.items()}
+        names = dict.fromkeys(name for variant in variants for name in variant.plan.sources() if name not in divided)
+        how = Collecting(0, options.allow_nonfinite, divided)
+        statistics = collect(model, list(names), job.calibration, model_digest, how)
     if statistics.nonfinite:
         job.warnings.append(f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
     for variant in variants:
@@ -216,15 +213,10 @@ def _changed(job: Job, plain: Variant, change: str, feeds: Feeds) -> list[Varian
     found = CHANGES[change](job.model, job.plan, plain.moments)
     if found is None:
         return []
-    model, known = found
-    variant = Variant(model, job.replan(model), known, (change,))
+    variant = Variant(found.model, job.replan(found.model), found.moments, (change,), found.divided)
     before, after, loads = layer_inputs(plain.plan), layer_inputs(variant.plan), _loads(plain, feeds)
     touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
     return [variant] if touched >= WORTH_MACS else []
-
-
-def _values(model: ir.Model) -> set[str | None]:
-    return {value.name for graph in model.graphs() for value in (*graph.inputs, *(v for node in graph for v in node.outputs))}
 
 
 def _choose(job: Job, variants: list[Variant], references: References | None, statistics: Statistics) -> Choice:

@@ -1,11 +1,12 @@
 """Smooth the activations of a model's matrix products, where that is expected to pay."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.calibration.collect import Divided
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.model.divide import divide_channels
 from onnxq.model.edit import constant
@@ -15,8 +16,17 @@ from onnxq.techniques.smoothing import smoothing_scales
 from onnxq.weights import channel_axis, layer_inputs
 
 
-def smooth(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -> tuple[ir.Model, dict[LayerInput, Moments]] | None:
-    """A smoothed copy of a model with the moments of its layers' inputs; None where nothing is worth it.
+@dataclass(frozen=True)
+class Changed:
+    """A changed model with the moments of its layers' inputs, and tensors that are others, divided."""
+
+    model: ir.Model
+    moments: Mapping[LayerInput, Moments]
+    divided: Mapping[str, Divided] = field(default_factory=dict)
+
+
+def smooth(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -> Changed | None:
+    """A smoothed copy of a model, which has the values of the plain one too; None where nothing is worth it.
 
     Args:
         model: normalized; it is left as it is.
@@ -39,4 +49,4 @@ def smooth(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -
         if scales is not None:
             tensor = divide_channels(copy, layer.tensor, names, scales)
             known[replace(layer, tensor=tensor)] = found.divided(scales)
-    return (copy, known) if len(known) > len(moments) else None
+    return Changed(copy, known) if len(known) > len(moments) else None

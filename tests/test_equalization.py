@@ -32,7 +32,7 @@ def test_the_float_model_computes_the_same(rng, name):
     before = run(model, feeds[0])[0]
     found = equalize(model, plan, moments)
     assert found is not None
-    equalized, known = found
+    equalized, known = found.model, found.moments
     after = run(equalized, feeds[0])[0]
     np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4 * np.abs(before).max())
     again = collect_moments(equalized, layer_inputs(make_plan(equalized)).values(), as_samples(feeds), second=True)

@@ -1,8 +1,8 @@
 """The two passes over the samples: one sketches the planned tensors, one sums the layers' moments."""
 
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -13,16 +13,41 @@ from onnxq.calibration.sketch import Measured, Sketch, measure
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.source import Sample
 from onnxq.errors import DataError
-from onnxq.schemes import Array, Floats
+from onnxq.schemes import Array, Feeds, Floats
 
 COUNTED = 1 << 13
 """Values of a tensor counted a sample; of larger ones an evenly spaced part, min and max of all."""
 NONE = np.zeros(0, np.uint16)
 
 
-def collect(
-    model: ir.Model, names: Sequence[str], samples: Sequence[Sample], digest: str, first: int = 0, *, allow_nonfinite: bool = False
-) -> Statistics:
+@dataclass(frozen=True)
+class Divided:
+    """A tensor divided channel by channel, along axis 1."""
+
+    tensor: str
+    scales: Floats
+
+    def of(self, values: Feeds) -> Array:
+        """Its values, from those of the tensor."""
+        whole = values[self.tensor]
+        return np.asarray(whole / self.scales.astype(np.float32).reshape(-1, *[1] * (whole.ndim - 2)))
+
+
+@dataclass(frozen=True)
+class Collecting:
+    """How statistics are collected.
+
+    first    number of samples that came before these (in another shard of the same data)
+    allow_nonfinite  leave out NaN and infinite values, and count them
+    divided  more tensors, which other forms of the model have, by name
+    """
+
+    first: int = 0
+    allow_nonfinite: bool = False
+    divided: Mapping[str, Divided] = field(default_factory=dict)
+
+
+def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], digest: str, how: Collecting | None = None) -> Statistics:
     """Statistics of the named values over the samples.
 
     Args:
@@ -30,27 +55,28 @@ def collect(
         names: values of the main graph, graph inputs among them.
         samples: read one by one.
         digest: SHA-256 of the model file that the statistics belong to.
-        first: number of samples that came before these (in another shard of the same data).
-        allow_nonfinite: leave out NaN and infinite values, and count them.
+        how: what else there is to say.
 
     Raises:
         DataError: a sample does not fit the model, or a value is NaN or infinite.
     """
-    statistics = Statistics(digest, sketches={name: Sketch() for name in names})
-    locks = {name: threading.Lock() for name in names}
+    how = how or Collecting()
+    divided = how.divided
+    statistics = Statistics(digest, sketches={name: Sketch() for name in (*names, *divided)})
+    locks = {name: threading.Lock() for name in statistics.sketches}
 
     def count(part: Part, position: int) -> tuple[int, dict[str, Measured], int]:
         ranges, left_out = {}, 0
         for name, sketch in statistics.sketches.items():
-            values = part.values[name]
+            values = divided[name].of(part.values) if name in divided else part.values[name]
             stride = _stride(values.size, part.samples)
-            measured = measure(values, stride=stride, offset=first + position)
+            measured = measure(values, stride=stride, offset=how.first + position)
             if measured is not None and not (np.isfinite(measured.low) and np.isfinite(measured.high)):
                 finite = values[np.isfinite(values)]
-                if not allow_nonfinite:
+                if not how.allow_nonfinite:
                     raise _not_finite(part, name, values)
                 left_out += values.size - finite.size
-                measured = measure(finite, stride=stride, offset=first + position)
+                measured = measure(finite, stride=stride, offset=how.first + position)
             if measured is None:
                 continue
             with locks[name]:
@@ -64,7 +90,8 @@ def collect(
         statistics.samples += result[0]
         statistics.nonfinite += result[2]
 
-    statistics.data = observe(model, names, samples, count, add, "calibrate")
+    observed = [*names, *(one.tensor for one in divided.values())]
+    statistics.data = observe(model, observed, samples, count, add, "calibrate")
     return statistics
 
 
