@@ -52,7 +52,8 @@ class Graph:
     def step(self) -> None:
         source = self.pick()
         shape = self.values[source]
-        unary = [self.relu, self.clip, self.leaky, self.sigmoid, self.tanh, self.binary, self.binary_constant, self.transpose]
+        unary = [self.relu, self.clip, self.leaky, self.sigmoid, self.hard, self.gate, self.tanh]
+        unary += [self.binary, self.binary_constant, self.transpose]
         own = (
             [self.conv, self.conv, self.pool, self.concat, self.depthwise] if len(shape) == 4 else [self.matmul, self.matmul, self.softmax]
         )
@@ -101,6 +102,13 @@ class Graph:
 
     def sigmoid(self, x, shape):
         self.emit("Sigmoid", [x], shape)
+
+    def hard(self, x, shape):
+        self.emit(str(self.rng.choice(["HardSigmoid", "HardSwish"])), [x], shape)
+
+    def gate(self, x, shape):
+        self.emit(str(self.rng.choice(["HardSigmoid", "Sigmoid"])), [x], shape)
+        self.emit("Mul", [x, f"v{len(self.nodes) - 1}"], shape)
 
     def tanh(self, x, shape):
         self.emit("Tanh", [x], shape)

@@ -78,3 +78,11 @@ def test_output_shift_is_the_mean_of_what_rounding_changes(rng):
     x = rng.normal(2, 1, size=(500, 10)).astype(np.float32)
     shift = output_shift(rows, stored, scales, x.mean(axis=0, keepdims=True))
     assert shift == pytest.approx((x @ rows.T - x @ (stored * scales[:, None]).T).mean(axis=0), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("moments", [np.diag([1.0, -0.5, 1.0, 1.0]), np.diag([-1.0, -1.0, 1.0, 1.0]), np.full((4, 4), np.nan)])
+def test_moments_that_are_not_positive_still_round(rng, moments):
+    rows = rng.normal(size=(1, 3, 4)).astype(np.float32)
+    scales = np.full((1, 3), 0.02, np.float32)
+    stored = gptq_round(rows, moments[None].astype(np.float32), scales, pair_safe=False)
+    assert np.abs(stored * scales[..., None] - rows).max() < 0.5

@@ -136,7 +136,8 @@ class QdqWriter:
         result = ir.Value(name=self.names.fresh(f"{tensor.name}_dequantized"), shape=value.shape, type=value.type)
         name = self.names.fresh(f"{tensor.name}_DequantizeLinear")
         add_node(graph, "DequantizeLinear", [clipped, scale, zero_point], [result], name=name, domain=self.domain)
-        ir.convenience.replace_all_uses_with(value, result)
+        for use in list(value.uses()):
+            use.node.replace_input_with(use.idx, result)
         if value.is_graph_output():
             self._take_graph_output(graph, value, result)
 

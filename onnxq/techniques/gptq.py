@@ -71,18 +71,24 @@ def _in_pair(steps: Floats, stored: Integers, i: int) -> Any:
 def _inverse_factor(moments: Floats) -> Floats:
     """Upper Cholesky factors of the damped inverses, [groups, K, K] float32.
 
-    In float32, which the damping makes good enough and which is twice as fast; in float64 where it is not.
+    In float32, which the damping makes good enough and which is twice as fast; in float64 where it is not,
+    with more damping where a covariance of nearly constant inputs is not even positive; without any
+    moments at last.
     """
-    try:
-        return _damped_factor(moments.astype(np.float32))
-    except np.linalg.LinAlgError:
-        return _damped_factor(moments.astype(np.float64))
+    for kind, damping in ((np.float32, DAMPING), *((np.float64, DAMPING * 10**i) for i in range(4))):
+        try:
+            factor = _damped_factor(moments.astype(kind), damping)
+        except np.linalg.LinAlgError:
+            continue
+        if np.isfinite(factor).all():
+            return factor
+    return np.broadcast_to(np.eye(moments.shape[-1], dtype=np.float32), moments.shape).copy()
 
 
-def _damped_factor(damped: Array) -> Floats:
+def _damped_factor(damped: Array, damping: float) -> Floats:
     diagonal = np.einsum("gii->gi", damped)  # a view: the damping lands in `damped`
     mean = diagonal.mean(axis=1, keepdims=True)
-    diagonal += DAMPING * mean + (mean == 0)
+    diagonal += damping * np.abs(mean) + (mean == 0)
     inverse = np.linalg.inv(damped)
     lower = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
     return np.ascontiguousarray(lower.transpose(0, 2, 1), np.float32)
