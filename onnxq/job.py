@@ -37,6 +37,7 @@ class Job:
     large  whether two sessions side by side may not fit into memory
     kept   nodes that stay float whatever the plan, with the reason
     slow   products that stay float for speed: their weights are stored in half precision
+    aliases  tensors that views make of others, by name, before anything was given back
     lstms  LSTMs whose weights become int8
     """
 
@@ -49,6 +50,7 @@ class Job:
     held_out: list[Sample] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     slow: set[str] = field(default_factory=set)
+    aliases: dict[str, str] = field(default_factory=dict)
     lstms: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -133,6 +135,7 @@ def _give_back(job: Job) -> None:
         shapes |= _observed_shapes(job, list(unknown), feeds)
     placement = place(job.plan, shapes, table)
     if placement.floats:
+        job.aliases = {tensor.name: tensor.source for tensor in job.plan.tensors.values()}
         job.slow = {name for name in placement.floats if job.plan.nodes[name].row.role is Role.ANCHOR}
         job.kept |= dict.fromkeys(placement.floats, SLOW)
         job.plan = job.replan(job.model)

@@ -115,7 +115,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     """
     if output.exists() and not options.force:
         raise DataError(f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force")
-    job = prepare(options)
+    job = prepare(replace(options, give_back=False))  # what stays float is decided where they are used
     samples = sorted(job.calibration + job.held_out, key=lambda sample: sample.name)
     k, n = shard
     start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n
@@ -154,6 +154,7 @@ def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
         statistics = collect(model, list(names), job.calibration, model_digest, how)
     if statistics.nonfinite:
         job.warnings.append(f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
+    statistics.aliases |= job.aliases
     for variant in variants:
         statistics.aliases |= {tensor.name: tensor.source for tensor in variant.plan.tensors.values()}
     return statistics

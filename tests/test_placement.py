@@ -14,6 +14,7 @@ from onnxq.macs import concrete_shapes
 from onnxq.mincut import INFINITE, Network
 from onnxq.model.normalize import normalize
 from onnxq.options import Target
+from onnxq.pipeline import calibrate
 from onnxq.placement import place
 from onnxq.plan import make_plan
 from tests.conftest import normal, parse, runtime_outputs, to_ir
@@ -76,6 +77,17 @@ def depthwise_model(rng):
             "p1": normal(rng, 256, 256, 1, 1) / 16,
         },
     )
+
+
+@pytest.mark.parametrize("calib", [True, False])
+def test_statistics_serve_whatever_is_given_back(rng, tmp_path, calib):
+    onnx.save_model(depthwise_model(rng), tmp_path / "model.onnx")
+    np.savez(tmp_path / "x.npz", x=normal(rng, 1, 8, 96, 96))
+    options = onnxq.QuantizeOptions(tmp_path / "model.onnx", tmp_path / "x.npz")
+    calibrate(options, tmp_path / "s.npz")
+    samples = tmp_path / "x.npz" if calib else None
+    report = onnxq.quantize(tmp_path / "model.onnx", samples, tmp_path / "out.onnx", stats=(tmp_path / "s.npz",))
+    assert report.kernels.counts["QLinearConv"] == (2 if calib else 5)
 
 
 def test_depthwise_goes_back_to_float_and_wide_products_do_not(rng):
