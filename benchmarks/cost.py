@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from onnxq.data.images import read_preprocess
+from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.model.runtime import input_specs, open_session
 
@@ -30,10 +30,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(own.split())
-    preprocess = read_preprocess(args.preprocess) if args.preprocess else None
+    forms = read_forms(args.preprocess)
     session = open_session(args.model)
     specs = input_specs(session)
-    feeds = [check_feeds(s, specs) for s in spread(open_samples(args.calib, specs, preprocess), args.samples)]
+    feeds = [check_feeds(s, specs) for s in spread(open_samples(args.calib, specs, forms), args.samples)]
     bare, calibration, whole = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         command = [

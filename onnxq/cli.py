@@ -5,7 +5,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import click
 import onnxq
 from onnxq.config import DEFAULT, read_config
 from onnxq.errors import OnnxqError
+from onnxq.gates import Gate, Limits
 from onnxq.options import Effort, Format, Method, QuantizeOptions, Target
 
 FILE = click.Path(path_type=Path)
@@ -54,13 +55,25 @@ common = _options(
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
 )
 
+gates = _options(
+    click.option("--min-sqnr", type=float, help="Gate: least SQNR of the outputs against float, dB."),
+    click.option("--min-speedup", type=float, help="Gate: float latency / the file's, one thread, in turns; 1.2 is a fifth faster."),
+    click.option("--max-size", type=float, help="Gate: the file's size / the float model's; 0.3 is three tenths."),
+)
+
+reports = _options(
+    click.option("--report", type=FILE, multiple=True, help="Also write FILE.html, .json, .md, .xml (JUnit) or .png (plots)."),
+    click.option("--junit", type=FILE, help="Also write the gates as JUnit XML."),
+    click.option("--markdown", type=FILE, help="Also write a summary for a pull request or a job."),
+)
+
 planning = _options(
-    click.option("--calib", type=FILE, help="Folder with samples: .npy, .npz, images, or test_data_set_*/input_*.pb."),
+    click.option("--calib", type=FILE, help="Samples: a folder of files (see the documentation for kinds), or module:function."),
     click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="Use at most so many, evenly spaced."),
     click.option(
         "--preprocess",
         metavar="PRESET|FILE",
-        help="How an image becomes an input: a preset such as imagenet, or a TOML file with [preprocess].",
+        help="How a file becomes an input: a preset such as imagenet or guess, or a TOML file with [preprocess].",
     ),
     click.option("--include", multiple=True, metavar="NAME", help="Quantize only these nodes (names or globs)."),
     click.option("--exclude", multiple=True, metavar="NAME", help="Leave these nodes float (names or globs)."),
@@ -141,11 +154,15 @@ def main(context: click.Context, config: Path | None) -> None:
 )
 @click.option("--dynamic-lstm", is_flag=True, help="Store the weights of LSTMs as int8; the runtime quantizes their inputs step by step.")
 @click.option("--stats", type=FILE, multiple=True, help="Statistics of onnxq calibrate in place of a calibration pass; several are merged.")
-@click.option("--min-sqnr", type=float, help="Gate: exit with 1 if the outputs on held-out samples are below so many dB.")
 @planning
+@gates
+@reports
 @common
 @_guarded
-def quantize(as_json: bool, verbose: bool, quiet: bool, file_format: str, **options: Any) -> None:
+def quantize(
+    as_json: bool, verbose: bool, quiet: bool, file_format: str,
+    report: tuple[Path, ...], junit: Path | None, markdown: Path | None, **options: Any,
+) -> None:  # fmt: skip
     """Write the int8 model of MODEL.
 
     \b
@@ -153,22 +170,29 @@ def quantize(as_json: bool, verbose: bool, quiet: bool, file_format: str, **opti
       onnxq quantize model.onnx --calib data/ --method percentile
     """
     from onnxq.pipeline import quantize as run
+    from onnxq.report.files import check_reports, write_reports
     from onnxq.report.text import quantize_text
 
+    files = _report_files(report, junit, markdown)
+    check_reports(files)
+    limits = _limits(options)
     chosen = QuantizeOptions(
+        limits=limits,
+        details=bool({".html", ".png"} & set(files.values())),
         **options
         | {
             "effort": Effort(options["effort"]),
             "method": Method(options["method"]),
             "target": Target(options["target"]),
             "format": Format(file_format),
-        }
+        },
     )
-    report = run(chosen)
-    for warning in report.warnings:
+    found = run(chosen)
+    for warning in found.warnings:
         _say(f"warning: {warning}")
-    _print(report, quantize_text(report, verbose=verbose), as_json=as_json, quiet=quiet)
-    _gate(report.failed_gates())
+    write_reports(found, files)
+    _print(found, quantize_text(found, verbose=verbose), as_json=as_json, quiet=quiet)
+    _gate(found.gates)
 
 
 @main.command()
@@ -210,21 +234,38 @@ def _shard(text: str) -> tuple[int, int]:
 @main.command("eval")
 @click.argument("model", type=FILE)
 @click.argument("others", type=FILE, nargs=-1)
-@click.option("--data", type=FILE, required=True, help="Folder with samples, as for quantize --calib.")
-@click.option("--labels", type=FILE, help="CSV with the header file,label.")
-@click.option("--preprocess", metavar="PRESET|FILE", help="How an image becomes an input.")
-@click.option("--output", metavar="NAME", help="Output that classifies; the first by default.")
-@click.option("--class-axis", type=int, default=-1, show_default=True, help="Its axis of classes.")
+@click.option("--data", type=FILE, required=True, help="Folder with samples, or module:function, as for quantize --calib.")
+@click.option(
+    "--labels", metavar="FILE|folders", help="CSV with the header file,label; or the folders that samples lie in are the classes."
+)
+@click.option("--preprocess", metavar="PRESET|FILE", help="How a file becomes an input.")
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="classification (where there are labels), regression, embedding, segmentation, detection, text, perplexity, or module:function.",
+)
+@click.option("--output", metavar="NAME", help="Output that counts; the first by default.")
+@click.option("--class-axis", type=int, help="Its axis of classes; the last by default, the second for segmentation.")
+@click.option("--decoder", metavar="MODULE:FUNCTION", help="Makes boxes (detection) or a text of the outputs.")
+@click.option("--charset", type=FILE, help="One character a line: reads CTC outputs for --metric text.")
+@click.option("--ignore-spaces", is_flag=True, help="Compare texts without spaces.")
+@click.option(
+    "--pool", type=click.Choice(["mean", "first", "none"]), default="mean", show_default=True, help="How token embeddings become one."
+)
 @click.option("--samples", type=click.IntRange(1), help="Use at most so many, evenly spaced; all by default.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads while latency is measured.")
 @click.option("--latency/--no-latency", default=True, show_default=True, help="Measure latency, the models in turns.")
-@click.option("--max-drop", type=float, help="Gate: exit with 1 if top-1 falls by more than so many points.")
-@click.option("--min-sqnr", type=float, help="Gate: exit with 1 if the outputs are below so many dB.")
+@click.option("--max-drop", type=float, help="Gate: the first metric may fall by so much: points of shares, else its own unit.")
+@click.option("--significant", is_flag=True, help="With --max-drop: only a drop that the paired test calls more than chance fails.")
+@click.option("--min-agreement", type=click.FloatRange(0, 1), help="Gate: share of decisions that are the float model's.")
+@click.option("--baseline", type=FILE, help="JSON of an earlier eval: differences are shown, --max-drop holds since then too.")
+@gates
+@reports
 @common
 @_guarded
 def evaluate(
-    model: Path, others: tuple[Path, ...], data: Path, preprocess: str | None, max_drop: float | None,
-    min_sqnr: float | None, as_json: bool, verbose: bool, quiet: bool, **options: Any,
+    model: Path, others: tuple[Path, ...], data: Path, as_json: bool, verbose: bool, quiet: bool,
+    report: tuple[Path, ...], junit: Path | None, markdown: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Compare the float MODEL with others, over labelled or unlabelled samples.
 
@@ -232,15 +273,22 @@ def evaluate(
     Example:
       onnxq eval model.onnx model.int8.onnx --data eval/ --labels eval/labels.csv --max-drop 0.5
     """
-    from onnxq.data.images import read_preprocess
     from onnxq.evaluation import EvalOptions
     from onnxq.evaluation import evaluate as run
+    from onnxq.report.files import check_reports, write_reports
     from onnxq.report.text import eval_text
+    from onnxq.scores.score import ScoreOptions
 
-    table = read_preprocess(preprocess) if preprocess else None
-    report = run(model, others, data, EvalOptions(preprocess=table, **options))
-    _print(report, eval_text(report), as_json=as_json, quiet=quiet)
-    _gate(report.failed_gates(max_drop, min_sqnr))
+    files = _report_files(report, junit, markdown)
+    check_reports(files)
+    limits = _limits(options)
+    score = ScoreOptions(**{key: options.pop(key) for key in ("output", "class_axis", "decoder", "charset", "ignore_spaces", "pool")})
+    found = run(model, others, data, EvalOptions(score=score, limits=limits, **options))
+    for warning in found.warnings:
+        _say(f"warning: {warning}")
+    write_reports(found, files)
+    _print(found, eval_text(found, verbose=verbose), as_json=as_json, quiet=quiet)
+    _gate(found.gates)
 
 
 @main.command()
@@ -261,16 +309,28 @@ def inspect(model: Path, as_json: bool, verbose: bool, quiet: bool) -> None:
     _print(report, inspect_text(report, verbose=verbose), as_json=as_json, quiet=quiet)
 
 
+def _report_files(report: tuple[Path, ...], junit: Path | None, markdown: Path | None) -> dict[Path, str]:
+    """The files to write, with their kind."""
+    files = {path: path.suffix.lower() for path in report}
+    return files | ({junit: ".xml"} if junit else {}) | ({markdown: ".md"} if markdown else {})
+
+
+def _limits(options: dict[str, Any]) -> Limits:
+    """The gates among a command's options, which are taken out of them."""
+    return Limits(**{each.name: options.pop(each.name) for each in fields(Limits) if each.name in options})
+
+
 def _print(report: Any, text: str, *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        import json
+        from onnxq.report.files import as_text
 
-        click.echo(json.dumps(report if isinstance(report, dict) else asdict(report), indent=2, sort_keys=True))
+        click.echo(as_text(report))
     elif not quiet:
         click.echo(text)
 
 
-def _gate(failed: list[str]) -> None:
+def _gate(gates: list[Gate]) -> None:
+    failed = [gate.line for gate in gates if not gate.holds]
     for line in failed:
         _say(f"gate failed: {line}")
     if failed:

@@ -1,51 +1,99 @@
 """`onnxq eval`: a float model against one or more others, over a folder of samples, one at a time."""
 
-import csv
+import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from tqdm import tqdm
 
-from onnxq.data.images import Preprocess
+from onnxq.baseline import read_baseline
+from onnxq.data.checks import check_samples
+from onnxq.data.forms import Forms, read_forms
+from onnxq.data.labels import labelled
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
+from onnxq.gates import Gate, Limits, at_least, at_most
 from onnxq.latency import medians_ms
-from onnxq.metrics import Classification, OutputError
+from onnxq.metrics import OutputError
 from onnxq.model.files import file_bytes, load
-from onnxq.model.runtime import input_specs, open_session, run
+from onnxq.model.runtime import InputSpec, input_specs, open_session, run
 from onnxq.schemes import Array, Feeds
+from onnxq.scores.classification import class_of, is_classes
+from onnxq.scores.kinds import UNLABELLED, make_scores
+from onnxq.scores.score import Case, Score, ScoreOptions, pick
+from onnxq.scores.uncertainty import Value, measure
+
+SCHEMA = 2
+"""Version of the JSON; it changes when a key changes its meaning or goes away."""
+WORST = 10
 
 
 @dataclass(frozen=True)
 class EvalOptions:
     """What to compare, and how.
 
-    labels      CSV with the header file,label; None without labels
-    output      the output to classify with; None for the first
-    class_axis  its axis of classes
+    labels      CSV with the header file,label, or "folders"; None for the labels that the data brings, if any
+    metric      kind of score (`onnxq.scores.kinds`) or module:function; None: classification where there are labels
+    score       what the kind needs to know
     samples     at most so many, evenly spaced; None for all
     threads     the runtime's threads while latency is measured
     latency     whether it is measured
+    preprocess  preset or TOML file that says how a file becomes an input
+    limits      gates
+    baseline    an earlier report (JSON) to compare with
     """
 
-    labels: Path | None = None
-    output: str | None = None
-    class_axis: int = -1
+    labels: str | Path | None = None
+    metric: str | None = None
+    score: ScoreOptions = field(default_factory=ScoreOptions)
     samples: int | None = None
     threads: int = 1
     latency: bool = True
-    preprocess: Preprocess | None = None
+    preprocess: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    baseline: Path | None = None
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Samples of one class (None without labels) that two models put into different classes, by those classes."""
+
+    label: int | None
+    float_class: int
+    other_class: int
+    count: int
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class: its samples, and how many each model puts right."""
+
+    label: int
+    samples: int
+    float_right: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Worst:
+    """A sample whose outputs are far from the float model's; the classes are those with the best scores, if it decides."""
+
+    sample: str
+    sqnr_db: float
+    label: str | None
+    float_class: int | None
+    other_class: int | None
 
 
 @dataclass(frozen=True)
 class ModelScore:
     """One model's row; what could not be measured is None.
 
-    top1, top5     share of samples with a label, 0..1
+    metrics        by name, the one that gates hold first
     agreement      share of decisions that are the float model's
     sqnr_db        of all float outputs against the float model's, dB
     cosine         mean over samples
@@ -53,11 +101,14 @@ class ModelScore:
     bytes          of the file and its external data
     latency_ms     median of one inference
     latency_ratio  latency / the float model's, measured in turns; below 1 is faster
+    changed        decisions that differ from the float model's, most frequent first
+    classes        classes whose count of right decisions changed, worst first
+    worst          samples with the least SQNR, worst first
+    before         metrics, sqnr_db, latency_ratio and bytes of the baseline's model of the same file name
     """
 
     model: str
-    top1: float | None
-    top5: float | None
+    metrics: dict[str, Value]
     agreement: float | None
     sqnr_db: float | None
     cosine: float | None
@@ -65,41 +116,91 @@ class ModelScore:
     bytes: int
     latency_ms: float | None
     latency_ratio: float | None
+    changed: list[Changed] = field(default_factory=list)
+    classes: list[ClassRow] = field(default_factory=list)
+    worst: list[Worst] = field(default_factory=list)
+    before: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EvalReport:
-    """The float model's score first, then each other's."""
+    """The float model's score first, then each other's.
 
+    metric    the metric that gates hold; None without one
+    labelled  samples with a label
+    gates     conditions that were asked for
+    """
+
+    data: str
     samples: int
     labelled: int
     output: str
+    metric: str | None
     scores: list[ModelScore]
+    gates: list[Gate]
+    warnings: list[str]
+    schema: int = SCHEMA
 
-    def failed_gates(self, max_drop: float | None = None, min_sqnr: float | None = None) -> list[str]:
-        """One line for each gate that does not hold; `max_drop` in points of top-1, `min_sqnr` in dB."""
-        failed = []
-        base = self.scores[0]
-        for score in self.scores[1:]:
-            if max_drop is not None:
-                drop = None if base.top1 is None or score.top1 is None else (base.top1 - score.top1) * 100
-                if drop is None:
-                    failed.append(f"{score.model}: --max-drop needs --labels")
-                elif drop > max_drop + 1e-9:
-                    failed.append(f"{score.model}: top-1 falls by {drop:.2f} points, --max-drop {max_drop:g}")
-            if min_sqnr is not None and (score.sqnr_db is None or score.sqnr_db < min_sqnr):
-                found = "unknown" if score.sqnr_db is None else f"{score.sqnr_db:.2f} dB"
-                failed.append(f"{score.model}: SQNR is {found}, --min-sqnr {min_sqnr:g}")
-        return failed
+
+class Tally:
+    """What is added up for one model, sample by sample."""
+
+    def __init__(self, names: Sequence[str], scores: list[Score], options: ScoreOptions) -> None:
+        self.names, self.scores, self.options = names, scores, options
+        self.error = OutputError(names)
+        self.contributions: list[list[object]] = [[] for _ in scores]
+        self.decisions = self.agreeing = 0
+        self.changed: dict[tuple[int | None, int, int], int] = {}
+        self.classes: dict[int, tuple[int, int, int]] = {}
+        self.worst: list[tuple[float, int, Worst]] = []
+        self.seen = 0
+
+    def add(self, sample: Sample, feeds: Feeds, expected: Sequence[Array], found: Sequence[Array]) -> None:
+        """Add one sample: the float model's outputs and this model's."""
+        case = Case(sample.name, feeds, dict(zip(self.names, found, strict=True)), sample.label)
+        for score, kept in zip(self.scores, self.contributions, strict=True):
+            contribution = score.contribution(case)
+            if contribution is not None:
+                kept.append(contribution)
+        self.error.add(expected, found)
+        classes = self._decide(case, pick(Case(case.name, feeds, dict(zip(self.names, expected, strict=True)), case.label), self.options))
+        alone = OutputError(self.names)
+        alone.add(expected, found)
+        distance = alone.sqnr_db()
+        if distance is not None:
+            self.seen += 1
+            heapq.heappush(self.worst, (-distance, -self.seen, Worst(sample.name, distance, sample.label, *classes)))
+            if len(self.worst) > WORST:
+                heapq.heappop(self.worst)
+
+    def _decide(self, case: Case, expected: Array) -> tuple[int | None, int | None]:
+        """Count the decisions that differ; the two classes where a sample is one decision."""
+        axis = -1 if self.options.class_axis is None else self.options.class_axis
+        if not is_classes(expected, axis):
+            return None, None
+        wanted, found = expected.argmax(axis), pick(case, self.options).argmax(axis)
+        self.decisions += int(np.size(wanted))
+        self.agreeing += int(np.count_nonzero(wanted == found))
+        if np.size(wanted) != 1:
+            return None, None
+        before, after = int(wanted.item()), int(found.item())
+        label = class_of(case) if any(score.name == "top-1" for score in self.scores) else None
+        if before != after:
+            self.changed[label, before, after] = self.changed.get((label, before, after), 0) + 1
+        if label is not None:
+            count, right_before, right = self.classes.get(label, (0, 0, 0))
+            self.classes[label] = count + 1, right_before + (before == label), right + (after == label)
+        return before, after
 
 
 def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptions | None = None) -> EvalReport:
-    """Compare models over a data folder; memory does not grow with the number of samples.
+    """Compare models over a data folder; memory does not grow with the number of samples, but by a few numbers each.
 
     Raises:
         OnnxqError: a model, the data or the labels cannot be used.
     """
     options = options or EvalOptions()
+    earlier = read_baseline(options.baseline) if options.baseline is not None else None
     paths = [model, *others]
     for path in paths:
         load(path)
@@ -107,38 +208,58 @@ def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptio
     specs = input_specs(sessions[0])
     names = [node.name for node in sessions[0].get_outputs()]
     _check_same_interface(paths, sessions)
-    labels = read_labels(options.labels) if options.labels is not None else None
-    samples = _select(open_samples(data, specs, options.preprocess), labels, options)
-    if options.output is not None and options.output not in names:
-        raise DataError(f"--output {options.output}: the model's outputs are {', '.join(names)}")
-    chosen = names.index(options.output) if options.output is not None else 0
-    errors = [OutputError(names) for _ in paths]
-    classes = [Classification(options.class_axis) for _ in paths]
+    if options.score.output is not None and options.score.output not in names:
+        raise DataError(f"--output {options.score.output}: the model's outputs are {', '.join(names)}")
+    forms = read_forms(options.preprocess)
+    samples, warnings = _samples(data, specs, forms, options)
+    kind = options.metric or ("classification" if any(sample.label for sample in samples) else None)
+    if kind is not None and kind not in UNLABELLED and ":" not in kind and not any(sample.label for sample in samples):
+        raise DataError(f"--metric {kind} needs labels: give --labels FILE, or --labels folders")
+    known = _known(options, forms)
+    tallies = [Tally(names, make_scores(kind, known) if kind else [], known) for _ in paths]
+    kept = _run(samples, specs, sessions, tallies)
+    times = medians_ms(paths, kept, options.threads) if options.latency else [None] * len(paths)
+    rows = _rows(paths, tallies, times)
+    if earlier is not None:
+        rows = [replace(row, before=earlier.get(Path(row.model).name, {})) for row in rows]
+    metric = next(iter(rows[0].metrics), None)
+    count = sum(sample.label is not None for sample in samples)
+    gates = [gate for row in rows[1:] for gate in _gates(row, rows[0], metric, options.limits)]
+    direction = next((1 if score.higher else -1) * (100 if score.share else 1) for score in tallies[0].scores) if metric else 1
+    gates += [gate for row in rows for gate in _baseline_gate(row, metric, direction, options.limits)]
+    return EvalReport(str(data), len(samples), count, options.score.output or names[0], metric, rows, gates, warnings)
+
+
+def _known(options: EvalOptions, forms: Forms) -> ScoreOptions:
+    """What scores need to know, with what the labels and [preprocess] say."""
+    labels = Path(options.labels) if options.labels not in (None, "folders") else None
+    given = {key: value for key, value in vars(options.score).items() if key not in ("labels", "ids", "mask")}
+    return ScoreOptions(**given, labels=labels, ids=forms.text.ids, mask=forms.text.mask)
+
+
+def _samples(data: Path, specs: list[InputSpec], forms: Forms, options: EvalOptions) -> tuple[list[Sample], list[str]]:
+    """The samples to evaluate, and what is odd about them."""
+    everything = open_samples(data, specs, forms, options.samples)
+    chosen = labelled(everything, str(options.labels) if options.labels is not None else None)
+    if options.samples is not None and options.metric == "embedding":
+        pairs = spread([Sample(str(i), chosen[i].load) for i in range(0, len(chosen) - 1, 2)], max(1, options.samples // 2))
+        chosen = [chosen[int(pair.name) + k] for pair in pairs for k in (0, 1)]
+    elif options.samples is not None:
+        chosen = spread(chosen, options.samples)
+    return chosen, check_samples(chosen, chosen, specs, forms)
+
+
+def _run(samples: list[Sample], specs: list[InputSpec], sessions: Sequence[ort.InferenceSession], tallies: Sequence[Tally]) -> list[Feeds]:
+    """Run every sample through every model; the first feeds are given back, to measure latency with."""
     kept: list[Feeds] = []
     for sample in tqdm(samples, desc="eval", unit="sample", disable=None):
         feeds = check_feeds(sample, specs)
         kept = [*kept, feeds][:4]
-        label = labels[sample.name] if labels is not None else None
         results = [run(session, feeds, sample.name) for session in sessions]
-        for error, classification, result in zip(errors, classes, results, strict=True):
-            _check_shapes(sample, names, results[0], result)
-            error.add(results[0], result)
-            if _is_classes(results[0][chosen], options.class_axis):
-                classification.add(results[0][chosen], result[chosen], label)
-            elif label is not None:
-                raise DataError(f"output '{names[chosen]}' has no axis of classes: name another with --output")
-    times = medians_ms(paths, kept, options.threads) if options.latency else [None] * len(paths)
-    rows = [_score(*row, base=times[0]) for row in zip(paths, errors, classes, times, strict=True)]
-    return EvalReport(len(samples), classes[0].labelled, names[chosen], rows)
-
-
-def _is_classes(output: Array, axis: int) -> bool:
-    """Whether an output has scores along an axis."""
-    if not isinstance(output, np.ndarray) or output.dtype.kind != "f" or output.ndim == 0:
-        return False
-    if not -output.ndim <= axis < output.ndim:
-        raise DataError(f"--class-axis {axis}: the output has {output.ndim} axes: name another axis, or another output with --output")
-    return bool(output.shape[axis] > 1)
+        for tally, result in zip(tallies, results, strict=True):
+            _check_shapes(sample, tally.names, results[0], result)
+            tally.add(sample, feeds, results[0], result)
+    return kept
 
 
 def _check_same_interface(paths: Sequence[Path], sessions: Sequence[ort.InferenceSession]) -> None:
@@ -155,51 +276,63 @@ def _check_shapes(sample: Sample, names: Sequence[str], expected: Sequence[Array
             raise ModelError(f"sample {sample.name}: output '{name}' has shapes {np.shape(want)} and {np.shape(have)}")
 
 
-def read_labels(path: Path) -> dict[str, int | None]:
-    """Class by file name, from a CSV with the header file,label; an empty label does not count.
-
-    Raises:
-        DataError: no such file, another header, or a label that is no class number.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            if not {"file", "label"} <= set(reader.fieldnames or ()):
-                raise DataError(f"{path}: expected the header file,label, found {','.join(reader.fieldnames or ()) or 'nothing'}")
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the labels cannot be read: {error}") from error
-    labels: dict[str, int | None] = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            labels[row["file"]] = int(row["label"]) if row["label"] else None
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{path}, line {number}: label {row['label']!r} is not a class number") from error
-    return labels
-
-
-def _select(samples: list[Sample], labels: dict[str, int | None] | None, options: EvalOptions) -> list[Sample]:
-    if labels is not None:
-        samples = [sample for sample in samples if sample.name in labels]
-        if not samples:
-            raise DataError(f"{options.labels}: names no file of the data folder")
-        missing = set(labels) - {sample.name for sample in samples}
-        if missing:
-            raise DataError(f"{options.labels}: {min(missing)} is not in the data folder")
-    return samples if options.samples is None else spread(samples, options.samples)
+def _rows(paths: Sequence[Path], tallies: Sequence[Tally], times: Sequence[float | None]) -> list[ModelScore]:
+    base = [score.rows(kept) for score, kept in zip(tallies[0].scores, tallies[0].contributions, strict=True)]
+    rows = []
+    for i, (path, tally, latency) in enumerate(zip(paths, tallies, times, strict=True)):
+        metrics = {}
+        for score, kept, float_rows in zip(tally.scores, tally.contributions, base, strict=True):
+            if len(kept):
+                metrics[score.name] = measure(score, score.rows(kept), float_rows if i else None)
+        changed = [Changed(*key, count) for key, count in sorted(tally.changed.items(), key=lambda item: (-item[1], str(item[0])))]
+        classes = [ClassRow(label, *counts) for label, counts in sorted(tally.classes.items()) if counts[1] != counts[2]]
+        rows.append(
+            ModelScore(
+                model=str(path),
+                metrics=metrics,
+                agreement=tally.agreeing / tally.decisions if tally.decisions else None,
+                sqnr_db=tally.error.sqnr_db(),
+                cosine=tally.error.cosine(),
+                max_error=tally.error.largest if tally.error.signal else None,
+                bytes=file_bytes(path),
+                latency_ms=latency,
+                latency_ratio=latency / times[0] if latency is not None and times[0] else None,
+                changed=changed,
+                classes=sorted(classes, key=lambda row: row.right - row.float_right),
+                worst=[worst for _, _, worst in sorted(tally.worst, reverse=True)] if i else [],
+            )
+        )
+    return rows
 
 
-def _score(path: Path, error: OutputError, classes: Classification, latency: float | None, *, base: float | None) -> ModelScore:
-    labelled = classes.labelled
-    return ModelScore(
-        model=str(path),
-        top1=classes.top1 / labelled if labelled else None,
-        top5=classes.top5 / labelled if labelled else None,
-        agreement=classes.agreeing / classes.decisions if classes.decisions else None,
-        sqnr_db=error.sqnr_db(),
-        cosine=error.cosine(),
-        max_error=error.largest if error.signal else None,
-        bytes=file_bytes(path),
-        latency_ms=latency,
-        latency_ratio=latency / base if latency is not None and base else None,
-    )
+def _gates(row: ModelScore, base: ModelScore, metric: str | None, limits: Limits) -> list[Gate]:
+    """The conditions on one model."""
+    ratio = row.latency_ratio
+    return [
+        *_drop_gate(row, metric, limits),
+        *at_least("--min-sqnr", row.model, limits.min_sqnr, row.sqnr_db, "SQNR is {:.2f} dB"),
+        *at_least("--min-agreement", row.model, limits.min_agreement, row.agreement, "agreement with float is {:.4f}"),
+        *at_least("--min-speedup", row.model, limits.min_speedup, 1 / ratio if ratio else None, "speed-up is {:.2f}x"),
+        *at_most("--max-size", row.model, limits.max_size, row.bytes / base.bytes, "size is {:.3f} of float"),
+    ]
+
+
+def _baseline_gate(row: ModelScore, metric: str | None, direction: int, limits: Limits) -> list[Gate]:
+    """--max-drop holds since the baseline too."""
+    value, earlier = row.metrics.get(metric or ""), row.before.get(metric or "")
+    if value is None or earlier is None:
+        return []
+    drop = (earlier - value.value) * direction
+    return at_most("--max-drop since --baseline", row.model, limits.max_drop, drop, f"{metric} is {{:.2f}} below the baseline")
+
+
+def _drop_gate(row: ModelScore, metric: str | None, limits: Limits) -> list[Gate]:
+    value = row.metrics.get(metric or "")
+    if value is None or value.p_value is None:
+        return at_most("--max-drop", row.model, limits.max_drop, None, "")
+    chance = "" if value.significant else f" (not more than chance: p = {value.p_value:.2f})"
+    (gate,) = at_most("--max-drop", row.model, limits.max_drop, value.drop, f"{metric} is {{:.2f}} below float{chance}") or (None,)
+    if gate is None:
+        return []
+    excused = limits.significant and not value.significant
+    return [Gate(gate.name, gate.model, gate.limit, gate.found, gate.holds or excused, gate.line)]

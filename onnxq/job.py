@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from onnxq.costs import TABLES
-from onnxq.data.images import read_preprocess
+from onnxq.data.checks import check_samples
+from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
@@ -109,8 +110,10 @@ def _why_nothing(plan: Plan, quantized: int) -> str:
 
 def _split_samples(job: Job, options: QuantizeOptions) -> None:
     assert options.calib is not None
-    preprocess = read_preprocess(options.preprocess) if options.preprocess else None
-    samples = spread(open_samples(options.calib, job.specs, preprocess), options.samples)
+    forms = read_forms(options.preprocess)
+    found = open_samples(options.calib, job.specs, forms, options.samples)
+    samples = spread(found, options.samples)
+    job.warnings += check_samples(samples, found, job.specs, forms)
     if len(samples) < options.samples:
         job.warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
     job.held_out = samples[HELD_OUT_SHARE - 1 :: HELD_OUT_SHARE]

@@ -1,8 +1,10 @@
 """What a user can choose. Imports nothing heavy, so that the command line's help is instant."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+
+from onnxq.gates import Limits
 
 
 class Method(StrEnum):
@@ -59,7 +61,8 @@ class QuantizeOptions:
     give_back    leave float what is expected to be faster so on the target's CPUs
     dynamic_lstm  int8 weights for LSTMs, whose inputs the runtime quantizes step by step
     allow_nonfinite  leave out NaN and infinite values where calibration meets them
-    min_sqnr     gate: least SQNR of the outputs on held-out samples, dB
+    limits       gates: of the outputs on held-out samples, of latency and of size
+    details      measure each layer's error and time, and keep each tensor's histogram, for the report
     force        overwrite the output
     """
 
@@ -81,7 +84,8 @@ class QuantizeOptions:
     give_back: bool = True
     dynamic_lstm: bool = False
     allow_nonfinite: bool = False
-    min_sqnr: float | None = None
+    limits: Limits = field(default_factory=Limits)
+    details: bool = False
     force: bool = False
 
     @property

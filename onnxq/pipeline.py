@@ -28,6 +28,7 @@ from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
 from onnxq.job import Job, prepare
 from onnxq.latency import medians_ms
+from onnxq.layers import histograms, layer_rows
 from onnxq.macs import concrete_shapes, node_macs
 from onnxq.metrics import MAX_DB
 from onnxq.model.edit import sizes
@@ -43,6 +44,8 @@ from onnxq.smooth import Changed, smooth
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.weights import WeightOptions, layer_inputs
 
+TIMED = 4
+"""Held-out samples that are timed."""
 SLOWER = 1.03
 """A file that takes so many times the float model's time is called slower."""
 WORTH_MACS = 0.05
@@ -97,7 +100,7 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     job.model, job.plan = choice.model, choice.plan
     with staged(options.destination) as building:
         save(_quantized(job, choice, statistics), building)
-        choice = replace(choice, parameters=Parameters())  # the integers are on disk now
+        choice = replace(choice, parameters=Parameters(choice.parameters.activations))  # the weights are on disk now
         gc.collect()  # nodes and values refer to one another: a graph's arrays go only so
         clock.lap(job, "write")
         report = _verify(job, building, choice, statistics)
@@ -293,8 +296,9 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics) -> Qua
     if outputs is not None and outputs.sqnr_db is not None and outputs.sqnr_db < RUINED_DB:
         job.warnings.append(f"the outputs are far from float ({outputs.sqnr_db:.1f} dB): check with onnxq eval before using the file")
     latency = None
-    if job.held_out:
-        timed = [check_feeds(sample, job.specs) for sample in job.held_out[:4]]
+    timed = [check_feeds(sample, job.specs) for sample in job.held_out[:TIMED]]
+    details = options.details and bool(timed)
+    if timed:
         latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=0.5, together=not job.large))
         if latency.ratio > SLOWER:
             job.warnings.append(f"the file is slower than the float model on this machine: {latency.ratio:.2f}x the time")
@@ -322,5 +326,9 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics) -> Qua
         ranges={name: (s.minimum, s.maximum) for name, s in statistics.sketches.items() if name in job.plan.tensors},
         warnings=job.warnings,
         seconds=job.seconds,
-        min_sqnr=options.min_sqnr,
-    )
+        gates=[],
+        layers=layer_rows(job.model, job.plan, path, [(s.name, f) for s, f in zip(job.held_out, timed, strict=False)], shapes)
+        if details
+        else [],
+        histograms=histograms(job.plan, choice.parameters, statistics) if details else [],
+    ).gated(options.limits)

@@ -95,7 +95,7 @@ def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName
     counts: dict[str, int] = {}
     for node in nodes:
         counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    integer = {_original_name(node.name) for node in nodes if node.op_type in INTEGER_KERNELS}
+    integer = {original_name(node.name) for node in nodes if node.op_type in INTEGER_KERNELS}
     macs = {node.name or "": node_macs(node, shapes) for node in nodes_of(model)}
     planned = [name for name, item in plan.nodes.items() if item.row.role is Role.ANCHOR]
     promised = sum(macs[name] for name in planned)
@@ -120,9 +120,9 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(attribute.g)
 
 
-def _original_name(name: str) -> str:
+def original_name(name: str) -> str:
     """The name that a node had in the file, without what the runtime's rewrites append."""
-    return re.sub(r"(_token_\d+|_nhwc)+$", "", name)
+    return re.sub(r"(_token_\d+|_nhwc|_nchwc)+$", "", name)
 
 
 def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:

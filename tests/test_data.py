@@ -3,7 +3,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from onnxq.data.images import PRESETS, Preprocess, apply, parse_preprocess, read_preprocess
+from onnxq.data.forms import PRESETS, Forms, ImageForm, parse_forms, read_forms
+from onnxq.data.images import apply
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
 from onnxq.errors import DataError
@@ -80,7 +81,7 @@ def test_images_need_a_description(tmp_path):
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="--preprocess"):
         open_samples(tmp_path, ONE)
-    assert load_all(tmp_path, ONE, Preprocess(resize=(4, 4)))[0]["x"].shape == (1, 3, 4, 4)
+    assert load_all(tmp_path, ONE, Forms(ImageForm(resize=(4, 4))))[0]["x"].shape == (1, 3, 4, 4)
 
 
 def test_truncated_files_are_named(tmp_path):
@@ -88,7 +89,7 @@ def test_truncated_files_are_named(tmp_path):
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"a\.png: not an image, or truncated"):
-        load_all(tmp_path, ONE, Preprocess(resize=(4, 4)))
+        load_all(tmp_path, ONE, Forms(ImageForm(resize=(4, 4))))
     (tmp_path / "a.png").unlink()
     for name in ("a.npy", "a.npz"):
         (tmp_path / name).write_bytes(b"\x93NUMPY garbage")
@@ -100,14 +101,14 @@ def test_truncated_files_are_named(tmp_path):
 def test_preprocessing_steps():
     pixels = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
     image = Image.fromarray(pixels)
-    rgb = apply(image, Preprocess(crop=(4, 4), mean=(1, 2, 3), std=(2, 2, 2)))
+    rgb = apply(image, ImageForm(crop=(4, 4), mean=(1, 2, 3), std=(2, 2, 2)))
     assert rgb.shape == (1, 3, 4, 4)
     assert np.array_equal(rgb[0, 1], (pixels[1:5, 2:6, 1] - np.float32(2)) / 2)
-    bgr = apply(image, Preprocess(channels="BGR", layout="NHWC"))
+    bgr = apply(image, ImageForm(channels="BGR", layout="NHWC"))
     assert np.array_equal(bgr[0], pixels[:, :, ::-1])
-    assert apply(image, Preprocess(resize_short=12)).shape == (1, 3, 12, 16)
-    assert apply(image, Preprocess(resize_height=3)).shape == (1, 3, 3, 4)
-    assert apply(image, Preprocess(channels="GRAY")).shape == (1, 1, 6, 8)
+    assert apply(image, ImageForm(resize_short=12)).shape == (1, 3, 12, 16)
+    assert apply(image, ImageForm(resize_height=3)).shape == (1, 3, 3, 4)
+    assert apply(image, ImageForm(channels="GRAY")).shape == (1, 1, 6, 8)
 
 
 @pytest.mark.parametrize(
@@ -116,21 +117,21 @@ def test_preprocessing_steps():
 )
 def test_bad_descriptions(table, said):
     with pytest.raises(DataError, match=said):
-        parse_preprocess(table, "p.toml")
+        parse_forms(table, "p.toml")
 
 
 def test_presets_and_files(tmp_path):
-    assert read_preprocess("imagenet") == PRESETS["imagenet"]
+    assert read_forms("imagenet") == PRESETS["imagenet"]
     path = tmp_path / "p.toml"
     path.write_text('name = "x"\n[preprocess]\nchannels = "GRAY"\nmean = 3\nresize = [2, 3]\n')
-    assert read_preprocess(str(path)) == Preprocess(channels="GRAY", mean=(3.0,), resize=(2, 3))
+    assert read_forms(str(path)).image == ImageForm(channels="GRAY", mean=(3.0,), resize=(2, 3))
     path.write_text("name = 1\n")
-    assert read_preprocess(str(path)) is None
+    assert read_forms(str(path)) == Forms()
     with pytest.raises(DataError, match="presets are"):
-        read_preprocess("nothing")
+        read_forms("nothing")
 
 
-@pytest.mark.parametrize("content", [{}, {"readme.txt": "no sample"}])
+@pytest.mark.parametrize("content", [{}, {"readme.md": "no sample"}])
 def test_folders_without_samples(tmp_path, content):
     for name, text in content.items():
         (tmp_path / name).write_text(text)

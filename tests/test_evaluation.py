@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from onnxq.errors import DataError, ModelError
-from onnxq.evaluation import EvalOptions, EvalReport, ModelScore, evaluate, read_labels
-from onnxq.metrics import Classification, OutputError
+from onnxq.evaluation import EvalOptions, evaluate
+from onnxq.gates import Limits
+from onnxq.metrics import OutputError
+from onnxq.scores.score import ScoreOptions
 from tests.conftest import CNN, SAMPLES, TRANSFORMER
 
 
@@ -21,19 +23,12 @@ def test_infinite_reference_values_do_not_count():
     assert error.sqnr_db() == 200
 
 
-def test_classification_counts():
-    classes = Classification()
-    float_out = np.float32([[0.1, 0.9, 0.0, 0, 0, 0, 0]])
-    classes.add(float_out, np.float32([[0.9, 0.8, 0, 0, 0, 0, 0]]), 1)
-    classes.add(float_out, float_out, None)
-    assert (classes.labelled, classes.top1, classes.top5, classes.agreeing, classes.decisions) == (1, 0, 1, 1, 2)
-
-
 def test_a_model_against_itself():
     report = evaluate(CNN, [CNN], SAMPLES / "eval", EvalOptions(labels=SAMPLES / "eval" / "labels.csv", samples=50))
     base, same = report.scores
     assert (report.samples, report.labelled) == (50, 50)
-    assert same.top1 == base.top1 > 0.9
+    assert same.metrics["top-1"].value == base.metrics["top-1"].value > 0.9
+    assert (same.metrics["top-1"].drop, same.metrics["top-1"].p_value, same.changed, same.classes) == (0, 1, [], [])
     assert (same.agreement, same.sqnr_db, same.max_error) == (1.0, 200.0, 0.0)
     assert same.latency_ratio == pytest.approx(same.latency_ms / base.latency_ms)
 
@@ -52,7 +47,7 @@ def test_models_with_other_outputs_are_refused(tmp_path):
     ("text", "said"),
     [
         ("a,b\n1,2\n", "header file,label"),
-        ("file,label\n000.npy,cat\n", "line 2: label 'cat'"),
+        ("file,label\n000.npy,cat\n", "sample 000.npy: label 'cat' is no class number"),
         ("file,label\nx.npy,1\n", "names no file"),
         ("file,label\n000.npy,1\nx.npy,1\n", "x.npy is not"),
     ],
@@ -65,38 +60,41 @@ def test_bad_labels(tmp_path, text, said):
 
 
 def test_empty_labels_do_not_count(tmp_path):
-    (tmp_path / "labels.csv").write_text("file,label\na,\nb,3\n")
-    assert read_labels(tmp_path / "labels.csv") == {"a": None, "b": 3}
-
-
-def report_with(top1, sqnr):
-    def score(name, top, db):
-        return ModelScore(name, top, None, None, db, None, None, 1, None, None)
-
-    return EvalReport(10, 10, "y", [score("float", 0.9, 200.0), score("int8", top1, sqnr)])
+    (tmp_path / "labels.csv").write_text("file,label\n000.npy,\n001.npy,3\n")
+    report = evaluate(CNN, [], SAMPLES / "eval", EvalOptions(labels=tmp_path / "labels.csv", latency=False))
+    assert (report.samples, report.labelled, report.scores[0].metrics["top-1"].samples) == (2, 1, 1)
 
 
 @pytest.mark.parametrize(
-    ("top1", "sqnr", "gates", "failures"),
+    ("limits", "failing"),
     [
-        (0.895, 30.0, (0.5, 20.0), 0),
-        (0.89, 30.0, (0.5, None), 1),
-        (0.95, 30.0, (0.0, None), 0),
-        (0.9, 19.0, (None, 20.0), 1),
-        (None, None, (1.0, 20.0), 2),
-        (0.1, 0.0, (None, None), 0),
+        (Limits(max_drop=0.0, min_sqnr=200.0, min_agreement=1.0, max_size=1.0), []),
+        (Limits(max_drop=-0.1), ["--max-drop"]),
+        (Limits(max_drop=-0.1, significant=True), []),
+        (Limits(min_sqnr=201.0, min_agreement=1.0), ["--min-sqnr"]),
+        (Limits(max_size=0.5), ["--max-size"]),
+        (Limits(min_speedup=0.5), ["--min-speedup"]),  # latency was not measured
     ],
 )
-def test_gates(top1, sqnr, gates, failures):
-    assert len(report_with(top1, sqnr).failed_gates(*gates)) == failures
+def test_gates(limits, failing):
+    options = EvalOptions(labels=SAMPLES / "eval" / "labels.csv", samples=20, latency=False, limits=limits)
+    gates = evaluate(CNN, [CNN], SAMPLES / "eval", options).gates
+    assert [gate.name for gate in gates if not gate.holds] == failing
+    assert all(gate.model == str(CNN) and str(CNN) in gate.line for gate in gates)
+
+
+def test_a_drop_without_labels_cannot_be_checked():
+    (gate,) = evaluate(CNN, [CNN], SAMPLES / "eval", EvalOptions(samples=3, latency=False, limits=Limits(max_drop=1))).gates
+    assert not gate.holds
+    assert "not measured" in gate.line
 
 
 @pytest.mark.parametrize("path", [CNN, TRANSFORMER])
 def test_sample_models_are_good(path):
     options = EvalOptions(labels=SAMPLES / "eval" / "labels.csv", latency=False)
-    assert evaluate(path, [], SAMPLES / "eval", options).scores[0].top1 > 0.97
+    assert evaluate(path, [], SAMPLES / "eval", options).scores[0].metrics["top-1"].value > 0.97
 
 
 def test_a_class_axis_that_the_output_has_not_is_refused():
     with pytest.raises(DataError, match="--class-axis 5: the output has 2 axes"):
-        evaluate(CNN, [], SAMPLES / "eval", EvalOptions(class_axis=5, samples=1, latency=False))
+        evaluate(CNN, [], SAMPLES / "eval", EvalOptions(score=ScoreOptions(class_axis=5), samples=1, latency=False))

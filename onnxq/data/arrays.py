@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxq.data.images import Preprocess
+from onnxq.data.forms import Forms
 from onnxq.data.source import Sample
 from onnxq.errors import DataError
 from onnxq.model.runtime import InputSpec
 from onnxq.schemes import Array, Feeds
 
 
-def npy_samples(path: Path, specs: list[InputSpec], _preprocess: Preprocess | None) -> list[Sample]:
+def npy_samples(path: Path, specs: list[InputSpec], _forms: Forms) -> list[Sample]:
     """One sample a file, or one a row where the model takes one row and the file holds several."""
     if len(specs) != 1:
         needed = ", ".join(spec.name for spec in specs)
@@ -36,7 +36,7 @@ def _row(path: Path, name: str, index: int) -> Feeds:
     return {name: _open_npy(path)[index : index + 1]}
 
 
-def npz_samples(path: Path, _specs: list[InputSpec], _preprocess: Preprocess | None) -> list[Sample]:
+def npz_samples(path: Path, _specs: list[InputSpec], _forms: Forms) -> list[Sample]:
     """One sample a file."""
     return [Sample(path.name, partial(_load_npz, path))]
 

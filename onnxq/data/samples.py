@@ -1,50 +1,110 @@
-"""A data folder as a list of samples, each loaded only when it is used.
+"""Data as a list of samples, each loaded only when it is used.
 
-Which reader takes a file is decided by its suffix; `READERS` names them all.
+Which reader takes a file is decided by its suffix; `READERS` names them all. The first group of it that a folder has
+files of is read, so that a read-me or a table of labels beside images is no sample.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from onnxq.data.arrays import npy_samples, npz_samples
+from onnxq.data.audio import SUFFIXES as AUDIO_SUFFIXES
+from onnxq.data.audio import audio_samples
+from onnxq.data.columns import arrow_folders, arrow_samples, csv_samples, parquet_samples
+from onnxq.data.forms import Forms
+from onnxq.data.functions import REFERENCE, function_samples
 from onnxq.data.images import SUFFIXES as IMAGE_SUFFIXES
-from onnxq.data.images import Preprocess, image_samples
+from onnxq.data.images import image_samples
 from onnxq.data.source import Sample
+from onnxq.data.text import text_samples
 from onnxq.data.zoo import zoo_folders, zoo_samples
 from onnxq.errors import DataError
 from onnxq.model.runtime import InputSpec
 from onnxq.schemes import Array, Feeds
 
-Reader = Callable[[Path, list[InputSpec], Preprocess | None], list[Sample]]
+Reader = Callable[[Path, list[InputSpec], Forms], list[Sample]]
 
-READERS: dict[str, Reader] = {".npy": npy_samples, ".npz": npz_samples, **dict.fromkeys(IMAGE_SUFFIXES, image_samples)}
+READERS: tuple[dict[str, Reader], ...] = (
+    {
+        ".npy": npy_samples,
+        ".npz": npz_samples,
+        **dict.fromkeys(IMAGE_SUFFIXES, image_samples),
+        **dict.fromkeys(AUDIO_SUFFIXES, audio_samples),
+    },
+    {".csv": csv_samples, ".parquet": parquet_samples},
+    {".txt": text_samples},
+)
+FOLDERS: tuple[tuple[Callable[[Path], list[Path]], Reader], ...] = ((zoo_folders, zoo_samples), (arrow_folders, arrow_samples))
 
 
-def open_samples(path: Path, specs: list[InputSpec], preprocess: Preprocess | None = None) -> list[Sample]:
-    """All samples of a folder (or of one file), by name.
+def open_samples(path: Path, specs: list[InputSpec], forms: Forms | None = None, most: int | None = None) -> list[Sample]:
+    """All samples of a folder or of one file, by name, or those of `module:function`, of which at most `most` are read.
 
     Raises:
         DataError: no such folder, or nothing in it that can be read.
     """
+    forms = forms or Forms()
+    samples = _open(path, specs, forms, most)
+    if not forms.cast:
+        return samples
+    dtypes = {spec.name: spec.dtype for spec in specs}
+    return [replace(sample, load=partial(_cast, sample, dtypes)) for sample in samples]
+
+
+def _cast(sample: Sample, dtypes: Mapping[str, Any]) -> Feeds:
+    try:
+        return {name: np.asarray(array).astype(dtypes.get(name, array.dtype)) for name, array in sample.load().items()}
+    except (ValueError, TypeError) as error:
+        raise DataError(f"sample {sample.name}: cannot be converted to the model's types: {error}") from error
+
+
+def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) -> list[Sample]:
     if not path.exists():
+        if REFERENCE.fullmatch(str(path)):
+            samples = function_samples(str(path), specs, most)
+            if samples:
+                return samples
+            raise DataError(f"{path}: gives no samples")
         raise DataError(f"{path}: no such data folder")
+    for find, read in FOLDERS:
+        folders = find(path)
+        if folders:
+            prefixes = ["" if folder == path else f"{folder.name}/" for folder in folders]
+            named = zip(prefixes, folders, strict=True)
+            return [
+                sample if read is zoo_samples else replace(sample, name=prefix + sample.name)
+                for prefix, folder in named
+                for sample in read(folder, specs, forms)
+            ]
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    zoo = zoo_folders(path)
-    if zoo:
-        return [sample for folder in zoo for sample in zoo_samples(folder, specs)]
-    samples: list[Sample] = []
-    for file in files:
-        reader = READERS.get(file.suffix.lower())
-        if reader is not None:
-            inside = file.relative_to(path if path.is_dir() else path.parent)
-            samples += [replace(sample, name=str(inside.parent / sample.name)) for sample in reader(file, specs, preprocess)]
-    if not samples:
-        known = ", ".join(sorted(READERS))
-        raise DataError(f"{path}: no sample found among {len(files)} files: expected {known}, or test_data_set_*/input_0.pb")
-    return samples
+    for readers in READERS:
+        samples = []
+        for file in files:
+            reader = readers.get(file.suffix.lower())
+            if reader is not None and not (reader is csv_samples and is_labels(file)):
+                inside = file.relative_to(path if path.is_dir() else path.parent)
+                samples += [replace(sample, name=str(inside.parent / sample.name)) for sample in reader(file, specs, forms)]
+        if samples:
+            return samples
+    known = ", ".join(sorted(suffix for readers in READERS for suffix in readers))
+    raise DataError(
+        f"{path}: no sample found among {len(files)} files: expected {known}, test_data_set_*/input_0.pb, or a data set saved on disk"
+    )
+
+
+def is_labels(path: Path) -> bool:
+    """Whether a CSV has the header of labels."""
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            return {"file", "label"} <= set(re.split(r"[,;\s]+", stream.readline().strip()))
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -98,7 +158,7 @@ def _problem(spec: InputSpec, array: Array) -> _Problem | None:
         size is None or size == actual for size, actual in zip(spec.shape, array.shape, strict=True)
     )
     if not sizes_fit:
-        return _Problem(found, "save it with that shape")
+        return _Problem(found, "save it with that shape, or describe it in [preprocess]")
     if array.dtype != spec.dtype and not np.can_cast(array.dtype, spec.dtype or object, "safe"):
-        return _Problem(found, f"save it as {spec.dtype}")
+        return _Problem(found, f"save it as {spec.dtype}, or set cast = true in [preprocess]")
     return None

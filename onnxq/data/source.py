@@ -1,4 +1,4 @@
-"""What every reader returns."""
+"""What every reader takes and returns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from onnxq.schemes import Feeds
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: its name (the file's path inside the data folder) and how to load its feeds."""
+    """One sample: its name (the file's path inside the data folder), how to load its feeds, its label if the data has one."""
 
     name: str
     load: Callable[[], Feeds]
+    label: str | None = None

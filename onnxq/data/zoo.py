@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from onnxq.data.forms import Forms
 from onnxq.data.source import Sample
 from onnxq.errors import DataError
 from onnxq.model.runtime import InputSpec
@@ -19,7 +20,7 @@ def zoo_folders(path: Path) -> list[Path]:
     return [folder for folder in candidates if folder.is_dir() and any(folder.glob("input_*.pb"))]
 
 
-def zoo_samples(folder: Path, specs: list[InputSpec]) -> list[Sample]:
+def zoo_samples(folder: Path, specs: list[InputSpec], _forms: Forms) -> list[Sample]:
     """The one sample of a folder."""
     return [Sample(folder.name, partial(_load, folder, [spec.name for spec in specs]))]
 

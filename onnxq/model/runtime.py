@@ -49,6 +49,7 @@ def open_session(
     optimize: bool = True,
     threads: int = 0,
     save_optimized: Path | None = None,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """A CPU session; `optimize=False` runs every node as written (Q/DQ in float: the reference).
 
@@ -57,6 +58,7 @@ def open_session(
         optimize: let the runtime fuse nodes into its integer kernels.
         threads: intra-op threads, 0 for the runtime's choice.
         save_optimized: write the graph that really runs to this file.
+        profile: prefix of a file for the runtime's profiler to write.
 
     Raises:
         ModelError: the runtime cannot load the model.
@@ -66,6 +68,9 @@ def open_session(
     options.intra_op_num_threads = threads
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if save_optimized is not None:
         options.optimized_model_filepath = str(save_optimized)
         # the layout for this CPU's float kernels may be saved: it is read, never run elsewhere

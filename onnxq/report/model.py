@@ -1,13 +1,15 @@
 """The report of `onnxq quantize`: plain data that the command prints and the Python API returns."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnxq.choice import Trial
 from onnxq.fallback import Fallback
+from onnxq.gates import Gate, Limits, at_least, at_most
+from onnxq.layers import Histogram, Layer
 from onnxq.verify import Kernels, Outputs
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON; it changes when a key changes its meaning or goes away."""
 
 
@@ -53,6 +55,8 @@ class QuantizeReport:
     planned  number of Conv, MatMul and Gemm that were to run on integers
     ranges   seen minimum and maximum of each calibrated tensor
     seconds  wall time of each stage
+    gates    conditions that were asked for
+    layers, histograms  where details were asked for
     """
 
     version: str
@@ -74,14 +78,18 @@ class QuantizeReport:
     ranges: dict[str, tuple[float, float]]
     warnings: list[str]
     seconds: dict[str, float]
-    min_sqnr: float | None = None
+    gates: list[Gate] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    histograms: list[Histogram] = field(default_factory=list)
     schema: int = field(default=SCHEMA)
 
-    def failed_gates(self) -> list[str]:
-        """One line for each gate that does not hold."""
-        if self.min_sqnr is None:
-            return []
-        found = self.outputs.sqnr_db if self.outputs is not None else None
-        if found is None:
-            return ["--min-sqnr: no held-out sample to measure it on"]
-        return [f"SQNR {found:.2f} dB is below --min-sqnr {self.min_sqnr:g}"] if found < self.min_sqnr else []
+    def gated(self, limits: Limits) -> "QuantizeReport":
+        """The report with the gates that were asked for."""
+        sqnr = self.outputs.sqnr_db if self.outputs is not None else None
+        speedup = 1 / self.latency.ratio if self.latency is not None else None
+        gates = [
+            *at_least("--min-sqnr", self.output, limits.min_sqnr, sqnr, "SQNR is {:.2f} dB"),
+            *at_least("--min-speedup", self.output, limits.min_speedup, speedup, "speed-up is {:.2f}x"),
+            *at_most("--max-size", self.output, limits.max_size, self.bytes_after / self.bytes_before, "size is {:.3f} of float"),
+        ]
+        return replace(self, gates=gates)

@@ -30,6 +30,11 @@ def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
 
 def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
     """The result of `onnxq quantize`."""
+    return table(quantize_rows(report, verbose=verbose), left=2)
+
+
+def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list[str]]:
+    """What was done, as rows of a name and a text."""
     kernels, outputs = report.kernels, report.outputs
     method = report.method if report.percentile is None else f"{report.method} {report.percentile:g}"
     integer = ", ".join(f"{name} {count}" for name, count in kernels.counts.items() if name in INTEGER_KERNELS)
@@ -62,7 +67,7 @@ def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
     if hidden:
         rows.append(["", f"{hidden} more nodes; -v lists them"])
     rows.append(["time", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())])
-    return table(rows, left=2)
+    return rows
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
@@ -70,24 +75,72 @@ def _some(names: Sequence[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown}, {len(names) - most} more"
 
 
-def eval_text(report: EvalReport) -> str:
+def eval_text(report: EvalReport, *, verbose: bool = False) -> str:
     """The comparison of `onnxq eval`."""
+    labelled = f", {report.labelled} with a label" if report.labelled else ", no labels"
+    parts = [table(eval_columns(report)), f"{report.samples} samples{labelled}; output '{report.output}'"]
+    parts += [line for score in report.scores[1:] for line in _drop_lines(report, score)]
+    if verbose:
+        parts += [_worst(score) for score in report.scores[1:] if score.worst]
+    return "\n\n".join(parts[:2]) + "".join("\n" + line for line in parts[2:])
+
+
+def eval_columns(report: EvalReport) -> list[list[str]]:
+    """One row a model under a row of names; columns that say nothing are left out."""
+    names = dict.fromkeys(name for score in report.scores for name in score.metrics)
     columns: list[tuple[str, Callable[[ModelScore], str]]] = [
-        ("top-1", lambda s: _share(s.top1)),
-        ("top-5", lambda s: _share(s.top5)),
+        *((name, lambda s, name=name: _metric(s, name)) for name in names),
         ("agreement", lambda s: _share(s.agreement)),
-        ("SQNR dB", lambda s: _number(s.sqnr_db, "{:.2f}")),
+        ("SQNR dB", lambda s: _number(s.sqnr_db, "{:.2f}") + _since(s.sqnr_db, s.before.get("sqnr_db"), 1, "{:+.2f}")),
         ("cosine", lambda s: _number(s.cosine, "{:.5f}")),
         ("max error", lambda s: _number(s.max_error, "{:.3g}")),
         ("size", lambda s: size(s.bytes)),
         ("latency ms", lambda s: _number(s.latency_ms, "{:.3f}")),
-        ("ratio", lambda s: _number(s.latency_ratio, "{:.2f}")),
+        ("ratio", lambda s: _number(s.latency_ratio, "{:.2f}") + _since(s.latency_ratio, s.before.get("latency_ratio"), 1, "{:+.2f}")),
     ]
     kept = [(name, cell) for name, cell in columns if any(cell(score) != "-" for score in report.scores)]
     rows = [["model", *(name for name, _ in kept)]]
-    rows += [[score.model, *(_hide(i, name, cell(score)) for name, cell in kept)] for i, score in enumerate(report.scores)]
-    labelled = f", {report.labelled} with a label" if report.labelled else ", no labels"
-    return f"{table(rows)}\n\n{report.samples} samples{labelled}; output '{report.output}'"
+    return rows + [[score.model, *(_hide(i, name, cell(score)) for name, cell in kept)] for i, score in enumerate(report.scores)]
+
+
+SHARES = frozenset({"top-1", "top-5", "exact", "CER", "mIoU", "AP50", "mAP"})
+"""Metrics that are read in percent."""
+
+
+def _metric(score: ModelScore, name: str) -> str:
+    """A value, and how it changed since the baseline."""
+    if name not in score.metrics:
+        return "-"
+    value, scale = score.metrics[name].value, 100 if name in SHARES else 1
+    shown = f"{value:.2%}" if name in SHARES else f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+    return shown + _since(value, score.before.get(name), scale, "{:+.2f}" if name in SHARES else "{:+.4f}")
+
+
+def _since(value: float | None, before: float | None, scale: int, form: str) -> str:
+    return "" if value is None or before is None else f" ({form.format((value - before) * scale)})"
+
+
+def _drop_lines(report: EvalReport, score: ModelScore) -> list[str]:
+    """What the first metric's change is worth."""
+    value = score.metrics.get(report.metric or "")
+    if value is None or value.drop is None or value.p_value is None:
+        return []
+    moved = "does not change" if abs(value.drop) < 5e-5 else f"{'falls' if value.drop > 0 else 'gains'} {abs(value.drop):.4g}"
+    unit = " points" if report.metric in SHARES and abs(value.drop) >= 5e-5 else ""
+    chance = "more than chance" if value.significant else "no more than chance"
+    scale = 100 if report.metric in SHARES else 1
+    interval = f"{value.low * scale:.4g} to {value.high * scale:.4g}"
+    said = "" if not unit and "not" in moved else f": {chance} (paired test, p = {value.p_value:.2g})"
+    return [f"{score.model}: {report.metric} {moved}{unit}{said}; 95 % interval of its value {interval}"]
+
+
+def _worst(score: ModelScore) -> str:
+    rows = [["worst samples", "SQNR dB", "label", "decision"]]
+    for worst in score.worst:
+        same = worst.float_class == worst.other_class
+        decision = "-" if worst.float_class is None else str(worst.float_class) if same else f"{worst.float_class} -> {worst.other_class}"
+        rows.append([worst.sample, f"{worst.sqnr_db:.1f}", worst.label or "-", decision])
+    return f"\n{score.model}\n{table(rows)}"
 
 
 def _hide(row: int, column: str, cell: str) -> str:

@@ -1,0 +1,143 @@
+"""Text files, a sample a line (or a block of tokens), turned into token numbers by a tokenizer.json."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxq.data.forms import Forms, TextForm
+from onnxq.data.source import Sample
+from onnxq.errors import DataError, first_line
+from onnxq.model.runtime import InputSpec
+from onnxq.schemes import Feeds
+
+
+def text_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
+    """One sample a line that is not empty, or one a whole block of tokens.
+
+    Raises:
+        DataError: no tokenizer, or one that cannot be read; a text that is not UTF-8.
+    """
+    tokenize = tokenizer_of(path.parent, specs, forms)
+    if forms.text.block is not None:
+        starts = list(_block_starts(path, tokenize, forms.text.block))
+        if not starts:
+            raise DataError(f"{path}: fewer tokens than one block of {forms.text.block} ([preprocess.text] block)")
+        return [Sample(f"{path.name}[{i}]", partial(_load_block, path, tokenize, *start)) for i, start in enumerate(starts)]
+    starts_of_lines = [start for start, line in _lines(path) if line.strip()]
+    return [Sample(f"{path.name}:{i}", partial(_load_line, path, start, tokenize)) for i, start in enumerate(starts_of_lines, start=1)]
+
+
+class Tokenize:
+    """Text to feeds."""
+
+    def __init__(self, tokenizer: Any, form: TextForm, specs: Sequence[InputSpec], where: Path) -> None:
+        self.tokenizer, self.form, self.where = tokenizer, form, where
+        self.specs = {spec.name: spec for spec in specs}
+        if form.ids not in self.specs:
+            names = ", ".join(self.specs)
+            raise DataError(f"{where}: texts feed '{form.ids}', the model takes [{names}]: say which with 'ids' in [preprocess.text]")
+
+    def ids(self, text: str, *, special: bool) -> list[int]:
+        """Token numbers."""
+        return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def feeds(self, text: str) -> Feeds:
+        """One sample, [1, tokens] an input."""
+        ids = self.ids(text, special=self.form.special)[: self.form.max_length]
+        return self.pack(ids)
+
+    def pack(self, ids: list[int]) -> Feeds:
+        """The inputs that take these token numbers."""
+        form, length = self.form, len(ids)
+        filled = max(form.pad_to or 0, length)
+        positions = np.arange(filled)
+        values = {
+            form.ids: np.array(ids + [self._padding()] * (filled - length)),
+            form.mask: (positions < length).astype(np.int64),
+            form.types: np.zeros(filled, np.int64),
+            form.positions: positions,
+        }
+        feeds: Feeds = {}
+        for name, value in values.items():
+            spec = self.specs.get(name)
+            if spec is not None:
+                feeds[name] = value[None].astype(spec.dtype)
+        return feeds
+
+    def _padding(self) -> int:
+        """The token that fills up: the tokenizer's own, else number 0."""
+        own = self.tokenizer.padding
+        return int(own["pad_id"]) if own else 0
+
+
+def tokenizer_of(folder: Path, specs: Sequence[InputSpec], forms: Forms) -> Tokenize:
+    """The tokenizer that the form names, or that lies in the data folder."""
+    places = [forms.where / forms.text.tokenizer] if forms.where is not None else []
+    places += [parent / forms.text.tokenizer for parent in (folder, *folder.parents)][:2]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise DataError(f"{folder}: texts need a tokenizer: no {places[0]}: put it there, or name it in [preprocess.text] tokenizer")
+    return Tokenize(_read_tokenizer(path), forms.text, specs, folder)
+
+
+@lru_cache(maxsize=4)
+def _read_tokenizer(path: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise DataError(f"{path}: texts need tokenizers: pip install 'onnxq[text]'") from error
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exceptions
+        raise DataError(f"{path}: not a tokenizer.json: {first_line(error)}") from error
+    tokenizer.no_truncation()
+    own = tokenizer.padding
+    tokenizer.no_padding()
+    if own:  # its number is kept for pad_to, a length it may ask for is not
+        tokenizer.enable_padding(pad_id=own["pad_id"], pad_token=own["pad_token"])
+    return tokenizer
+
+
+def _lines(path: Path, start: int = 0) -> Iterator[tuple[int, str]]:
+    """(byte offset, line) from an offset on."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(start)
+            for line in stream:
+                yield start, line.decode("utf-8")
+                start += len(line)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text in UTF-8 at byte {start + error.start}: save it as UTF-8") from error
+
+
+def _load_line(path: Path, start: int, tokenize: Tokenize) -> Feeds:
+    _, line = next(_lines(path, start))
+    return tokenize.feeds(line.strip())
+
+
+def _block_starts(path: Path, tokenize: Tokenize, block: int) -> Iterator[tuple[int, int]]:
+    """(byte offset of a line, tokens of it to leave out) of each whole block; of the file only that is kept."""
+    begin: tuple[int, int] | None = None
+    held = 0
+    for start, line in _lines(path):
+        count = len(tokenize.ids(line, special=False))
+        used = 0
+        while used < count:
+            begin = begin or (start, used)
+            taken = min(block - held, count - used)
+            held, used = held + taken, used + taken
+            if held == block:
+                yield begin
+                begin, held = None, 0
+
+
+def _load_block(path: Path, tokenize: Tokenize, start: int, skip: int) -> Feeds:
+    assert tokenize.form.block is not None
+    tokens = (token for _, line in _lines(path, start) for token in tokenize.ids(line, special=False))
+    return tokenize.pack(list(islice(tokens, skip, skip + tokenize.form.block)))

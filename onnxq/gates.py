@@ -1,0 +1,52 @@
+"""What a release has to hold: each gate with what was found, and one line about it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user asks for; None where it is not a condition.
+
+    max_drop       the first metric may fall by so much: points (hundredths) of shares, else its own unit
+    min_sqnr       of the outputs, dB
+    min_agreement  share of decisions that are the float model's, 0..1
+    min_speedup    float latency / the file's, at least
+    max_size       the file's bytes / float's, at most
+    significant    a drop counts only where the paired test says that it is more than chance
+    """
+
+    max_drop: float | None = None
+    min_sqnr: float | None = None
+    min_agreement: float | None = None
+    min_speedup: float | None = None
+    max_size: float | None = None
+    significant: bool = False
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition on one model: what was found (None where it could not be measured), and whether it holds."""
+
+    name: str
+    model: str
+    limit: float
+    found: float | None
+    holds: bool
+    line: str
+
+
+def at_least(name: str, model: str, limit: float | None, found: float | None, what: str) -> list[Gate]:
+    """A gate on a value that must not be smaller; `what` has a place for it, as in "SQNR is {:.2f} dB"."""
+    return _gate(name, model, limit, found, what, holds=found is not None and limit is not None and found >= limit)
+
+
+def at_most(name: str, model: str, limit: float | None, found: float | None, what: str) -> list[Gate]:
+    """A gate on a value that must not be larger."""
+    return _gate(name, model, limit, found, what, holds=found is not None and limit is not None and found <= limit + 1e-9)
+
+
+def _gate(name: str, model: str, limit: float | None, found: float | None, what: str, *, holds: bool) -> list[Gate]:
+    if limit is None:
+        return []
+    said = f"{name} {limit:g} cannot be checked: not measured" if found is None else f"{what.format(found)}, {name} {limit:g}"
+    return [Gate(name, model, limit, found, holds, f"{model}: {said}")]

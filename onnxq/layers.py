@@ -1,0 +1,182 @@
+"""Layer by layer: how far the written file is from float behind each node, and what each node takes."""
+
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.calibration.statistics import Statistics
+from onnxq.macs import ShapeByName, node_macs
+from onnxq.metrics import OutputError
+from onnxq.model.edit import nodes_of, only_use
+from onnxq.model.expose import expose
+from onnxq.model.files import load
+from onnxq.model.runtime import open_session, run
+from onnxq.parameters import Parameters
+from onnxq.plan import Plan
+from onnxq.schemes import Feeds
+from onnxq.verify import original_name
+
+RUNS = 20
+"""Runs of each model from which a node's median time is taken."""
+BARS = 64
+"""Bars of a tensor's histogram."""
+CLAMPS = frozenset({"Relu", "Clip"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node with MACs, or one that was planned; what could not be measured is None.
+
+    macs      share of the model's, 0..1
+    planned   whether it was to run on integers
+    reason    why it stayed float
+    sqnr_db   of its output in the written file against float, all layers before it quantized too, dB
+    float_ms, int8_ms  median time of its kernel, one thread
+    """
+
+    name: str
+    op_type: str
+    macs: float
+    planned: bool
+    reason: str | None
+    sqnr_db: float | None
+    float_ms: float | None
+    int8_ms: float | None
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A calibrated tensor: its values on the samples, and the range that its integers hold.
+
+    minimum, maximum  of all values
+    low, high         of the integers' range
+    clipped           share of the counted values outside of it
+    counts            values in `BARS` equal bars from minimum to maximum
+    """
+
+    name: str
+    minimum: float
+    maximum: float
+    low: float
+    high: float
+    clipped: float
+    counts: list[int]
+
+
+def layer_rows(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str, Feeds]], shapes: ShapeByName) -> list[Layer]:
+    """All layers in the order of the graph.
+
+    Args:
+        model: the float form that was quantized.
+        plan: its plan.
+        path: the written file.
+        samples: names and feeds, a few.
+        shapes: static shapes of the model's values, for the MACs.
+    """
+    errors = _errors(model, plan, path, samples)
+    feeds = [each for _, each in samples]
+    before, after = _kernel_ms(model, feeds), _kernel_ms(path, feeds)
+    nodes = list(nodes_of(model))
+    macs = {node.name or "": node_macs(node, shapes) for node in nodes}
+    total = max(1, sum(macs.values()))
+    rows = []
+    for node in nodes:
+        name = node.name or ""
+        if macs[name] or name in plan.nodes:
+            reason = plan.floats[name][1] if name in plan.floats else None
+            share, planned = macs[name] / total, name in plan.nodes
+            rows.append(Layer(name, node.op_type, share, planned, reason, errors.get(name), _time(before, node), _time(after, node)))
+    return rows
+
+
+def _errors(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str, Feeds]]) -> dict[str, float]:
+    """SQNR in dB behind each planned node of the main graph, by its name."""
+    written = load(path)
+    pairs = _pairs(plan, written)
+    if not pairs:
+        return {}
+    wanted, found = expose(model, [a for a, _ in pairs.values()]), expose(written, [b for _, b in pairs.values()])
+    outputs = [[output for output, _ in each.outputs.values()] for each in (wanted, found)]
+    errors = {name: OutputError([name]) for name in pairs}
+    sessions = open_session(wanted.model), open_session(found.model)
+    for sample, feeds in samples:
+        expected, actual = (
+            dict(zip(names, run(session, feeds, sample, list(names)), strict=True))
+            for session, names in zip(sessions, outputs, strict=True)
+        )
+        for name, (a, b) in pairs.items():
+            want, have = expected[wanted.outputs[a][0]], actual[found.outputs[b][0]]
+            if np.shape(want) == np.shape(have):
+                errors[name].add([want], [have])
+    values = {name: error.sqnr_db() for name, error in errors.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _pairs(plan: Plan, written: ir.Model) -> dict[str, tuple[str, str]]:
+    """By node: the value in the float model, and the one in the written file that stands for it."""
+    nodes = {node.name: node for node in written.graph}
+    pairs: dict[str, tuple[str, str]] = {}
+    for name, planned in plan.nodes.items():
+        node = nodes.get(name)
+        if node is None or node.op_type != planned.node.op_type:  # in a body, or an integer operator
+            continue
+        dequantized = _dequantized(node.outputs[0])
+        plain = planned.node.outputs[0].name or "", node.outputs[0].name or ""
+        pairs[name] = plain if dequantized is None else (planned.output.name or "", dequantized.name or "")
+    return pairs
+
+
+def _dequantized(value: ir.Value) -> ir.Value | None:
+    """What the integers of a value, behind a clamp, are read as."""
+    uses = [use.node for use in value.uses()]
+    if len(uses) == 1 and uses[0].op_type in CLAMPS:
+        return _dequantized(uses[0].outputs[0])
+    quantizer = next((node for node in uses if node.op_type == "QuantizeLinear"), None)
+    if quantizer is None:
+        return None
+    return next((use.node.outputs[0] for use in quantizer.outputs[0].uses() if use.node.op_type == "DequantizeLinear"), None)
+
+
+def _time(times: dict[str, float], node: ir.Node) -> float | None:
+    """A node's time; the runtime names a node that it changed after what it gives, behind an activation that it took in."""
+    names = [node.name, node.outputs[0].name]
+    consumer = only_use(node.outputs[0])
+    names += [consumer.outputs[0].name] if consumer is not None else []
+    return next((times[name] for name in names if name in times), None)
+
+
+def _kernel_ms(model: ir.Model | Path, feeds: Sequence[Feeds]) -> dict[str, float]:
+    """Median milliseconds of each node's kernel, one thread, by the name that it has in the file."""
+    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
+        session = open_session(model, threads=1, profile=Path(folder) / "profile")
+        for i in range(RUNS):
+            run(session, feeds[i % len(feeds)], "")
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    times: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            times.setdefault(original_name(event["name"].removesuffix("_kernel_time")), []).append(event["dur"] / 1000)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def histograms(plan: Plan, parameters: Parameters, tensors: Statistics) -> list[Histogram]:
+    """The calibrated tensors of a plan in its order."""
+    rows = []
+    for name in plan.sources():
+        sketch, params = tensors.sketch(name), parameters.activations.get(name)
+        if sketch is None or params is None or not sketch.seen:
+            continue
+        zero, scale = float(params.zero_point), float(params.scale)
+        low, high = (params.type.low - zero) * scale, (params.type.high - zero) * scale
+        values = sketch.distribution()
+        counts, _ = np.histogram(values.centers, BARS, (sketch.minimum, sketch.maximum), weights=values.counts)
+        outside = values.counts[(values.centers < low - scale / 2) | (values.centers > high + scale / 2)].sum()
+        clipped = float(outside / values.counts.sum())
+        rows.append(Histogram(name, sketch.minimum, sketch.maximum, low, high, clipped, np.rint(counts).astype(int).tolist()))
+    return rows

@@ -1,0 +1,95 @@
+"""Reports as files; the suffix says the kind, and `WRITERS` names them all."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxq.errors import OnnxqError, OutputError
+from onnxq.evaluation import EvalReport
+from onnxq.report.junit import junit
+from onnxq.report.markdown import markdown
+from onnxq.report.model import QuantizeReport
+
+Report = QuantizeReport | EvalReport
+
+
+def as_text(report: Any) -> str:
+    """A report as JSON; numbers that JSON has no name for (infinite, NaN) are null."""
+    plain = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
+    return json.dumps(_finite(plain), indent=2, sort_keys=True, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _page(report: Report) -> bytes:
+    from onnxq.report.page import page
+
+    return page(report).encode()
+
+
+def _plots(report: Report) -> bytes:
+    from onnxq.report.plots import plots
+
+    return plots(report)
+
+
+WRITERS: dict[str, Callable[[Report], bytes]] = {
+    ".html": _page,
+    ".json": lambda report: as_text(report).encode() + b"\n",
+    ".md": lambda report: markdown(report).encode(),
+    ".xml": lambda report: junit(report),
+    ".png": _plots,
+}
+NEEDED = {".html": ("jinja2",), ".png": ("matplotlib",)}
+
+
+def check_reports(files: Mapping[Path, str]) -> None:
+    """Refuse, before any work, a report that cannot be written.
+
+    Raises:
+        OnnxqError: the kind is not known, its library is missing, or there is no such folder.
+    """
+    import importlib.util
+
+    for path, kind in files.items():
+        if kind not in WRITERS:
+            raise OnnxqError(f"--report {path}: expected a name that ends in {', '.join(WRITERS)}")
+        for library in NEEDED.get(kind, ()):
+            if importlib.util.find_spec(library) is None:
+                raise OnnxqError(f"--report {path}: {kind} needs {library}: pip install 'onnxq[report]'")
+        if not path.parent.is_dir():
+            raise OutputError(f"--report {path}: the folder {path.parent} does not exist: create it")
+
+
+def write_reports(report: Report, files: Mapping[Path, str]) -> None:
+    """Write each file at once or not at all.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    for path, kind in files.items():
+        content = WRITERS[kind](report)
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+                file.write(content)
+            Path(file.name).chmod(0o666 & ~_umask())
+            Path(file.name).replace(path)
+        except OSError as error:
+            raise OutputError(f"{path}: the report cannot be written: {error.strerror}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

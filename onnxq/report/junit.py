@@ -1,0 +1,26 @@
+"""Gates as JUnit XML, which CI servers show as tests."""
+
+from xml.etree import ElementTree as ET
+
+from onnxq.evaluation import EvalReport
+from onnxq.gates import Gate
+from onnxq.report.model import QuantizeReport
+
+
+def junit(report: QuantizeReport | EvalReport) -> bytes:
+    """One test case a gate; without gates one that says that the command did its work."""
+    name = "onnxq eval" if isinstance(report, EvalReport) else "onnxq quantize"
+    done = report.scores[0].model if isinstance(report, EvalReport) else report.output
+    gates = report.gates or [Gate("done", done, 0.0, None, holds=True, line=f"{done}: done, no gates")]
+    failed = sum(not gate.holds for gate in gates)
+    root = ET.Element("testsuites")
+    suite = ET.SubElement(root, "testsuite", name=name, tests=str(len(gates)), failures=str(failed), errors="0", skipped="0")
+    for gate in gates:
+        case = ET.SubElement(suite, "testcase", classname=gate.model, name=f"{gate.name} {gate.limit:g}".removesuffix(" 0") or gate.name)
+        if not gate.holds:
+            ET.SubElement(case, "failure", message=gate.line, type="gate").text = gate.line
+        else:
+            ET.SubElement(case, "system-out").text = gate.line
+    ET.indent(root)
+    text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"

@@ -1,0 +1,64 @@
+"""Reports as Markdown, for a comment on a pull request or the summary of a job."""
+
+from collections.abc import Sequence
+
+from onnxq.evaluation import EvalReport
+from onnxq.gates import Gate
+from onnxq.report.model import QuantizeReport
+from onnxq.report.text import eval_columns, quantize_rows
+
+MOST = 10
+"""Rows of the lists that can be long."""
+
+
+def markdown(report: QuantizeReport | EvalReport) -> str:
+    """The tables of the terminal, the gates first."""
+    if isinstance(report, EvalReport):
+        return _gates(report.gates) + _eval(report)
+    rows = [row for row in quantize_rows(report) if row[0] or row[1]]
+    return f"## onnxq quantize\n\n{_gates(report.gates)}{_table([['', ''], *rows])}\n"
+
+
+def _gates(gates: Sequence[Gate]) -> str:
+    if not gates:
+        return ""
+    lines = [f"- {'✅' if gate.holds else '❌'} {_escape(gate.line)}" for gate in gates]
+    verdict = "all gates hold" if all(gate.holds for gate in gates) else "a gate failed"
+    return f"**{verdict}**\n\n" + "\n".join(lines) + "\n\n"
+
+
+def _eval(report: EvalReport) -> str:
+    parts = [f"## onnxq eval\n\n{_table(eval_columns(report))}\n\n{report.samples} samples, {report.labelled} with a label.\n"]
+    for score in report.scores[1:]:
+        if score.classes:
+            rows = [[str(row.label), str(row.samples), str(row.float_right), str(row.right)] for row in score.classes[:MOST]]
+            body = _table([["class", "samples", "float right", "right"], *rows])
+            parts.append(_folded(f"{score.model}: classes that changed", body, len(score.classes)))
+        if score.worst:
+            rows = [
+                [worst.sample, f"{worst.sqnr_db:.1f}", worst.label or "-", _decision(worst.float_class, worst.other_class)]
+                for worst in score.worst
+            ]
+            body = _table([["sample", "SQNR dB", "label", "decision"], *rows])
+            parts.append(_folded(f"{score.model}: worst samples", body, len(score.worst)))
+    return "\n".join(parts)
+
+
+def _decision(before: int | None, after: int | None) -> str:
+    if before is None:
+        return "-"
+    return str(before) if before == after else f"{before} → {after}"
+
+
+def _folded(title: str, body: str, count: int) -> str:
+    more = f"\n\n{count - MOST} more." if count > MOST else ""
+    return f"<details><summary>{_escape(title)}</summary>\n\n{body}{more}\n\n</details>\n"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

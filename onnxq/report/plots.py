@@ -1,0 +1,67 @@
+"""Plots as one PNG, for those who want files."""
+
+import io
+from typing import Any
+
+from onnxq.evaluation import EvalReport
+from onnxq.report.model import QuantizeReport
+
+SHOWN = 12
+"""Histograms in the picture: those with the largest clipped share."""
+
+
+def plots(report: QuantizeReport | EvalReport) -> bytes:
+    """The picture of a report."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure = _eval_figure(plt, report) if isinstance(report, EvalReport) else _quantize_figure(plt, report)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return stream.getvalue()
+
+
+def _eval_figure(plt: Any, report: EvalReport) -> Any:
+    """Each model's first metric (or its SQNR) with its interval, over its latency."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for score in report.scores:
+        value = score.metrics.get(report.metric or "")
+        height = value.value if value is not None else score.sqnr_db
+        spread = [[value.value - value.low], [value.high - value.value]] if value is not None else None
+        if height is not None:
+            axes.errorbar(score.latency_ratio or 1.0, height, yerr=spread, fmt="o", capsize=4, label=score.model.rpartition("/")[2])
+    axes.set(xlabel="latency / float", ylabel=report.metric or "SQNR, dB", title=f"{report.samples} samples")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _quantize_figure(plt: Any, report: QuantizeReport) -> Any:
+    """Error and time by layer, and histograms with the range that the integers hold."""
+    shown = sorted(report.histograms, key=lambda row: -row.clipped)[:SHOWN]
+    rows = 2 + (len(shown) + 3) // 4
+    figure = plt.figure(figsize=(12, 2.6 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows, 4)
+    error, times = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, :])
+    layers = list(enumerate(report.layers))
+    error.plot(
+        [i for i, row in layers if row.sqnr_db is not None], [row.sqnr_db for _, row in layers if row.sqnr_db is not None], "o-", ms=3
+    )
+    error.set(ylabel="SQNR, dB", title=f"{report.output}: error behind each layer, in graph order")
+    for shift, key, label in ((-0.2, "float_ms", "float"), (0.2, "int8_ms", "int8")):
+        times.bar([i + shift for i, _ in layers], [getattr(row, key) or 0 for _, row in layers], 0.4, label=label)
+    times.set(ylabel="ms", title="time of each layer's kernel, one thread")
+    times.legend()
+    for i, row in enumerate(shown):
+        axes = figure.add_subplot(grid[2 + i // 4, i % 4])
+        step = (row.maximum - row.minimum) / len(row.counts) or 1.0
+        axes.bar([row.minimum + step * (k + 0.5) for k in range(len(row.counts))], row.counts, step)
+        for end in (row.low, row.high):
+            axes.axvline(end, color="C3", lw=1)
+        axes.set_yscale("symlog")
+        axes.set_title(f"{row.name[-28:]}, {row.clipped:.2%} clipped", fontsize=8)
+        axes.tick_params(labelsize=7)
+    return figure
