@@ -30,6 +30,8 @@ from onnxq.scores.uncertainty import Value, measure
 SCHEMA = 2
 """Version of the JSON; it changes when a key changes its meaning or goes away."""
 WORST = 10
+DECIDING = {"": -1, "classification": -1, "text": -1, "perplexity": -1, "segmentation": 1}
+"""Kinds of scores whose outputs are decisions, with their axis of classes."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,8 @@ class EvalReport:
 class Tally:
     """What is added up for one model, sample by sample."""
 
-    def __init__(self, names: Sequence[str], scores: list[Score], options: ScoreOptions) -> None:
-        self.names, self.scores, self.options = names, scores, options
+    def __init__(self, names: Sequence[str], scores: list[Score], options: ScoreOptions, axis: int | None) -> None:
+        self.names, self.scores, self.options, self.axis = names, scores, options, axis
         self.error = OutputError(names)
         self.contributions: list[list[object]] = [[] for _ in scores]
         self.decisions = self.agreeing = 0
@@ -175,8 +177,8 @@ class Tally:
 
     def _decide(self, case: Case, expected: Array) -> tuple[int | None, int | None]:
         """Count the decisions that differ; the two classes where a sample is one decision."""
-        axis = -1 if self.options.class_axis is None else self.options.class_axis
-        if not is_classes(expected, axis):
+        axis = self.axis
+        if axis is None or not is_classes(expected, axis):
             return None, None
         wanted, found = expected.argmax(axis), pick(case, self.options).argmax(axis)
         self.decisions += int(np.size(wanted))
@@ -216,14 +218,15 @@ def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptio
     if kind is not None and kind not in UNLABELLED and ":" not in kind and not any(sample.label for sample in samples):
         raise DataError(f"--metric {kind} needs labels: give --labels FILE, or --labels folders")
     known = _known(options, forms)
-    tallies = [Tally(names, make_scores(kind, known) if kind else [], known) for _ in paths]
+    axis = DECIDING.get(kind or "") if options.score.class_axis is None else options.score.class_axis
+    tallies = [Tally(names, make_scores(kind, known) if kind else [], known, axis) for _ in paths]
     kept = _run(samples, specs, sessions, tallies)
     times = medians_ms(paths, kept, options.threads) if options.latency else [None] * len(paths)
     rows = _rows(paths, tallies, times)
     if earlier is not None:
         rows = [replace(row, before=earlier.get(Path(row.model).name, {})) for row in rows]
     metric = next(iter(rows[0].metrics), None)
-    count = sum(sample.label is not None for sample in samples)
+    count = sum(bool(sample.label) for sample in samples)
     gates = [gate for row in rows[1:] for gate in _gates(row, rows[0], metric, options.limits)]
     direction = next((1 if score.higher else -1) * (100 if score.share else 1) for score in tallies[0].scores) if metric else 1
     gates += [gate for row in rows for gate in _baseline_gate(row, metric, direction, options.limits)]

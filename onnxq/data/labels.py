@@ -27,7 +27,7 @@ def labelled(samples: list[Sample], labels: str | None) -> list[Sample]:
     missing = set(given) - set(by_name)
     if missing:
         raise DataError(f"{path}: {min(missing)} is not in the data folder")
-    return [Sample(name, by_name[name].load, label or None) for name, label in given.items()]
+    return [Sample(name, by_name[name].load, label) for name, label in given.items()]
 
 
 def _by_folder(samples: list[Sample]) -> list[Sample]:
@@ -41,7 +41,7 @@ def _by_folder(samples: list[Sample]) -> list[Sample]:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Label by file name, in the file's order; an empty label does not count."""
+    """Label by file name, in the file's order; what an empty one means is up to the kind of score."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
