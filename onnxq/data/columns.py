@@ -66,9 +66,9 @@ def _array(values: list[Any], columns: list[str], dtype: Any, where: str) -> Arr
     if nothing is not None:
         raise DataError(f"sample {where}: column '{nothing}' is empty: fill it, or remove the row")
     try:
+        if isinstance(values[0], str) and dtype is not None and np.dtype(dtype).kind != "O":
+            values = [np.dtype(dtype).type(value) for value in values]
         array = np.array(values[0] if len(columns) == 1 and not isinstance(values[0], str) else values)
-        if array.dtype.kind in "US" and dtype is not None and np.dtype(dtype).kind != "O":
-            array = array.astype(dtype)
         return array.reshape(-1) if array.ndim == 0 else array
     except ValueError as error:
         shown = ", ".join(columns[:3])
@@ -101,7 +101,8 @@ def _columns(path: Path, names: Sequence[str], specs: list[InputSpec], forms: Fo
     wanted = [*described, *([table.label] if table.label is not None else []), *(c for columns in inputs.values() for c in columns)]
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise DataError(f"{path}: no column '{missing[0]}': it has {', '.join(names)}")
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        raise DataError(f"{path}: no column '{missing[0]}': it has {', '.join(names[:10])}{more}")
     tokenize = tokenizer_of(path.parent, specs, forms) if table.text is not None else None
     return Columns(specs, forms, inputs, tokenize)
 
