@@ -15,7 +15,7 @@ import onnxq
 from onnxq.config import DEFAULT, read_config
 from onnxq.errors import OnnxqError
 from onnxq.gates import Gate, Limits
-from onnxq.options import Effort, Format, Method, QuantizeOptions, Target
+from onnxq.options import Effort, Format, Method, Mode, QuantizeOptions, Rounding, Target, WeightType
 
 FILE = click.Path(path_type=Path)
 BAD_INPUT, GATE_FAILED = 2, 1
@@ -110,6 +110,41 @@ def main(context: click.Context, config: Path | None) -> None:
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, help="File to write; <model>.int8.onnx beside the input by default.")
 @click.option(
+    "--mode",
+    type=click.Choice([str(m) for m in Mode]),
+    default=str(Mode.STATIC),
+    show_default=True,
+    help="int8 with calibrated ranges, with ranges found at run time, weights of few bits alone, or half-precision weights.",
+)
+@click.option(
+    "--weight-type",
+    type=click.Choice([str(t) for t in WeightType]),
+    default=str(WeightType.INT4),
+    show_default=True,
+    help="With --mode weights.",
+)
+@click.option(
+    "--block",
+    default="32",
+    show_default=True,
+    metavar="N|channel|tensor",
+    help="With --mode weights: values that share a scale, 16 to 256.",
+)
+@click.option("--symmetric/--affine", default=True, show_default=True, help="With --mode weights: blocks without or with a zero point.")
+@click.option(
+    "--rounding",
+    type=click.Choice([str(r) for r in Rounding]),
+    default=str(Rounding.AUTO),
+    show_default=True,
+    help="With --mode weights: to nearest, half-quadratic, or by calibration samples; auto is gptq with --calib, else hqq.",
+)
+@click.option(
+    "--integer-compute/--float-compute",
+    default=True,
+    show_default=True,
+    help="With --mode weights: kernels may round activations to 8 bits, which is faster.",
+)
+@click.option(
     "--effort",
     type=click.Choice([str(e) for e in Effort]),
     default=str(Effort.BALANCED),
@@ -181,6 +216,10 @@ def quantize(
         details=bool({".html", ".png"} & set(files.values())),
         **options
         | {
+            "mode": Mode(options["mode"]),
+            "weight_type": WeightType(options["weight_type"]),
+            "rounding": Rounding(options["rounding"]),
+            "block": _block(options["block"]),
             "effort": Effort(options["effort"]),
             "method": Method(options["method"]),
             "target": Target(options["target"]),
@@ -222,6 +261,12 @@ def calibrate(output: Path, shard: str, as_json: bool, verbose: bool, quiet: boo
     ranges = {name: (sketch.minimum, sketch.maximum) for name, sketch in statistics.sketches.items()}
     summary = {"output": str(output), "samples": statistics.samples, "model_sha256": statistics.model, "ranges": ranges}
     _print(summary, f"wrote {output}: {len(ranges)} tensors, {statistics.samples} samples", as_json=as_json, quiet=quiet)
+
+
+def _block(text: str) -> str:
+    if text not in ("channel", "tensor", "16", "32", "64", "128", "256"):
+        raise OnnxqError(f"--block {text}: choose 16, 32, 64, 128, 256, channel or tensor")
+    return text
 
 
 def _shard(text: str) -> tuple[int, int]:

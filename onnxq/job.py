@@ -19,7 +19,7 @@ from onnxq.model.files import SINGLE_FILE_LIMIT, load, weight_bytes
 from onnxq.model.normalize import normalize
 from onnxq.model.runtime import InputSpec, model_inputs, open_session, run
 from onnxq.operators import ALREADY_QUANTIZED, Role
-from onnxq.options import QuantizeOptions
+from onnxq.options import Mode, QuantizeOptions
 from onnxq.placement import REASON as SLOW
 from onnxq.placement import place
 from onnxq.plan import Plan, Selection, make_plan
@@ -56,6 +56,11 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def selection(self) -> Selection:
+        """The user's choice of nodes."""
+        return _selection(self.options)
+
     def replan(self, model: ir.Model, kept: Mapping[str, str] | None = None) -> Plan:
         """The plan for a form of the model, with more nodes kept float."""
         return make_plan(model, _selection(self.options), self.kept | dict(kept or {}))
@@ -72,7 +77,12 @@ def prepare(options: QuantizeOptions) -> Job:
     specs = model_inputs(model)
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     model = normalize(model)
-    job = Job(options, model, make_plan(model, _selection(options)), specs, large)
+    static = options.mode is Mode.STATIC
+    job = Job(options, model, make_plan(model, _selection(options)) if static else Plan(), specs, large)
+    if not static:
+        if options.calib is not None:
+            _split_samples(job, options)
+        return job
     _check_plan(job, quantized)
     if quantized:
         job.warnings.append(f"the model is quantized already in {quantized} nodes: they pass through as they are")

@@ -97,6 +97,7 @@ INTEGER_KERNELS = frozenset(
         "ConvInteger",
         "DynamicQuantizeMatMul",
         "MatMulNBits",
+        "MatMulBnb4",
         "QLinearSoftmax",
         "DynamicQuantizeLSTM",
     }

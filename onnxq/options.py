@@ -25,6 +25,33 @@ class Format(StrEnum):
     QOPERATOR = "qoperator"
 
 
+class Mode(StrEnum):
+    """What is quantized, and when activations are."""
+
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+    WEIGHTS = "weights"
+    FP16 = "fp16"
+
+
+class WeightType(StrEnum):
+    """What weights are stored as with `Mode.WEIGHTS`."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+    NF4 = "nf4"
+    FP4 = "fp4"
+
+
+class Rounding(StrEnum):
+    """How weights of few bits are rounded."""
+
+    AUTO = "auto"
+    RTN = "rtn"
+    HQQ = "hqq"
+    GPTQ = "gptq"
+
+
 class Target(StrEnum):
     """The CPUs on which the file has to be right."""
 
@@ -47,7 +74,11 @@ class QuantizeOptions:
 
     model        float model
     calib        data folder; may be None with `stats`
-    output       file to write; None for `<model>.int8.onnx` beside the input
+    output       file to write; None for `<model>.int8.onnx` (or .int4, .nf4, .fp16) beside the input
+    mode         what is quantized, and when activations are
+    weight_type, block, symmetric, rounding  how weights are stored with `Mode.WEIGHTS`: values that share a scale
+                 ("channel" and "tensor" too), whether they have no zero point, and how they are rounded
+    integer_compute  let the kernels of such weights round activations to 8 bits, which is faster
     effort       how much is measured to make the result accurate
     method       how activation ranges are chosen
     percentile   share of values kept by the percentile method, percent
@@ -69,6 +100,12 @@ class QuantizeOptions:
     model: Path
     calib: Path | None = None
     output: Path | None = None
+    mode: Mode = Mode.STATIC
+    weight_type: WeightType = WeightType.INT4
+    block: str = "32"
+    symmetric: bool = True
+    rounding: Rounding = Rounding.AUTO
+    integer_compute: bool = True
     effort: Effort = Effort.BALANCED
     method: Method = Method.AUTO
     percentile: float = 99.99
@@ -91,4 +128,5 @@ class QuantizeOptions:
     @property
     def destination(self) -> Path:
         """Where the result is written."""
-        return self.output or self.model.with_name(f"{self.model.stem}.int8.onnx")
+        kind = {Mode.WEIGHTS: str(self.weight_type), Mode.FP16: "fp16"}.get(self.mode, "int8")
+        return self.output or self.model.with_name(f"{self.model.stem}.{kind}.onnx")

@@ -16,7 +16,7 @@ from onnxq.calibration.collect import Collecting, collect, collect_moments
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics, load_statistics
-from onnxq.choice import QUICK, Candidates, Choice, Variant, choose, keep_outputs
+from onnxq.choice import QUICK, Candidates, Choice, Trial, Variant, choose, keep_outputs
 from onnxq.data.samples import check_feeds, spread
 from onnxq.data.source import Sample
 from onnxq.equalize import equalize
@@ -26,6 +26,7 @@ from onnxq.formats.half import with_half_weights
 from onnxq.formats.lstm import dynamic_lstms, quantize_lstms, with_dynamic_lstms
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
+from onnxq.formats.tables import looked_up, with_int8_tables
 from onnxq.job import Job, prepare
 from onnxq.latency import medians_ms
 from onnxq.layers import histograms, layer_rows
@@ -33,8 +34,12 @@ from onnxq.macs import concrete_shapes, node_macs
 from onnxq.metrics import MAX_DB
 from onnxq.model.edit import sizes
 from onnxq.model.files import check_output, digest, file_bytes, save, staged
+from onnxq.modes.dynamic import quantize_dynamic
+from onnxq.modes.fp16 import narrow
+from onnxq.modes.products import Made
+from onnxq.modes.weights import quantize_weights_only
 from onnxq.operators import Role
-from onnxq.options import Effort, Format, Method, QuantizeOptions
+from onnxq.options import Effort, Format, Method, Mode, QuantizeOptions
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan
 from onnxq.references import References
@@ -86,6 +91,8 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     check_output(options.destination, options.model, force=options.force)
     clock = _Clock()
     job = prepare(options)
+    if options.mode is not Mode.STATIC:
+        return _without_ranges(job, clock)
     judges = _judges(job)
     references = References.of(job.model, judges, job.specs) if judges else None
     job.lstms = _good_lstms(job, references)
@@ -106,6 +113,39 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
         report = _verify(job, building, choice, statistics)
     clock.lap(job, "verify")
     return report
+
+
+def _without_ranges(job: Job, clock: "_Clock") -> QuantizeReport:
+    """The modes that need no calibrated ranges."""
+    options = job.options
+    judges = _judges(job) if options.mode is Mode.DYNAMIC else []
+    references = References.of(job.model, judges, job.specs) if judges else None
+    clock.lap(job, "prepare")
+    made = MODES[options.mode](job, references)
+    if not made.plan.nodes and not made.stored:
+        reasons = [f"{node.op_type} '{node.name}': {why}" for node, why in made.plan.floats.values()]
+        raise ModelError(f"{options.model}: nothing to quantize: {reasons[0] if reasons else 'it has no MatMul or Gemm'}")
+    clock.lap(job, "quantize")
+    job.plan = made.plan
+    statistics = Statistics(digest(options.model), sketches={})
+    statistics.samples = len(job.calibration)
+    kept = Trial(options.method, tuple(made.techniques), None)
+    choice = Choice(kept, made.model, made.plan, Parameters(), [])
+    with staged(options.destination) as building:
+        _record(made.model, options, choice, statistics)
+        save(made.model, building)
+        clock.lap(job, "write")
+        report = _verify(job, building, choice, statistics)
+    clock.lap(job, "verify")
+    return replace(report, notes=made.notes)
+
+
+MODES: dict[Mode, Callable[[Job, References | None], Made]] = {
+    Mode.DYNAMIC: quantize_dynamic,
+    Mode.WEIGHTS: lambda job, _: quantize_weights_only(job),
+    Mode.FP16: lambda job, _: narrow(job),
+}
+"""Modes that need no calibrated ranges."""
 
 
 def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (1, 1)) -> Statistics:
@@ -173,6 +213,8 @@ def _writer(job: Job) -> Writer:
     write = WRITERS[job.options.format]
     if job.lstms:
         write = with_dynamic_lstms(write, job.lstms)
+    if any(looked_up(job.model)):
+        write = with_int8_tables(write)
     return with_half_weights(write, job.slow) if job.slow else write
 
 
@@ -302,12 +344,15 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics) -> Qua
         latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=0.5, together=not job.large))
         if latency.ratio > SLOWER:
             job.warnings.append(f"the file is slower than the float model on this machine: {latency.ratio:.2f}x the time")
-    for name in kernels.fell_back:
-        job.warnings.append(f"'{name}' was planned but runs in float on this runtime")
+    if kernels.fell_back:
+        few = ", ".join(f"'{name}'" for name in kernels.fell_back[:3])
+        more = f" and {len(kernels.fell_back) - 3} more" if len(kernels.fell_back) > 3 else ""
+        job.warnings.append(f"planned, but in float on this runtime: {few}{more}")
     macs = {name: node_macs(node, shapes) for name, (node, _) in job.plan.floats.items()}
     floats = [(node, why) for node, why in job.plan.floats.values() if node.name not in job.lstms]
     return QuantizeReport(
         version=__version__,
+        mode=str(options.mode),
         model=str(options.model),
         output=str(options.destination),
         method=str(choice.kept.method),

@@ -110,11 +110,14 @@ def quantize_weights(
         activation = planned.node.inputs[planned.activations[0]]
         source = plan.tensors[(activation.name if activation is not None else None) or ""].source
         known = moments.get(inputs[name]) if name in inputs else None
-        result[name] = _quantize_weight(planned, np.float32(input_scales[source]), known, options)
+        result[name] = quantize_weight(planned, np.float32(input_scales[source]), known, options)
     return result
 
 
-def _quantize_weight(planned: PlannedNode, input_scale: np.float32, moments: Moments | None, options: WeightOptions) -> QuantizedWeight:
+def quantize_weight(
+    planned: PlannedNode, input_scale: np.float32, moments: Moments | None, options: WeightOptions, *, always_shift: bool = False
+) -> QuantizedWeight:
+    """One planned weight; `always_shift` where something takes what rounding shifts the output by, bias or not."""
     weight = planned.node.inputs[1]
     shape, axis = tuple(sizes(weight) or ()), channel_axis(planned)
     array = constant(weight)
@@ -124,7 +127,7 @@ def _quantize_weight(planned: PlannedNode, input_scale: np.float32, moments: Mom
     bias = constant(input_at(planned.node, planned.row.bias))
     safe = options.target is Target.PORTABLE and _can_saturate(planned, shape)
     scales = weight_scales(rows, bias, input_scale, per_channel=options.per_channel, pair_safe=safe)
-    takes_bias = options.bias_correction and (planned.row.bias is not None or following_bias(planned) is not None)
+    takes_bias = options.bias_correction and (always_shift or planned.row.bias is not None or following_bias(planned) is not None)
     second = None
     if options.gptq and moments is not None:
         second = moments.covariance() if takes_bias else moments.raw()

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.calibration.batches import Part, observe
-from onnxq.calibration.moments import LayerInput, Moments, empty_moments, take_rows
+from onnxq.calibration.moments import LAYER_MEMORY, LayerInput, Moments, empty_moments, take_rows
 from onnxq.calibration.sketch import Measured, Sketch, measure
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.source import Sample
@@ -109,7 +109,9 @@ def _stride(size: int, batch: int) -> int:
     return 1 if size <= COUNTED * batch else (size // (COUNTED * batch)) | 1
 
 
-def collect_moments(model: ir.Model, layers: Iterable[LayerInput], samples: Sequence[Sample], *, second: bool) -> dict[LayerInput, Moments]:
+def collect_moments(
+    model: ir.Model, layers: Iterable[LayerInput], samples: Sequence[Sample], *, second: bool, most: int = LAYER_MEMORY, rows: int = 1
+) -> dict[LayerInput, Moments]:
     """Moments of layers' inputs over the samples.
 
     Args:
@@ -117,16 +119,17 @@ def collect_moments(model: ir.Model, layers: Iterable[LayerInput], samples: Sequ
         layers: of which they are wanted.
         samples: read one by one; a few dozen say enough.
         second: second moments too, for as many layers as fit into memory.
+        most: bytes of one layer's.
+        rows: times as many as 8-bit weights need.
     """
-    moments = empty_moments(layers, second=second)
+    moments = empty_moments(layers, second=second, most=most)
+    wanted = {layer: layer.wanted(len(samples), rows) for layer in moments}
 
     def take(part: Part, position: int) -> dict[LayerInput, Floats]:
-        return {
-            layer: take_rows(layer, part.values[layer.tensor], layer.wanted(len(samples)) * part.samples, position) for layer in moments
-        }
+        return {layer: take_rows(layer, part.values[layer.tensor], wanted[layer] * part.samples, position) for layer in moments}
 
-    def add(rows: dict[LayerInput, Floats]) -> None:
-        for layer, found in rows.items():
+    def add(taken: dict[LayerInput, Floats]) -> None:
+        for layer, found in taken.items():
             moments[layer].add(found)
 
     observe(model, [layer.tensor for layer in moments], samples, take, add, "layers")

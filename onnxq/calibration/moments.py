@@ -40,9 +40,9 @@ class LayerInput:
     kernel: "Kernel | None" = None
     transposed: bool = False
 
-    def wanted(self, samples: int) -> int:
-        """Rows to take of each of so many samples."""
-        total = min(max(ROWS_A_COLUMN * self.size, LEAST_ROWS), MOST_ROWS)
+    def wanted(self, samples: int, more: int = 1) -> int:
+        """Rows to take of each of so many samples; `more` times as many as 8-bit weights need."""
+        total = more * min(max(ROWS_A_COLUMN * self.size, LEAST_ROWS), MOST_ROWS)
         return -(-total // max(samples, 1))
 
 
@@ -216,14 +216,14 @@ class Moments:
         return None if raw is None else raw - mean[:, :, None] * mean[:, None, :]
 
 
-def empty_moments(layers: Iterable[LayerInput], *, second: bool) -> dict[LayerInput, Moments]:
+def empty_moments(layers: Iterable[LayerInput], *, second: bool, most: int = LAYER_MEMORY) -> dict[LayerInput, Moments]:
     """Moments to be filled; second ones, if wanted, for as many layers as fit into memory, smallest first."""
     chosen, used = set[LayerInput](), 0
     unique = dict.fromkeys(layers)
     for layer in sorted(unique, key=lambda layer: layer.groups * layer.size**2):
         size = 4 * layer.groups * layer.size**2
         used += size
-        if used > MEMORY or size > LAYER_MEMORY:
+        if used > max(MEMORY, most) or size > most:
             break
         chosen.add(layer)
     return {layer: Moments.of(layer, second=second and layer in chosen) for layer in unique}

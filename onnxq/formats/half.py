@@ -30,7 +30,7 @@ def narrow_weights(model: ir.Model, names: Collection[str]) -> None:
     for node in [node for node in nodes_of(model) if node.name in names]:
         value = node.inputs[1] if len(node.inputs) > 1 else None
         weight = constant(value) if is_float(value) else None
-        if value is None or weight is None or not _fits(weight):
+        if value is None or weight is None or not fits(weight):
             continue
         stored = add_initializer(model.graph, fresh.fresh(f"{value.name}_half"), weight.astype(np.float16))
         widened = ir.Value(name=fresh.fresh(f"{value.name}_widened"), shape=value.shape, type=value.type)
@@ -40,7 +40,8 @@ def narrow_weights(model: ir.Model, names: Collection[str]) -> None:
     model.graph.sort()
 
 
-def _fits(weight: Array) -> bool:
+def fits(weight: Array) -> bool:
+    """Whether half precision holds a weight well."""
     if weight.size == 0 or np.abs(weight).max() > np.finfo(np.float16).max:
         return False
     error = weight.astype(np.float16).astype(np.float32) - weight

@@ -49,17 +49,20 @@ class Latency:
 class QuantizeReport:
     """What `onnxq quantize` did.
 
+    mode     static, dynamic, weights or fp16
     bytes_*  of the files with their external data
     trials   what was compared on held-out samples
     fallback  what was left float for the outputs' sake
     planned  number of Conv, MatMul and Gemm that were to run on integers
     ranges   seen minimum and maximum of each calibrated tensor
     seconds  wall time of each stage
+    notes    what else a mode did
     gates    conditions that were asked for
     layers, histograms  where details were asked for
     """
 
     version: str
+    mode: str
     model: str
     output: str
     method: str
@@ -78,6 +81,7 @@ class QuantizeReport:
     ranges: dict[str, tuple[float, float]]
     warnings: list[str]
     seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
     gates: list[Gate] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)

@@ -37,11 +37,12 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
     """What was done, as rows of a name and a text."""
     kernels, outputs = report.kernels, report.outputs
     method = report.method if report.percentile is None else f"{report.method} {report.percentile:g}"
+    samples = f"{report.samples} samples" if report.samples else "no calibration data"
     integer = ", ".join(f"{name} {count}" for name, count in kernels.counts.items() if name in INTEGER_KERNELS)
     rows = [
         ["wrote", report.output],
         ["size", f"{size(report.bytes_before)} -> {size(report.bytes_after)} ({report.bytes_after / report.bytes_before:.2f}x)"],
-        ["ranges", f"{method}, {report.samples} samples"],
+        ["ranges", f"{method}, {report.samples} samples"] if report.mode == "static" else ["mode", f"{report.mode}, {samples}"],
         ["weights", ", ".join(name.replace("_", " ") for name in report.techniques) or "rounded to nearest"],
         ["integer", f"{kernels.integer_share:.1%} of planned MACs ({report.planned} nodes), {kernels.model_share:.1%} of the model's"],
         ["kernels", f"{integer or 'none'}; {kernels.leftover} Q/DQ nodes left"],
@@ -55,6 +56,7 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
     if report.latency is not None:
         times = f"{report.latency.int8_ms:.3g} ms, float {report.latency.float_ms:.3g} ms; one thread, this machine"
         rows.append(["latency", f"{report.latency.ratio:.2f}x of float ({times})"])
+    rows += [["note" if i == 0 else "", note] for i, note in enumerate(report.notes)]
     if report.fallback is not None:
         kept = f"{len(report.fallback.nodes)} nodes with {report.fallback.mac_share:.1%} of the MACs"
         change = f"{report.fallback.before_db:.1f} dB with them in int8, {report.fallback.after_db:.1f} dB without"
@@ -125,7 +127,7 @@ def _drop_lines(report: EvalReport, score: ModelScore) -> list[str]:
     value = score.metrics.get(report.metric or "")
     if value is None or value.drop is None or value.p_value is None:
         return []
-    moved = "does not change" if abs(value.drop) < 5e-5 else f"{'falls' if value.drop > 0 else 'gains'} {abs(value.drop):.4g}"
+    moved = "does not change" if abs(value.drop) < 5e-5 else f"{'is worse by' if value.drop > 0 else 'is better by'} {abs(value.drop):.4g}"
     unit = " points" if report.metric in SHARES and abs(value.drop) >= 5e-5 else ""
     chance = "more than chance" if value.significant else "no more than chance"
     scale = 100 if report.metric in SHARES else 1

@@ -31,7 +31,7 @@ def gptq_round(rows: Floats, moments: Floats, scales: Floats, *, pair_safe: bool
         scales: [groups, channels].
         pair_safe: obey the pair rule.
     """
-    factor = _inverse_factor(moments)
+    factor = inverse_factor(moments)
     blocks = row_blocks((rows.shape[1], rows.shape[0] * rows.shape[2]))
     return np.concatenate([_round(rows[:, b], factor, scales[:, b], pair_safe=pair_safe) for b in blocks], axis=1)
 
@@ -68,7 +68,7 @@ def _in_pair(steps: Floats, stored: Integers, i: int) -> Any:
     return np.clip(np.rint(x), low, high)
 
 
-def _inverse_factor(moments: Floats) -> Floats:
+def inverse_factor(moments: Floats) -> Floats:
     """Upper Cholesky factors of the damped inverses, [groups, K, K] float32.
 
     In float32, which the damping makes good enough and which is twice as fast; in float64 where it is not,

@@ -1,0 +1,1 @@
+"""Quantization without calibrated ranges: one file a mode; `pipeline.MODES` names them all."""

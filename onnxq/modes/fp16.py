@@ -1,0 +1,42 @@
+"""`--mode fp16`: float weights in half precision; the runtime widens them once, when it loads the file.
+
+Inputs, outputs and arithmetic stay float32: the runtime has hardly any half-precision kernels for CPUs, and would convert
+to and fro around every node. Weights that half precision cannot hold stay as they are.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxq.formats.half import fits
+from onnxq.job import Job
+from onnxq.model.edit import Names, add_initializer, add_node, constant
+from onnxq.modes.products import Made
+from onnxq.plan import Plan
+
+SMALLEST = 256
+"""Constants of fewer values are left as they are: a Cast takes as many bytes."""
+
+
+def narrow(job: Job) -> Made:
+    """Put a Cast from float16 before each large float constant."""
+    model = job.model.clone()
+    names, kept, narrowed = Names(model), [], 0
+    for value in list(model.graph.initializers.values()):
+        array = constant(value) if value.dtype == ir.DataType.FLOAT else None
+        if array is None or array.size < SMALLEST or value.is_graph_output():
+            continue
+        if not fits(array):
+            kept.append(value.name or "")
+            continue
+        stored = add_initializer(model.graph, names.fresh(f"{value.name}_half"), array.astype(np.float16))
+        widened = ir.Value(name=names.fresh(f"{value.name}_widened"), shape=value.shape, type=value.type)
+        add_node(model.graph, "Cast", [stored], [widened], name=names.fresh(f"{value.name}_Cast"), to=int(ir.DataType.FLOAT))
+        value.replace_all_uses_with(widened)
+        narrowed += 1
+    passes.RemoveUnusedNodesPass()(model)
+    model.graph.sort()
+    notes = [f"{narrowed} constants in half precision"]
+    if kept:
+        notes.append(f"{len(kept)} constants stay float32, half precision cannot hold them: {', '.join(kept[:5])}")
+    return Made(model, Plan(), ["half precision"], notes, narrowed)

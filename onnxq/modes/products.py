@@ -1,0 +1,115 @@
+"""Matrix products with constant weights, which modes other than the static one quantize."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.calibration.collect import collect_moments
+from onnxq.calibration.moments import MEMORY, LayerInput, Moments
+from onnxq.data.source import Sample
+from onnxq.model.edit import attribute, constant, is_constant, is_float, nodes_of, sizes
+from onnxq.operators import OPERATORS
+from onnxq.plan import Plan, PlannedNode, Selection
+from onnxq.schemes import Floats
+from onnxq.techniques.saturation import kernel_order
+from onnxq.weights import channel_axis
+
+SMALLEST = 1 << 10
+"""Weights of fewer values are left as they are."""
+LARGEST_MOMENTS = 256 << 20
+"""Bytes of one layer's second moments; layers beyond that are rounded without."""
+
+
+@dataclass
+class Made:
+    """What a mode made of a model.
+
+    plan  the products that were to be quantized, and why others were not
+    notes  what the report says beside
+    stored  other weights that were stored in fewer bits
+    """
+
+    model: ir.Model
+    plan: Plan
+    techniques: list[str]
+    notes: list[str] = field(default_factory=list)
+    stored: int = 0
+
+
+def plan_products(model: ir.Model, selection: Selection) -> Plan:
+    """All products with constant weights that the user's choice allows, and reasons for the others."""
+    plan = Plan()
+    for node in nodes_of(model):
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        reason = _refusal(node, selection)
+        if reason is None:
+            row = replace(OPERATORS[node.op_type], needs_output_q=False)
+            plan.nodes[node.name or ""] = PlannedNode(node, row, (0,), (), node.outputs[0], integer_output=False)
+        elif node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU"):
+            plan.floats[node.name or ""] = node, reason
+    return plan
+
+
+def _refusal(node: ir.Node, selection: Selection) -> str | None:
+    if node.op_type not in ("MatMul", "Gemm"):
+        return f"{node.op_type} has no kernel of this mode that is faster than float"
+    weight = node.inputs[1]
+    shape = sizes(weight)
+    if not is_constant(weight) or shape is None:
+        return "weight is not constant"
+    if not is_float(node.outputs[0]) or not is_float(weight):
+        return "is not float32"
+    if len(shape) != 2:
+        return f"weight has {len(shape)} axes"
+    if attribute(node, "transA", 0):
+        return "its first operand is transposed"
+    if np.prod(shape) < SMALLEST:
+        return f"weight has only {np.prod(shape)} values"
+    return selection.refusal(node)
+
+
+def weight_rows(planned: PlannedNode) -> Floats:
+    """A product's weight as [channels, K]; a read of what may lie on disk."""
+    weight = constant(planned.node.inputs[1])
+    assert weight is not None
+    return np.ascontiguousarray(kernel_order(weight, channel_axis(planned)), np.float32)
+
+
+def moments_in_turns(model: ir.Model, layers: Sequence[LayerInput], samples: Sequence[Sample]) -> "MomentsInTurns":
+    """Second moments of layers' inputs, as many at a time as fit into memory."""
+    turns: list[list[LayerInput]] = [[]]
+    used = 0
+    for layer in dict.fromkeys(layers):
+        size = 4 * layer.groups * layer.size**2
+        if used + size > MEMORY and turns[-1]:
+            turns.append([])
+            used = 0
+        turns[-1].append(layer)
+        used += size
+    return MomentsInTurns(model, turns, samples)
+
+
+class MomentsInTurns(Mapping[LayerInput, Moments]):
+    """Moments that are collected when they are first asked for, a turn of layers at a time; the turn before is forgotten."""
+
+    def __init__(self, model: ir.Model, turns: list[list[LayerInput]], samples: Sequence[Sample]) -> None:
+        self.model, self.turns, self.samples = model, turns, samples
+        self._held: dict[LayerInput, Moments] = {}
+
+    def __getitem__(self, layer: LayerInput) -> Moments:
+        if layer not in self._held:
+            turn = next((turn for turn in self.turns if layer in turn), None)
+            if turn is None:
+                raise KeyError(layer)
+            self._held = {}
+            self._held = collect_moments(self.model, turn, self.samples, second=True, most=LARGEST_MOMENTS, rows=4)
+        return self._held[layer]
+
+    def __iter__(self) -> Iterator[LayerInput]:
+        return iter([layer for turn in self.turns for layer in turn])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.turns))

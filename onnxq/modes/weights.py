@@ -1,0 +1,161 @@
+"""`--mode weights`: weights in 8 or 4 bits, activations in float."""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxq.arithmetic import symmetric_scale
+from onnxq.calibration.moments import LayerInput, Moments
+from onnxq.formats.nbits import INT8_COMPUTE, BitsWriter
+from onnxq.formats.tables import looked_up
+from onnxq.job import Job
+from onnxq.model.edit import constant, graph_of, is_float, nodes_of, sizes
+from onnxq.modes.products import SMALLEST, Made, moments_in_turns, plan_products, weight_rows
+from onnxq.options import QuantizeOptions, Rounding, WeightType
+from onnxq.schemes import Floats
+from onnxq.techniques.blockwise import Coded, Grid, round_to_nearest
+from onnxq.techniques.gptq_blocks import gptq_blocks
+from onnxq.techniques.hqq import half_quadratic
+from onnxq.weights import layer_inputs
+
+NARROWEST_BLOCK = 16
+SHARED_BLOCK = 128
+"""The kernel's block where one scale serves a whole channel or tensor."""
+SUFFERS = 0.04
+"""Share of a layer's output power that its rounding may cost before it is kept at 8 bits (14 dB)."""
+BITS = {WeightType.INT8: 8, WeightType.INT4: 4}
+STORED = {"Conv": 0, "ConvTranspose": 1}
+"""Axis of the output channels of weights that are stored as int8 and computed in float."""
+
+
+def quantize_weights_only(job: Job) -> Made:
+    """Code the weights of all products, tables that are looked up, and convolutions' weights for storage."""
+    options = job.options
+    plan = plan_products(job.model, job.selection)
+    layers = layer_inputs(plan)
+    rounding = _rounding(options, bool(job.calibration))
+    moments: Mapping[LayerInput, Moments] = {}
+    if rounding is Rounding.GPTQ and options.weight_type in BITS:
+        moments = moments_in_turns(job.model, list(layers.values()), job.calibration)
+    model = job.model.clone()
+    nodes = {node.name: node for node in nodes_of(model)}
+    writer = BitsWriter(model, INT8_COMPUTE if options.integer_compute else 0)
+    tables, kept = _tables(model), []
+    for name, planned in plan.nodes.items():
+        rows = weight_rows(planned)
+        table = _table_of(rows, tables)
+        if table is not None:
+            writer.product(nodes[name], code_table(rows, options), table)
+            continue
+        if options.weight_type not in BITS:
+            writer.book_product(nodes[name], rows, str(options.weight_type), _block(options))
+            continue
+        known = moments.get(layers[name]) if name in layers else None
+        second = known.raw() if known is not None else None
+        coded = code(rows, grid_of(options), rounding, None if second is None else second[0])
+        if options.weight_type is WeightType.INT4 and loss(rows, coded, second) > SUFFERS:
+            coded = code(rows, grid_of(options, WeightType.INT8), Rounding.RTN, None)
+            kept.append(name)
+        writer.product(nodes[name], coded, name)
+    _look_ups(writer, tables, options)
+    stored = _store(job, model, writer)
+    passes.RemoveUnusedNodesPass()(model)
+    model.graph.sort()
+    notes = [f"{stored} other weights stored in 8 bits, widened when the file is loaded"] if stored else []
+    if kept:
+        few = ", ".join(kept[:3])
+        notes.append(f"{len(kept)} of {len(plan.nodes)} products keep 8 bits: 4 would cost too much of their output ({few}, ...)")
+    return Made(model, plan, [str(rounding if options.weight_type in BITS else options.weight_type)], notes, stored)
+
+
+def _rounding(options: QuantizeOptions, data: bool) -> Rounding:
+    if options.rounding is not Rounding.AUTO:
+        return options.rounding
+    return Rounding.GPTQ if data else Rounding.HQQ
+
+
+def grid_of(options: QuantizeOptions, kind: WeightType | None = None) -> Grid:
+    """How blocks are coded."""
+    bits = BITS[kind or options.weight_type]
+    if options.block in ("channel", "tensor"):
+        return Grid(bits, SHARED_BLOCK, options.symmetric, options.block)
+    return Grid(bits, int(options.block), options.symmetric)
+
+
+def _block(options: QuantizeOptions) -> int:
+    return SHARED_BLOCK if options.block in ("channel", "tensor") else int(options.block)
+
+
+def code(rows: Floats, grid: Grid, rounding: Rounding, second: Floats | None) -> Coded:
+    """Round a weight [channels, K]; without second moments [K, K] GPTQ has nothing to go by."""
+    if rounding is Rounding.GPTQ and second is not None:
+        return gptq_blocks(rows, second, grid)
+    return round_to_nearest(rows, grid) if rounding is Rounding.RTN else half_quadratic(rows, grid)
+
+
+def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:
+    """Share of the output's power that rounding changes; of the weights' power where the inputs are not known."""
+    error = coded.decoded() - rows
+    if second is None:
+        return float(np.square(error).sum() / max(1e-30, float(np.square(rows).sum())))
+    return float(((error @ second[0]) * error).sum() / max(1e-30, float(((rows @ second[0]) * rows).sum())))
+
+
+def _tables(model: ir.Model) -> dict[str, list[ir.Node]]:
+    """Look-ups of rows in constant tables, by a digest of the table."""
+    found: dict[str, list[ir.Node]] = {}
+    for node in looked_up(model):
+        array = constant(node.inputs[0]) if graph_of(node) is model.graph else None
+        if array is not None:
+            found.setdefault(_digest(array), []).append(node)
+    return found
+
+
+def _digest(array: Floats) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _table_of(rows: Floats, tables: Mapping[str, list[ir.Node]]) -> str | None:
+    """The table that a product's weight [channels, K] is, as where a language model's head is its embedding."""
+    if rows.shape not in {tuple(sizes(nodes[0].inputs[0]) or ()) for nodes in tables.values()}:
+        return None
+    key = _digest(rows)
+    return key if key in tables else None
+
+
+def code_table(rows: Floats, options: QuantizeOptions) -> Coded:
+    """Tables, and heads that share them, take 8 bits: each row counts alone, no rounding makes up for another's."""
+    block = next((block for block in (_block(options), 32, NARROWEST_BLOCK) if rows.shape[1] % block == 0), NARROWEST_BLOCK)
+    return round_to_nearest(rows, Grid(8, block, symmetric=True))
+
+
+def _look_ups(writer: BitsWriter, tables: Mapping[str, list[ir.Node]], options: QuantizeOptions) -> None:
+    for key, nodes in tables.items():
+        array = constant(nodes[0].inputs[0])
+        assert array is not None
+        coded = code_table(array, options)
+        if array.shape[1] % coded.grid.block:
+            continue  # the kernel takes whole blocks
+        for node in nodes:
+            writer.embedding(node, coded, key)
+
+
+def _store(job: Job, model: ir.Model, writer: BitsWriter) -> int:
+    """Store weights without a kernel as int8 in the file; how many."""
+    count = 0
+    for node in list(nodes_of(model)):
+        axis = STORED.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        shape = sizes(node.inputs[1]) if axis is not None else None
+        if axis is None or shape is None or np.prod(shape) < SMALLEST or job.selection.refusal(node) is not None:
+            continue
+        array = constant(node.inputs[1]) if is_float(node.inputs[1]) else None
+        if array is None:
+            continue
+        scales = symmetric_scale(np.abs(array).max(axis=tuple(i for i in range(array.ndim) if i != axis)))
+        shape = [-1 if i == axis else 1 for i in range(array.ndim)]
+        writer.stored(node, 1, np.rint(array / scales.reshape(shape)).clip(-127, 127).astype(np.int8), scales, axis)
+        count += 1
+    return count
