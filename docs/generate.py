@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 from pydantic import TypeAdapter
 
+from onnxq.bench import BenchReport
 from onnxq.cli import main as commands
 from onnxq.evaluation import EvalReport
 from onnxq.report.model import QuantizeReport
@@ -36,7 +37,7 @@ def _block(text: str) -> str:
 def schemas() -> dict[str, str]:
     """JSON Schemas of what `--json` prints, by file name."""
     found = {}
-    for name, kind in (("quantize", QuantizeReport), ("eval", EvalReport)):
+    for name, kind in (("quantize", QuantizeReport), ("eval", EvalReport), ("bench", BenchReport)):
         schema = TypeAdapter(kind).json_schema(mode="serialization")
         version = schema["properties"]["schema"]["default"]
         schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"onnxq {name} --json, version {version}", **schema}

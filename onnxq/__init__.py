@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxq.errors import OnnxqError
-from onnxq.options import Effort, Format, Method, QuantizeOptions, Target
+from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, WeightType
+from onnxq.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from onnxq.evaluation import EvalReport
     from onnxq.report.model import QuantizeReport
 
-__version__ = "0.1.0"
-__all__ = ["Effort", "Format", "Method", "OnnxqError", "QuantizeOptions", "Target", "evaluate", "quantize"]
+__all__ = [
+    "Effort", "Format", "Method", "Mode", "OnnxqError", "Prefer", "QuantizeOptions", "Rounding", "Target", "WeightType",
+    "__version__", "evaluate", "quantize",
+]  # fmt: skip
 
 
 def quantize(model: str | Path, calib: str | Path | None = None, output: str | Path | None = None, **options: Any) -> QuantizeReport:
@@ -34,7 +37,7 @@ def quantize(model: str | Path, calib: str | Path | None = None, output: str | P
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
-    from onnxq.pipeline import quantize as run
+    from onnxq.frontier import quantize as run
 
     folder, target = (None if path is None else Path(path) for path in (calib, output))
     return run(QuantizeOptions(Path(model), folder, target, **options))

@@ -15,7 +15,7 @@ import onnxq
 from onnxq.config import DEFAULT, read_config
 from onnxq.errors import OnnxqError
 from onnxq.gates import Gate, Limits
-from onnxq.options import Effort, Format, Method, Mode, QuantizeOptions, Rounding, Target, WeightType
+from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, WeightType
 
 FILE = click.Path(path_type=Path)
 BAD_INPUT, GATE_FAILED = 2, 1
@@ -114,7 +114,14 @@ def main(context: click.Context, config: Path | None) -> None:
     type=click.Choice([str(m) for m in Mode]),
     default=str(Mode.STATIC),
     show_default=True,
-    help="int8 with calibrated ranges, with ranges found at run time, weights of few bits alone, or half-precision weights.",
+    help="int8 with calibrated ranges, with ranges found at run time, weights of few bits alone, half-precision weights, or the best.",
+)
+@click.option(
+    "--prefer",
+    type=click.Choice([str(p) for p in Prefer]),
+    default=str(Prefer.SPEED),
+    show_default=True,
+    help="With --mode auto: what counts.",
 )
 @click.option(
     "--weight-type",
@@ -136,7 +143,7 @@ def main(context: click.Context, config: Path | None) -> None:
     type=click.Choice([str(r) for r in Rounding]),
     default=str(Rounding.AUTO),
     show_default=True,
-    help="With --mode weights: to nearest, half-quadratic, or by calibration samples; auto is gptq with --calib, else hqq.",
+    help="With --mode weights: to nearest, half-quadratic, by calibration samples (gptq), or scaled by them first (awq); auto is gptq with --calib, else hqq.",
 )
 @click.option(
     "--integer-compute/--float-compute",
@@ -204,7 +211,7 @@ def quantize(
     Example:
       onnxq quantize model.onnx --calib data/ --method percentile
     """
-    from onnxq.pipeline import quantize as run
+    from onnxq.frontier import quantize as run
     from onnxq.report.files import check_reports, write_reports
     from onnxq.report.text import quantize_text
 
@@ -217,6 +224,7 @@ def quantize(
         **options
         | {
             "mode": Mode(options["mode"]),
+            "prefer": Prefer(options["prefer"]),
             "weight_type": WeightType(options["weight_type"]),
             "rounding": Rounding(options["rounding"]),
             "block": _block(options["block"]),
@@ -334,6 +342,53 @@ def evaluate(
     write_reports(found, files)
     _print(found, eval_text(found, verbose=verbose), as_json=as_json, quiet=quiet)
     _gate(found.gates)
+
+
+@main.command()
+@click.argument("models", type=FILE, nargs=-1, required=True)
+@click.option("--data", type=FILE, help="Samples to run on, as for quantize --calib; random values by default.")
+@click.option("--preprocess", metavar="PRESET|FILE", help="How a file becomes an input.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Shape of an input that is open; open sizes are 1 by default."
+)
+@click.option(
+    "--batch", "batches", type=click.IntRange(1), multiple=True, default=(1,), show_default=True, help="Batch size; several are measured."
+)
+@click.option(
+    "--threads", type=click.IntRange(1), multiple=True, default=(1,), show_default=True, help="Threads; several numbers are measured."
+)
+@click.option("--runs", type=click.IntRange(5), default=200, show_default=True, help="Most runs of each model.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="No further turn begins after so long."
+)
+@click.option("--tokens", type=click.IntRange(1), help="Language models: generate so many tokens after the first sample.")
+@click.option("--min-speedup", type=float, help="Gate: latency of the first model / each other's, at every setting.")
+@click.option("--max-size", type=float, help="Gate: size of each file / the first one's.")
+@common
+@_guarded
+def bench(models: tuple[Path, ...], as_json: bool, verbose: bool, quiet: bool, **options: Any) -> None:
+    """Measure MODELS against the first of them, in turns: latency, throughput, load time, memory, size.
+
+    \b
+    Example:
+      onnxq bench model.onnx model.int8.onnx --data data/ --threads 1 --threads 2
+    """
+    from onnxq.bench import BenchOptions
+    from onnxq.bench import bench as run
+    from onnxq.report.text import bench_text
+
+    shapes = dict(_shape(text) for text in options.pop("shapes"))
+    limits = _limits(options)
+    found = run(models, BenchOptions(shapes=shapes, limits=limits, **options))
+    _print(found, bench_text(found), as_json=as_json, quiet=quiet)
+    _gate(found.gates)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, sizes = text.rpartition("=")
+    if not equals or not all(size.isdigit() for size in sizes.split(",")):
+        raise OnnxqError(f"--shape {text}: expected NAME=1,3,224,224")
+    return name, tuple(int(size) for size in sizes.split(","))
 
 
 @main.command()

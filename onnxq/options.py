@@ -32,6 +32,15 @@ class Mode(StrEnum):
     DYNAMIC = "dynamic"
     WEIGHTS = "weights"
     FP16 = "fp16"
+    AUTO = "auto"
+
+
+class Prefer(StrEnum):
+    """What counts among modes whose outputs hold."""
+
+    SPEED = "speed"
+    SIZE = "size"
+    ACCURACY = "accuracy"
 
 
 class WeightType(StrEnum):
@@ -50,6 +59,7 @@ class Rounding(StrEnum):
     RTN = "rtn"
     HQQ = "hqq"
     GPTQ = "gptq"
+    AWQ = "awq"
 
 
 class Target(StrEnum):
@@ -76,6 +86,7 @@ class QuantizeOptions:
     calib        data folder; may be None with `stats`
     output       file to write; None for `<model>.int8.onnx` (or .int4, .nf4, .fp16) beside the input
     mode         what is quantized, and when activations are
+    prefer       with `Mode.AUTO`: what counts
     weight_type, block, symmetric, rounding  how weights are stored with `Mode.WEIGHTS`: values that share a scale
                  ("channel" and "tensor" too), whether they have no zero point, and how they are rounded
     integer_compute  let the kernels of such weights round activations to 8 bits, which is faster
@@ -101,6 +112,7 @@ class QuantizeOptions:
     calib: Path | None = None
     output: Path | None = None
     mode: Mode = Mode.STATIC
+    prefer: Prefer = Prefer.SPEED
     weight_type: WeightType = WeightType.INT4
     block: str = "32"
     symmetric: bool = True

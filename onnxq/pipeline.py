@@ -11,7 +11,6 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxruntime as ort
 
-from onnxq import __version__
 from onnxq.calibration.collect import Collecting, collect, collect_moments
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
@@ -47,6 +46,7 @@ from onnxq.report.model import FloatNodes, Latency, QuantizeReport
 from onnxq.schemes import Feeds
 from onnxq.smooth import Changed, smooth
 from onnxq.verify import compare_outputs, inspect_kernels
+from onnxq.version import __version__
 from onnxq.weights import WeightOptions, layer_inputs
 
 TIMED = 4

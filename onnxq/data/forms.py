@@ -86,6 +86,7 @@ class TextForm:
     max_length   tokens kept of a line
     pad_to       tokens that a line is filled up to
     block        cut the file as one text into blocks of so many tokens, for language models; lines do not count
+    state        inputs (a glob) that hold what came before: they are fed empty
     ids, mask, types, positions  the inputs that take token numbers, 1 for each that is no filling, 0, and 0, 1, 2, ...
     """
 
@@ -94,6 +95,7 @@ class TextForm:
     max_length: int | None = _optional(int)
     pad_to: int | None = _optional(int)
     block: int | None = _optional(int)
+    state: str = "past_key_values.*"
     ids: str = "input_ids"
     mask: str = "attention_mask"
     types: str = "token_type_ids"

@@ -1,6 +1,7 @@
 """Text files, a sample a line (or a block of tokens), turned into token numbers by a tokenizer.json."""
 
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from onnxq.data.forms import Forms, TextForm
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, first_line
 from onnxq.model.runtime import InputSpec
-from onnxq.schemes import Feeds
+from onnxq.schemes import Array, Feeds
 
 
 def text_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
@@ -66,12 +67,23 @@ class Tokenize:
             spec = self.specs.get(name)
             if spec is not None:
                 feeds[name] = value[None].astype(spec.dtype)
-        return feeds
+        return feeds | {name: empty_state(spec) for name, spec in self.specs.items() if is_state(name, form)}
 
     def _padding(self) -> int:
         """The token that fills up: the tokenizer's own, else number 0."""
         own = self.tokenizer.padding
         return int(own["pad_id"]) if own else 0
+
+
+def is_state(name: str, form: TextForm) -> bool:
+    """Whether an input holds what came before, as a cache of keys and values does."""
+    return fnmatchcase(name, form.state)
+
+
+def empty_state(spec: InputSpec) -> Array:
+    """Nothing came before: one sequence, and 0 for each further size that is open."""
+    open_sizes = iter([1, *[0] * len(spec.shape)])
+    return np.zeros([next(open_sizes) if size is None else size for size in spec.shape], spec.dtype)
 
 
 def tokenizer_of(folder: Path, specs: Sequence[InputSpec], forms: Forms) -> Tokenize:

@@ -9,13 +9,17 @@ from onnx_ir.passes import common as passes
 
 from onnxq.arithmetic import symmetric_scale
 from onnxq.calibration.moments import LayerInput, Moments
+from onnxq.errors import DataError
 from onnxq.formats.nbits import INT8_COMPUTE, BitsWriter
 from onnxq.formats.tables import looked_up
 from onnxq.job import Job
+from onnxq.model.divide import divide_channels
 from onnxq.model.edit import constant, graph_of, is_float, nodes_of, sizes
 from onnxq.modes.products import SMALLEST, Made, moments_in_turns, plan_products, weight_rows
 from onnxq.options import QuantizeOptions, Rounding, WeightType
+from onnxq.plan import Plan
 from onnxq.schemes import Floats
+from onnxq.techniques.awq import awq_scales
 from onnxq.techniques.blockwise import Coded, Grid, round_to_nearest
 from onnxq.techniques.gptq_blocks import gptq_blocks
 from onnxq.techniques.hqq import half_quadratic
@@ -34,13 +38,17 @@ STORED = {"Conv": 0, "ConvTranspose": 1}
 def quantize_weights_only(job: Job) -> Made:
     """Code the weights of all products, tables that are looked up, and convolutions' weights for storage."""
     options = job.options
-    plan = plan_products(job.model, job.selection)
+    source, rounding = job.model, _rounding(options, bool(job.calibration))
+    plan = plan_products(source, job.selection)
     layers = layer_inputs(plan)
-    rounding = _rounding(options, bool(job.calibration))
     moments: Mapping[LayerInput, Moments] = {}
-    if rounding is Rounding.GPTQ and options.weight_type in BITS:
-        moments = moments_in_turns(job.model, list(layers.values()), job.calibration)
-    model = job.model.clone()
+    if rounding in (Rounding.GPTQ, Rounding.AWQ) and options.weight_type in BITS:
+        moments = moments_in_turns(source, list(layers.values()), job.calibration)
+    if rounding is Rounding.AWQ and moments:
+        source, moments = _scaled(source, plan, moments, grid_of(options)), {}  # each weight is rounded to nearest then
+        plan = plan_products(source, job.selection)
+        layers = layer_inputs(plan)
+    model = source.clone()
     nodes = {node.name: node for node in nodes_of(model)}
     writer = BitsWriter(model, INT8_COMPUTE if options.integer_compute else 0)
     tables, kept = _tables(model), []
@@ -71,7 +79,30 @@ def quantize_weights_only(job: Job) -> Made:
     return Made(model, plan, [str(rounding if options.weight_type in BITS else options.weight_type)], notes, stored)
 
 
+def _scaled(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], grid: Grid) -> ir.Model:
+    """A copy whose products take inputs divided, and weights multiplied, channel by channel."""
+    takers: dict[LayerInput, list[str]] = {}
+    for name, layer in layer_inputs(plan).items():
+        if plan.nodes[name].node.graph is model.graph:
+            takers.setdefault(layer, []).append(name)
+    copy, tables = model.clone(), _tables(model)
+    for layer, names in takers.items():
+        second = moments[layer].raw()
+        if second is None:
+            continue
+        weights = [weight_rows(plan.nodes[name]) for name in names]
+        if any(_table_of(rows, tables) for rows in weights):
+            continue  # the table has no inputs to divide
+        scales = awq_scales(weights, second[0], lambda rows: round_to_nearest(rows, grid).decoded())
+        if scales is not None:
+            divide_channels(copy, layer.tensor, names, scales, fold=True)
+    passes.RemoveUnusedNodesPass()(copy)
+    return copy
+
+
 def _rounding(options: QuantizeOptions, data: bool) -> Rounding:
+    if options.rounding in (Rounding.GPTQ, Rounding.AWQ) and not data:
+        raise DataError(f"--rounding {options.rounding} needs calibration samples: give a folder with --calib")
     if options.rounding is not Rounding.AUTO:
         return options.rounding
     return Rounding.GPTQ if data else Rounding.HQQ
@@ -93,7 +124,7 @@ def code(rows: Floats, grid: Grid, rounding: Rounding, second: Floats | None) ->
     """Round a weight [channels, K]; without second moments [K, K] GPTQ has nothing to go by."""
     if rounding is Rounding.GPTQ and second is not None:
         return gptq_blocks(rows, second, grid)
-    return round_to_nearest(rows, grid) if rounding is Rounding.RTN else half_quadratic(rows, grid)
+    return half_quadratic(rows, grid) if rounding is Rounding.HQQ else round_to_nearest(rows, grid)
 
 
 def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:

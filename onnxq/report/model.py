@@ -46,6 +46,17 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Point:
+    """One mode that was tried: outputs in dB, latency and size relative to float, and whether it was kept."""
+
+    name: str
+    sqnr_db: float | None
+    latency: float | None
+    size: float
+    kept: bool
+
+
+@dataclass(frozen=True)
 class QuantizeReport:
     """What `onnxq quantize` did.
 
@@ -58,6 +69,7 @@ class QuantizeReport:
     seconds  wall time of each stage
     notes    what else a mode did
     gates    conditions that were asked for
+    frontier  the modes that were tried, with `--mode auto`
     layers, histograms  where details were asked for
     """
 
@@ -83,6 +95,7 @@ class QuantizeReport:
     seconds: dict[str, float]
     notes: list[str] = field(default_factory=list)
     gates: list[Gate] = field(default_factory=list)
+    frontier: list[Point] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
     schema: int = field(default=SCHEMA)

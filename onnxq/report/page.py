@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxq import __version__
 from onnxq.data.images import SUFFIXES
 from onnxq.evaluation import EvalReport, ModelScore
 from onnxq.report.model import QuantizeReport
 from onnxq.report.text import eval_columns, quantize_rows, size
+from onnxq.version import __version__
 
 THUMBNAIL = 160
 """Longer side of a sample's picture, pixels."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from onnxq.bench import BenchReport
 from onnxq.evaluation import EvalReport, ModelScore
 from onnxq.inspection import InspectReport
 from onnxq.operators import INTEGER_KERNELS
@@ -30,7 +31,17 @@ def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
 
 def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
     """The result of `onnxq quantize`."""
-    return table(quantize_rows(report, verbose=verbose), left=2)
+    text = table(quantize_rows(report, verbose=verbose), left=2)
+    return f"{frontier_table(report)}\n\n{text}" if report.frontier else text
+
+
+def frontier_table(report: QuantizeReport) -> str:
+    """The modes that were tried."""
+    rows = [["mode", "SQNR dB", "latency", "size", ""]]
+    for point in report.frontier:
+        cells = [_number(point.sqnr_db, "{:.1f}"), _number(point.latency, "{:.2f}"), f"{point.size:.2f}"]
+        rows.append([point.name, *cells, "kept" if point.kept else ""])
+    return table(rows)
 
 
 def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list[str]]:
@@ -156,6 +167,31 @@ def _share(value: float | None) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
+
+
+def bench_text(report: BenchReport) -> str:
+    """The result of `onnxq bench`."""
+    machine = report.machine
+    head = f"{machine.cpu}, {machine.cores} cores, {' '.join(machine.instructions)}; onnxruntime {machine.onnxruntime}"
+    rows = [["model", "batch", "threads", "median ms", "10..90 %", "ratio", "samples/s"]]
+    for i in range(len(report.models[0].timings)):
+        for model in report.models:
+            t = model.timings[i]
+            spread = f"{t.low_ms:.3f}..{t.high_ms:.3f}"
+            rows.append([model.model, str(t.batch), str(t.threads), f"{t.median_ms:.3f}", spread, f"{t.ratio:.2f}", f"{t.throughput:.1f}"])
+    files = [["model", "size", "load ms", "memory"]]
+    for model in report.models:
+        memory = "-" if model.memory_bytes is None else size(model.memory_bytes)
+        files.append([model.model, size(model.bytes), _number(model.load_ms, "{:.0f}"), memory])
+    parts = [head, table(rows), table(files)]
+    spoken = [(model.model, model.generation) for model in report.models if model.generation is not None]
+    if spoken:
+        lines = [["model", "prompt", "tokens", "first ms", "token ms", "tokens/s", "same tokens"]]
+        for name, words in spoken:
+            times = [f"{words.first_ms:.1f}", f"{words.token_ms:.2f}", f"{words.per_second:.1f}"]
+            lines.append([name, str(words.prompt), str(words.tokens), *times, f"{words.agreement:.1%}"])
+        parts.append(table(lines))
+    return "\n\n".join(parts)
 
 
 def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:
