@@ -61,7 +61,7 @@ def unpermute(weight, heads):
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def build(facts, weights, *, cache):
+def build(facts, weights, *, cache):  # noqa: C901 - a network reads best from top to bottom
     g = Graph()
     heads, kv, width = facts["heads"], facts["kv_heads"], facts["width"]
     dim = width // heads
