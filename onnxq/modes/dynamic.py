@@ -12,21 +12,23 @@ from onnx_ir.passes import common as passes
 from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.formats.lstm import dynamic_lstms, quantize_lstms
-from onnxq.formats.nbits import MICROSOFT
-from onnxq.formats.tables import quantize_tables
+from onnxq.formats.nbits import MICROSOFT, BitsWriter
 from onnxq.job import Job
-from onnxq.model.edit import Names, add_initializer, add_node, constant, graph_of, input_at, take_output
+from onnxq.model.edit import Names, add_initializer, add_node, constant, graph_of, input_at, nodes_of, take_output
 from onnxq.modes.products import Made, plan_products
+from onnxq.modes.tables import code_tables, find_tables
 from onnxq.options import Effort
 from onnxq.plan import Plan
 from onnxq.references import References
 from onnxq.schemes import Array
 from onnxq.smooth import smooth
 from onnxq.techniques.saturation import kernel_order
-from onnxq.weights import QuantizedWeight, WeightOptions, channel_axis, layer_inputs, quantize_weight
+from onnxq.weights import QuantizedWeight, WeightOptions, channel_axis, following_bias, layer_inputs, quantize_weight
 
 NO_BIAS = np.float32(1e10)
 """A step of the activations so wide that no bias would overflow: biases stay float here, no weight's scale has to grow for them."""
+TABLE_BLOCK = 128
+"""Values of an embedding that share a scale."""
 
 
 def quantize_dynamic(job: Job, references: References | None) -> Made:
@@ -54,60 +56,70 @@ def quantize_dynamic(job: Job, references: References | None) -> Made:
 
 def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -> ir.Model:
     """A copy whose products run as MatMulIntegerToFloat; those that share an activation quantize it once."""
-    model = source.clone()
-    names = Names(model)
-    model.graph.opset_imports.setdefault(MICROSOFT, 1)
-    nodes = {node.name: node for graph in model.graphs() for node in graph}
+    writer = _Writer(source.clone())
+    nodes = {node.name: node for node in nodes_of(writer.model)}
     options = WeightOptions(job.options.per_channel, job.options.target, gptq=bool(moments), bias_correction=bool(moments))
     layers = layer_inputs(plan)
-    quantized: dict[tuple[ir.Value, ir.Graph], list[ir.Value]] = {}
     for name, planned in plan.nodes.items():
         known = moments.get(layers[name]) if name in layers else None
         weight = quantize_weight(planned, NO_BIAS, known, options, always_shift=True)
-        node = nodes[name]
-        _replace(model, node, kernel_order(weight.stored, channel_axis(planned)).T, weight, quantized, names)
-    passes.RemoveUnusedNodesPass()(model)
-    quantize_tables(model)
-    model.graph.sort()
-    return model
+        behind = following_bias(planned)
+        follower = (nodes[behind[0].name], behind[1]) if behind is not None else None
+        writer.replace(nodes[name], kernel_order(weight.stored, channel_axis(planned)).T, weight, follower)
+    code_tables(BitsWriter(writer.model, 0), find_tables(writer.model), TABLE_BLOCK)
+    passes.RemoveUnusedNodesPass()(writer.model)
+    writer.model.graph.sort()
+    return writer.model
 
 
-def _replace(
-    model: ir.Model,
-    node: ir.Node,
-    stored: Array,
-    weight: QuantizedWeight,
-    quantized: dict[tuple[ir.Value, ir.Graph], list[ir.Value]],
-    names: Names,
-) -> None:
-    graph, value, base = graph_of(node), node.inputs[0], node.name or "product"
-    assert value is not None
-    if (value, graph) not in quantized:
-        made = [ir.Value(name=names.fresh(f"{value.name}_{part}")) for part in ("quantized", "scale", "zero_point")]
-        add_node(graph, "DynamicQuantizeLinear", [value], made, name=names.fresh(f"{value.name}_DynamicQuantizeLinear"))
-        quantized[value, graph] = made
-    integers, scale, zero = quantized[value, graph]
-    scales = weight.scales if len(set(weight.scales.tolist())) > 1 else weight.scales[:1].reshape(())
-    operands = [
-        add_initializer(model.graph, names.fresh(f"{base}_weight_{part}"), np.ascontiguousarray(array))
-        for part, array in (("quantized", stored), ("scale", scales), ("zero_point", np.zeros(scales.shape, np.int8)))
-    ]
-    inputs = [integers, operands[0], scale, operands[1], zero, operands[2]]
-    bias = _bias(model, node, weight, names)
-    output = ir.Value(name=names.fresh(f"{base}_result"))
-    add_node(graph, "MatMulIntegerToFloat", [*inputs, *([bias] if bias is not None else [])], [output], name=base, domain=MICROSOFT)
-    old = node.outputs[0]
-    take_output(output, old)
-    graph.remove(node, safe=True)
+class _Writer:
+    """Replaces products in a model, in place."""
 
+    def __init__(self, model: ir.Model) -> None:
+        self.model, self.names = model, Names(model)
+        model.graph.opset_imports.setdefault(MICROSOFT, 1)
+        self._quantized: dict[tuple[ir.Value, ir.Graph], list[ir.Value]] = {}
 
-def _bias(model: ir.Model, node: ir.Node, weight: QuantizedWeight, names: Names) -> ir.Value | None:
-    """The product's bias with what rounding shifts its output by."""
-    given = input_at(node, 2)
-    if weight.shift is None:
-        return given
-    known = constant(given)
-    if given is not None and known is None:
-        return given
-    total = weight.shift.reshape(-1) + (0 if known is None else known)
-    return add_initializer(model.graph, names.fresh(f"{node.name}_bias"), np.asarray(total, np.float32))
+    def replace(self, node: ir.Node, stored: Array, weight: QuantizedWeight, follower: tuple[ir.Node, int] | None) -> None:
+        """A product, and the Add of a constant behind it if there is one, by a kernel that has both.
+
+        Args:
+            node: MatMul or Gemm.
+            stored: its weight, [K, channels] int8.
+            weight: scales, and what rounding shifts the output by.
+            follower: the Add, and which operand is the bias.
+        """
+        graph, base = graph_of(node), node.name or "product"
+        integers, scale, zero = self._integers(node.inputs[0], graph)
+        scales = weight.scales if len(set(weight.scales.tolist())) > 1 else weight.scales[:1].reshape(())
+        constants = {"quantized": stored, "scale": scales, "zero_point": np.zeros(scales.shape, np.int8)}
+        codes, factor, middle = (self._constant(f"{base}_weight_{part}", array) for part, array in constants.items())
+        last, given = (node, input_at(node, 2)) if follower is None else (follower[0], follower[0].inputs[follower[1]])
+        inputs = [integers, codes, scale, factor, zero, middle, self._bias(base, given, weight)]
+        output = ir.Value(name=self.names.fresh(f"{base}_result"))
+        add_node(graph, "MatMulIntegerToFloat", inputs if inputs[-1] is not None else inputs[:-1], [output], name=base, domain=MICROSOFT)
+        take_output(output, last.outputs[0])
+        for gone in dict.fromkeys((last, node)):
+            graph.remove(gone, safe=True)
+
+    def _integers(self, value: ir.Value | None, graph: ir.Graph) -> list[ir.Value]:
+        """An activation's integers, scale and zero point, found at run time; once for all that take it."""
+        assert value is not None
+        if (value, graph) not in self._quantized:
+            made = [ir.Value(name=self.names.fresh(f"{value.name}_{part}")) for part in ("quantized", "scale", "zero_point")]
+            add_node(graph, "DynamicQuantizeLinear", [value], made, name=self.names.fresh(f"{value.name}_DynamicQuantizeLinear"))
+            self._quantized[value, graph] = made
+        return self._quantized[value, graph]
+
+    def _bias(self, base: str, given: ir.Value | None, weight: QuantizedWeight) -> ir.Value | None:
+        """The bias [channels] with what rounding shifts the output by."""
+        known = constant(given)
+        if (given is None and weight.shift is None) or (given is not None and known is None):
+            return given
+        total = np.zeros(len(weight.scales))
+        for part in (known, weight.shift):
+            total += 0 if part is None else part.reshape(-1)
+        return self._constant(f"{base}_bias", total.astype(np.float32))
+
+    def _constant(self, name: str, array: Array) -> ir.Value:
+        return add_initializer(self.model.graph, self.names.fresh(name), np.ascontiguousarray(array))

@@ -1,6 +1,5 @@
 """`--mode weights`: weights in 8 or 4 bits, activations in float."""
 
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,11 +10,11 @@ from onnxq.arithmetic import symmetric_scale
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.errors import DataError
 from onnxq.formats.nbits import INT8_COMPUTE, BitsWriter
-from onnxq.formats.tables import looked_up
 from onnxq.job import Job
 from onnxq.model.divide import divide_channels
-from onnxq.model.edit import constant, graph_of, is_float, nodes_of, sizes
+from onnxq.model.edit import constant, is_float, nodes_of, sizes
 from onnxq.modes.products import SMALLEST, Made, moments_in_turns, plan_products, weight_rows
+from onnxq.modes.tables import code_table, code_tables, find_tables, table_of
 from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan import Plan
 from onnxq.schemes import Floats
@@ -25,7 +24,6 @@ from onnxq.techniques.gptq_blocks import gptq_blocks
 from onnxq.techniques.hqq import half_quadratic
 from onnxq.weights import layer_inputs
 
-NARROWEST_BLOCK = 16
 SHARED_BLOCK = 128
 """The kernel's block where one scale serves a whole channel or tensor."""
 SUFFERS = 0.04
@@ -51,12 +49,12 @@ def quantize_weights_only(job: Job) -> Made:
     model = source.clone()
     nodes = {node.name: node for node in nodes_of(model)}
     writer = BitsWriter(model, INT8_COMPUTE if options.integer_compute else 0)
-    tables, kept = _tables(model), []
+    tables, kept = find_tables(model), []
     for name, planned in plan.nodes.items():
         rows = weight_rows(planned)
-        table = _table_of(rows, tables)
+        table = table_of(rows, tables)
         if table is not None:
-            writer.product(nodes[name], code_table(rows, options), table)
+            writer.product(nodes[name], code_table(rows, _block(options)), table)
             continue
         if options.weight_type not in BITS:
             writer.book_product(nodes[name], rows, str(options.weight_type), _block(options))
@@ -68,7 +66,7 @@ def quantize_weights_only(job: Job) -> Made:
             coded = code(rows, grid_of(options, WeightType.INT8), Rounding.RTN, None)
             kept.append(name)
         writer.product(nodes[name], coded, name)
-    _look_ups(writer, tables, options)
+    code_tables(writer, tables, _block(options))
     stored = _store(job, model, writer)
     passes.RemoveUnusedNodesPass()(model)
     model.graph.sort()
@@ -85,13 +83,13 @@ def _scaled(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], 
     for name, layer in layer_inputs(plan).items():
         if plan.nodes[name].node.graph is model.graph:
             takers.setdefault(layer, []).append(name)
-    copy, tables = model.clone(), _tables(model)
+    copy, tables = model.clone(), find_tables(model)
     for layer, names in takers.items():
         second = moments[layer].raw()
         if second is None:
             continue
         weights = [weight_rows(plan.nodes[name]) for name in names]
-        if any(_table_of(rows, tables) for rows in weights):
+        if any(table_of(rows, tables) for rows in weights):
             continue  # the table has no inputs to divide
         scales = awq_scales(weights, second[0], lambda rows: round_to_nearest(rows, grid).decoded())
         if scales is not None:
@@ -133,45 +131,6 @@ def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:
     if second is None:
         return float(np.square(error).sum() / max(1e-30, float(np.square(rows).sum())))
     return float(((error @ second[0]) * error).sum() / max(1e-30, float(((rows @ second[0]) * rows).sum())))
-
-
-def _tables(model: ir.Model) -> dict[str, list[ir.Node]]:
-    """Look-ups of rows in constant tables, by a digest of the table."""
-    found: dict[str, list[ir.Node]] = {}
-    for node in looked_up(model):
-        array = constant(node.inputs[0]) if graph_of(node) is model.graph else None
-        if array is not None:
-            found.setdefault(_digest(array), []).append(node)
-    return found
-
-
-def _digest(array: Floats) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-
-
-def _table_of(rows: Floats, tables: Mapping[str, list[ir.Node]]) -> str | None:
-    """The table that a product's weight [channels, K] is, as where a language model's head is its embedding."""
-    if rows.shape not in {tuple(sizes(nodes[0].inputs[0]) or ()) for nodes in tables.values()}:
-        return None
-    key = _digest(rows)
-    return key if key in tables else None
-
-
-def code_table(rows: Floats, options: QuantizeOptions) -> Coded:
-    """Tables, and heads that share them, take 8 bits: each row counts alone, no rounding makes up for another's."""
-    block = next((block for block in (_block(options), 32, NARROWEST_BLOCK) if rows.shape[1] % block == 0), NARROWEST_BLOCK)
-    return round_to_nearest(rows, Grid(8, block, symmetric=True))
-
-
-def _look_ups(writer: BitsWriter, tables: Mapping[str, list[ir.Node]], options: QuantizeOptions) -> None:
-    for key, nodes in tables.items():
-        array = constant(nodes[0].inputs[0])
-        assert array is not None
-        coded = code_table(array, options)
-        if array.shape[1] % coded.grid.block:
-            continue  # the kernel takes whole blocks
-        for node in nodes:
-            writer.embedding(node, coded, key)
 
 
 def _store(job: Job, model: ir.Model, writer: BitsWriter) -> int:
