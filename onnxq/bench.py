@@ -19,6 +19,7 @@ from onnxq.data.samples import check_feeds, open_samples
 from onnxq.errors import DataError, ModelError
 from onnxq.gates import Gate, Limits, at_least, at_most
 from onnxq.generation import Generator
+from onnxq.latency import in_turn
 from onnxq.machine import Machine, this_machine
 from onnxq.model.files import file_bytes, load
 from onnxq.model.runtime import InputSpec, input_specs, open_session, run
@@ -184,7 +185,7 @@ def _timings(paths: Sequence[Path], feeds: Sequence[Feeds], batch: int, threads:
     for turn in range(options.runs):
         if turn >= LEAST_RUNS and time.perf_counter() > end:
             break
-        for session, record in zip(sessions, times, strict=True):
+        for session, record in in_turn(list(zip(sessions, times, strict=True)), turn):
             start = time.perf_counter()
             session.run(None, feeds[turn % len(feeds)])
             record.append((time.perf_counter() - start) * 1000)

@@ -145,6 +145,7 @@ def main(context: click.Context, config: Path | None) -> None:
     show_default=True,
     help="With --mode weights: to nearest, half-quadratic, by calibration samples (gptq), or scaled by them first (awq); auto is gptq with --calib, else hqq.",
 )
+@click.option("--standard", is_flag=True, help="With --mode weights: operators of ONNX itself (opset 21), in place of this runtime's.")
 @click.option(
     "--integer-compute/--float-compute",
     default=True,

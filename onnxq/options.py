@@ -89,6 +89,7 @@ class QuantizeOptions:
     prefer       with `Mode.AUTO`: what counts
     weight_type, block, symmetric, rounding  how weights are stored with `Mode.WEIGHTS`: values that share a scale
                  ("channel" and "tensor" too), whether they have no zero point, and how they are rounded
+    standard     with `Mode.WEIGHTS`: operators of ONNX itself (opset 21), in place of this runtime's
     integer_compute  let the kernels of such weights round activations to 8 bits, which is faster
     effort       how much is measured to make the result accurate
     method       how activation ranges are chosen
@@ -117,6 +118,7 @@ class QuantizeOptions:
     block: str = "32"
     symmetric: bool = True
     rounding: Rounding = Rounding.AUTO
+    standard: bool = False
     integer_compute: bool = True
     effort: Effort = Effort.BALANCED
     method: Method = Method.AUTO

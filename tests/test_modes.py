@@ -101,6 +101,33 @@ def test_half_quadratic_rounding_is_no_worse_where_weights_have_outliers():
     assert errors[1] < 0.98 * errors[0]
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("kind", [WeightType.INT4, WeightType.INT8])
+@pytest.mark.parametrize("gemm", [True, False])
+def test_standard_operators(kind, symmetric, gemm, tmp_path):
+    proto, rows = product(100, 48, gemm=gemm)
+    onnx.save(proto, tmp_path / "m.onnx")
+    options = {"weight_type": kind, "symmetric": symmetric, "rounding": Rounding.RTN, "standard": True}
+    made(tmp_path / "m.onnx", Mode.WEIGHTS, tmp_path, **options)
+    written = onnx.load(tmp_path / "o.onnx")
+    onnx.checker.check_model(written, full_check=True)
+    assert {node.domain for node in written.graph.node} == {""}
+    decoded = round_to_nearest(rows, Grid(8 if kind is WeightType.INT8 else 4, 32, symmetric)).decoded()
+    bias = next((numpy_helper.to_array(t) for t in written.graph.initializer if t.name == "b"), 0)
+    x = np.eye(100, dtype=np.float32)
+    found = open_session(tmp_path / "o.onnx", optimize=False).run(None, {"x": x})[0]
+    assert np.allclose(found, decoded.T + bias, atol=1e-4)
+
+
+def test_standard_operators_run_in_the_kernel_of_few_bits(tmp_path):
+    proto, _ = product(256, 64)
+    onnx.save(proto, tmp_path / "m.onnx")
+    report, _ = made(tmp_path / "m.onnx", Mode.WEIGHTS, tmp_path, standard=True)
+    assert report.kernels.counts == {"MatMulNBits": 1}
+    with pytest.raises(ModelError, match="ONNX itself has no nf4"):
+        made(tmp_path / "m.onnx", Mode.WEIGHTS, tmp_path, standard=True, weight_type=WeightType.NF4, force=True)
+
+
 # --- books
 
 

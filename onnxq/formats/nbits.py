@@ -46,6 +46,32 @@ class BitsWriter:
         sizes = {"K": columns, "N": len(coded.codes), "bits": grid.bits, "block_size": grid.block}
         self._replace(node, "MatMulNBits", inputs, accuracy_level=self.accuracy_level, **sizes)
 
+    def standard_product(self, node: ir.Node, coded: Coded) -> None:
+        """A MatMul or Gemm whose weight [K, N] is a blocked DequantizeLinear of opset 21, which this runtime fuses."""
+        grid, key = coded.grid, node.name or "product"
+        low = grid.middle if grid.symmetric else 0
+        kind = {(4, True): ir.DataType.INT4, (4, False): ir.DataType.UINT4, (8, True): ir.DataType.INT8, (8, False): ir.DataType.UINT8}
+        stored = kind[grid.bits, grid.symmetric]
+
+        def integers(name: str, array: Integers) -> ir.Value:
+            shifted = np.ascontiguousarray((array.astype(np.int16) - low).T.astype(np.int8 if grid.symmetric else np.uint8))
+            tensor = ir.Tensor(shifted.astype(stored.numpy()), dtype=stored, name=self.names.fresh(f"{key}_{name}"))
+            value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(stored), const_value=tensor)
+            self.graph.register_initializer(value)
+            return value
+
+        inputs: list[ir.Value | None] = [integers("codes", coded.codes), self._add(f"{key}_scales", coded.scales.T)]
+        if not grid.symmetric:
+            inputs.append(integers("zeros", coded.zeros))
+        weight = ir.Value(
+            name=self.names.fresh(f"{key}_weight"), shape=ir.Shape(coded.codes.T.shape), type=ir.TensorType(ir.DataType.FLOAT)
+        )
+        name = self.names.fresh(f"{key}_DequantizeLinear")
+        add_node(graph_of(node), "DequantizeLinear", inputs, [weight], name=name, axis=0, block_size=grid.block)
+        node.replace_input_with(1, weight)
+        if node.op_type == "Gemm":
+            node.attributes["transB"] = ir.AttrInt64("transB", 0)
+
     def _blocks(self, coded: Coded, key: str) -> list[ir.Value]:
         """Codes [N, blocks, bytes], scales [N, blocks] and, where they are not the middle, zeros."""
         if key not in self._stored:

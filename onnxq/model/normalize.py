@@ -62,12 +62,12 @@ def opset_of(model: ir.Model) -> int:
     return model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1))
 
 
-def lift_opset(model: ir.Model) -> ir.Model:
-    """Convert to opset 13 where the model is older; left as it is where onnx cannot convert it.
+def lift_opset(model: ir.Model, least: int = LEAST_OPSET) -> ir.Model:
+    """Convert to opset 13 (or another) where the model is older; left as it is where onnx cannot convert it.
 
     An older opset is no failure: the writer then uses the Q/DQ of the com.microsoft domain.
     """
-    if opset_of(model) >= LEAST_OPSET:
+    if opset_of(model) >= least:
         return model
     folders = {
         value.name: value.const_value.base_dir
@@ -75,14 +75,14 @@ def lift_opset(model: ir.Model) -> ir.Model:
         if isinstance(value.const_value, ir.ExternalTensor)
     }
     try:
-        proto = onnx.version_converter.convert_version(ir.serde.serialize_model(model), LEAST_OPSET)
+        proto = onnx.version_converter.convert_version(ir.serde.serialize_model(model), least)
         lifted = ir.serde.deserialize_model(proto)
     except Exception:  # the converter raises RuntimeError and others for operators without an adapter
         return model
     for value in lifted.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value.base_dir = folders[value.name]
-    lifted.ir_version = max(model.ir_version, 7)
+    lifted.ir_version = max(model.ir_version, 7 if least == LEAST_OPSET else 10)
     return lifted
 
 

@@ -1,6 +1,7 @@
 """`--mode weights`: weights in 8 or 4 bits, activations in float."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -8,13 +9,15 @@ from onnx_ir.passes import common as passes
 
 from onnxq.arithmetic import symmetric_scale
 from onnxq.calibration.moments import LayerInput, Moments
-from onnxq.errors import DataError
+from onnxq.errors import DataError, ModelError
 from onnxq.formats.nbits import INT8_COMPUTE, BitsWriter
+from onnxq.formats.tables import quantize_tables
 from onnxq.job import Job
 from onnxq.model.divide import divide_channels
 from onnxq.model.edit import constant, is_float, nodes_of, sizes
+from onnxq.model.normalize import infer_shapes, lift_opset, opset_of
 from onnxq.modes.products import SMALLEST, Made, moments_in_turns, plan_products, weight_rows
-from onnxq.modes.tables import code_table, code_tables, find_tables, table_of
+from onnxq.modes.tables import Tables, code_table, code_tables, find_tables, table_of
 from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan import Plan
 from onnxq.schemes import Floats
@@ -29,6 +32,8 @@ SHARED_BLOCK = 128
 SUFFERS = 0.04
 """Share of a layer's output power that its rounding may cost before it is kept at 8 bits (14 dB)."""
 BITS = {WeightType.INT8: 8, WeightType.INT4: 4}
+BLOCKS_OPSET = 21
+"""The first opset whose DequantizeLinear takes blocks."""
 STORED = {"Conv": 0, "ConvTranspose": 1}
 """Axis of the output channels of weights that are stored as int8 and computed in float."""
 
@@ -36,6 +41,9 @@ STORED = {"Conv": 0, "ConvTranspose": 1}
 def quantize_weights_only(job: Job) -> Made:
     """Code the weights of all products, tables that are looked up, and convolutions' weights for storage."""
     options = job.options
+    start = time.perf_counter()
+    if options.standard:
+        job.model = _lifted(job)
     source, rounding = job.model, _rounding(options, bool(job.calibration))
     plan = plan_products(source, job.selection)
     layers = layer_inputs(plan)
@@ -47,34 +55,70 @@ def quantize_weights_only(job: Job) -> Made:
         plan = plan_products(source, job.selection)
         layers = layer_inputs(plan)
     model = source.clone()
-    nodes = {node.name: node for node in nodes_of(model)}
     writer = BitsWriter(model, INT8_COMPUTE if options.integer_compute else 0)
-    tables, kept = find_tables(model), []
+    tables = {} if options.standard else find_tables(model)
+
+    def second_moments(name: str) -> Floats | None:
+        known = moments.get(layers[name]) if name in layers else None
+        second = known.raw() if known is not None else None
+        return None if second is None else second[0]
+
+    kept = _code_products(writer, plan, tables, options, lambda name, rows: _coded(rows, second_moments(name), rounding, options))
+    if options.standard:
+        quantize_tables(model)
+    code_tables(writer, tables, _block(options))
+    stored = _store(job, model, writer)
+    passes.RemoveUnusedNodesPass()(model)
+    model.graph.sort()
+    seconds = (time.perf_counter() - start) / max(1, len(plan.nodes))
+    notes = [f"{seconds:.2f} s a product, with the moments of its inputs"] if moments or rounding is Rounding.AWQ else []
+    notes += [f"{stored} other weights stored in 8 bits, widened when the file is loaded"] if stored else []
+    if kept:
+        few = ", ".join(kept[:3])
+        notes.append(f"{len(kept)} of {len(plan.nodes)} products keep 8 bits: 4 would cost too much of their output ({few}, ...)")
+    return Made(model, plan, [str(rounding if options.weight_type in BITS else options.weight_type)], notes, stored)
+
+
+def _code_products(
+    writer: BitsWriter, plan: Plan, tables: Tables, options: QuantizeOptions, coded: Callable[[str, Floats], Coded]
+) -> list[str]:
+    """Replace all products; the names of those that keep 8 bits though 4 were asked for."""
+    nodes, kept = {node.name: node for node in nodes_of(writer.model)}, []
     for name, planned in plan.nodes.items():
         rows = weight_rows(planned)
         table = table_of(rows, tables)
         if table is not None:
             writer.product(nodes[name], code_table(rows, _block(options)), table)
-            continue
-        if options.weight_type not in BITS:
+        elif options.weight_type not in BITS:
             writer.book_product(nodes[name], rows, str(options.weight_type), _block(options))
-            continue
-        known = moments.get(layers[name]) if name in layers else None
-        second = known.raw() if known is not None else None
-        coded = code(rows, grid_of(options), rounding, None if second is None else second[0])
-        if options.weight_type is WeightType.INT4 and loss(rows, coded, second) > SUFFERS:
-            coded = code(rows, grid_of(options, WeightType.INT8), Rounding.RTN, None)
-            kept.append(name)
-        writer.product(nodes[name], coded, name)
-    code_tables(writer, tables, _block(options))
-    stored = _store(job, model, writer)
-    passes.RemoveUnusedNodesPass()(model)
-    model.graph.sort()
-    notes = [f"{stored} other weights stored in 8 bits, widened when the file is loaded"] if stored else []
-    if kept:
-        few = ", ".join(kept[:3])
-        notes.append(f"{len(kept)} of {len(plan.nodes)} products keep 8 bits: 4 would cost too much of their output ({few}, ...)")
-    return Made(model, plan, [str(rounding if options.weight_type in BITS else options.weight_type)], notes, stored)
+        else:
+            found = coded(name, rows)
+            if found.grid.bits != BITS[options.weight_type]:
+                kept.append(name)
+            if options.standard:
+                writer.standard_product(nodes[name], found)
+            else:
+                writer.product(nodes[name], found, name)
+    return kept
+
+
+def _coded(rows: Floats, second: Floats | None, rounding: Rounding, options: QuantizeOptions) -> Coded:
+    """A weight in the bits that are asked for, or in 8 where fewer would cost too much."""
+    coded = code(rows, grid_of(options), rounding, second)
+    if options.weight_type is WeightType.INT4 and loss(rows, coded, second) > SUFFERS:
+        return code(rows, grid_of(options, WeightType.INT8), Rounding.RTN, None)
+    return coded
+
+
+def _lifted(job: Job) -> ir.Model:
+    """The model at opset 21, where blocks of 4 bits are standard."""
+    if job.options.weight_type not in BITS:
+        raise ModelError(f"--standard: ONNX itself has no {job.options.weight_type}: choose int4 or int8, or leave --standard out")
+    lifted = lift_opset(job.model, BLOCKS_OPSET)
+    if opset_of(lifted) < BLOCKS_OPSET:
+        raise ModelError(f"{job.options.model}: onnx cannot lift it to opset {BLOCKS_OPSET}: leave --standard out")
+    infer_shapes(lifted)
+    return lifted
 
 
 def _scaled(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], grid: Grid) -> ir.Model:
@@ -130,7 +174,7 @@ def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:
     error = coded.decoded() - rows
     if second is None:
         return float(np.square(error).sum() / max(1e-30, float(np.square(rows).sum())))
-    return float(((error @ second[0]) * error).sum() / max(1e-30, float(((rows @ second[0]) * rows).sum())))
+    return float(((error @ second) * error).sum() / max(1e-30, float(((rows @ second) * rows).sum())))
 
 
 def _store(job: Job, model: ir.Model, writer: BitsWriter) -> int:
