@@ -5,9 +5,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxq.errors import ModelError
+from onnxq.formats import tables
 from onnxq.formats.nbits import BitsWriter
 from onnxq.model.files import load
 from onnxq.model.runtime import open_session
+from onnxq.modes import fp16, products, weights
 from onnxq.options import Effort, Mode, QuantizeOptions, Rounding, WeightType
 from onnxq.pipeline import quantize
 from onnxq.techniques.blockwise import Grid, round_to_nearest
@@ -16,6 +18,7 @@ from onnxq.techniques.gptq_blocks import gptq_blocks
 from onnxq.techniques.hqq import half_quadratic
 from onnxq.techniques.saturation import kernel_order, saturating_pairs
 from tests.conftest import CNN, SAMPLES, TRANSFORMER
+from tests.test_fuzz import Graph
 
 RANDOM = np.random.default_rng(0)
 
@@ -310,3 +313,42 @@ def test_models_that_come_in_half_precision(language, tmp_path):
     for mode in (Mode.DYNAMIC, Mode.WEIGHTS, Mode.FP16):
         report, _ = made(tmp_path / "half.onnx", mode, tmp_path, calib=language / "data", force=True)
         assert report.outputs.sqnr_db > 15
+
+
+# --- random graphs
+
+MODES_TRIED = (
+    (Mode.DYNAMIC, {}, 8),
+    (Mode.WEIGHTS, {"weight_type": WeightType.INT8}, 25),
+    (Mode.WEIGHTS, {"rounding": Rounding.AWQ, "symmetric": False, "block": "16"}, 8),
+    (Mode.WEIGHTS, {"weight_type": WeightType.NF4}, 8),
+    (Mode.WEIGHTS, {"standard": True}, 8),
+    (Mode.FP16, {}, 35),
+)
+
+
+@pytest.mark.parametrize("first", [0, pytest.param(1000, marks=pytest.mark.slow)])
+def test_random_graphs(first, tmp_path, monkeypatch):
+    for module in (products, weights, fp16, tables):
+        monkeypatch.setattr(module, "SMALLEST", 4)
+    done = 0
+    for seed in range(first, first + (20 if first == 0 else 300)):
+        graph = Graph(seed)
+        for _ in range(int(graph.rng.integers(2, 14))):
+            graph.step()
+        if not graph.nodes:
+            continue
+        onnx.save(graph.model(), tmp_path / "m.onnx")
+        (tmp_path / "data").mkdir(exist_ok=True)
+        for i in range(6):
+            np.save(tmp_path / "data" / f"{i}.npy", graph.rng.normal(size=graph.values["x"]).astype(np.float32))
+        for mode, options, least in MODES_TRIED:
+            try:
+                report, _ = made(tmp_path / "m.onnx", mode, tmp_path, calib=tmp_path / "data", force=True, **options)
+            except ModelError as error:
+                if "nothing to quantize" not in str(error):
+                    raise
+                continue
+            done += 1
+            assert report.outputs.sqnr_db is None or report.outputs.sqnr_db > least, f"seed {seed}, {mode} {options}"
+    assert done > 40
