@@ -346,6 +346,27 @@ def evaluate(
 
 
 @main.command()
+@click.argument("model", type=FILE)
+@click.argument("other", metavar="INT8", type=FILE)
+@click.option("--data", type=FILE, required=True, help="Samples, as for quantize --calib; a few are used.")
+@click.option("--preprocess", metavar="PRESET|FILE", help="How a file becomes an input.")
+@common
+@_guarded
+def debug(model: Path, other: Path, data: Path, preprocess: str | None, as_json: bool, verbose: bool, quiet: bool) -> None:
+    """Show where INT8 leaves its float MODEL: the error behind each layer, values that are cut, weights that saturate.
+
+    \b
+    Example:
+      onnxq debug model.onnx model.int8.onnx --data data/
+    """
+    from onnxq.debugging import debug as run
+    from onnxq.report.text import debug_text
+
+    report = run(model, other, data, preprocess)
+    _print(report, debug_text(report, verbose=verbose), as_json=as_json, quiet=quiet)
+
+
+@main.command()
 @click.argument("models", type=FILE, nargs=-1, required=True)
 @click.option("--data", type=FILE, help="Samples to run on, as for quantize --calib; random values by default.")
 @click.option("--preprocess", metavar="PRESET|FILE", help="How a file becomes an input.")

@@ -98,7 +98,7 @@ def layer_rows(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[
 def _errors(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str, Feeds]]) -> dict[str, float]:
     """SQNR in dB behind each planned node of the main graph, by its name."""
     written = load(path)
-    pairs = _pairs(plan, written)
+    pairs = pairs_of(plan, written)
     if not pairs:
         return {}
     wanted, found = expose(model, [a for a, _ in pairs.values()]), expose(written, [b for _, b in pairs.values()])
@@ -118,7 +118,7 @@ def _errors(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _pairs(plan: Plan, written: ir.Model) -> dict[str, tuple[str, str]]:
+def pairs_of(plan: Plan, written: ir.Model) -> dict[str, tuple[str, str]]:
     """By node: the value in the float model, and the one in the written file that stands for it."""
     nodes = {node.name: node for node in written.graph}
     pairs: dict[str, tuple[str, str]] = {}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from onnxq.bench import BenchReport
+from onnxq.debugging import DebugReport
 from onnxq.evaluation import EvalReport, ModelScore
 from onnxq.inspection import InspectReport
 from onnxq.operators import INTEGER_KERNELS
@@ -192,6 +193,20 @@ def bench_text(report: BenchReport) -> str:
             lines.append([name, str(words.prompt), str(words.tokens), *times, f"{words.agreement:.1%}"])
         parts.append(table(lines))
     return "\n\n".join(parts)
+
+
+def debug_text(report: DebugReport, *, verbose: bool = False) -> str:
+    """The worst layers, or all of them."""
+    shown = report.layers if verbose else report.worst
+    rows = [["layer", "operator", "SQNR dB", "least", "largest", "cut", "saturating"]]
+    for row in shown:
+        cut = "-" if row.clipped is None else f"{row.clipped:.2%}"
+        cells = [_number(row.sqnr_db, "{:.1f}"), f"{row.low:.3g}", f"{row.high:.3g}", cut, str(row.saturating)]
+        rows.append([row.name, row.op_type, *cells])
+    advice = [[row.name, row.advice] for row in shown if row.advice]
+    tried = f"\n\n{table([['layer', 'what to try'], *advice], left=2)}" if advice else ""
+    which = "all" if verbose else f"the {len(shown)} farthest from float of"
+    return f"{which} {len(report.layers)} layers, {report.samples} samples\n\n{table(rows, left=2)}{tried}"
 
 
 def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:

@@ -1,0 +1,164 @@
+"""`onnxq debug`: a quantized file against its float model, layer by layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.data.forms import read_forms
+from onnxq.data.samples import check_feeds, open_samples, spread
+from onnxq.errors import ModelError
+from onnxq.layers import pairs_of
+from onnxq.metrics import OutputError
+from onnxq.model.edit import constant
+from onnxq.model.expose import expose
+from onnxq.model.files import load
+from onnxq.model.normalize import normalize
+from onnxq.model.runtime import model_inputs, open_session, run
+from onnxq.plan import make_plan
+from onnxq.schemes import Array
+from onnxq.techniques.saturation import kernel_order, saturating_pairs
+
+SAMPLES = 8
+WORST = 10
+CLIPPED = 1e-3
+"""Share of values outside the integers' range that is worth a word."""
+ALIKE, HALF_AN_OCTAVE = 0.95, 0.5
+"""A channel whose values are float's but for a factor, and one beyond what rounding could make it."""
+NEAR_DB = 15.0
+"""Layers below this are worth one too."""
+
+
+@dataclass(frozen=True)
+class DebugRow:
+    """One layer, in the order of the graph.
+
+    sqnr_db     behind it, all layers before it quantized too, dB; channels that the file divides are scaled back
+    low, high   least and largest value seen in float
+    clipped     share of its values outside what its integers hold; None where it stays float
+    saturating  pairs of its weights that CPUs without VNNI add wrongly
+    advice      what to try; empty where nothing is wrong
+    """
+
+    name: str
+    op_type: str
+    sqnr_db: float | None
+    low: float
+    high: float
+    clipped: float | None
+    saturating: int
+    advice: str
+
+
+@dataclass(frozen=True)
+class DebugReport:
+    """All layers, and the worst of them first."""
+
+    model: str
+    other: str
+    samples: int
+    layers: list[DebugRow]
+    worst: list[DebugRow]
+
+
+@dataclass
+class _Seen:
+    """What the samples show of one layer."""
+
+    error: OutputError
+    low: float = np.inf
+    high: float = -np.inf
+    outside: int = 0
+    count: int = 0
+
+    def add(self, want: Array, have: Array, held: tuple[float, float] | None) -> None:
+        if want.size == 0 or want.shape != have.shape or have.dtype.kind != "f":
+            return
+        self.low, self.high = min(self.low, float(want.min())), max(self.high, float(want.max()))
+        found, factor = _scaled_back(want, have)
+        self.error.add([want], [found])
+        if held is not None:
+            self.outside += int(np.count_nonzero((want * factor < held[0]) | (want * factor > held[1])))
+            self.count += want.size
+
+
+def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -> DebugReport:
+    """Compare the values behind each layer over a few samples.
+
+    Raises:
+        OnnxqError: a model or the data cannot be used, or the files have no layer in common.
+    """
+    written = load(other)
+    source = normalize(load(model))
+    specs = model_inputs(source)
+    samples = spread(open_samples(data, specs, read_forms(preprocess), SAMPLES * 25), SAMPLES)
+    pairs = pairs_of(make_plan(source), written)
+    if not pairs:
+        raise ModelError(f"{other}: has no layer of {model} in QDQ form: give a file that onnxq made of this model")
+    wanted, found = expose(source, [a for a, _ in pairs.values()]), expose(written, [b for _, b in pairs.values()])
+    held = {name: _held(written, b) for name, (_, b) in pairs.items()}
+    seen = {name: _Seen(OutputError([name])) for name in pairs}
+    sessions = open_session(wanted.model), open_session(found.model)
+    names = [[output for output, _ in each.outputs.values()] for each in (wanted, found)]
+    for sample in samples:
+        feeds = check_feeds(sample, specs)
+        expected, actual = (run(session, feeds, sample.name, list(each)) for session, each in zip(sessions, names, strict=True))
+        left, right = (dict(zip(each, values, strict=True)) for each, values in zip(names, (expected, actual), strict=True))
+        for name, (a, b) in pairs.items():
+            seen[name].add(left[wanted.outputs[a][0]], right[found.outputs[b][0]], held[name])
+    nodes = {node.name or "": node for node in written.graph}
+    rows = [_row(nodes[name], seen[name], quantized=held[name] is not None) for name in pairs]
+    measured = sorted((row for row in rows if row.sqnr_db is not None), key=lambda row: row.sqnr_db or 0.0)
+    return DebugReport(str(model), str(other), len(samples), rows, measured[:WORST])
+
+
+def _scaled_back(want: Array, have: Array) -> tuple[Array, Array | float]:
+    """Undo factors a channel, which equalization and smoothing put on values between layers; what the file's values are of float's."""
+    axis = 1 if want.ndim > 2 else -1
+    if want.ndim < 2:
+        return have, 1.0
+    others = tuple(i for i in range(want.ndim) if i != axis % want.ndim)
+    power = np.square(want, dtype=np.float64).sum(others, keepdims=True)
+    product = (want.astype(np.float64) * have).sum(others, keepdims=True)
+    alike = product > ALIKE * np.sqrt(power * np.square(have, dtype=np.float64).sum(others, keepdims=True))
+    factor = np.where(alike & (power > 0), product / np.where(power > 0, power, 1), 1.0)
+    factor = np.where(np.abs(np.log2(np.maximum(factor, 1e-9))) > HALF_AN_OCTAVE, factor, 1.0)
+    return (have / factor).astype(np.float32), factor.astype(np.float32)
+
+
+def _held(written: ir.Model, name: str) -> tuple[float, float] | None:
+    """What the integers behind a dequantized value hold, half a step added at each end."""
+    node = next((node for node in written.graph if node.outputs[0].name == name), None)
+    if node is None or node.op_type != "DequantizeLinear":
+        return None
+    scale, zero = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else np.array(0, np.uint8)
+    if scale is None or zero is None or scale.size != 1:
+        return None
+    kind = np.iinfo(zero.dtype)
+    step, middle = float(scale.reshape(())), int(zero.reshape(()))
+    return (kind.min - middle - 0.5) * step, (kind.max - middle + 0.5) * step
+
+
+def _row(node: ir.Node, seen: _Seen, *, quantized: bool) -> DebugRow:
+    sqnr = seen.error.sqnr_db()
+    clipped = seen.outside / seen.count if seen.count else None
+    pairs = _saturating(node)
+    advice: Sequence[str] = (
+        *(["its weights saturate on CPUs without VNNI: --target portable"] if pairs else []),
+        *([f"{clipped:.1%} of its values are cut: --method minmax or mse"] if clipped is not None and clipped > CLIPPED else []),
+        *([f"--exclude '{node.name}', or more samples"] if quantized and sqnr is not None and sqnr < NEAR_DB else []),
+    )
+    return DebugRow(node.name or "", node.op_type, sqnr, seen.low, seen.high, clipped, pairs, "; ".join(advice))
+
+
+def _saturating(node: ir.Node) -> int:
+    """Pairs of a stored weight that break the rule of `techniques.saturation`; depthwise kernels add no pairs."""
+    value = node.inputs[1] if len(node.inputs) > 1 else None
+    producer = value.producer() if value is not None else None
+    stored = constant(producer.inputs[0]) if producer is not None and producer.op_type == "DequantizeLinear" else None
+    if stored is None or stored.dtype != np.int8 or (node.op_type == "Conv" and stored.shape[1] == 1):
+        return 0
+    transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int()
+    return saturating_pairs(kernel_order(stored, 0 if node.op_type == "Conv" or transposed else 1))
