@@ -5,7 +5,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from onnxq.data.samples import check_feeds, open_samples
 from onnxq.errors import DataError, ModelError
 from onnxq.gates import Gate, Limits, at_least, at_most
 from onnxq.generation import Generator
-from onnxq.latency import in_turn
+from onnxq.latency import time_in_turns
 from onnxq.machine import Machine, this_machine
 from onnxq.model.files import file_bytes, load
 from onnxq.model.runtime import InputSpec, input_specs, open_session, run
@@ -29,7 +28,6 @@ SCHEMA = 1
 """Version of the JSON; it changes when a key changes its meaning or goes away."""
 SAMPLES = 8
 """Samples that are taken in turn."""
-LEAST_RUNS = 5
 MEASURE = """
 import json, resource, sys, time
 import numpy as np, onnxruntime as ort
@@ -178,17 +176,9 @@ def _random(spec: InputSpec, shape: Sequence[int] | None, random: np.random.Gene
 
 def _timings(paths: Sequence[Path], feeds: Sequence[Feeds], batch: int, threads: int, options: BenchOptions) -> list[Timing]:
     sessions = [open_session(path, threads=threads) for path in paths]
-    times: list[list[float]] = [[] for _ in paths]
     for path, session in zip(paths, sessions, strict=True):
         _first(path, session, feeds[0], batch)
-    end = time.perf_counter() + options.seconds
-    for turn in range(options.runs):
-        if turn >= LEAST_RUNS and time.perf_counter() > end:
-            break
-        for session, record in in_turn(list(zip(sessions, times, strict=True)), turn):
-            start = time.perf_counter()
-            session.run(None, feeds[turn % len(feeds)])
-            record.append((time.perf_counter() - start) * 1000)
+    times = time_in_turns(sessions, feeds, options.runs, options.seconds)
     base = statistics.median(times[0])
     rows = []
     for record in times:

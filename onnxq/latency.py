@@ -4,12 +4,12 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+
+import onnxruntime as ort
 
 from onnxq.model.runtime import open_session
 from onnxq.schemes import Feeds
 
-T = TypeVar("T")
 MOST_RUNS, LEAST_RUNS = 200, 5
 
 
@@ -26,20 +26,28 @@ def medians_ms(paths: Sequence[Path], feeds: Sequence[Feeds], threads: int, seco
     if not together:
         return [medians_ms([path], feeds, threads, seconds / len(paths))[0] for path in paths]
     sessions = [open_session(path, threads=threads) for path in paths]
-    times: list[list[float]] = [[] for _ in sessions]
     for session in sessions:
         session.run(None, feeds[0])
+    return [statistics.median(record) for record in time_in_turns(sessions, feeds, MOST_RUNS, seconds)]
+
+
+def time_in_turns(sessions: Sequence[ort.InferenceSession], feeds: Sequence[Feeds], runs: int, seconds: float) -> list[list[float]]:
+    """Milliseconds of each run of each session; to and fro, for what comes later in a turn finds the machine in another state.
+
+    Args:
+        sessions: warm.
+        feeds: samples, taken in turn.
+        runs: most turns.
+        seconds: after which no further turn begins, but at least five are taken.
+    """
+    times: list[list[float]] = [[] for _ in sessions]
     end = time.perf_counter() + seconds
-    for turn in range(MOST_RUNS):
+    for turn in range(runs):
         if turn >= LEAST_RUNS and time.perf_counter() > end:
             break
-        for session, record in in_turn(list(zip(sessions, times, strict=True)), turn):
+        order = list(zip(sessions, times, strict=True))
+        for session, record in order[::-1] if turn % 2 else order:
             start = time.perf_counter()
             session.run(None, feeds[turn % len(feeds)])
             record.append((time.perf_counter() - start) * 1000)
-    return [statistics.median(record) for record in times]
-
-
-def in_turn(things: list[T], turn: int) -> list[T]:
-    """To and fro: what comes later in a turn finds the machine in another state, by a per cent or two."""
-    return things[::-1] if turn % 2 else things
+    return times

@@ -21,11 +21,11 @@ from onnxq.data.source import Sample
 from onnxq.equalize import equalize
 from onnxq.errors import DataError, ModelError
 from onnxq.fallback import RUINED_DB, Load
-from onnxq.formats.half import with_half_weights
-from onnxq.formats.lstm import dynamic_lstms, quantize_lstms, with_dynamic_lstms
+from onnxq.formats.half import narrow_weights
+from onnxq.formats.lstm import dynamic_lstms, quantize_lstms
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
-from onnxq.formats.tables import looked_up, with_int8_tables
+from onnxq.formats.tables import looked_up, quantize_tables
 from onnxq.job import Job, prepare
 from onnxq.latency import medians_ms
 from onnxq.layers import histograms, layer_rows
@@ -210,12 +210,22 @@ def _judges(job: Job) -> list[Sample]:
 
 
 def _writer(job: Job) -> Writer:
-    write = WRITERS[job.options.format]
+    """The format's writer, and what is done to the file beside."""
+    write, steps = WRITERS[job.options.format], list[Callable[[ir.Model], object]]()
     if job.lstms:
-        write = with_dynamic_lstms(write, job.lstms)
+        steps.append(lambda model: quantize_lstms(model, job.lstms))
     if any(looked_up(job.model)):
-        write = with_int8_tables(write)
-    return with_half_weights(write, job.slow) if job.slow else write
+        steps.append(quantize_tables)
+    if job.slow:
+        steps.append(lambda model: narrow_weights(model, job.slow))
+
+    def written(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
+        result = write(model, plan, parameters)
+        for step in steps:
+            step(result)
+        return result
+
+    return written
 
 
 def _good_lstms(job: Job, references: References | None) -> list[str]:

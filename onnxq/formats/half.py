@@ -1,6 +1,6 @@
 """Weights of products that stay float, stored in half precision: the runtime widens them once, when it loads the file."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -11,17 +11,6 @@ from onnxq.schemes import Array
 
 MOST_ERROR = 1e-3
 """Largest root mean square error of the narrowed weights, by that of the weights."""
-
-
-def with_half_weights(write: Callable[..., ir.Model], names: Collection[str]) -> Callable[..., ir.Model]:
-    """A writer that stores the weights of the named nodes in half precision."""
-
-    def written(*args: object) -> ir.Model:
-        model = write(*args)
-        narrow_weights(model, names)
-        return model
-
-    return written
 
 
 def narrow_weights(model: ir.Model, names: Collection[str]) -> None:

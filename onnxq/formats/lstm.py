@@ -1,6 +1,6 @@
 """LSTMs with int8 weights: the runtime quantizes their inputs step by step (com.microsoft DynamicQuantizeLSTM)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -24,17 +24,6 @@ def is_dynamic_lstm(node: ir.Node) -> bool:
     layout = node.attributes.get("layout")
     weights = [constant(value) for value in node.inputs[1:3]]
     return all(w is not None and w.dtype == np.float32 for w in weights) and (layout is None or layout.as_int() == 0)
-
-
-def with_dynamic_lstms(write: Callable[..., ir.Model], chosen: Sequence[str]) -> Callable[..., ir.Model]:
-    """A writer that gives the named LSTMs int8 weights too."""
-
-    def written(*args: object) -> ir.Model:
-        model = write(*args)
-        quantize_lstms(model, chosen)
-        return model
-
-    return written
 
 
 def dynamic_lstms(model: ir.Model) -> list[str]:

@@ -3,7 +3,7 @@
 Gather(table, i)  =  Cast(Gather(integers, i)) * Gather(scales, i)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -38,17 +38,6 @@ def looked_up(model: ir.Model) -> Iterator[ir.Node]:
         shape = sizes(table)
         if shape is not None and len(shape) == 2 and np.prod(shape) >= SMALLEST and is_constant(table) and is_float(table):
             yield node
-
-
-def with_int8_tables(write: Callable[..., ir.Model]) -> Callable[..., ir.Model]:
-    """A writer that stores tables as int8 too."""
-
-    def written(*args: object) -> ir.Model:
-        model = write(*args)
-        quantize_tables(model)
-        return model
-
-    return written
 
 
 def quantize_tables(model: ir.Model) -> list[str]:
