@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
 import pytest
@@ -139,3 +141,13 @@ def test_folders_without_samples(tmp_path, content):
         open_samples(tmp_path, ONE)
     with pytest.raises(DataError, match="no such data folder"):
         open_samples(tmp_path / "missing", ONE)
+
+
+def test_arrays_are_read_by_several_threads(tmp_path):
+    for i in range(8):
+        np.save(tmp_path / f"{i}.npy", np.full((1, 3, 4, 4), i, np.float32))
+        np.savez(tmp_path / f"z{i}.npz", x=np.full((1, 3, 4, 4), i, np.float32))
+    samples = open_samples(tmp_path, ONE)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: int(samples[i % len(samples)].load()["x"][0, 0, 0, 0]), range(2000)))
+    assert found == [i % len(samples) % 8 for i in range(2000)]

@@ -1,5 +1,6 @@
 """NumPy files: `.npy` for models with one input, `.npz` with the input names as keys."""
 
+import threading
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,16 @@ from onnxq.data.source import Sample
 from onnxq.errors import DataError
 from onnxq.model.runtime import InputSpec
 from onnxq.schemes import Array, Feeds
+
+PARSING = threading.Lock()
+"""NumPy reads the header of an array with Python's parser, two of which at a time fail now and then in Python 3.11
+(SystemError: AST constructor recursion depth mismatch)."""
+
+
+def read_npz(path: Path) -> Feeds:
+    """All arrays of a file, by key."""
+    with PARSING, np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
 
 
 def npy_samples(path: Path, specs: list[InputSpec], _forms: Forms) -> list[Sample]:
@@ -27,7 +38,8 @@ def npy_samples(path: Path, specs: list[InputSpec], _forms: Forms) -> list[Sampl
 
 def _open_npy(path: Path) -> Array:
     try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        with PARSING:
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"sample {path}: not a NumPy array, or truncated: remove it or save it again") from error
 
@@ -43,7 +55,6 @@ def npz_samples(path: Path, _specs: list[InputSpec], _forms: Forms) -> list[Samp
 
 def _load_npz(path: Path) -> Feeds:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+        return read_npz(path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"sample {path}: not an .npz of plain arrays, or truncated: remove it or save it again") from error

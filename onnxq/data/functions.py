@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxq.data.arrays import read_npz
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, first_line
 from onnxq.model.runtime import InputSpec
@@ -110,5 +111,5 @@ def _items(found: Iterable[Any], reference: str, most: int | None) -> Iterator[A
 
 def _unspool(_folder: object, path: Path, names: list[str]) -> Feeds:
     """`_folder` is removed when the last sample that holds it goes."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[str(k)] for k, name in enumerate(names)}
+    arrays = read_npz(path)
+    return {name: arrays[str(k)] for k, name in enumerate(names)}
