@@ -25,7 +25,8 @@ def read_baseline(path: Path) -> dict[str, Numbers]:
 
 def _numbers(score: dict[str, object]) -> Numbers:
     metrics = score["metrics"]
-    assert isinstance(metrics, dict)
+    if not isinstance(metrics, dict):
+        raise TypeError("metrics")
     found = {name: value["value"] for name, value in metrics.items()}
     found |= {key: score[key] for key in ("sqnr_db", "latency_ratio", "bytes")}
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -47,8 +47,7 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
         chosen = _best(reports, options.prefer)
         _move(Path(reports[chosen].output), options.destination)
     points = [_point(name, report, kept=name == chosen) for name, report in reports.items()]
-    limits = replace(options.limits)
-    return replace(reports[chosen], output=str(options.destination), frontier=points).gated(limits)
+    return replace(reports[chosen], output=str(options.destination), frontier=points).gated(options.limits)
 
 
 def _try_all(options: QuantizeOptions, folder: Path) -> dict[str, QuantizeReport]:

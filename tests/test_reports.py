@@ -118,9 +118,15 @@ def test_failed_gates_are_in_every_report(name, request):
 def test_markdown_tables_have_as_many_cells_in_every_row(evaluated, quantized):
     hostile = replace(quantized, output=f"a|b{HOSTILE}")
     for report in (evaluated, hostile):
-        rows = [line for line in WRITERS[".md"](report).decode().splitlines() if line.startswith("|")]
-        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows if row.count("---") or True} <= {3, 4, 5, 11}
-        assert "<script" not in "".join(rows)
+        width = None
+        for line in WRITERS[".md"](report).decode().splitlines():
+            if not line.startswith("|"):
+                width = None
+                continue
+            bars = len(re.findall(r"(?<!\\)\|", line))
+            width = width or bars  # of the table's first row
+            assert bars == width
+            assert "<script" not in line
 
 
 @pytest.mark.parametrize("name", ["quantized", "evaluated"])
@@ -170,9 +176,10 @@ def test_a_baseline_is_compared_and_gates(tmp_path, evaluated):
     assert report.scores[1].before["top-1"] == 1.5
     assert [gate.name for gate in report.gates if not gate.holds] == ["--max-drop since --baseline"] * 2
     assert re.search(r"\(-\d+\.\d+\)", WRITERS[".md"](report).decode())
-    (tmp_path / "last.json").write_text("[]")
-    with pytest.raises(OnnxqError, match="not a report of onnxq eval"):
-        evaluate(paths[0], [], SAMPLES / "eval", options)
+    for text in ("[]", '{"scores": [{"model": "m", "metrics": []}]}'):
+        (tmp_path / "last.json").write_text(text)
+        with pytest.raises(OnnxqError, match="not a report of onnxq eval"):
+            evaluate(paths[0], [], SAMPLES / "eval", options)
 
 
 def test_generated_documentation_is_up_to_date():

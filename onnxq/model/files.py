@@ -150,7 +150,7 @@ def staged(path: Path) -> Iterator[Path]:
     try:
         yield building / path.name
         for file in sorted(building.iterdir(), key=lambda file: file.name == path.name):  # the model last
-            file.chmod(0o666 & ~_umask())
+            file.chmod(0o666 & ~umask())
             os.replace(file, path.parent / file.name)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
@@ -171,7 +171,8 @@ def save(model: ir.Model, path: Path) -> None:
     ir.save(model, path, external_data=external)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The bits that this process leaves out of new files' permissions."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

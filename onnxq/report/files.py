@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from onnxq.errors import OnnxqError, OutputError
 from onnxq.evaluation import EvalReport
+from onnxq.model.files import umask
 from onnxq.report.junit import junit
 from onnxq.report.markdown import markdown
 from onnxq.report.model import QuantizeReport
@@ -83,13 +83,7 @@ def write_reports(report: Report, files: Mapping[Path, str]) -> None:
         try:
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
                 file.write(content)
-            Path(file.name).chmod(0o666 & ~_umask())
+            Path(file.name).chmod(0o666 & ~umask())
             Path(file.name).replace(path)
         except OSError as error:
             raise OutputError(f"{path}: the report cannot be written: {error.strerror}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
