@@ -16,7 +16,7 @@ from onnxq.operators import Role
 from onnxq.plan import Plan, PlannedNode, clamp_bounds
 
 REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
-WORTH = 0.1
+WORTH = 0.01
 """Share of the planned nodes' expected time that leaving nodes float has to save."""
 LEAST_NS = 100_000
 """Models that take less than this in float are left on integers: nobody waits for them, and size counts."""
