@@ -40,6 +40,7 @@ class Job:
     slow   products that stay float for speed: their weights are stored in half precision
     aliases  tensors that views make of others, by name, before anything was given back
     lstms  LSTMs whose weights become int8
+    run_time  products whose activations' ranges are found when they run
     """
 
     options: QuantizeOptions
@@ -53,6 +54,7 @@ class Job:
     slow: set[str] = field(default_factory=set)
     aliases: dict[str, str] = field(default_factory=dict)
     lstms: list[str] = field(default_factory=list)
+    run_time: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

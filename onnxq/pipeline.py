@@ -2,84 +2,41 @@
 
 import gc
 import json
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
-import onnxruntime as ort
 
-from onnxq.calibration.collect import Collecting, collect, collect_moments
-from onnxq.calibration.methods import METHODS, MethodOptions
-from onnxq.calibration.moments import LayerInput, Moments
+from onnxq.calibration.collect import Collecting, collect
 from onnxq.calibration.statistics import Statistics, load_statistics
-from onnxq.choice import QUICK, Candidates, Choice, Trial, Variant, choose, keep_outputs
-from onnxq.data.samples import check_feeds, spread
-from onnxq.data.source import Sample
-from onnxq.equalize import equalize
+from onnxq.choice import Choice, Trial, Variant
+from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
-from onnxq.fallback import RUINED_DB, Load
-from onnxq.formats.half import narrow_weights
-from onnxq.formats.lstm import dynamic_lstms, quantize_lstms
-from onnxq.formats.qdq import write_qdq
-from onnxq.formats.qoperator import write_qoperator
-from onnxq.formats.tables import looked_up, quantize_tables
+from onnxq.fallback import RUINED_DB
 from onnxq.job import Job, prepare
 from onnxq.latency import medians_ms
 from onnxq.layers import histograms, layer_rows
 from onnxq.macs import concrete_shapes, node_macs
-from onnxq.metrics import MAX_DB
-from onnxq.model.edit import sizes
 from onnxq.model.files import check_output, digest, file_bytes, save, staged
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import narrow
 from onnxq.modes.products import Made
 from onnxq.modes.weights import quantize_weights_only
 from onnxq.operators import Role
-from onnxq.options import Effort, Format, Method, Mode, QuantizeOptions
+from onnxq.options import Method, Mode, QuantizeOptions
 from onnxq.parameters import Parameters
-from onnxq.plan import Plan
 from onnxq.references import References
 from onnxq.report.model import FloatNodes, Latency, QuantizeReport
-from onnxq.schemes import Feeds
-from onnxq.smooth import Changed, smooth
+from onnxq.search import RUN_TIME, choose_best, file_writer, find_judges, find_variants, good_lstms
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.version import __version__
-from onnxq.weights import WeightOptions, layer_inputs
 
 TIMED = 4
 """Held-out samples that are timed."""
 SLOWER = 1.03
 """A file that takes so many times the float model's time is called slower."""
-WORTH_MACS = 0.05
-"""Share of the planned MACs that smoothing has to reach to be tried."""
-LSTM_DB = 25.0
-"""Least SQNR of the outputs with one LSTM's weights in int8."""
-WORTH_DB = 0.5
-"""What a technique that adds nodes to the graph has to gain."""
-LAYER_SAMPLES = 48
-"""Calibration samples from which the layers' moments are taken."""
-JUDGES = 16
-"""Samples over which candidates are compared: held-out ones, and calibration samples where those are too few."""
-TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
-    Effort.FAST: [("bias_correction",)],
-    Effort.BALANCED: [("gptq", "bias_correction"), ("bias_correction",)],
-    Effort.BEST: [("gptq", "bias_correction"), ("bias_correction",), ("gptq",), ()],
-}
-"""Sets of techniques that are tried, the most promising first."""
-
-Writer = Callable[[ir.Model, Plan, Parameters], ir.Model]
-CHANGES: dict[str, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]], Changed | None]] = {
-    "smoothing": smooth,
-    "equalization": equalize,
-}
-"""Techniques that change the float model first."""
-WRITERS: dict[Format, Writer] = {
-    Format.QDQ: write_qdq,
-    Format.QOPERATOR: write_qoperator,
-}
 
 
 def quantize(options: QuantizeOptions) -> QuantizeReport:
@@ -93,15 +50,15 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     job = prepare(options)
     if options.mode is not Mode.STATIC:
         return _without_ranges(job, clock)
-    judges = _judges(job)
+    judges = find_judges(job)
     references = References.of(job.model, judges, job.specs) if judges else None
-    job.lstms = _good_lstms(job, references)
+    job.lstms = good_lstms(job, references)
     clock.lap(job, "prepare")
-    variants = _variants(job)
+    variants = find_variants(job)
     clock.lap(job, "layers")
     statistics = _statistics(job, variants)
     clock.lap(job, "calibrate")
-    choice = _choose(job, variants, references, statistics)
+    choice = choose_best(job, variants, references, statistics)
     clock.lap(job, "choose")
     del variants
     job.model, job.plan = choice.model, choice.plan
@@ -118,7 +75,7 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
 def _without_ranges(job: Job, clock: "_Clock") -> QuantizeReport:
     """The modes that need no calibrated ranges."""
     options = job.options
-    judges = _judges(job) if options.mode is Mode.DYNAMIC else []
+    judges = find_judges(job) if options.mode is Mode.DYNAMIC else []
     references = References.of(job.model, judges, job.specs) if judges else None
     clock.lap(job, "prepare")
     made = MODES[options.mode](job, references)
@@ -132,7 +89,7 @@ def _without_ranges(job: Job, clock: "_Clock") -> QuantizeReport:
     kept = Trial(options.method, tuple(made.techniques), None)
     choice = Choice(kept, made.model, made.plan, Parameters(), [])
     with staged(options.destination) as building:
-        _record(made.model, options, choice, statistics)
+        _record(made.model, job, choice, statistics)
         save(made.model, building)
         clock.lap(job, "write")
         report = _verify(job, building, choice, statistics)
@@ -203,118 +160,19 @@ def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
     return statistics
 
 
-def _judges(job: Job) -> list[Sample]:
-    held_out = spread(job.held_out, JUDGES)
-    others = [sample for sample in job.calibration if sample not in held_out]
-    return held_out + (spread(others, JUDGES - len(held_out)) if held_out and len(held_out) < JUDGES else [])
-
-
-def _writer(job: Job) -> Writer:
-    """The format's writer, and what is done to the file beside."""
-    write, steps = WRITERS[job.options.format], list[Callable[[ir.Model], object]]()
-    if job.lstms:
-        steps.append(lambda model: quantize_lstms(model, job.lstms))
-    if any(looked_up(job.model)):
-        steps.append(quantize_tables)
-    if job.slow:
-        steps.append(lambda model: narrow_weights(model, job.slow))
-
-    def written(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
-        result = write(model, plan, parameters)
-        for step in steps:
-            step(result)
-        return result
-
-    return written
-
-
-def _good_lstms(job: Job, references: References | None) -> list[str]:
-    """The LSTMs whose int8 weights, and inputs quantized step by step, leave the outputs as they are."""
-    names = dynamic_lstms(job.model) if job.options.dynamic_lstm else []
-    good = []
-    for name in names:
-        alone = job.model.clone()
-        quantize_lstms(alone, [name])
-        if references is None or references.inner_sqnr_db(alone, QUICK) >= LSTM_DB:
-            good.append(name)
-        else:
-            job.kept[name] = "its inputs have a range that 8 bits a step cannot hold"
-            job.plan.floats[name] = job.plan.floats[name][0], job.kept[name]
-    return good
-
-
 def _quantized(job: Job, choice: Choice, statistics: Statistics) -> ir.Model:
-    model = _writer(job)(choice.model, choice.plan, choice.parameters)
-    _record(model, job.options, choice, statistics)
+    model = file_writer(job)(choice.model, choice.plan, choice.parameters)
+    _record(model, job, choice, statistics)
     return model
 
 
-def _variants(job: Job) -> list[Variant]:
-    """The model as it is, and smoothed where that is expected to pay, with their layers' moments."""
-    plain = Variant(job.model, job.plan, {})
-    if not job.calibration:
-        return [plain]
-    samples = spread(job.calibration, LAYER_SAMPLES)
-    second = job.options.effort is not Effort.FAST
-    moments = collect_moments(job.model, layer_inputs(job.plan).values(), samples, second=second)
-    plain = Variant(job.model, job.plan, moments)
-    if job.options.stats or job.large:
-        return [plain]
-    changes = [change for change in CHANGES if second or change == "smoothing"]
-    return [plain] + [variant for change in changes for variant in _changed(job, plain, change, samples[0].load())]
+def _techniques(job: Job, choice: Choice) -> tuple[str, ...]:
+    return (*choice.kept.techniques, *([RUN_TIME] if job.run_time else []))
 
 
-def _changed(job: Job, plain: Variant, change: str, feeds: Feeds) -> list[Variant]:
-    """The model changed by a technique, where it touches enough of what is to be computed."""
-    found = CHANGES[change](job.model, job.plan, plain.moments)
-    if found is None:
-        return []
-    variant = Variant(found.model, job.replan(found.model), found.moments, (change,), found.divided)
-    before, after, loads = layer_inputs(plain.plan), layer_inputs(variant.plan), _loads(plain, feeds)
-    touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
-    return [variant] if touched >= WORTH_MACS else []
-
-
-def _choose(job: Job, variants: list[Variant], references: References | None, statistics: Statistics) -> Choice:
-    """Variant, method and techniques: those asked for, or the best on held-out samples."""
-    options = job.options
-    tried: list[tuple[Candidates, Choice]] = []
-    for variant in variants:
-        write = _writer(job)
-        weights = WeightOptions(options.per_channel, options.target)
-        others = tried[0][0] if tried else None  # the plain one
-        method = MethodOptions(options.percentile)
-        methods = list(METHODS) if options.method is Method.AUTO else [options.method]
-        candidates = Candidates(variant, statistics, methods, method, weights, write, references, others)
-        techniques = TECHNIQUES[options.effort] if variant.moments else [()]
-        tried.append((candidates, choose(candidates, options.method, techniques)))
-    candidates, choice = max(tried, key=lambda item: (item[1].kept.sqnr_db or 0.0) - WORTH_DB * ("smoothing" in item[0].variant.techniques))
-    choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
-    if options.effort is not Effort.FAST and references is not None:
-        variant = candidates.variant
-        loads = _loads(variant, job.held_out[0].load())
-        choice = keep_outputs(candidates, choice, loads, lambda kept: job.replan(variant.model, kept))
-    found = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
-    if found is not None and found <= -MAX_DB:
-        raise ModelError(
-            f"{options.model}: onnxruntime {ort.__version__} cannot run its int8 form, or gets no numbers from it: "
-            "leave more nodes float with --exclude, or try --format qoperator"
-        )
-    return choice
-
-
-def _loads(variant: Variant, feeds: Feeds) -> dict[str, Load]:
-    """Each planned product's share of the planned MACs and of the planned weights."""
-    shapes = concrete_shapes(variant.model, feeds)
-    anchors = {name: planned.node for name, planned in variant.plan.nodes.items() if planned.row.role is Role.ANCHOR}
-    macs = {name: node_macs(node, shapes) for name, node in anchors.items()}
-    weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
-    whole = max(1, sum(macs.values())), max(1, sum(weights.values()))
-    return {name: Load(macs[name] / whole[0], weights[name] / whole[1]) for name in anchors}
-
-
-def _record(model: ir.Model, options: QuantizeOptions, choice: Choice, statistics: Statistics) -> None:
+def _record(model: ir.Model, job: Job, choice: Choice, statistics: Statistics) -> None:
     """Say in the file how it was made; nothing that changes from run to run."""
+    options = job.options
     chosen = {
         "effort": options.effort,
         "exclude": options.exclude,
@@ -326,7 +184,7 @@ def _record(model: ir.Model, options: QuantizeOptions, choice: Choice, statistic
         "percentile": options.percentile,
         "samples": statistics.samples,
         "target": options.target,
-        "techniques": choice.kept.techniques,
+        "techniques": _techniques(job, choice),
     }
     model.metadata_props["onnxq.version"] = __version__
     model.metadata_props["onnxq.options"] = json.dumps(chosen, sort_keys=True)
@@ -367,7 +225,7 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics) -> Qua
         output=str(options.destination),
         method=str(choice.kept.method),
         percentile=options.percentile if choice.kept.method is Method.PERCENTILE else None,
-        techniques=list(choice.kept.techniques),
+        techniques=list(_techniques(job, choice)),
         trials=choice.trials,
         fallback=choice.fallback,
         samples=statistics.samples,

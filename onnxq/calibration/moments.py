@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from onnxq.model.edit import attribute, sizes
 from onnxq.schemes import Array, Floats
 
-MOST_ROWS, LEAST_ROWS, ROWS_A_COLUMN = 2048, 256, 2
+MOST_ROWS, LEAST_ROWS, ROWS_A_COLUMN = 4096, 256, 4
 """Rows wanted of a layer over all samples: four for each of its K, within these bounds."""
 RUN = 8
 """Neighbours taken together: they share cache lines."""

@@ -12,18 +12,18 @@ from onnx_ir.passes import common as passes
 from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.formats.lstm import dynamic_lstms, quantize_lstms
-from onnxq.formats.nbits import MICROSOFT, BitsWriter
+from onnxq.formats.nbits import BitsWriter
+from onnxq.formats.run_time import Product, RunTimeWriter, bias_with_shift
 from onnxq.job import Job
-from onnxq.model.edit import Names, add_initializer, add_node, constant, graph_of, input_at, nodes_of, take_output
+from onnxq.model.edit import input_at, nodes_of
 from onnxq.modes.products import Made, plan_products
 from onnxq.modes.tables import code_tables, find_tables
 from onnxq.options import Effort
 from onnxq.plan import Plan
 from onnxq.references import References
-from onnxq.schemes import Array
 from onnxq.smooth import smooth
 from onnxq.techniques.saturation import kernel_order
-from onnxq.weights import QuantizedWeight, WeightOptions, channel_axis, following_bias, layer_inputs, quantize_weight
+from onnxq.weights import WeightOptions, channel_axis, following_bias, layer_inputs, quantize_weight
 
 NO_BIAS = np.float32(1e10)
 """A step of the activations so wide that no bias would overflow: biases stay float here, no weight's scale has to grow for them."""
@@ -56,7 +56,7 @@ def quantize_dynamic(job: Job, references: References | None) -> Made:
 
 def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -> ir.Model:
     """A copy whose products run as MatMulIntegerToFloat; those that share an activation quantize it once."""
-    writer = _Writer(source.clone())
+    writer = RunTimeWriter(source.clone())
     nodes = {node.name: node for node in nodes_of(writer.model)}
     options = WeightOptions(job.options.per_channel, job.options.target, gptq=bool(moments), bias_correction=bool(moments))
     layers = layer_inputs(plan)
@@ -65,61 +65,11 @@ def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, 
         weight = quantize_weight(planned, NO_BIAS, known, options, always_shift=True)
         behind = following_bias(planned)
         follower = (nodes[behind[0].name], behind[1]) if behind is not None else None
-        writer.replace(nodes[name], kernel_order(weight.stored, channel_axis(planned)).T, weight, follower)
+        given = input_at(nodes[name], 2) if follower is None else follower[0].inputs[follower[1]]
+        bias = bias_with_shift(given, weight)
+        stored = kernel_order(weight.stored, channel_axis(planned)).T
+        writer.replace(nodes[name], nodes[name].inputs[0], Product(stored, weight.scales, bias), follower)
     code_tables(BitsWriter(writer.model, 0), find_tables(writer.model), TABLE_BLOCK)
     passes.RemoveUnusedNodesPass()(writer.model)
     writer.model.graph.sort()
     return writer.model
-
-
-class _Writer:
-    """Replaces products in a model, in place."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self.model, self.names = model, Names(model)
-        model.graph.opset_imports.setdefault(MICROSOFT, 1)
-        self._quantized: dict[tuple[ir.Value, ir.Graph], list[ir.Value]] = {}
-
-    def replace(self, node: ir.Node, stored: Array, weight: QuantizedWeight, follower: tuple[ir.Node, int] | None) -> None:
-        """A product, and the Add of a constant behind it if there is one, by a kernel that has both.
-
-        Args:
-            node: MatMul or Gemm.
-            stored: its weight, [K, channels] int8.
-            weight: scales, and what rounding shifts the output by.
-            follower: the Add, and which operand is the bias.
-        """
-        graph, base = graph_of(node), node.name or "product"
-        integers, scale, zero = self._integers(node.inputs[0], graph)
-        scales = weight.scales if len(set(weight.scales.tolist())) > 1 else weight.scales[:1].reshape(())
-        constants = {"quantized": stored, "scale": scales, "zero_point": np.zeros(scales.shape, np.int8)}
-        codes, factor, middle = (self._constant(f"{base}_weight_{part}", array) for part, array in constants.items())
-        last, given = (node, input_at(node, 2)) if follower is None else (follower[0], follower[0].inputs[follower[1]])
-        inputs = [integers, codes, scale, factor, zero, middle, self._bias(base, given, weight)]
-        output = ir.Value(name=self.names.fresh(f"{base}_result"))
-        add_node(graph, "MatMulIntegerToFloat", inputs if inputs[-1] is not None else inputs[:-1], [output], name=base, domain=MICROSOFT)
-        take_output(output, last.outputs[0])
-        for gone in dict.fromkeys((last, node)):
-            graph.remove(gone, safe=True)
-
-    def _integers(self, value: ir.Value | None, graph: ir.Graph) -> list[ir.Value]:
-        """An activation's integers, scale and zero point, found at run time; once for all that take it."""
-        assert value is not None
-        if (value, graph) not in self._quantized:
-            made = [ir.Value(name=self.names.fresh(f"{value.name}_{part}")) for part in ("quantized", "scale", "zero_point")]
-            add_node(graph, "DynamicQuantizeLinear", [value], made, name=self.names.fresh(f"{value.name}_DynamicQuantizeLinear"))
-            self._quantized[value, graph] = made
-        return self._quantized[value, graph]
-
-    def _bias(self, base: str, given: ir.Value | None, weight: QuantizedWeight) -> ir.Value | None:
-        """The bias [channels] with what rounding shifts the output by."""
-        known = constant(given)
-        if (given is None and weight.shift is None) or (given is not None and known is None):
-            return given
-        total = np.zeros(len(weight.scales))
-        for part in (known, weight.shift):
-            total += 0 if part is None else part.reshape(-1)
-        return self._constant(f"{base}_bias", total.astype(np.float32))
-
-    def _constant(self, name: str, array: Array) -> ir.Value:
-        return add_initializer(self.model.graph, self.names.fresh(name), np.ascontiguousarray(array))
