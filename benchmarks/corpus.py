@@ -87,7 +87,9 @@ def quantized(folder: Path, output: Path, options: list[str]) -> tuple[dict[str,
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     # once more for the kernels' times, which take a while of their own
-    subprocess.run([*command, "--force", "--report", str(details)], check=True, capture_output=True)
+    subprocess.run(
+        [*command, "--force", "--report", str(details), "--report", str(details.with_suffix(".html"))], check=True, capture_output=True
+    )
     return json.loads(details.read_text()), seconds, peak
 
 

@@ -12,7 +12,7 @@ from onnxq.calibration.collect import Divided
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
-from onnxq.fallback import REASON, TARGET_DB, Fallback, Load, fall_back
+from onnxq.fallback import Fallback, Goal, Load, fall_back
 from onnxq.options import Method
 from onnxq.parameters import Parameters, Ranges, activation_parameters, make_parameters
 from onnxq.plan import Plan
@@ -149,26 +149,26 @@ def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tupl
     return candidates.best([(each, choice.kept.techniques) for each in METHODS])
 
 
-def keep_outputs(candidates: Candidates, choice: Choice, loads: Mapping[str, Load], replan: Callable[[Mapping[str, str]], Plan]) -> Choice:
-    """Leave nodes float until the outputs hold, where they do not; `replan` plans with such nodes."""
-    before = choice.kept.sqnr_db
-    if before is None or before >= TARGET_DB or len(loads) < 2:
+def keep_outputs(
+    candidates: Candidates, choice: Choice, loads: Mapping[str, Load], without: Callable[[frozenset[str]], Plan], goal: Goal
+) -> Choice:
+    """Leave nodes float until the goal holds, where it does not; `without` plans with such nodes."""
+    before, references = choice.kept.sqnr_db, candidates.references
+    if before is None or references is None:
         return choice
 
-    references = candidates.references
-    assert references is not None
-
-    def without(names: frozenset[str]) -> ir.Model:
-        return candidates.model(replan(dict.fromkeys(names, REASON)), choice.kept)
+    def written(names: frozenset[str]) -> ir.Model:
+        return candidates.model(without(names), choice.kept)
 
     fallback = fall_back(
         loads,
-        lambda names: references.inner_sqnr_db(without(names), QUICK),
-        lambda names: references.sqnr_db(without(names)),
+        lambda names: references.inner_sqnr_db(written(names), QUICK),
+        lambda names: references.sqnr_db(written(names)),
         before,
+        goal,
     )
     if not fallback.nodes:
-        return choice
-    plan = replan(dict.fromkeys(fallback.nodes, REASON))
+        return replace(choice, fallback=fallback if goal.asked else None)
+    plan = without(frozenset(fallback.nodes))
     parameters = candidates.parameters(plan, choice.kept.method, choice.kept.techniques)
     return replace(choice, plan=plan, parameters=parameters, fallback=fallback)

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from onnxq.config import DEFAULT, read_config
 from onnxq.errors import OnnxqError
 from onnxq.gates import Gate, Limits
 from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, WeightType
+
+if TYPE_CHECKING:
+    from onnxq.search import Task
 
 FILE = click.Path(path_type=Path)
 BAD_INPUT, GATE_FAILED = 2, 1
@@ -59,6 +62,25 @@ gates = _options(
     click.option("--min-sqnr", type=float, help="Gate: least SQNR of the outputs against float, dB."),
     click.option("--min-speedup", type=float, help="Gate: float latency / the file's, one thread, in turns; 1.2 is a fifth faster."),
     click.option("--max-size", type=float, help="Gate: the file's size / the float model's; 0.3 is three tenths."),
+)
+
+scoring = _options(
+    click.option(
+        "--labels", metavar="FILE|folders", help="CSV with the header file,label; or the folders that samples lie in are the classes."
+    ),
+    click.option(
+        "--metric",
+        metavar="NAME",
+        help="classification (where there are labels), regression, embedding, segmentation, detection, text, perplexity, or module:function.",
+    ),
+    click.option("--class-axis", type=int, help="The output's axis of classes; the last by default, the second for segmentation."),
+    click.option("--decoder", metavar="MODULE:FUNCTION", help="Makes boxes (detection) or a text of the outputs."),
+    click.option("--charset", type=FILE, help="One character a line: reads CTC outputs for --metric text."),
+    click.option("--ignore-spaces", is_flag=True, help="Compare texts without spaces."),
+    click.option(
+        "--pool", type=click.Choice(["mean", "first", "none"]), default="mean", show_default=True, help="How token embeddings become one."
+    ),
+    click.option("--max-drop", type=float, help="Gate: the first metric may fall by so much: points of shares, else its own unit."),
 )
 
 reports = _options(
@@ -197,7 +219,9 @@ def main(context: click.Context, config: Path | None) -> None:
 )
 @click.option("--dynamic-lstm", is_flag=True, help="Store the weights of LSTMs as int8; the runtime quantizes their inputs step by step.")
 @click.option("--stats", type=FILE, multiple=True, help="Statistics of onnxq calibrate in place of a calibration pass; several are merged.")
+@click.option("--data", type=FILE, help="Labelled samples on which --max-drop holds; those of --calib by default.")
 @planning
+@scoring
 @gates
 @reports
 @common
@@ -219,6 +243,7 @@ def quantize(
     files = _report_files(report, junit, markdown)
     check_reports(files)
     limits = _limits(options)
+    task = _task(limits, options)
     chosen = QuantizeOptions(
         limits=limits,
         details=bool({".html", ".png"} & set(files.values())),
@@ -235,7 +260,7 @@ def quantize(
             "format": Format(file_format),
         },
     )
-    found = run(chosen)
+    found = run(chosen, task)
     for warning in found.warnings:
         _say(f"warning: {warning}")
     write_reports(found, files)
@@ -289,27 +314,12 @@ def _shard(text: str) -> tuple[int, int]:
 @click.argument("model", type=FILE)
 @click.argument("others", type=FILE, nargs=-1)
 @click.option("--data", type=FILE, required=True, help="Folder with samples, or module:function, as for quantize --calib.")
-@click.option(
-    "--labels", metavar="FILE|folders", help="CSV with the header file,label; or the folders that samples lie in are the classes."
-)
 @click.option("--preprocess", metavar="PRESET|FILE", help="How a file becomes an input.")
-@click.option(
-    "--metric",
-    metavar="NAME",
-    help="classification (where there are labels), regression, embedding, segmentation, detection, text, perplexity, or module:function.",
-)
+@scoring
 @click.option("--output", metavar="NAME", help="Output that counts; the first by default.")
-@click.option("--class-axis", type=int, help="Its axis of classes; the last by default, the second for segmentation.")
-@click.option("--decoder", metavar="MODULE:FUNCTION", help="Makes boxes (detection) or a text of the outputs.")
-@click.option("--charset", type=FILE, help="One character a line: reads CTC outputs for --metric text.")
-@click.option("--ignore-spaces", is_flag=True, help="Compare texts without spaces.")
-@click.option(
-    "--pool", type=click.Choice(["mean", "first", "none"]), default="mean", show_default=True, help="How token embeddings become one."
-)
 @click.option("--samples", type=click.IntRange(1), help="Use at most so many, evenly spaced; all by default.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads while latency is measured.")
 @click.option("--latency/--no-latency", default=True, show_default=True, help="Measure latency, the models in turns.")
-@click.option("--max-drop", type=float, help="Gate: the first metric may fall by so much: points of shares, else its own unit.")
 @click.option("--significant", is_flag=True, help="With --max-drop: only a drop that the paired test calls more than chance fails.")
 @click.option("--min-agreement", type=click.FloatRange(0, 1), help="Gate: share of decisions that are the float model's.")
 @click.option("--baseline", type=FILE, help="JSON of an earlier eval: differences are shown, --max-drop holds since then too.")
@@ -336,7 +346,7 @@ def evaluate(
     files = _report_files(report, junit, markdown)
     check_reports(files)
     limits = _limits(options)
-    score = ScoreOptions(**{key: options.pop(key) for key in ("output", "class_axis", "decoder", "charset", "ignore_spaces", "pool")})
+    score = ScoreOptions(output=options.pop("output"), **_taken(options, SCORING))
     found = run(model, others, data, EvalOptions(score=score, limits=limits, **options))
     for warning in found.warnings:
         _say(f"warning: {warning}")
@@ -440,6 +450,30 @@ def _report_files(report: tuple[Path, ...], junit: Path | None, markdown: Path |
 def _limits(options: dict[str, Any]) -> Limits:
     """The gates among a command's options, which are taken out of them."""
     return Limits(**{each.name: options.pop(each.name) for each in fields(Limits) if each.name in options})
+
+
+SCORING = ("class_axis", "decoder", "charset", "ignore_spaces", "pool")
+
+
+def _taken(options: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: options.pop(key) for key in keys}
+
+
+def _task(limits: Limits, options: dict[str, Any]) -> "Task | None":
+    """What --max-drop of quantize holds on; the options about it are taken out."""
+    from onnxq.evaluation import EvalOptions
+    from onnxq.scores.score import ScoreOptions
+    from onnxq.search import Task
+
+    score = ScoreOptions(**_taken(options, SCORING))
+    data, labels, metric = (options.pop(key) for key in ("data", "labels", "metric"))
+    if limits.max_drop is None:
+        if data or labels or metric:
+            raise OnnxqError("--data, --labels and --metric are for --max-drop: say by how much the metric may fall")
+        return None
+    if options["calib"] is None:
+        raise OnnxqError("--max-drop tries several files on samples: give a folder with --calib")
+    return Task(data or options["calib"], EvalOptions(labels, metric, score, preprocess=options["preprocess"]))
 
 
 def _print(report: Any, text: str, *, as_json: bool, quiet: bool) -> None:

@@ -2,11 +2,11 @@
 
 Each product or convolution is quantized alone and the noise that it alone puts on the outputs is
 measured. Noise powers add up well enough to plan with: nodes go back to float in the order of the
-noise they take with them for what they cost, until the outputs hold.
+noise they take with them for what they cost, until the outputs, or the task's metric, hold.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 TARGET_DB = 20.0
@@ -20,6 +20,8 @@ RUINED_DB, MOST_COST_RUINED = 12.0, 0.9
 MOST_UNITS = 64
 """Neighbouring nodes are measured together where there are more than so many."""
 ROUNDS = 6
+STEP_DB = 3.0
+"""Noise that a round takes away where a metric decides, of which nobody knows beforehand how much it bears."""
 REASON = "kept float for accuracy: the outputs are too far from float with it"
 
 Judge = Callable[[frozenset[str]], float]
@@ -40,18 +42,54 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What has to hold.
+
+    target_db  SQNR of the outputs on held-out samples
+    asked      whether a user asked for it: then as many nodes go back as it takes
+    drop       by how much the metric falls with nodes left float; if there is one, it decides
+    max_drop   how much that may be
+    """
+
+    target_db: float = TARGET_DB
+    asked: bool = False
+    drop: Callable[[frozenset[str]], float] | None = None
+    max_drop: float = 0.0
+
+    def step(self, nodes: tuple[str, ...], sqnr_db: float, mac_share: float) -> "Step":
+        """What is found with these nodes float."""
+        return Step(nodes, sqnr_db, mac_share, None if self.drop is None else self.drop(frozenset(nodes)))
+
+    def holds(self, step: "Step") -> bool:
+        """Whether that is enough."""
+        return step.sqnr_db >= self.target_db if step.drop is None else step.drop <= self.max_drop + 1e-9
+
+
+@dataclass(frozen=True)
+class Step:
+    """Nodes left float, SQNR on held-out samples, their share of the planned MACs, and by how much the metric falls."""
+
+    nodes: tuple[str, ...]
+    sqnr_db: float
+    mac_share: float
+    drop: float | None
+
+
+@dataclass(frozen=True)
 class Fallback:
     """What was left float.
 
     nodes      by name
     before_db, after_db  SQNR on held-out samples with everything quantized, and with these float
     mac_share  of the planned MACs
+    steps      all that was tried, from everything quantized on
     """
 
     nodes: tuple[str, ...]
     before_db: float
     after_db: float
     mac_share: float
+    steps: list[Step] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -66,7 +104,7 @@ class _Unit:
         return self.noise / Load(self.macs, self.weights).cost
 
 
-def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: float) -> Fallback:
+def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: float, goal: Goal | None = None) -> Fallback:
     """Choose the nodes to leave float.
 
     Args:
@@ -74,30 +112,41 @@ def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: 
         quick: judges over few samples: it is asked once a unit.
         judge: judges over all held-out samples.
         before_db: what `judge` says with everything quantized.
+        goal: what has to hold; the default without one.
     """
+    goal = goal or Goal()
+    steps = [goal.step((), before_db, 0.0)]
+    if goal.holds(steps[0]) or len(loads) < 2:
+        return Fallback((), before_db, before_db, 0.0, steps)
     units = [_measured(names, loads, quick) for names in _grouped(list(loads))]
     ranked = sorted(units, key=lambda unit: unit.worth, reverse=True)
-    best: tuple[tuple[str, ...], float] = (), before_db
     chosen: list[_Unit] = []
     whole = sum(unit.noise for unit in units)
-    most = MOST_COST if before_db >= RUINED_DB else MOST_COST_RUINED
+    most = 1.001 if goal.asked else MOST_COST if before_db >= RUINED_DB else MOST_COST_RUINED
     scale = 1.0  # real noise / the sum of its parts, learnt round by round
-    for _ in range(ROUNDS):
-        grown = _grow(chosen, ranked, whole - _noise(TARGET_DB) / scale, most)
+    for _ in range(ROUNDS * (1 + goal.asked)):
+        aim = goal.target_db if goal.drop is None else steps[-1].sqnr_db + STEP_DB
+        grown = _grow(chosen, ranked, whole - _noise(aim) / scale, most)
         if grown == chosen:
             break
         chosen = grown
         names = frozenset(name for unit in chosen for name in unit.names)
         found = judge(names)
-        if found > best[1]:
-            best = tuple(name for name in loads if name in names), found
-        if found >= TARGET_DB:
+        steps.append(goal.step(tuple(name for name in loads if name in names), found, sum(loads[name].macs for name in names)))
+        if goal.holds(steps[-1]):
             break
         left = whole - sum(unit.noise for unit in chosen)
-        scale = max(scale * 1.5, _noise(found) / max(left, 1e-12))
-    if best[1] < min(TARGET_DB, before_db + LEAST_GAIN_DB):
-        best = (), before_db
-    return Fallback(best[0], before_db, best[1], sum(loads[name].macs for name in best[0]))
+        scale = max(scale * (1.5 if goal.drop is None else 1.0), _noise(found) / max(left, 1e-12))
+    best = _best(steps, goal)
+    return Fallback(best.nodes, before_db, best.sqnr_db, best.mac_share, steps)
+
+
+def _best(steps: Sequence[Step], goal: Goal) -> Step:
+    """The step that holds; else the closest one, if that is worth it."""
+    if goal.drop is not None:
+        return min(steps, key=lambda step: step.drop if step.drop is not None else 0.0)
+    best = max(steps, key=lambda step: step.sqnr_db)
+    return best if goal.asked or best.sqnr_db >= min(goal.target_db, steps[0].sqnr_db + LEAST_GAIN_DB) else steps[0]
 
 
 def _noise(decibels: float) -> float:

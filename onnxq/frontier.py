@@ -14,6 +14,7 @@ from onnxq.model.files import check_output, external_files
 from onnxq.options import Mode, Prefer, QuantizeOptions, WeightType
 from onnxq.pipeline import quantize as quantize_in_mode
 from onnxq.report.model import Point, QuantizeReport
+from onnxq.search import Task
 
 TRIED: tuple[tuple[str, Mode, WeightType], ...] = (
     ("static", Mode.STATIC, WeightType.INT8),
@@ -27,14 +28,18 @@ ALIKE = 1.03
 NOTHING = "nothing to quantize"
 
 
-def quantize(options: QuantizeOptions) -> QuantizeReport:
+def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeReport:
     """Quantize a model in the mode that is asked for, or in the best one.
+
+    Args:
+        options: what to do.
+        task: the samples and the metric that `limits.max_drop` holds on.
 
     Raises:
         OnnxqError: as `onnxq.pipeline.quantize`; or no mode has anything to quantize.
     """
     if options.mode is not Mode.AUTO:
-        return quantize_in_mode(options)
+        return quantize_in_mode(options, task)
     if options.calib is None:
         raise DataError("--mode auto compares on samples: give a folder with --calib")
     check_output(options.destination, options.model, force=options.force)
@@ -43,20 +48,20 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     except OSError as error:
         raise DataError(f"{options.destination}: cannot be written: {error.strerror}") from error
     with folder:
-        reports = _try_all(options, Path(folder.name))
+        reports = _try_all(options, Path(folder.name), task)
         chosen = _best(reports, options.prefer)
         _move(Path(reports[chosen].output), options.destination)
     points = [_point(name, report, kept=name == chosen) for name, report in reports.items()]
     return replace(reports[chosen], output=str(options.destination), frontier=points).gated(options.limits)
 
 
-def _try_all(options: QuantizeOptions, folder: Path) -> dict[str, QuantizeReport]:
+def _try_all(options: QuantizeOptions, folder: Path, task: Task | None) -> dict[str, QuantizeReport]:
     reports, refusals = {}, []
     for name, mode, kind in TRIED:
         output = folder / name.replace(" ", "-") / options.destination.name
         output.parent.mkdir()
         try:
-            reports[name] = quantize_in_mode(replace(options, mode=mode, weight_type=kind, output=output))
+            reports[name] = quantize_in_mode(replace(options, mode=mode, weight_type=kind, output=output), task)
         except ModelError as error:
             if NOTHING not in str(error):
                 raise
@@ -69,7 +74,7 @@ def _try_all(options: QuantizeOptions, folder: Path) -> dict[str, QuantizeReport
 def _point(name: str, report: QuantizeReport, *, kept: bool) -> Point:
     sqnr = report.outputs.sqnr_db if report.outputs is not None else None
     ratio = report.latency.ratio if report.latency is not None else None
-    return Point(name, sqnr, ratio, report.bytes_after / report.bytes_before, kept)
+    return Point(name, sqnr, ratio, report.bytes_after / report.bytes_before, kept, report.drop.points if report.drop else None)
 
 
 def _best(reports: dict[str, QuantizeReport], prefer: Prefer) -> str:

@@ -23,6 +23,7 @@ from onnxq.options import Mode, QuantizeOptions
 from onnxq.placement import REASON as SLOW
 from onnxq.placement import place
 from onnxq.plan import Plan, Selection, make_plan
+from onnxq.report.model import Point
 from onnxq.schemes import Feeds
 
 HELD_OUT_SHARE = 8
@@ -41,6 +42,7 @@ class Job:
     aliases  tensors that views make of others, by name, before anything was given back
     lstms  LSTMs whose weights become int8
     run_time  products whose activations' ranges are found when they run
+    points  what was tried to reach a target that the user set
     """
 
     options: QuantizeOptions
@@ -55,6 +57,7 @@ class Job:
     aliases: dict[str, str] = field(default_factory=dict)
     lstms: list[str] = field(default_factory=list)
     run_time: list[str] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

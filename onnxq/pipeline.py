@@ -28,18 +28,16 @@ from onnxq.operators import Role
 from onnxq.options import Method, Mode, QuantizeOptions
 from onnxq.parameters import Parameters
 from onnxq.references import References
-from onnxq.report.model import FloatNodes, Latency, QuantizeReport
-from onnxq.search import RUN_TIME, choose_best, file_writer, find_judges, find_variants, good_lstms
+from onnxq.report.model import Drop, FloatNodes, Latency, QuantizeReport
+from onnxq.search import RUN_TIME, TIMED, Task, choose_best, file_writer, find_judges, find_variants, good_lstms
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.version import __version__
 
-TIMED = 4
-"""Held-out samples that are timed."""
 SLOWER = 1.03
 """A file that takes so many times the float model's time is called slower."""
 
 
-def quantize(options: QuantizeOptions) -> QuantizeReport:
+def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeReport:
     """Quantize a model statically and verify the file that was written.
 
     Raises:
@@ -49,7 +47,7 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     clock = _Clock()
     job = prepare(options)
     if options.mode is not Mode.STATIC:
-        return _without_ranges(job, clock)
+        return _without_ranges(job, clock, task)
     judges = find_judges(job)
     references = References.of(job.model, judges, job.specs) if judges else None
     job.lstms = good_lstms(job, references)
@@ -58,7 +56,7 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
     clock.lap(job, "layers")
     statistics = _statistics(job, variants)
     clock.lap(job, "calibrate")
-    choice = choose_best(job, variants, references, statistics)
+    choice = choose_best(job, variants, references, statistics, task)
     clock.lap(job, "choose")
     del variants
     job.model, job.plan = choice.model, choice.plan
@@ -67,12 +65,12 @@ def quantize(options: QuantizeOptions) -> QuantizeReport:
         choice = replace(choice, parameters=Parameters(choice.parameters.activations))  # the weights are on disk now
         gc.collect()  # nodes and values refer to one another: a graph's arrays go only so
         clock.lap(job, "write")
-        report = _verify(job, building, choice, statistics)
+        report = _verify(job, building, choice, statistics, task)
     clock.lap(job, "verify")
     return report
 
 
-def _without_ranges(job: Job, clock: "_Clock") -> QuantizeReport:
+def _without_ranges(job: Job, clock: "_Clock", task: Task | None) -> QuantizeReport:
     """The modes that need no calibrated ranges."""
     options = job.options
     judges = find_judges(job) if options.mode is Mode.DYNAMIC else []
@@ -92,7 +90,7 @@ def _without_ranges(job: Job, clock: "_Clock") -> QuantizeReport:
         _record(made.model, job, choice, statistics)
         save(made.model, building)
         clock.lap(job, "write")
-        report = _verify(job, building, choice, statistics)
+        report = _verify(job, building, choice, statistics, task)
     clock.lap(job, "verify")
     return replace(report, notes=made.notes)
 
@@ -192,7 +190,7 @@ def _record(model: ir.Model, job: Job, choice: Choice, statistics: Statistics) -
     model.metadata_props["onnxq.data_sha256"] = statistics.data
 
 
-def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics) -> QuantizeReport:
+def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: Task | None) -> QuantizeReport:
     options = job.options
     feeds = job.held_out[0].load() if job.held_out else None
     shapes = concrete_shapes(job.model, feeds)
@@ -240,6 +238,8 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics) -> Qua
         warnings=job.warnings,
         seconds=job.seconds,
         gates=[],
+        frontier=job.points,
+        drop=Drop(*task.drop(options.model, path)) if task is not None else None,
         layers=layer_rows(job.model, job.plan, path, [(s.name, f) for s, f in zip(job.held_out, timed, strict=False)], shapes)
         if details
         else [],

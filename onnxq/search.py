@@ -1,8 +1,10 @@
 """What is tried for a model - forms of it, ways to choose ranges and to round weights - and which of it is kept."""
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx_ir as ir
 import onnxruntime as ort
@@ -12,26 +14,31 @@ from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
 from onnxq.choice import QUICK, Candidates, Choice, Variant, choose, keep_outputs
-from onnxq.data.samples import spread
+from onnxq.data.samples import check_feeds, spread
 from onnxq.data.source import Sample
 from onnxq.equalize import equalize
-from onnxq.errors import ModelError
-from onnxq.fallback import Load
+from onnxq.errors import DataError, ModelError
+from onnxq.evaluation import EvalOptions, evaluate
+from onnxq.fallback import REASON, TARGET_DB, Goal, Load, Step
 from onnxq.formats.half import narrow_weights
 from onnxq.formats.lstm import dynamic_lstms, quantize_lstms
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
 from onnxq.formats.run_time import among_floats, quantize_at_run_time
+from onnxq.formats.shield import shield_floats
 from onnxq.formats.tables import looked_up, quantize_tables
 from onnxq.job import Job
+from onnxq.latency import medians_ms
 from onnxq.macs import concrete_shapes, node_macs
 from onnxq.metrics import MAX_DB
 from onnxq.model.edit import sizes
+from onnxq.model.files import file_bytes, save
 from onnxq.operators import Role
 from onnxq.options import Effort, Format, Method
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan
 from onnxq.references import References
+from onnxq.report.model import Point
 from onnxq.schemes import Feeds
 from onnxq.smooth import Changed, smooth
 from onnxq.weights import WeightOptions, layer_inputs
@@ -56,6 +63,25 @@ TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
 RUN_TIME = "ranges_at_run_time"
 """Name of the technique that finds products' ranges when they run."""
 
+TIMED = 4
+"""Held-out samples that are timed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Samples with labels, and how they are scored: what --max-drop holds on."""
+
+    data: Path
+    options: EvalOptions
+
+    def drop(self, model: Path, other: Path) -> tuple[str, float]:
+        """The metric's name, and by how much another model's is worse: points (hundredths) of shares, else its own unit."""
+        report = evaluate(model, [other], self.data, replace(self.options, latency=False))
+        if report.metric is None:
+            raise DataError("--max-drop needs a metric: give --labels FILE, or --metric")
+        return report.metric, report.scores[1].metrics[report.metric].drop or 0.0
+
+
 Writer = Callable[[ir.Model, Plan, Parameters], ir.Model]
 CHANGES: dict[str, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]], Changed | None]] = {
     "smoothing": smooth,
@@ -70,7 +96,7 @@ WRITERS: dict[Format, Writer] = {
 
 def find_judges(job: Job) -> list[Sample]:
     """Samples over which candidates are compared, held-out ones first."""
-    held_out = spread(job.held_out, JUDGES)
+    held_out = job.held_out if job.options.limits.min_sqnr is not None else spread(job.held_out, JUDGES)
     others = [sample for sample in job.calibration if sample not in held_out]
     return held_out + (spread(others, JUDGES - len(held_out)) if held_out and len(held_out) < JUDGES else [])
 
@@ -90,6 +116,7 @@ def file_writer(job: Job) -> Writer:
             quantize_tables(result)
         if job.slow:
             narrow_weights(result, job.slow)
+        shield_floats(result)
         return result
 
     return written
@@ -139,7 +166,9 @@ def _changed(job: Job, plain: Variant, change: str, feeds: Feeds) -> list[Varian
     return [variant] if touched >= WORTH_MACS else []
 
 
-def choose_best(job: Job, variants: Sequence[Variant], references: References | None, statistics: Statistics) -> Choice:
+def choose_best(
+    job: Job, variants: Sequence[Variant], references: References | None, statistics: Statistics, task: Task | None = None
+) -> Choice:
     """Variant, method and techniques: those asked for, or the best on held-out samples."""
     options = job.options
     tried: list[tuple[Candidates, Choice]] = []
@@ -154,11 +183,12 @@ def choose_best(job: Job, variants: Sequence[Variant], references: References | 
         tried.append((candidates, choose(candidates, options.method, techniques)))
     candidates, choice = max(tried, key=lambda item: (item[1].kept.sqnr_db or 0.0) - WORTH_DB * ("smoothing" in item[0].variant.techniques))
     choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
-    if options.effort is not Effort.FAST and references is not None:
-        variant = candidates.variant
-        loads = _loads(variant, job.held_out[0].load())
-        choice = _with_ranges_at_run_time(job, candidates, choice, loads)
-        choice = keep_outputs(candidates, choice, loads, lambda kept: job.replan(variant.model, kept))
+    asked = task is not None or options.limits.min_sqnr is not None
+    if references is not None and (asked or options.effort is not Effort.FAST):
+        loads = _loads(candidates.variant, job.held_out[0].load())
+        if options.effort is not Effort.FAST:
+            choice = _with_ranges_at_run_time(job, candidates, choice, loads)
+        choice = _held(job, candidates, choice, loads, task)
     found = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
     if found is not None and found <= -MAX_DB:
         raise ModelError(
@@ -166,6 +196,47 @@ def choose_best(job: Job, variants: Sequence[Variant], references: References | 
             "leave more nodes float with --exclude, or try --format qoperator"
         )
     return choice
+
+
+def _held(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load], task: Task | None) -> Choice:
+    """The choice with as many nodes float as it takes for the outputs, or the task's metric, to hold."""
+    limits, kept, model = job.options.limits, choice.kept, candidates.variant.model
+
+    def without(names: frozenset[str]) -> Plan:
+        return job.replan(model, dict.fromkeys(names, REASON))
+
+    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
+
+        def stored(names: Sequence[str], file: str) -> Path:
+            path = Path(folder) / file
+            save(candidates.model(without(frozenset(names)), kept), path)
+            return path
+
+        def drop(names: frozenset[str]) -> float:
+            assert task is not None
+            return task.drop(job.options.model, stored(sorted(names), "candidate.onnx"))[1]
+
+        goal = Goal(max(TARGET_DB, limits.min_sqnr or 0.0), limits.min_sqnr is not None)
+        if task is not None and limits.max_drop is not None:
+            goal = Goal(asked=True, drop=drop, max_drop=limits.max_drop)
+        choice = keep_outputs(candidates, choice, loads, without, goal)
+        steps = choice.fallback.steps if choice.fallback is not None and goal.asked and not job.large else []
+        if len(steps) > 1:
+            files = [stored(step.nodes, f"{i}.onnx") for i, step in enumerate(steps)]
+            job.points = _points(job, choice, steps, files)
+    return choice
+
+
+def _points(job: Job, choice: Choice, steps: Sequence[Step], files: Sequence[Path]) -> list[Point]:
+    """What each step costs: accuracy against latency and size."""
+    feeds = [check_feeds(sample, job.specs) for sample in job.held_out[:TIMED]]
+    whole, *times = medians_ms([job.options.model, *files], feeds, threads=1, seconds=0.5 * len(files))
+    size, kept = file_bytes(job.options.model), choice.fallback.nodes if choice.fallback is not None else ()
+    names = [f"{len(step.nodes)} nodes float ({step.mac_share:.0%} of MACs)" if step.nodes else "all int8" for step in steps]
+    return [
+        Point(name, step.sqnr_db, ms / whole, file_bytes(file) / size, step.nodes == kept, step.drop)
+        for name, step, ms, file in zip(names, steps, times, files, strict=True)
+    ]
 
 
 def _with_ranges_at_run_time(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load]) -> Choice:

@@ -47,13 +47,22 @@ class Latency:
 
 @dataclass(frozen=True)
 class Point:
-    """One mode that was tried: outputs in dB, latency and size relative to float, and whether it was kept."""
+    """A file that was tried: outputs in dB, latency and size relative to float, whether it was kept, by how much the metric falls."""
 
     name: str
     sqnr_db: float | None
     latency: float | None
     size: float
     kept: bool
+    drop: float | None = None
+
+
+@dataclass(frozen=True)
+class Drop:
+    """By how much the file's metric is worse than float's: points (hundredths) of shares, else its own unit."""
+
+    metric: str
+    points: float
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,8 @@ class QuantizeReport:
     seconds  wall time of each stage
     notes    what else a mode did
     gates    conditions that were asked for
-    frontier  the modes that were tried, with `--mode auto`
+    frontier  the modes that were tried, with `--mode auto`; else what was tried to reach a target
+    drop     on the labelled samples of --max-drop
     layers, histograms  where details were asked for
     """
 
@@ -96,6 +106,7 @@ class QuantizeReport:
     notes: list[str] = field(default_factory=list)
     gates: list[Gate] = field(default_factory=list)
     frontier: list[Point] = field(default_factory=list)
+    drop: Drop | None = None
     layers: list[Layer] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
     schema: int = field(default=SCHEMA)
@@ -104,7 +115,9 @@ class QuantizeReport:
         """The report with the gates that were asked for."""
         sqnr = self.outputs.sqnr_db if self.outputs is not None else None
         speedup = 1 / self.latency.ratio if self.latency is not None else None
+        lost = (self.drop.points, f"{self.drop.metric} is {{:.2f}} below float") if self.drop is not None else (None, "")
         gates = [
+            *at_most("--max-drop", self.output, limits.max_drop, *lost),
             *at_least("--min-sqnr", self.output, limits.min_sqnr, sqnr, "SQNR is {:.2f} dB"),
             *at_least("--min-speedup", self.output, limits.min_speedup, speedup, "speed-up is {:.2f}x"),
             *at_most("--max-size", self.output, limits.max_size, self.bytes_after / self.bytes_before, "size is {:.3f} of float"),

@@ -37,10 +37,12 @@ def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
 
 
 def frontier_table(report: QuantizeReport) -> str:
-    """The modes that were tried."""
-    rows = [["mode", "SQNR dB", "latency", "size", ""]]
+    """What was tried."""
+    drops = [f"{report.drop.metric} drop"] if report.drop is not None else []
+    rows = [["tried", "SQNR dB", *drops, "latency", "size", ""]]
     for point in report.frontier:
-        cells = [_number(point.sqnr_db, "{:.1f}"), _number(point.latency, "{:.2f}"), f"{point.size:.2f}"]
+        lost = [_number(point.drop, "{:.2f}")] if drops else []
+        cells = [_number(point.sqnr_db, "{:.1f}"), *lost, _number(point.latency, "{:.2f}"), f"{point.size:.2f}"]
         rows.append([point.name, *cells, "kept" if point.kept else ""])
     return table(rows)
 
@@ -65,11 +67,15 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
         rows.append(["outputs", f"{outputs.sqnr_db:.1f} dB SQNR against float on {outputs.samples} held-out samples"])
         both = f"{outputs.optimized_db:.1f} dB in integer kernels, {outputs.unoptimized_db:.1f} dB as written"
         rows.append(["", f"{both}, on {outputs.checked} of them"])
+    if report.drop is not None:
+        rows.append(
+            ["metric", f"{report.drop.metric} is {abs(report.drop.points):.2f} {'below' if report.drop.points > 0 else 'above'} float"]
+        )
     if report.latency is not None:
         times = f"{report.latency.int8_ms:.3g} ms, float {report.latency.float_ms:.3g} ms; one thread, this machine"
         rows.append(["latency", f"{report.latency.ratio:.2f}x of float ({times})"])
     rows += [["note" if i == 0 else "", note] for i, note in enumerate(report.notes)]
-    if report.fallback is not None:
+    if report.fallback is not None and report.fallback.nodes:
         kept = f"{len(report.fallback.nodes)} nodes with {report.fallback.mac_share:.1%} of the MACs"
         change = f"{report.fallback.before_db:.1f} dB with them in int8, {report.fallback.after_db:.1f} dB without"
         rows.append(["kept float", f"{kept}: {change}"])

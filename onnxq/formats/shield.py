@@ -1,0 +1,53 @@
+"""Keep the runtime from quantizing what is to stay float.
+
+Where a float Conv, ConvTranspose or Gemm stands between a DequantizeLinear and a QuantizeLinear, the runtime
+(1.31, graph transformer WeightBiasQuantization) quantizes its weights by itself, with one scale for all channels.
+It looks for the QuantizeLinear right behind the node, or behind a Relu or Clip. A LeakyRelu there hides it, and
+costs nothing: the float kernel takes it in. With slope 0 it is a Relu, with slope 1 it changes nothing.
+"""
+
+import onnx_ir as ir
+
+from onnxq.model.edit import Names, add_node, graph_of, nodes_of, only_use, take_output
+
+EXPOSED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+
+
+def shield_floats(model: ir.Model) -> int:
+    """Shield the float nodes that the runtime would quantize, in place; returns how many there were."""
+    names, count = Names(model), 0
+    for node in list(nodes_of(model)):
+        if node.op_type not in EXPOSED or node.domain not in ("", "ai.onnx") or not _between(node):
+            continue
+        count += 1
+        follower = only_use(node.outputs[0])
+        assert follower is not None
+        if follower.op_type == "Relu":
+            value = _leaky(follower, follower.inputs[0], 0.0, names)
+            take_output(value, follower.outputs[0])
+            graph_of(follower).remove(follower, safe=True)
+        else:
+            follower.replace_input_with(0, _leaky(node, node.outputs[0], 1.0, names))
+    if count:
+        for graph in model.graphs():
+            graph.sort()
+    return count
+
+
+def _between(node: ir.Node) -> bool:
+    producers = [value.producer() if value is not None else None for value in node.inputs[:2]]
+    if producers[0] is None or producers[0].op_type != "DequantizeLinear":
+        return False
+    if producers[1] is not None and producers[1].op_type == "DequantizeLinear":
+        return False  # quantized by plan
+    follower = only_use(node.outputs[0])
+    if follower is not None and follower.op_type in ("Relu", "Clip"):
+        follower = only_use(follower.outputs[0])
+    return follower is not None and follower.op_type == "QuantizeLinear"
+
+
+def _leaky(beside: ir.Node, source: ir.Value | None, slope: float, names: Names) -> ir.Value:
+    assert source is not None
+    value = ir.Value(name=names.fresh(f"{source.name}_shielded"), shape=source.shape, type=source.type)
+    add_node(graph_of(beside), "LeakyRelu", [source], [value], name=names.fresh(f"{beside.name}_shield"), alpha=slope)
+    return value

@@ -1,0 +1,85 @@
+"""Float nodes between integers stay float: the runtime would quantize their weights by itself, a tensor at a time."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+import onnxq
+from onnxq.formats.shield import shield_floats
+from tests.conftest import normal, parse
+
+WEIGHTS = {
+    "Conv(d, w, b)": (16, 16, 1, 1),
+    "ConvTranspose(d, w, b)": (16, 16, 1, 1),
+    "Gemm(d, w, b)": (16, 16),
+}
+
+
+def between(operator, behind, rng):
+    shape = WEIGHTS[operator]
+    rows = "1,16,8,8" if len(shape) == 4 else "5,16"
+    text = f"""g (float[{rows}] x) => (float[{rows}] y, float[{rows}] u) {{
+        q = QuantizeLinear(x, s, zp) d = DequantizeLinear(q, s, zp) c = {operator} {behind}
+        y = DequantizeLinear(q2, s2, zp) }}"""
+    weight = normal(rng, *shape)
+    weight[0] *= 50  # one scale for all channels ruins the others
+    floats = {"s": np.float32(0.02), "s2": np.float32(0.1), "lo": np.float32(0), "hi": np.float32(6)}
+    constants = floats | {"zp": np.uint8(128), "w": weight, "b": normal(rng, 16)}
+    model = parse(text, {name: np.asarray(value) for name, value in constants.items()})
+    return ir.from_proto(model), normal(rng, *map(int, rows.split(",")))
+
+
+def gap(model, x):
+    """Largest difference between the file optimized and as written."""
+    found = []
+    for level in (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL):
+        options = ort.SessionOptions()
+        options.graph_optimization_level, options.log_severity_level = level, 4
+        session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found.append(session.run(["y"], {"x": x})[0])
+    return float(np.abs(found[0] - found[1]).max())
+
+
+BEHIND = [
+    "q2 = QuantizeLinear(c, s2, zp) u = Neg(x)",
+    "z = Relu(c) q2 = QuantizeLinear(z, s2, zp) u = Neg(x)",
+    "z = Clip(c, lo, hi) q2 = QuantizeLinear(z, s2, zp) u = Neg(x)",
+    "z = Relu(c) q2 = QuantizeLinear(z, s2, zp) u = Neg(z)",
+    "q2 = QuantizeLinear(c, s2, zp) u = Neg(c)",
+    "z = Relu(c) q2 = QuantizeLinear(z, s2, zp) u = Neg(c)",
+]
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("operator", list(WEIGHTS))
+def test_a_shielded_node_computes_what_the_file_says(operator, behind, rng):
+    model, x = between(operator, behind, rng)
+    shield_floats(model)
+    assert gap(model, x) <= 0.1 + 1e-5  # one step
+
+
+def test_without_a_shield_the_runtime_quantizes_the_weights(rng):
+    model, x = between("Conv(d, w, b)", BEHIND[1], rng)
+    assert gap(model, x) > 0.5
+    assert shield_floats(model) == 1
+    assert shield_floats(model) == 0
+
+
+def test_an_excluded_convolution_stays_as_exact_as_float(tmp_path, rng):
+    text = """g (float[1,16,8,8] x) => (float[1,16,8,8] y) {
+        a = Conv(x, w0) b = Relu(a) c = Conv(b, w1) d = Relu(c) y = Conv(d, w2) }"""
+    weights = {f"w{i}": normal(rng, 16, 16, 1, 1) / 4 for i in range(3)}
+    weights["w1"][0] *= 50
+    weights["w2"][:, 0] /= 50
+    onnx.save(parse(text, weights), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for i in range(16):
+        np.save(tmp_path / "calib" / f"{i}.npy", normal(rng, 1, 16, 8, 8))
+    model = onnx.load(tmp_path / "model.onnx")
+    model.graph.node[2].name = "middle"
+    onnx.save(model, tmp_path / "model.onnx")
+    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", exclude=("middle",), give_back=False)
+    assert report.kernels.counts.get("QLinearConv") == 2
+    assert abs(report.outputs.optimized_db - report.outputs.unoptimized_db) < 3
