@@ -118,9 +118,17 @@ def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: 
     steps = [goal.step((), before_db, 0.0)]
     if goal.holds(steps[0]) or len(loads) < 2:
         return Fallback((), before_db, before_db, 0.0, steps)
+
+    def take(units: Sequence[_Unit]) -> Step:
+        names = frozenset(name for unit in units for name in unit.names)
+        step = goal.step(tuple(name for name in loads if name in names), judge(names), sum(loads[name].macs for name in names))
+        steps.append(step)
+        return step
+
     units = [_measured(names, loads, quick) for names in _grouped(list(loads))]
     ranked = sorted(units, key=lambda unit: unit.worth, reverse=True)
     chosen: list[_Unit] = []
+    enough = 0  # units without which it did not hold
     whole = sum(unit.noise for unit in units)
     most = 1.001 if goal.asked else MOST_COST if before_db >= RUINED_DB else MOST_COST_RUINED
     scale = 1.0  # real noise / the sum of its parts, learnt round by round
@@ -129,24 +137,29 @@ def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: 
         grown = _grow(chosen, ranked, whole - _noise(aim) / scale, most)
         if grown == chosen:
             break
-        chosen = grown
-        names = frozenset(name for unit in chosen for name in unit.names)
-        found = judge(names)
-        steps.append(goal.step(tuple(name for name in loads if name in names), found, sum(loads[name].macs for name in names)))
-        if goal.holds(steps[-1]):
+        enough, chosen = len(chosen), grown
+        step = take(chosen)
+        if goal.holds(step):
             break
         left = whole - sum(unit.noise for unit in chosen)
-        scale = max(scale * (1.5 if goal.drop is None else 1.0), _noise(found) / max(left, 1e-12))
+        scale = max(scale * (1.5 if goal.drop is None else 1.0), _noise(step.sqnr_db) / max(left, 1e-12))
+    more = len(chosen)
+    while goal.asked and more - enough > 1 and any(goal.holds(step) for step in steps):
+        middle = (enough + more) // 2
+        enough, more = (enough, middle) if goal.holds(take(chosen[:middle])) else (middle, more)
     best = _best(steps, goal)
     return Fallback(best.nodes, before_db, best.sqnr_db, best.mac_share, steps)
 
 
 def _best(steps: Sequence[Step], goal: Goal) -> Step:
-    """The step that holds; else the closest one, if that is worth it."""
+    """Of the steps that hold the one with the fewest MACs; else the closest one, if that is worth it."""
+    holding = [step for step in steps if goal.holds(step)]
+    if holding:
+        return min(holding, key=lambda step: step.mac_share)
     if goal.drop is not None:
         return min(steps, key=lambda step: step.drop if step.drop is not None else 0.0)
     best = max(steps, key=lambda step: step.sqnr_db)
-    return best if goal.asked or best.sqnr_db >= min(goal.target_db, steps[0].sqnr_db + LEAST_GAIN_DB) else steps[0]
+    return best if goal.asked or best.sqnr_db >= steps[0].sqnr_db + LEAST_GAIN_DB else steps[0]
 
 
 def _noise(decibels: float) -> float:

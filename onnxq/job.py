@@ -38,7 +38,6 @@ class Job:
     specs  inputs of the model as it came
     large  whether two sessions side by side may not fit into memory
     kept   nodes that stay float whatever the plan, with the reason
-    slow   products that stay float for speed: their weights are stored in half precision
     aliases  tensors that views make of others, by name, before anything was given back
     lstms  LSTMs whose weights become int8
     run_time  products whose activations' ranges are found when they run
@@ -53,7 +52,6 @@ class Job:
     calibration: list[Sample] = field(default_factory=list)
     held_out: list[Sample] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
-    slow: set[str] = field(default_factory=set)
     aliases: dict[str, str] = field(default_factory=dict)
     lstms: list[str] = field(default_factory=list)
     run_time: list[str] = field(default_factory=list)
@@ -154,7 +152,6 @@ def _give_back(job: Job) -> None:
     placement = place(job.plan, shapes, table)
     if placement.floats:
         job.aliases = {tensor.name: tensor.source for tensor in job.plan.tensors.values()}
-        job.slow = {name for name in placement.floats if job.plan.nodes[name].row.role is Role.ANCHOR}
         job.kept |= dict.fromkeys(placement.floats, SLOW)
         job.plan = job.replan(job.model)
         if not any(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()):

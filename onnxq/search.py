@@ -36,6 +36,7 @@ from onnxq.model.files import file_bytes, save
 from onnxq.operators import Role
 from onnxq.options import Effort, Format, Method
 from onnxq.parameters import Parameters
+from onnxq.placement import REASON as SLOW
 from onnxq.plan import Plan
 from onnxq.references import References
 from onnxq.report.model import Point
@@ -114,8 +115,7 @@ def file_writer(job: Job) -> Writer:
             quantize_lstms(result, job.lstms)
         if tables:
             quantize_tables(result)
-        if job.slow:
-            narrow_weights(result, job.slow)
+        narrow_weights(result, [name for name, (_, why) in plan.floats.items() if why in (SLOW, REASON)])
         shield_floats(result)
         return result
 
@@ -220,7 +220,11 @@ def _held(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, 
         if task is not None and limits.max_drop is not None:
             goal = Goal(asked=True, drop=drop, max_drop=limits.max_drop)
         choice = keep_outputs(candidates, choice, loads, without, goal)
-        steps = choice.fallback.steps if choice.fallback is not None and goal.asked and not job.large else []
+        steps = (
+            sorted(choice.fallback.steps, key=lambda step: step.mac_share)
+            if choice.fallback is not None and goal.asked and not job.large
+            else []
+        )
         if len(steps) > 1:
             files = [stored(step.nodes, f"{i}.onnx") for i, step in enumerate(steps)]
             job.points = _points(job, choice, steps, files)

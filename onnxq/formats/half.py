@@ -15,8 +15,8 @@ MOST_ERROR = 1e-3
 
 def narrow_weights(model: ir.Model, names: Collection[str]) -> None:
     """Put a Cast from float16 before the weights of the named nodes, in place, where that loses next to nothing."""
-    fresh = Names(model)
-    for node in [node for node in nodes_of(model) if node.name in names]:
+    fresh, wanted = Names(model), set(names)
+    for node in [node for node in nodes_of(model) if node.name in wanted and node.op_type in ("Conv", "Gemm", "MatMul")]:
         value = node.inputs[1] if len(node.inputs) > 1 else None
         weight = constant(value) if is_float(value) else None
         if value is None or weight is None or not fits(weight):
