@@ -217,7 +217,11 @@ def main(context: click.Context, config: Path | None) -> None:
     show_default=True,
     help="Leave float what is expected to be faster so on the target's CPUs, or quantize all that has integer kernels.",
 )
-@click.option("--dynamic-lstm", is_flag=True, help="Store the weights of LSTMs as int8; the runtime quantizes their inputs step by step.")
+@click.option(
+    "--dynamic-lstm/--float-lstm",
+    default=None,
+    help="Store the weights of LSTMs as int8, their inputs quantized as they run, or leave them; by default where that is faster.",
+)
 @click.option("--stats", type=FILE, multiple=True, help="Statistics of onnxq calibrate in place of a calibration pass; several are merged.")
 @click.option("--data", type=FILE, help="Labelled samples on which --max-drop holds; those of --calib by default.")
 @planning

@@ -2,9 +2,10 @@
 
 Each product or convolution is quantized alone and the noise that it alone puts on the outputs is
 measured. Noise powers add up well enough to plan with: nodes go back to float in the order of the
-noise they take with them for what they cost, until the outputs, or the task's metric, hold.
+noise they take with them for what time they cost, until the outputs, or the task's metric, hold.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,10 +14,10 @@ TARGET_DB = 20.0
 """Outputs that are at least so close to float on held-out samples are left alone."""
 LEAST_GAIN_DB = 2.0
 """Nodes stay int8 where leaving them float gains less than this without reaching the target."""
-MOST_COST = 0.2
-"""Share of the planned MACs, and of the planned weights, that may go back to float ..."""
-RUINED_DB, MOST_COST_RUINED = 12.0, 0.9
-"""... and the share where the outputs are worse than this, and hardly anything is worth keeping."""
+MOST_TIME, MOST_WEIGHTS = 0.15, 0.5
+"""What may go back to float: nodes that lengthen the expected time by this share, with this share of the planned weights."""
+RUINED_DB, MOST_RUINED = 12.0, 0.9
+"""Both shares where the outputs are worse than this, and hardly anything is worth keeping."""
 MOST_UNITS = 64
 """Neighbouring nodes are measured together where there are more than so many."""
 ROUNDS = 6
@@ -30,15 +31,26 @@ Judge = Callable[[frozenset[str]], float]
 
 @dataclass(frozen=True)
 class Load:
-    """What a node costs when it is left float: its shares of the planned MACs and weights."""
+    """What a node costs when it is left float.
+
+    macs, weights  its shares of those that are planned
+    time           by how much the planned nodes' expected time grows, a share
+    """
 
     macs: float
     weights: float
+    time: float
 
     @property
     def cost(self) -> float:
-        """The larger share; never nothing, for its conversions cost something too."""
-        return max(self.macs, self.weights) + 1e-3
+        """Never nothing, for its conversions cost something too; size counts, but less."""
+        return max(self.time, 0.0) + 0.1 * self.weights + 1e-3
+
+    def __add__(self, other: "Load") -> "Load":
+        return Load(self.macs + other.macs, self.weights + other.weights, self.time + other.time)
+
+
+NOTHING = Load(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -95,13 +107,12 @@ class Fallback:
 @dataclass(frozen=True)
 class _Unit:
     names: tuple[str, ...]
-    macs: float
-    weights: float
+    load: Load
     noise: float
 
     @property
     def worth(self) -> float:
-        return self.noise / Load(self.macs, self.weights).cost
+        return self.noise / self.load.cost
 
 
 def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: float, goal: Goal | None = None) -> Fallback:
@@ -130,7 +141,9 @@ def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: 
     chosen: list[_Unit] = []
     enough = 0  # units without which it did not hold
     whole = sum(unit.noise for unit in units)
-    most = 1.001 if goal.asked else MOST_COST if before_db >= RUINED_DB else MOST_COST_RUINED
+    most = Load(1.0, MOST_WEIGHTS, MOST_TIME) if before_db >= RUINED_DB else Load(1.0, MOST_RUINED, MOST_RUINED)
+    if goal.asked:
+        most = Load(math.inf, math.inf, math.inf)
     scale = 1.0  # real noise / the sum of its parts, learnt round by round
     for _ in range(ROUNDS * (1 + goal.asked)):
         aim = goal.target_db if goal.drop is None else steps[-1].sqnr_db + STEP_DB
@@ -168,8 +181,7 @@ def _noise(decibels: float) -> float:
 
 def _measured(names: Sequence[str], loads: Mapping[str, Load], quick: Judge) -> _Unit:
     others = frozenset(name for name in loads if name not in names)
-    macs, weights = sum(loads[name].macs for name in names), sum(loads[name].weights for name in names)
-    return _Unit(tuple(names), macs, weights, _noise(quick(others)))
+    return _Unit(tuple(names), sum((loads[name] for name in names), NOTHING), _noise(quick(others)))
 
 
 def _grouped(names: list[str]) -> list[list[str]]:
@@ -178,7 +190,7 @@ def _grouped(names: list[str]) -> list[list[str]]:
     return [names[start:stop] for start, stop in pairwise(cuts)]
 
 
-def _grow(chosen: list[_Unit], ranked: list[_Unit], excess: float, most: float) -> list[_Unit]:
+def _grow(chosen: list[_Unit], ranked: list[_Unit], excess: float, most: Load) -> list[_Unit]:
     """More units, at least one, until the excess of noise is gone or more than `most` would be lost."""
     grown = list(chosen)
     for unit in ranked:
@@ -186,7 +198,7 @@ def _grow(chosen: list[_Unit], ranked: list[_Unit], excess: float, most: float) 
             break
         if unit in grown:
             continue
-        macs, weights = sum(one.macs for one in grown) + unit.macs, sum(one.weights for one in grown) + unit.weights
-        if max(macs, weights) <= most:
+        load = sum((one.load for one in grown), unit.load)
+        if load.time <= most.time and load.weights <= most.weights:
             grown.append(unit)
     return grown

@@ -11,9 +11,10 @@ from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
-from onnxq.formats.lstm import is_dynamic_lstm
-from onnxq.macs import ShapeByName, concrete_shapes
-from onnxq.model.edit import nodes_of
+from onnxq.formats.lstm import WORTH as WORTH_LSTM
+from onnxq.formats.lstm import dynamic_lstms
+from onnxq.macs import WITH_MACS, ShapeByName, concrete_shapes
+from onnxq.model.edit import is_constant, nodes_of
 from onnxq.model.expose import expose
 from onnxq.model.files import SINGLE_FILE_LIMIT, load, weight_bytes
 from onnxq.model.normalize import normalize
@@ -64,6 +65,13 @@ class Job:
         """The user's choice of nodes."""
         return _selection(self.options)
 
+    def wanted_lstms(self) -> list[str]:
+        """LSTMs that are to get int8 weights: all that the user's choice allows, none, or those that are faster so."""
+        chosen = self.options.dynamic_lstm
+        allowed = {node.name for node in nodes_of(self.model) if self.selection.refusal(node) is None}
+        found = [] if chosen is False else dynamic_lstms(self.model, 0 if chosen else WORTH_LSTM)
+        return [name for name in found if name in allowed]
+
     def replan(self, model: ir.Model, kept: Mapping[str, str] | None = None) -> Plan:
         """The plan for a form of the model, with more nodes kept float."""
         return make_plan(model, _selection(self.options), self.kept | dict(kept or {}))
@@ -107,7 +115,7 @@ def _selection(options: QuantizeOptions) -> Selection:
 
 
 def _check_plan(job: Job, quantized: int) -> None:
-    if job.options.dynamic_lstm and any(is_dynamic_lstm(node) for node in nodes_of(job.model)):
+    if job.wanted_lstms():
         return
     if not any(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()):
         open_session(job.options.model, optimize=False)  # what the runtime has against the model comes first
@@ -141,14 +149,7 @@ def _give_back(job: Job) -> None:
     table = TABLES.get(job.options.target)
     if table is None:
         return
-    feeds = check_feeds(job.calibration[0], job.specs)
-    shapes = concrete_shapes(job.model, feeds)
-    values = [
-        v for planned in job.plan.nodes.values() for v in (*planned.node.inputs[:1], *planned.node.outputs, planned.output) if v is not None
-    ]
-    unknown = {value.name or "": value for value in values if value.name not in shapes}
-    if unknown:
-        shapes |= _observed_shapes(job, list(unknown), feeds)
+    shapes = planned_shapes(job.model, job.plan, check_feeds(job.calibration[0], job.specs))
     placement = place(job.plan, shapes, table)
     if placement.floats:
         job.aliases = {tensor.name: tensor.source for tensor in job.plan.tensors.values()}
@@ -161,11 +162,19 @@ def _give_back(job: Job) -> None:
             )
 
 
-def _observed_shapes(job: Job, names: list[str], feeds: Feeds) -> ShapeByName:
-    """Shapes that only a run tells; of a body, those of its last iteration."""
-    exposed = expose(job.model, names)
-    fetched = run(open_session(exposed.model), feeds, job.calibration[0].name, [output for output, _ in exposed.outputs.values()])
-    return {name: list(array.shape[levels:]) for (name, (_, levels)), array in zip(exposed.outputs.items(), fetched, strict=True)}
+def planned_shapes(model: ir.Model, plan: Plan, feeds: Feeds) -> ShapeByName:
+    """Shapes of a model's values for one sample; of planned nodes and products, what inference cannot tell is seen in a run."""
+    shapes = concrete_shapes(model, feeds)
+    nodes = [planned.node for planned in plan.nodes.values()] + [node for node in model.graph if node.op_type in WITH_MACS]
+    values = [value for node in nodes for value in (*node.inputs[:2], *node.outputs) if value is not None and not is_constant(value)]
+    values += [planned.output for planned in plan.nodes.values()]
+    unknown = [value.name or "" for value in dict.fromkeys(values) if value.name not in shapes]
+    if not unknown:
+        return shapes
+    exposed = expose(model, unknown)
+    fetched = run(open_session(exposed.model), feeds, "a sample", [output for output, _ in exposed.outputs.values()])
+    seen = {name: list(array.shape[levels:]) for (name, (_, levels)), array in zip(exposed.outputs.items(), fetched, strict=True)}
+    return shapes | seen  # of a body, those of its last iteration
 
 
 def _unobservable(job: Job) -> bool:

@@ -10,6 +10,7 @@ from onnxq.model.normalize import infer_shapes
 from onnxq.schemes import Feeds
 
 ShapeByName = dict[str, list[int]]
+WITH_MACS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def concrete_shapes(model: ir.Model, feeds: Feeds | None) -> ShapeByName:
@@ -34,7 +35,7 @@ def concrete_shapes(model: ir.Model, feeds: Feeds | None) -> ShapeByName:
 
 def node_macs(node: ir.Node, shapes: ShapeByName) -> int:
     """MACs of a node; 0 where it has none or its shapes are unknown."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in WITH_MACS or node.domain not in ("", "ai.onnx"):
         return 0
     names = [value.name or "" if value is not None else "" for value in node.inputs]
     first, second = shapes.get(names[0]), shapes.get(names[1])

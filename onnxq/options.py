@@ -102,7 +102,7 @@ class QuantizeOptions:
     stats        statistics of `onnxq calibrate` in place of a calibration pass; several are merged
     include, exclude, op_types  which nodes may be quantized: names or globs, operator types
     give_back    leave float what is expected to be faster so on the target's CPUs
-    dynamic_lstm  int8 weights for LSTMs, whose inputs the runtime quantizes step by step
+    dynamic_lstm  int8 weights for LSTMs, whose inputs the runtime quantizes step by step: all, none, or (None) those that gain by it
     allow_nonfinite  leave out NaN and infinite values where calibration meets them
     limits       gates: of the outputs on held-out samples, of latency and of size
     details      measure each layer's error and time, and keep each tensor's histogram, for the report
@@ -133,7 +133,7 @@ class QuantizeOptions:
     exclude: tuple[str, ...] = ()
     op_types: tuple[str, ...] = ()
     give_back: bool = True
-    dynamic_lstm: bool = False
+    dynamic_lstm: bool | None = None
     allow_nonfinite: bool = False
     limits: Limits = field(default_factory=Limits)
     details: bool = False

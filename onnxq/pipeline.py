@@ -15,7 +15,7 @@ from onnxq.choice import Choice, Trial, Variant
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
 from onnxq.fallback import RUINED_DB
-from onnxq.job import Job, prepare
+from onnxq.job import Job, planned_shapes, prepare
 from onnxq.latency import medians_ms
 from onnxq.layers import histograms, layer_rows
 from onnxq.macs import concrete_shapes, node_macs
@@ -27,6 +27,7 @@ from onnxq.modes.weights import quantize_weights_only
 from onnxq.operators import Role
 from onnxq.options import Method, Mode, QuantizeOptions
 from onnxq.parameters import Parameters
+from onnxq.plan import Plan
 from onnxq.references import References
 from onnxq.report.model import Drop, FloatNodes, Latency, QuantizeReport
 from onnxq.search import RUN_TIME, TIMED, Task, choose_best, file_writer, find_judges, find_variants, good_lstms
@@ -192,8 +193,12 @@ def _record(model: ir.Model, job: Job, choice: Choice, statistics: Statistics) -
 
 def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: Task | None) -> QuantizeReport:
     options = job.options
-    feeds = job.held_out[0].load() if job.held_out else None
-    shapes = concrete_shapes(job.model, feeds)
+    feeds = check_feeds(job.held_out[0], job.specs) if job.held_out else None
+    shapes = (
+        concrete_shapes(job.model, feeds)
+        if feeds is None
+        else planned_shapes(job.model, job.plan if options.mode is Mode.STATIC else Plan(), feeds)
+    )
     kernels = inspect_kernels(path, job.model, job.plan, shapes)
     outputs = compare_outputs(options.model, path, job.held_out, job.specs) if job.held_out else None
     if outputs is not None and outputs.suspect:

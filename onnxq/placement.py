@@ -54,6 +54,13 @@ def place(plan: Plan, shapes: ShapeByName, table: Table) -> Placement:
     return Placement(floats, integer, placed, whole[1])
 
 
+def slowdowns(plan: Plan, shapes: ShapeByName, table: Table) -> dict[str, float]:
+    """By how much the planned nodes' expected time grows with each alone in float, as a share; conversions are left out."""
+    costs = {name: _costs(planned, shapes, table) for name, planned in plan.nodes.items()}
+    whole = sum(integer for integer, _ in costs.values())
+    return {name: (as_float - integer) / whole for name, (integer, as_float) in costs.items() if whole and integer}
+
+
 def _costs(planned: PlannedNode, shapes: ShapeByName, table: Table) -> tuple[float, float]:
     """Nanoseconds on integers and in float."""
     found = work_of(planned.node, shapes)

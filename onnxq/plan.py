@@ -144,7 +144,7 @@ def _refusal(node: ir.Node, opset: int) -> str | None:
     """Why a node has no integer kernel whatever stands around it, or None."""
     row = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if row is None and node.op_type == "LSTM":
-        return "no static integer kernel; --dynamic-lstm stores its weights as int8"
+        return "no static integer kernel; --dynamic-lstm stores its weights as int8 all the same"
     if row is None:
         return f"the runtime has no integer kernel for {node.op_type}"
     if opset < row.min_opset:

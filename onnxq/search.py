@@ -14,6 +14,7 @@ from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
 from onnxq.choice import QUICK, Candidates, Choice, Variant, choose, keep_outputs
+from onnxq.costs import TABLES
 from onnxq.data.samples import check_feeds, spread
 from onnxq.data.source import Sample
 from onnxq.equalize import equalize
@@ -21,22 +22,23 @@ from onnxq.errors import DataError, ModelError
 from onnxq.evaluation import EvalOptions, evaluate
 from onnxq.fallback import REASON, TARGET_DB, Goal, Load, Step
 from onnxq.formats.half import narrow_weights
-from onnxq.formats.lstm import dynamic_lstms, quantize_lstms
+from onnxq.formats.lstm import quantize_lstms
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
-from onnxq.formats.run_time import among_floats, quantize_at_run_time
+from onnxq.formats.run_time import among_floats, quantize_at_run_time, with_clamps
 from onnxq.formats.shield import shield_floats
 from onnxq.formats.tables import looked_up, quantize_tables
-from onnxq.job import Job
+from onnxq.job import Job, planned_shapes
 from onnxq.latency import medians_ms
-from onnxq.macs import concrete_shapes, node_macs
+from onnxq.macs import node_macs
 from onnxq.metrics import MAX_DB
 from onnxq.model.edit import sizes
 from onnxq.model.files import file_bytes, save
 from onnxq.operators import Role
-from onnxq.options import Effort, Format, Method
+from onnxq.options import Effort, Format, Method, Target
 from onnxq.parameters import Parameters
 from onnxq.placement import REASON as SLOW
+from onnxq.placement import slowdowns
 from onnxq.plan import Plan
 from onnxq.references import References
 from onnxq.report.model import Point
@@ -50,6 +52,8 @@ LSTM_DB = 25.0
 """Least SQNR of the outputs with one LSTM's weights in int8."""
 WORTH_DB = 0.5
 """What a technique that adds nodes to the graph has to gain."""
+CLEAR_DB = 40.0
+"""Outputs as close as this are as good as float, however much closer others may be."""
 LAYER_SAMPLES = 48
 """Calibration samples from which the layers' moments are taken; all, for layers of which these have too few rows."""
 JUDGES = 16
@@ -108,9 +112,10 @@ def file_writer(job: Job) -> Writer:
     tables = any(looked_up(job.model))
 
     def written(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
-        result = write(model, plan, parameters)
-        if job.run_time:
-            quantize_at_run_time(result, plan, [name for name in job.run_time if name in plan.nodes])
+        chosen = [name for name in job.run_time if name in plan.nodes]
+        result = write(model, with_clamps(plan, chosen), parameters)
+        if chosen:
+            quantize_at_run_time(result, plan, chosen)
         if job.lstms:
             quantize_lstms(result, job.lstms)
         if tables:
@@ -124,9 +129,10 @@ def file_writer(job: Job) -> Writer:
 
 def good_lstms(job: Job, references: References | None) -> list[str]:
     """The LSTMs whose int8 weights, and inputs quantized step by step, leave the outputs as they are."""
-    names = dynamic_lstms(job.model) if job.options.dynamic_lstm else []
+    if references is None and job.options.dynamic_lstm is None:
+        return []  # nobody could tell whether the outputs hold
     good = []
-    for name in names:
+    for name in job.wanted_lstms():
         alone = job.model.clone()
         quantize_lstms(alone, [name])
         if references is None or references.inner_sqnr_db(alone, QUICK) >= LSTM_DB:
@@ -161,7 +167,7 @@ def _changed(job: Job, plain: Variant, change: str, feeds: Feeds) -> list[Varian
     if found is None:
         return []
     variant = Variant(found.model, job.replan(found.model), found.moments, (change,), found.divided)
-    before, after, loads = layer_inputs(plain.plan), layer_inputs(variant.plan), _loads(plain, feeds)
+    before, after, loads = layer_inputs(plain.plan), layer_inputs(variant.plan), _loads(plain, feeds, job.options.target)
     touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
     return [variant] if touched >= WORTH_MACS else []
 
@@ -185,7 +191,7 @@ def choose_best(
     choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
     asked = task is not None or options.limits.min_sqnr is not None
     if references is not None and (asked or options.effort is not Effort.FAST):
-        loads = _loads(candidates.variant, job.held_out[0].load())
+        loads = _loads(candidates.variant, job.held_out[0].load(), options.target)
         if options.effort is not Effort.FAST:
             choice = _with_ranges_at_run_time(job, candidates, choice, loads)
         choice = _held(job, candidates, choice, loads, task)
@@ -257,17 +263,19 @@ def _with_ranges_at_run_time(job: Job, candidates: Candidates, choice: Choice, l
     found = candidates.quality(choice.plan, choice.kept)
     trial = replace(choice.kept, techniques=(*choice.kept.techniques, RUN_TIME), sqnr_db=found)
     choice = replace(choice, trials=[*choice.trials, trial])
-    if found < (choice.kept.sqnr_db or 0.0):
+    if found < min(choice.kept.sqnr_db or 0.0, CLEAR_DB):
         job.run_time = []
         return choice
     return replace(choice, kept=replace(choice.kept, sqnr_db=found))
 
 
-def _loads(variant: Variant, feeds: Feeds) -> dict[str, Load]:
-    """Each planned product's share of the planned MACs and of the planned weights."""
-    shapes = concrete_shapes(variant.model, feeds)
+def _loads(variant: Variant, feeds: Feeds, target: Target) -> dict[str, Load]:
+    """What each planned product costs in float; where no table knows its time, it counts as its MACs do."""
+    shapes = planned_shapes(variant.model, variant.plan, feeds)
     anchors = {name: planned.node for name, planned in variant.plan.nodes.items() if planned.row.role is Role.ANCHOR}
     macs = {name: node_macs(node, shapes) for name, node in anchors.items()}
     weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
     whole = max(1, sum(macs.values())), max(1, sum(weights.values()))
-    return {name: Load(macs[name] / whole[0], weights[name] / whole[1]) for name in anchors}
+    shares = {name: (macs[name] / whole[0], weights[name] / whole[1]) for name in anchors}
+    times = slowdowns(variant.plan, shapes, TABLES[target]) if target in TABLES else {}
+    return {name: Load(*shares[name], times.get(name, shares[name][0])) for name in anchors}

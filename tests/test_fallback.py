@@ -5,8 +5,13 @@ import onnx
 import pytest
 
 import onnxq
-from onnxq.fallback import LEAST_GAIN_DB, MOST_COST, TARGET_DB, Load, fall_back
-from tests.conftest import normal, parse
+from onnxq.evaluation import EvalOptions
+from onnxq.fallback import LEAST_GAIN_DB, MOST_TIME, TARGET_DB, Goal, Load, fall_back
+from onnxq.frontier import quantize
+from onnxq.gates import Limits
+from onnxq.options import QuantizeOptions
+from onnxq.search import Task
+from tests.conftest import CNN, SAMPLES, normal, parse
 
 
 def world(noises, interaction=1.0):
@@ -21,13 +26,13 @@ def world(noises, interaction=1.0):
 
 def loads_of(names, macs=None):
     share = 1 / len(names)
-    return {name: Load((macs or {}).get(name, share), share) for name in names}
+    return {name: Load((macs or {}).get(name, share), share, (macs or {}).get(name, share)) for name in names}
 
 
-def run(noises, *, macs=None, interaction=1.0):
+def run(noises, *, macs=None, interaction=1.0, goal=None):
     loads = loads_of(list(noises), macs)
     alone = world(noises)
-    return fall_back(loads, alone, world(noises, interaction), world(noises, interaction)(frozenset()))
+    return fall_back(loads, alone, world(noises, interaction), world(noises, interaction)(frozenset()), goal)
 
 
 def test_only_the_guilty_node_goes_back():
@@ -55,7 +60,7 @@ def test_no_more_is_given_up_than_allowed_and_nothing_for_little():
     result = run(noises)
     assert result.nodes == ()
     assert result.after_db == result.before_db
-    assert 10 * np.log10(1 / (1 - MOST_COST)) < LEAST_GAIN_DB
+    assert 10 * np.log10(1 / (1 - MOST_TIME)) < LEAST_GAIN_DB
 
 
 def test_large_models_are_measured_in_groups():
@@ -67,6 +72,57 @@ def test_large_models_are_measured_in_groups():
     assert len(asked) <= 64
     assert "bad" in result.nodes
     assert result.mac_share < 0.05
+
+
+@pytest.mark.parametrize("interaction", [0.3, 1.0, 4.0])
+def test_a_target_that_is_asked_for_takes_the_fewest_nodes(interaction):
+    noises = {f"n{i}": 0.001 * 0.8**i for i in range(40)}
+    result = run(noises, interaction=interaction, goal=Goal(35.0, asked=True))
+    assert result.after_db >= 35.0
+    judge = world(noises, interaction)
+    assert judge(frozenset(list(noises)[: len(result.nodes) - 1])) < 35.0
+    assert result.nodes == tuple(list(noises)[: len(result.nodes)])
+
+
+def test_a_metric_decides_where_there_is_one():
+    noises = {f"n{i}": 0.01 * 0.7**i for i in range(20)}
+    alone = world(noises)
+    result = run(noises, goal=Goal(asked=True, drop=lambda names: max(0.0, 25.0 - alone(names)), max_drop=0.5))
+    assert result.after_db >= 24.5
+    assert alone(frozenset(result.nodes[:-1])) < 24.5
+    assert next(step.drop for step in result.steps if step.nodes == result.nodes) <= 0.5
+
+
+def test_a_target_out_of_reach_gives_the_closest():
+    noises = {f"n{i}": 0.001 for i in range(5)}
+    floor = 0.01
+
+    def judge(names):
+        return float(-10 * np.log10(floor + sum(noise for name, noise in noises.items() if name not in names)))
+
+    result = fall_back(loads_of(list(noises)), judge, judge, judge(frozenset()), Goal(60.0, asked=True))
+    assert len(result.nodes) == 5
+
+
+def test_the_command_reaches_the_target_and_shows_what_it_costs(tmp_path):
+    plain = onnxq.quantize(CNN, SAMPLES / "calib", tmp_path / "plain.onnx")
+    wanted = plain.outputs.sqnr_db + 6
+    report = onnxq.quantize(CNN, SAMPLES / "calib", tmp_path / "out.onnx", limits=Limits(min_sqnr=wanted))
+    assert report.outputs.sqnr_db >= wanted
+    assert all(gate.holds for gate in report.gates)
+    assert report.kernels.model_share < 1
+    assert [point.name for point in report.frontier if point.kept] != ["all int8"]
+    assert report.frontier[0].name == "all int8"
+    assert all(point.latency > 0 and 0 < point.size < 1 for point in report.frontier)
+
+
+def test_the_metric_of_the_users_task_holds(tmp_path):
+    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", limits=Limits(max_drop=0.0), samples=60)
+    report = quantize(options, Task(SAMPLES / "eval", EvalOptions(labels=SAMPLES / "eval" / "labels.csv")))
+    assert report.drop.metric == "top-1"
+    assert report.drop.points <= 0
+    assert [gate.name for gate in report.gates] == ["--max-drop"]
+    assert report.gates[0].holds
 
 
 @pytest.fixture

@@ -33,6 +33,28 @@ def test_weights_are_int8_and_the_outputs_hold(model):
         assert np.abs(a - b).max() < 0.05
 
 
-def test_without_being_asked_an_lstm_stays_float(model):
+def test_without_being_asked_a_small_lstm_stays_float(model):
     with pytest.raises(OnnxqError, match="nothing to quantize"):
         onnxq.quantize(model, model.parent / "calib")
+
+
+@pytest.fixture
+def large(tmp_path, rng):
+    text = "g (float[7,1,64] x) => (float[7,1,1,96] s) { s = LSTM<hidden_size=96>(x, wi, wr) }"
+    onnx.save_model(parse(text, {"wi": 0.1 * normal(rng, 1, 384, 64), "wr": 0.1 * normal(rng, 1, 384, 96)}), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for i in range(16):
+        np.save(tmp_path / "calib" / f"{i:02}.npy", normal(rng, 7, 1, 64))
+    return tmp_path / "model.onnx"
+
+
+def test_one_that_gains_by_it_gets_int8_weights_where_the_outputs_hold(large):
+    report = onnxq.quantize(large, large.parent / "calib")
+    assert report.kernels.counts["DynamicQuantizeLSTM"] == 1
+    assert report.outputs.sqnr_db > 25
+
+
+@pytest.mark.parametrize("options", [{"dynamic_lstm": False}, {"op_types": ("Conv",)}, {"exclude": ("*",)}])
+def test_the_users_choice_counts(large, options):
+    with pytest.raises(OnnxqError, match="nothing to quantize"):
+        onnxq.quantize(large, large.parent / "calib", **options)

@@ -97,8 +97,15 @@ def among_floats(plan: Plan) -> list[str]:
     return [name for name in plan.nodes if name in found]
 
 
+def with_clamps(plan: Plan, chosen: Sequence[str]) -> Plan:
+    """The plan with the clamps before chosen products: a range that is found at run time cannot stand for one."""
+    taken = {value.name for name in chosen for value in plan.nodes[name].node.inputs[:1] if value is not None}
+    tensors = {name: replace(tensor, bounds=None) if name in taken else tensor for name, tensor in plan.tensors.items()}
+    return replace(plan, tensors=tensors)
+
+
 def quantize_at_run_time(model: ir.Model, plan: Plan, chosen: Sequence[str]) -> None:
-    """Let chosen products of a QDQ file find their activations' ranges when they run, in place."""
+    """Let chosen products of a QDQ file, written `with_clamps`, find their activations' ranges when they run, in place."""
     nodes = {node.name: node for node in nodes_of(model)}
     writer = RunTimeWriter(model)
     for name in chosen:
