@@ -38,7 +38,7 @@ from onnxq.operators import Role
 from onnxq.options import Effort, Format, Method, Target
 from onnxq.parameters import Parameters
 from onnxq.placement import REASON as SLOW
-from onnxq.placement import slowdowns
+from onnxq.placement import place, slowdowns
 from onnxq.plan import Plan
 from onnxq.references import References
 from onnxq.report.model import Point
@@ -207,9 +207,15 @@ def choose_best(
 def _held(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load], task: Task | None) -> Choice:
     """The choice with as many nodes float as it takes for the outputs, or the task's metric, to hold."""
     limits, kept, model = job.options.limits, choice.kept, candidates.variant.model
+    shapes = planned_shapes(model, choice.plan, check_feeds(job.held_out[0], job.specs))
+    table = TABLES.get(job.options.target) if job.options.give_back else None
 
     def without(names: frozenset[str]) -> Plan:
-        return job.replan(model, dict.fromkeys(names, REASON))
+        left = dict.fromkeys(names, REASON)
+        plan = job.replan(model, left)
+        # what lies between them may not be worth its conversions any more
+        slow = place(plan, shapes, table).floats if table is not None and names else ()
+        return job.replan(model, dict.fromkeys(slow, SLOW) | left) if slow else plan
 
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
 

@@ -1,0 +1,158 @@
+"""How the cost of quantizing grows: seconds and peak memory over samples, nodes and weights.
+
+    python benchmarks/growth.py [--record FILE] [--plot FILE.png] [-- OPTIONS OF onnxq quantize]
+
+Made models of random weights: chains of convolutions for samples and nodes, of square products for weights. `float` is the
+memory of a process that runs the float model alone, `slope` the exponent of the growth between the two largest sizes:
+1 is linear.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from corpus import MEASURED
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxq.machine import this_machine
+
+SERIES: dict[str, tuple[int, ...]] = {
+    "samples": (50, 100, 200, 500, 1000),
+    "nodes": (10, 30, 100, 300, 1000, 3000),
+    "megabytes": (1, 10, 100, 500, 2000),
+}
+SAMPLES, NODES = 50, 30
+CHANNELS, SIZE, WIDTH = 32, 32, 1024
+RANDOM = np.random.default_rng(0)
+FLOAT = """
+import sys, numpy as np, onnxruntime as ort
+session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+session.run(None, {"x": np.load(sys.argv[2])})
+"""
+
+
+def convolutions(path: Path, nodes: int) -> None:
+    """A chain of 3x3 convolutions and Relus, with a sum of two values here and there."""
+    weights, layers, value = [], [], "x"
+    for i in range(nodes // 2):
+        kernel = RANDOM.normal(size=(CHANNELS, CHANNELS, 3, 3)).astype(np.float32) / np.sqrt(CHANNELS * 9 / 2)
+        weights.append(numpy_helper.from_array(kernel.astype(np.float32), f"w{i}"))
+        layers.append(helper.make_node("Conv", [value, f"w{i}"], [f"c{i}"], pads=[1, 1, 1, 1]))
+        layers.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
+        value = f"r{i}"
+    save(path, layers, weights, value, [1, CHANNELS, SIZE, SIZE])
+
+
+def products(path: Path, megabytes: int) -> None:
+    """A chain of square products with Relus between; weights of so many MB beside the file."""
+    width = WIDTH if megabytes >= 4 else WIDTH // 4
+    weights, layers, value = [], [], "x"
+    for i in range(max(1, megabytes * 10**6 // (4 * width * width))):
+        weights.append(numpy_helper.from_array((RANDOM.normal(size=(width, width)) * np.sqrt(2 / width)).astype(np.float32), f"w{i}"))
+        layers.append(helper.make_node("MatMul", [value, f"w{i}"], [f"c{i}"]))
+        layers.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
+        value = f"r{i}"
+    save(path, layers, weights, value, [16, width])
+
+
+def save(path: Path, layers: list[Any], weights: list[Any], output: str, shape: list[int]) -> None:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", output)]
+    graph = helper.make_graph(layers, "g", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+    folder = path.parent / "calib"
+    folder.mkdir()
+    for i in range(max(SERIES["samples"])):
+        np.save(folder / f"{i:04}.npy", RANDOM.normal(size=shape).astype(np.float32))
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """Seconds and peak memory in MB of a command."""
+    read, write = os.pipe()
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-S", "-c", f"import os; os.dup2({write}, 3)\n{MEASURED}", *command], check=True, pass_fds=[write])
+    seconds = time.perf_counter() - start
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        return seconds, int(pipe.read()) / 1024
+
+
+def point(series: str, size: int, options: list[str]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        if series == "megabytes":
+            products(path, size)
+        else:
+            convolutions(path, size if series == "nodes" else NODES)
+        samples = size if series == "samples" else SAMPLES
+        command = [
+            sys.executable,
+            "-m",
+            "onnxq",
+            "quantize",
+            str(path),
+            "--calib",
+            f"{scratch}/calib",
+            "--samples",
+            str(samples),
+            "-q",
+            *options,
+        ]
+        seconds, peak = measured(command)
+        _, bare = measured([sys.executable, "-c", FLOAT, str(path), f"{scratch}/calib/0000.npy"])
+    return {"series": series, "size": size, "seconds": round(seconds, 2), "peak_mb": round(peak), "float_mb": round(bare)}
+
+
+def plot(points: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(1, len(SERIES), figsize=(5 * len(SERIES), 4))
+    for axis, series in zip(axes, SERIES, strict=True):
+        found = [point for point in points if point["series"] == series]
+        sizes = [point["size"] for point in found]
+        axis.loglog(sizes, [point["seconds"] for point in found], "o-", label="seconds")
+        other = axis.twinx()
+        other.loglog(sizes, [point["peak_mb"] for point in found], "s--", color="C1", label="peak MB")
+        other.loglog(sizes, [point["float_mb"] for point in found], ":", color="gray", label="float MB")
+        axis.set(xlabel=series, ylabel="seconds")
+        other.set_ylabel("MB")
+        lines = axis.get_lines() + other.get_lines()
+        axis.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+    plt.tight_layout()
+    plt.savefig(path, dpi=90)
+
+
+def main() -> None:
+    own, _, options = " ".join(sys.argv[1:]).partition(" -- ")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--series", nargs="*", choices=list(SERIES), default=list(SERIES))
+    parser.add_argument("--record", type=Path)
+    parser.add_argument("--plot", type=Path)
+    args = parser.parse_args(own.split())
+    points: list[dict[str, Any]] = []
+    print("| series | size | seconds | peak MB | float MB |\n|---|---|---|---|---|")
+    for series in args.series:
+        for size in SERIES[series]:
+            points.append(point(series, size, options.split()))
+            print("| " + " | ".join(str(value) for value in points[-1].values()) + " |", flush=True)
+        before, last = points[-2:]
+        slope = math.log(last["seconds"] / before["seconds"]) / math.log(last["size"] / before["size"])
+        print(f"| {series} | slope | {slope:.2f} | | |")
+    if args.record:
+        args.record.write_text(json.dumps({"machine": asdict(this_machine()), "points": points}, indent=1))
+    if args.plot:
+        plot(points, args.plot)
+
+
+if __name__ == "__main__":
+    main()
