@@ -167,7 +167,7 @@ def main(context: click.Context, config: Path | None) -> None:
     show_default=True,
     help="With --mode weights: to nearest, half-quadratic, by calibration samples (gptq), or scaled by them first (awq); auto is gptq with --calib, else hqq.",
 )
-@click.option("--standard", is_flag=True, help="With --mode weights: operators of ONNX itself (opset 21), in place of this runtime's.")
+@click.option("--standard", is_flag=True, help="Only operators of ONNX itself, in place of this runtime's; with --mode weights opset 21.")
 @click.option(
     "--integer-compute/--float-compute",
     default=True,

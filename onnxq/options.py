@@ -89,7 +89,7 @@ class QuantizeOptions:
     prefer       with `Mode.AUTO`: what counts
     weight_type, block, symmetric, rounding  how weights are stored with `Mode.WEIGHTS`: values that share a scale
                  ("channel" and "tensor" too), whether they have no zero point, and how they are rounded
-    standard     with `Mode.WEIGHTS`: operators of ONNX itself (opset 21), in place of this runtime's
+    standard     with `Mode.STATIC` and `Mode.WEIGHTS`: operators of ONNX itself (there opset 21), in place of this runtime's
     integer_compute  let the kernels of such weights round activations to 8 bits, which is faster
     effort       how much is measured to make the result accurate
     method       how activation ranges are chosen
