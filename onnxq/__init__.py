@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxq.errors import OnnxqError
-from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, WeightType
+from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, Technique, WeightType
 from onnxq.version import __version__
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnxq.report.model import QuantizeReport
 
 __all__ = [
-    "Effort", "Format", "Method", "Mode", "OnnxqError", "Prefer", "QuantizeOptions", "Rounding", "Target", "WeightType",
+    "Effort", "Format", "Method", "Mode", "OnnxqError", "Prefer", "QuantizeOptions", "Rounding", "Target", "Technique", "WeightType",
     "__version__", "evaluate", "quantize",
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
 from onnxq.fallback import Fallback, Goal, Load, fall_back
-from onnxq.options import Method
+from onnxq.options import Method, Technique
 from onnxq.parameters import Parameters, Ranges, activation_parameters, make_parameters
 from onnxq.plan import Plan
 from onnxq.references import References
@@ -94,7 +94,7 @@ class Candidates:
         plan = self.variant.plan
         each = [self._activations(plan, method) for method in self.methods]
         scales = {name: min(float(params[name].scale) for params in each) for name in each[0]}
-        options = replace(self.weight_options, gptq="gptq" in techniques, bias_correction="bias_correction" in techniques)
+        options = replace(self.weight_options, gptq=Technique.GPTQ in techniques, bias_correction=Technique.BIAS_CORRECTION in techniques)
         same = self._unchanged(techniques)
         return same | quantize_weights(plan, scales, self.variant.moments, options, skip=frozenset(same))
 

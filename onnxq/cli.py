@@ -15,7 +15,7 @@ import onnxq
 from onnxq.config import DEFAULT, read_config
 from onnxq.errors import OnnxqError
 from onnxq.gates import Gate, Limits
-from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, WeightType
+from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, Technique, WeightType
 
 if TYPE_CHECKING:
     from onnxq.search import Task
@@ -222,6 +222,7 @@ def main(context: click.Context, config: Path | None) -> None:
     default=None,
     help="Store the weights of LSTMs as int8, their inputs quantized as they run, or leave them; by default where that is faster.",
 )
+@click.option("--without", multiple=True, type=click.Choice([str(t) for t in Technique]), help="Do not use this technique.")
 @click.option("--stats", type=FILE, multiple=True, help="Statistics of onnxq calibrate in place of a calibration pass; several are merged.")
 @click.option("--data", type=FILE, help="Labelled samples on which --max-drop holds; those of --calib by default.")
 @planning
@@ -259,6 +260,7 @@ def quantize(
             "rounding": Rounding(options["rounding"]),
             "block": _block(options["block"]),
             "effort": Effort(options["effort"]),
+            "without": tuple(Technique(name) for name in options["without"]),
             "method": Method(options["method"]),
             "target": Target(options["target"]),
             "format": Format(file_format),

@@ -62,6 +62,18 @@ class Rounding(StrEnum):
     AWQ = "awq"
 
 
+class Technique(StrEnum):
+    """What is tried for the outputs' sake, and can be left out."""
+
+    BIAS_CORRECTION = "bias-correction"
+    GPTQ = "gptq"
+    SMOOTHING = "smoothing"
+    EQUALIZATION = "equalization"
+    RUN_TIME_RANGES = "ranges-at-run-time"
+    NO_SATURATION = "no-saturation"
+    FALLBACK = "fallback"
+
+
 class Target(StrEnum):
     """The CPUs on which the file has to be right."""
 
@@ -104,6 +116,7 @@ class QuantizeOptions:
     give_back    leave float what is expected to be faster so on the target's CPUs
     dynamic_lstm  int8 weights for LSTMs, whose inputs the runtime quantizes step by step: all, none, or (None) those that gain by it
     allow_nonfinite  leave out NaN and infinite values where calibration meets them
+    without      techniques that are not to be used
     limits       gates: of the outputs on held-out samples, of latency and of size
     details      measure each layer's error and time, and keep each tensor's histogram, for the report
     force        overwrite the output
@@ -134,6 +147,7 @@ class QuantizeOptions:
     op_types: tuple[str, ...] = ()
     give_back: bool = True
     dynamic_lstm: bool | None = None
+    without: tuple[Technique, ...] = ()
     allow_nonfinite: bool = False
     limits: Limits = field(default_factory=Limits)
     details: bool = False

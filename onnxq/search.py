@@ -35,7 +35,7 @@ from onnxq.metrics import MAX_DB
 from onnxq.model.edit import sizes
 from onnxq.model.files import file_bytes, save
 from onnxq.operators import Role
-from onnxq.options import Effort, Format, Method, Target
+from onnxq.options import Effort, Format, Method, Target, Technique
 from onnxq.parameters import Parameters
 from onnxq.placement import REASON as SLOW
 from onnxq.placement import place, slowdowns
@@ -58,15 +58,15 @@ LAYER_SAMPLES = 48
 """Calibration samples from which the layers' moments are taken; all, for layers of which these have too few rows."""
 JUDGES = 16
 """Samples over which candidates are compared: held-out ones, and calibration samples where those are too few."""
-TECHNIQUES: dict[Effort, list[tuple[str, ...]]] = {
-    Effort.FAST: [("bias_correction",)],
-    Effort.BALANCED: [("gptq", "bias_correction"), ("bias_correction",)],
-    Effort.BEST: [("gptq", "bias_correction"), ("bias_correction",), ("gptq",), ()],
+GPTQ, BIAS = Technique.GPTQ, Technique.BIAS_CORRECTION
+TECHNIQUES: dict[Effort, list[tuple[Technique, ...]]] = {
+    Effort.FAST: [(BIAS,)],
+    Effort.BALANCED: [(GPTQ, BIAS), (BIAS,)],
+    Effort.BEST: [(GPTQ, BIAS), (BIAS,), (GPTQ,), ()],
 }
 """Sets of techniques that are tried, the most promising first."""
 
-RUN_TIME = "ranges_at_run_time"
-"""Name of the technique that finds products' ranges when they run."""
+RUN_TIME = Technique.RUN_TIME_RANGES
 
 TIMED = 4
 """Held-out samples that are timed."""
@@ -88,9 +88,9 @@ class Task:
 
 
 Writer = Callable[[ir.Model, Plan, Parameters], ir.Model]
-CHANGES: dict[str, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]], Changed | None]] = {
-    "smoothing": smooth,
-    "equalization": equalize,
+CHANGES: dict[Technique, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]], Changed | None]] = {
+    Technique.SMOOTHING: smooth,
+    Technique.EQUALIZATION: equalize,
 }
 """Techniques that change the float model first."""
 WRITERS: dict[Format, Writer] = {
@@ -157,11 +157,11 @@ def find_variants(job: Job) -> list[Variant]:
     plain = Variant(job.model, job.plan, moments)
     if job.options.stats or job.large:
         return [plain]
-    changes = [change for change in CHANGES if second or change == "smoothing"]
+    changes = [change for change in CHANGES if change not in job.options.without and (second or change is Technique.SMOOTHING)]
     return [plain] + [variant for change in changes for variant in _changed(job, plain, change, samples[0].load())]
 
 
-def _changed(job: Job, plain: Variant, change: str, feeds: Feeds) -> list[Variant]:
+def _changed(job: Job, plain: Variant, change: Technique, feeds: Feeds) -> list[Variant]:
     """The model changed by a technique, where it touches enough of what is to be computed."""
     found = CHANGES[change](job.model, job.plan, plain.moments)
     if found is None:
@@ -180,21 +180,25 @@ def choose_best(
     tried: list[tuple[Candidates, Choice]] = []
     for variant in variants:
         write = file_writer(job)
-        weights = WeightOptions(options.per_channel, options.target)
+        weights = WeightOptions(options.per_channel, Target.VNNI if Technique.NO_SATURATION in options.without else options.target)
         others = tried[0][0] if tried else None  # the plain one
         method = MethodOptions(options.percentile)
         methods = list(METHODS) if options.method is Method.AUTO else [options.method]
         candidates = Candidates(variant, statistics, methods, method, weights, write, references, others)
-        techniques = TECHNIQUES[options.effort] if variant.moments else [()]
+        sets = TECHNIQUES[options.effort] if variant.moments else [()]
+        techniques = list(dict.fromkeys(tuple(t for t in each if t not in options.without) for each in sets))
         tried.append((candidates, choose(candidates, options.method, techniques)))
-    candidates, choice = max(tried, key=lambda item: (item[1].kept.sqnr_db or 0.0) - WORTH_DB * ("smoothing" in item[0].variant.techniques))
+    candidates, choice = max(
+        tried, key=lambda item: (item[1].kept.sqnr_db or 0.0) - WORTH_DB * (Technique.SMOOTHING in item[0].variant.techniques)
+    )
     choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
     asked = task is not None or options.limits.min_sqnr is not None
     if references is not None and (asked or options.effort is not Effort.FAST):
         loads = _loads(candidates.variant, job.held_out[0].load(), options.target)
         if options.effort is not Effort.FAST:
             choice = _with_ranges_at_run_time(job, candidates, choice, loads)
-        choice = _held(job, candidates, choice, loads, task)
+        if asked or Technique.FALLBACK not in options.without:
+            choice = _held(job, candidates, choice, loads, task)
     found = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
     if found is not None and found <= -MAX_DB:
         raise ModelError(
@@ -260,7 +264,7 @@ def _with_ranges_at_run_time(job: Job, candidates: Candidates, choice: Choice, l
 
     It is faster too, because the kernel adds the bias.
     """
-    if job.options.format is not Format.QDQ or job.options.standard:
+    if job.options.format is not Format.QDQ or job.options.standard or RUN_TIME in job.options.without:
         return choice
     names = among_floats(choice.plan)
     if sum(loads[name].macs for name in names) < WORTH_MACS:

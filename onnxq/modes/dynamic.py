@@ -18,7 +18,7 @@ from onnxq.job import Job
 from onnxq.model.edit import input_at, nodes_of
 from onnxq.modes.products import Made, plan_products
 from onnxq.modes.tables import code_tables, find_tables
-from onnxq.options import Effort
+from onnxq.options import Effort, Target, Technique
 from onnxq.plan import Plan
 from onnxq.references import References
 from onnxq.smooth import smooth
@@ -37,12 +37,13 @@ def quantize_dynamic(job: Job, references: References | None) -> Made:
     moments: Mapping[LayerInput, Moments] = {}
     if job.calibration and plan.nodes:
         moments = collect_moments(job.model, layer_inputs(plan).values(), job.calibration, second=job.options.effort is not Effort.FAST)
-    tried = [(_write(job, job.model, plan, moments), plan, ["gptq", "bias correction"] if moments else [])]
-    if moments and references is not None:
+    used = [each for each in (Technique.GPTQ, Technique.BIAS_CORRECTION) if moments and each not in job.options.without]
+    tried = [(_write(job, job.model, plan, moments), plan, list[str](used))]
+    if moments and references is not None and Technique.SMOOTHING not in job.options.without:
         changed = smooth(job.model, plan, moments)
         if changed is not None:
             again = plan_products(changed.model, job.selection)
-            tried.append((_write(job, changed.model, again, changed.moments), again, ["smoothing", "gptq", "bias correction"]))
+            tried.append((_write(job, changed.model, again, changed.moments), again, [Technique.SMOOTHING, *used]))
         model, plan, techniques = max(tried, key=lambda each: references.sqnr_db(each[0]))
     else:
         model, plan, techniques = tried[0]
@@ -58,7 +59,13 @@ def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, 
     """A copy whose products run as MatMulIntegerToFloat; those that share an activation quantize it once."""
     writer = RunTimeWriter(source.clone())
     nodes = {node.name: node for node in nodes_of(writer.model)}
-    options = WeightOptions(job.options.per_channel, job.options.target, gptq=bool(moments), bias_correction=bool(moments))
+    without, known_inputs = job.options.without, bool(moments)
+    options = WeightOptions(
+        job.options.per_channel,
+        Target.VNNI if Technique.NO_SATURATION in without else job.options.target,
+        gptq=known_inputs and Technique.GPTQ not in without,
+        bias_correction=known_inputs and Technique.BIAS_CORRECTION not in without,
+    )
     layers = layer_inputs(plan)
     for name, planned in plan.nodes.items():
         known = moments.get(layers[name]) if name in layers else None

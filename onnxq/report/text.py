@@ -57,7 +57,7 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
         ["wrote", report.output],
         ["size", f"{size(report.bytes_before)} -> {size(report.bytes_after)} ({report.bytes_after / report.bytes_before:.2f}x)"],
         ["ranges", f"{method}, {report.samples} samples"] if report.mode == "static" else ["mode", f"{report.mode}, {samples}"],
-        ["weights", ", ".join(name.replace("_", " ") for name in report.techniques) or "rounded to nearest"],
+        ["weights", ", ".join(name.replace("-", " ") for name in report.techniques) or "rounded to nearest"],
         ["integer", f"{kernels.integer_share:.1%} of planned MACs ({report.planned} nodes), {kernels.model_share:.1%} of the model's"],
         ["kernels", f"{integer or 'none'}; {kernels.leftover} Q/DQ nodes left"],
     ]
