@@ -366,9 +366,12 @@ def evaluate(
 @click.argument("other", metavar="INT8", type=FILE)
 @click.option("--data", type=FILE, required=True, help="Samples, as for quantize --calib; a few are used.")
 @click.option("--preprocess", metavar="PRESET|FILE", help="How a file becomes an input.")
+@click.option("--report", type=FILE, multiple=True, help="Also write FILE.html or .json.")
 @common
 @_guarded
-def debug(model: Path, other: Path, data: Path, preprocess: str | None, as_json: bool, verbose: bool, quiet: bool) -> None:
+def debug(
+    model: Path, other: Path, data: Path, preprocess: str | None, report: tuple[Path, ...], as_json: bool, verbose: bool, quiet: bool
+) -> None:
     """Show where INT8 leaves its float MODEL: the error behind each layer, values that are cut, weights that saturate.
 
     \b
@@ -376,10 +379,14 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None, as_json:
       onnxq debug model.onnx model.int8.onnx --data data/
     """
     from onnxq.debugging import debug as run
+    from onnxq.report.files import DEBUG_WRITERS, check_reports, write_reports
     from onnxq.report.text import debug_text
 
-    report = run(model, other, data, preprocess)
-    _print(report, debug_text(report, verbose=verbose), as_json=as_json, quiet=quiet)
+    files = _report_files(report, None, None)
+    check_reports(files, DEBUG_WRITERS)
+    found = run(model, other, data, preprocess)
+    write_reports(found, files)
+    _print(found, debug_text(found, verbose=verbose), as_json=as_json, quiet=quiet)
 
 
 @main.command()

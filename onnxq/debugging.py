@@ -1,24 +1,25 @@
 """`onnxq debug`: a quantized file against its float model, layer by layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 
 from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import ModelError
 from onnxq.layers import pairs_of
 from onnxq.metrics import OutputError
-from onnxq.model.edit import constant
-from onnxq.model.expose import expose
+from onnxq.model.edit import Names, constant
+from onnxq.model.expose import Exposed, expose
 from onnxq.model.files import load
 from onnxq.model.normalize import normalize
 from onnxq.model.runtime import model_inputs, open_session, run
 from onnxq.plan import make_plan
-from onnxq.schemes import Array
+from onnxq.schemes import Array, Feeds
 from onnxq.techniques.saturation import kernel_order, saturating_pairs
 
 SAMPLES = 8
@@ -36,6 +37,7 @@ class DebugRow:
     """One layer, in the order of the graph.
 
     sqnr_db     behind it, all layers before it quantized too, dB; channels that the file divides are scaled back
+    own_db      behind it, its inputs float's, dB: what it does itself; None where its inputs are none of the float model's
     low, high   least and largest value seen in float
     clipped     share of its values outside what its integers hold; None where it stays float
     saturating  pairs of its weights that CPUs without VNNI add wrongly
@@ -45,6 +47,7 @@ class DebugRow:
     name: str
     op_type: str
     sqnr_db: float | None
+    own_db: float | None
     low: float
     high: float
     clipped: float | None
@@ -68,10 +71,15 @@ class _Seen:
     """What the samples show of one layer."""
 
     error: OutputError
+    own: OutputError
     low: float = np.inf
     high: float = -np.inf
     outside: int = 0
     count: int = 0
+
+    def add_own(self, want: Array, have: Array) -> None:
+        if want.size and want.shape == have.shape and have.dtype.kind == "f":
+            self.own.add([want], [_scaled_back(want, have)[0]])
 
     def add(self, want: Array, have: Array, held: tuple[float, float] | None) -> None:
         if want.size == 0 or want.shape != have.shape or have.dtype.kind != "f":
@@ -82,6 +90,63 @@ class _Seen:
         if held is not None:
             self.outside += int(np.count_nonzero((want * factor < held[0]) | (want * factor > held[1])))
             self.count += want.size
+
+
+def fed_with_floats(written: ir.Model, float_values: set[str]) -> tuple[ir.Model, dict[str, str]]:
+    """A copy whose layers take the float model's values, quantized as the file does it, in place of each other's.
+
+    Returns:
+        the copy, and its additional inputs with the names of the float values that they want.
+    """
+    copy, entries = written.clone(), {}
+    names = Names(copy)
+    for quantizer in [node for node in copy.graph if node.op_type == "QuantizeLinear"]:
+        value = quantizer.inputs[0]
+        readers = [use.node for use in quantizer.outputs[0].uses() if use.node.op_type == "DequantizeLinear"]
+        if value is None or value.name not in float_values or not readers:
+            continue
+        entry = ir.Value(name=names.fresh(f"{value.name}_float"), type=ir.TensorType(ir.DataType.FLOAT))
+        copy.graph.inputs.append(entry)
+        entries[entry.name or ""] = value.name or ""
+        stored = _again(copy.graph, quantizer, entry, names)
+        for reader in readers:
+            read = _again(copy.graph, reader, stored, names)
+            for use in list(reader.outputs[0].uses()):
+                if use.node.graph is copy.graph:
+                    use.node.replace_input_with(use.idx, read)
+    copy.graph.sort()
+    return copy, entries
+
+
+def _again(graph: ir.Graph, node: ir.Node, source: ir.Value, names: Names) -> ir.Value:
+    """The same Q or DQ over another value."""
+    output = ir.Value(name=names.fresh(f"{source.name}_again"), type=node.outputs[0].type)
+    attributes = list(node.attributes.values())
+    graph.append(
+        ir.Node(node.domain, node.op_type, [source, *node.inputs[1:]], attributes, outputs=[output], name=names.fresh(f"{node.name}_again"))
+    )
+    return output
+
+
+def _fed(alone: ir.Model, behind: Iterable[str]) -> set[str]:
+    """Layers whose activation comes from an additional input, or from an input of the model."""
+    inputs = {value.name for value in alone.graph.inputs}
+    nodes = {node.name or "": node for node in alone.graph}
+    found = set()
+    for name in behind:
+        activation = nodes[name].inputs[0]
+        for _ in range(2):  # behind a Q and a DQ
+            producer = activation.producer() if activation is not None else None
+            if producer is not None and producer.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                activation = producer.inputs[0]
+        if activation is not None and activation.name in inputs:
+            found.add(name)
+    return found
+
+
+def _values(form: Exposed, session: ort.InferenceSession, feeds: Feeds, sample: str) -> dict[str, Array]:
+    """What a run shows, by the names that were asked for."""
+    return form.values(run(session, feeds, sample, [output for output, _ in form.outputs.values()]))
 
 
 def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -> DebugReport:
@@ -97,17 +162,23 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
     pairs = pairs_of(make_plan(source), written)
     if not pairs:
         raise ModelError(f"{other}: has no layer of {model} in QDQ form: give a file that onnxq made of this model")
-    wanted, found = expose(source, [a for a, _ in pairs.values()]), expose(written, [b for _, b in pairs.values()])
+    float_values = {value.name or "" for node in source.graph for value in node.outputs}
+    alone, entries = fed_with_floats(written, float_values)
+    wanted = expose(source, list(dict.fromkeys([*(a for a, _ in pairs.values()), *entries.values()])))
+    forms = [expose(each, [b for _, b in pairs.values()]) for each in (written, alone)]
     held = {name: _held(written, b) for name, (_, b) in pairs.items()}
-    seen = {name: _Seen(OutputError([name])) for name in pairs}
-    sessions = open_session(wanted.model), open_session(found.model)
-    names = [[output for output, _ in each.outputs.values()] for each in (wanted, found)]
+    seen = {name: _Seen(OutputError([name]), OutputError([name])) for name in pairs}
+    reached = _fed(alone, pairs)
+    sessions = [open_session(each.model) for each in (wanted, *forms)]
     for sample in samples:
         feeds = check_feeds(sample, specs)
-        expected, actual = (run(session, feeds, sample.name, list(each)) for session, each in zip(sessions, names, strict=True))
-        left, right = (dict(zip(each, values, strict=True)) for each, values in zip(names, (expected, actual), strict=True))
+        left = _values(wanted, sessions[0], feeds, sample.name)
+        right = _values(forms[0], sessions[1], feeds, sample.name)
+        own = _values(forms[1], sessions[2], feeds | {entry: left[name] for entry, name in entries.items()}, sample.name)
         for name, (a, b) in pairs.items():
-            seen[name].add(left[wanted.outputs[a][0]], right[found.outputs[b][0]], held[name])
+            seen[name].add(left[a], right[b], held[name])
+            if name in reached:
+                seen[name].add_own(left[a], own[b])
     nodes = {node.name or "": node for node in written.graph}
     rows = [_row(nodes[name], seen[name], quantized=held[name] is not None) for name in pairs]
     measured = sorted((row for row in rows if row.sqnr_db is not None), key=lambda row: row.sqnr_db or 0.0)
@@ -150,7 +221,7 @@ def _row(node: ir.Node, seen: _Seen, *, quantized: bool) -> DebugRow:
         *([f"{clipped:.1%} of its values are cut: --method minmax or mse"] if clipped is not None and clipped > CLIPPED else []),
         *([f"--exclude '{node.name}', or more samples"] if quantized and sqnr is not None and sqnr < NEAR_DB else []),
     )
-    return DebugRow(node.name or "", node.op_type, sqnr, seen.low, seen.high, clipped, pairs, "; ".join(advice))
+    return DebugRow(node.name or "", node.op_type, sqnr, seen.own.sqnr_db(), seen.low, seen.high, clipped, pairs, "; ".join(advice))
 
 
 def _saturating(node: ir.Node) -> int:

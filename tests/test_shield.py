@@ -80,6 +80,8 @@ def test_an_excluded_convolution_stays_as_exact_as_float(tmp_path, rng):
     model = onnx.load(tmp_path / "model.onnx")
     model.graph.node[2].name = "middle"
     onnx.save(model, tmp_path / "model.onnx")
-    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", exclude=("middle",), give_back=False, effort=onnxq.Effort.FAST)
+    report = onnxq.quantize(
+        tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", exclude=("middle",), give_back=False, effort=onnxq.Effort.FAST
+    )
     assert report.kernels.counts.get("QLinearConv") == 2
     assert abs(report.outputs.optimized_db - report.outputs.unoptimized_db) < 3

@@ -1,8 +1,8 @@
 """ONNX Neural Compressor."""
 
-import onnx
 from onnx_neural_compressor import data_reader
-from onnx_neural_compressor.quantization import QuantFormat, QuantType, StaticQuantConfig, quantize
+from onnx_neural_compressor.quantization import QuantFormat, QuantType, quantize
+from onnx_neural_compressor.quantization.config import StaticQuantConfig
 from samples import arguments, feeds
 
 model, samples, out, configuration = arguments()
@@ -20,7 +20,7 @@ class Reader(data_reader.CalibrationDataReader):  # type: ignore[misc]
 
 
 quantize(
-    onnx.load(model) and model,
+    model,
     out,
     StaticQuantConfig(
         Reader(), activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True, quant_format=QuantFormat.QDQ,

@@ -3,11 +3,12 @@
 import json
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxq.debugging import DebugReport
 from onnxq.errors import OnnxqError, OutputError
 from onnxq.evaluation import EvalReport
 from onnxq.model.files import umask
@@ -32,7 +33,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _page(report: Report) -> bytes:
+def _page(report: Report | DebugReport) -> bytes:
     from onnxq.report.page import page
 
     return page(report).encode()
@@ -51,11 +52,12 @@ WRITERS: dict[str, Callable[[Report], bytes]] = {
     ".xml": lambda report: junit(report),
     ".png": _plots,
 }
+DEBUG_WRITERS: dict[str, Callable[[DebugReport], bytes]] = {".html": _page, ".json": lambda report: as_text(report).encode() + b"\n"}
 NEEDED = {".html": ("jinja2",), ".png": ("matplotlib",)}
 
 
-def check_reports(files: Mapping[Path, str]) -> None:
-    """Refuse, before any work, a report that cannot be written.
+def check_reports(files: Mapping[Path, str], kinds: Collection[str] = WRITERS) -> None:
+    """Refuse, before any work, a report that cannot be written, or that is of none of the kinds.
 
     Raises:
         OnnxqError: the kind is not known, its library is missing, or there is no such folder.
@@ -63,8 +65,8 @@ def check_reports(files: Mapping[Path, str]) -> None:
     import importlib.util
 
     for path, kind in files.items():
-        if kind not in WRITERS:
-            raise OnnxqError(f"--report {path}: expected a name that ends in {', '.join(WRITERS)}")
+        if kind not in kinds:
+            raise OnnxqError(f"--report {path}: expected a name that ends in {', '.join(kinds)}")
         for library in NEEDED.get(kind, ()):
             if importlib.util.find_spec(library) is None:
                 raise OnnxqError(f"--report {path}: {kind} needs {library}: pip install 'onnxq[report]'")
@@ -72,14 +74,14 @@ def check_reports(files: Mapping[Path, str]) -> None:
             raise OutputError(f"--report {path}: the folder {path.parent} does not exist: create it")
 
 
-def write_reports(report: Report, files: Mapping[Path, str]) -> None:
+def write_reports(report: Report | DebugReport, files: Mapping[Path, str]) -> None:
     """Write each file at once or not at all.
 
     Raises:
         OutputError: a file cannot be written.
     """
     for path, kind in files.items():
-        content = WRITERS[kind](report)
+        content = DEBUG_WRITERS[kind](report) if isinstance(report, DebugReport) else WRITERS[kind](report)
         try:
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
                 file.write(content)

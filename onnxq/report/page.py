@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.data.images import SUFFIXES
+from onnxq.debugging import DebugReport
 from onnxq.evaluation import EvalReport, ModelScore
 from onnxq.report.model import QuantizeReport
 from onnxq.report.text import eval_columns, quantize_rows, size
@@ -18,12 +19,14 @@ HISTOGRAMS = 400
 """Histograms shown: those with the largest clipped share, so that the page of a very large model stays small."""
 
 
-def page(report: QuantizeReport | EvalReport) -> str:
+def page(report: QuantizeReport | EvalReport | DebugReport) -> str:
     """The page; names from models and data are escaped."""
     import jinja2
 
     environment = jinja2.Environment(loader=jinja2.PackageLoader("onnxq.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"size": size, "bars": bars, "line": line}
+    if isinstance(report, DebugReport):
+        return environment.get_template("debug.html").render(report=report, version=__version__)
     if isinstance(report, EvalReport):
         facts: dict[str, Any] = {"columns": eval_columns(report), "points": points(report), "pictures": pictures(report)}
         return environment.get_template("eval.html").render(report=report, version=__version__, **facts)

@@ -204,10 +204,17 @@ def bench_text(report: BenchReport) -> str:
 def debug_text(report: DebugReport, *, verbose: bool = False) -> str:
     """The worst layers, or all of them."""
     shown = report.layers if verbose else report.worst
-    rows = [["layer", "operator", "SQNR dB", "least", "largest", "cut", "saturating"]]
+    rows = [["layer", "operator", "SQNR dB", "own dB", "least", "largest", "cut", "saturating"]]
     for row in shown:
         cut = "-" if row.clipped is None else f"{row.clipped:.2%}"
-        cells = [_number(row.sqnr_db, "{:.1f}"), f"{row.low:.3g}", f"{row.high:.3g}", cut, str(row.saturating)]
+        cells = [
+            _number(row.sqnr_db, "{:.1f}"),
+            _number(row.own_db, "{:.1f}"),
+            f"{row.low:.3g}",
+            f"{row.high:.3g}",
+            cut,
+            str(row.saturating),
+        ]
         rows.append([row.name, row.op_type, *cells])
     advice = [[row.name, row.advice] for row in shown if row.advice]
     tried = f"\n\n{table([['layer', 'what to try'], *advice], left=2)}" if advice else ""
