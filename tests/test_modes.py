@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,14 +12,14 @@ from onnxq.formats.nbits import BitsWriter
 from onnxq.model.files import load
 from onnxq.model.runtime import open_session
 from onnxq.modes import fp16, products, weights
-from onnxq.options import Effort, Mode, QuantizeOptions, Rounding, WeightType
+from onnxq.options import Effort, Mode, QuantizeOptions, Rounding, Technique, WeightType
 from onnxq.pipeline import quantize
 from onnxq.techniques.blockwise import Grid, round_to_nearest
 from onnxq.techniques.codebooks import BOOKS, FP4, NF4, decode_book, encode_book
 from onnxq.techniques.gptq_blocks import gptq_blocks
 from onnxq.techniques.hqq import half_quadratic
 from onnxq.techniques.saturation import kernel_order, saturating_pairs
-from tests.conftest import CNN, SAMPLES, TRANSFORMER
+from tests.conftest import CNN, SAMPLES, TRANSFORMER, normal, parse
 from tests.test_fuzz import Graph
 
 RANDOM = np.random.default_rng(0)
@@ -352,3 +354,52 @@ def test_random_graphs(first, tmp_path, monkeypatch):
             done += 1
             assert report.outputs.sqnr_db is None or report.outputs.sqnr_db > least, f"seed {seed}, {mode} {options}"
     assert done > 40
+
+
+# --- ranges at run time within static mode
+
+
+def perceptron(rng):
+    """Two products with biases and a Relu between, three axes: what a transformer's feed-forward is."""
+    text = """g (float[2,5,64] x) => (float[2,5,64] y) {
+        a = MatMul(x, w0) b = Add(a, b0) c = Relu(b) d = MatMul(c, w1) e = Add(d, b1) y = Tanh(e) }"""
+    weights = {"w0": normal(rng, 64, 96) / 8, "b0": normal(rng, 96), "w1": normal(rng, 96, 64) / 10, "b1": normal(rng, 64)}
+    return parse(text, weights)
+
+
+def test_products_among_floats_find_their_ranges_at_run_time(tmp_path, rng):
+    onnx.save(perceptron(rng), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for i in range(24):  # ranges that differ from sample to sample, which one range cannot hold
+        np.save(tmp_path / "calib" / f"{i:02}.npy", normal(rng, 2, 5, 64) * 10.0 ** (i % 4))
+    options = QuantizeOptions(tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", give_back=False)
+    report = quantize(options)
+    assert "ranges-at-run-time" in report.techniques
+    operators = [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node]
+    assert operators.count("MatMulIntegerToFloat") == 2
+    assert "Relu" in operators  # no calibrated range stands for it any more
+    assert "QuantizeLinear" not in operators
+    for change in ({"standard": True}, {"without": (Technique.RUN_TIME_RANGES,)}):
+        fixed = quantize(replace(options, output=tmp_path / "fixed.onnx", force=True, **change))
+        assert "ranges-at-run-time" not in fixed.techniques
+        assert fixed.outputs.sqnr_db < report.outputs.sqnr_db
+        assert not any(node.domain == "com.microsoft" for node in onnx.load(tmp_path / "fixed.onnx").graph.node)
+
+
+@pytest.mark.parametrize("technique", [Technique.GPTQ, Technique.BIAS_CORRECTION, Technique.SMOOTHING])
+@pytest.mark.parametrize("mode", [Mode.STATIC, Mode.DYNAMIC])
+def test_a_technique_can_be_left_out(technique, mode, tmp_path):
+    options = QuantizeOptions(TRANSFORMER, SAMPLES / "calib", tmp_path / "out.onnx", samples=48, mode=mode, without=(technique,))
+    report = quantize(options)
+    assert technique not in report.techniques
+    assert not any(technique in trial.techniques for trial in report.trials)
+
+
+def test_full_range_weights_where_saturation_does_not_matter(tmp_path):
+    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", samples=48, effort=Effort.FAST)
+    pairs = []
+    for without in ((), (Technique.NO_SATURATION,)):
+        quantize(replace(options, without=without, force=True))
+        stored = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "out.onnx").graph.initializer]
+        pairs.append(sum(saturating_pairs(kernel_order(w, 0)) for w in stored if w.dtype == np.int8 and w.ndim == 4 and w.shape[1] > 1))
+    assert pairs[0] == 0 < pairs[1]
