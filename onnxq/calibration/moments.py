@@ -18,8 +18,8 @@ MOST_ROWS, LEAST_ROWS, ROWS_A_COLUMN = 4096, 256, 4
 """Rows wanted of a layer over all samples: four for each of its K, within these bounds."""
 RUN = 8
 """Neighbours taken together: they share cache lines."""
-CHUNK = 512
-"""Rows multiplied at a time."""
+CHUNK = 1 << 20
+"""Bytes of rows multiplied at a time; every layer may have so many waiting."""
 MEMORY, LAYER_MEMORY = 256 << 20, 64 << 20
 """Bytes of second moments, of all layers and of one; layers beyond that have none."""
 
@@ -181,7 +181,7 @@ class Moments:
         self.rows += len(rows)
         if self.second is not None:
             self._waiting.append(rows)
-            if sum(map(len, self._waiting)) >= CHUNK:
+            if sum(each.nbytes for each in self._waiting) >= CHUNK:
                 self._flush()
 
     def _flush(self) -> None:
