@@ -26,9 +26,13 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# make bench CORPUS=path/to/corpus
+# make bench CORPUS=path/to/corpus: the kernels of a CPU without VNNI, against the stored record
+RECORD := benchmarks/records/avx2.json
 bench: $(READY)
-	$(BIN)/python benchmarks/corpus.py $(or $(CORPUS),$(error say which: make bench CORPUS=path/to/corpus))
+	@mkdir -p build
+	$(BIN)/python benchmarks/older_cpu.py $(BIN)/python benchmarks/corpus.py $(or $(CORPUS),$(error say which: make bench CORPUS=path/to/corpus)) \
+		--runtime build/runtime --record build/record.json
+	$(BIN)/python benchmarks/compare.py $(RECORD) build/record.json
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -33,7 +33,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, float, 
 
 def main() -> None:
     old, new = (json.loads(Path(path).read_text()) for path in sys.argv[1:3])
-    if old["machine"] != new["machine"]:
+    if old["machine"] != new["machine"] or old["older_cpu"] != new["older_cpu"]:
         print(f"another machine: {old['machine']['cpu']} and {new['machine']['cpu']}; speeds may not compare")
     before = {case["case"]: case for case in old["cases"]}
     worse = 0

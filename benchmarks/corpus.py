@@ -167,7 +167,9 @@ def main() -> None:
         print("| " + " | ".join(row(result)) + " |", flush=True)
     print("\n" + "\n".join(means(results)))
     if args.record:
-        args.record.write_text(json.dumps({"machine": asdict(this_machine()), "options": options, "cases": results}, indent=1))
+        older = "older_cpu" in os.environ.get("LD_PRELOAD", "")
+        record = {"machine": asdict(this_machine()), "older_cpu": older, "options": options, "cases": results}
+        args.record.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
