@@ -18,8 +18,8 @@ MOST_ROWS, LEAST_ROWS, ROWS_A_COLUMN = 4096, 256, 4
 """Rows wanted of a layer over all samples: four for each of its K, within these bounds."""
 RUN = 8
 """Neighbours taken together: they share cache lines."""
-CHUNK = 1 << 20
-"""Bytes of rows multiplied at a time; every layer may have so many waiting."""
+CHUNK, WAITING = 1 << 20, 64 << 20
+"""Bytes of rows multiplied at a time, of one layer and of all: every layer may have so many waiting."""
 MEMORY, LAYER_MEMORY = 256 << 20, 64 << 20
 """Bytes of second moments, of all layers and of one; layers beyond that have none."""
 
@@ -161,6 +161,7 @@ class Moments:
     high: Array
     second: Array | None
     rows: int = 0
+    chunk: int = CHUNK
     _waiting: list[Floats] = field(default_factory=list)
 
     @staticmethod
@@ -181,7 +182,7 @@ class Moments:
         self.rows += len(rows)
         if self.second is not None:
             self._waiting.append(rows)
-            if sum(each.nbytes for each in self._waiting) >= CHUNK:
+            if sum(each.nbytes for each in self._waiting) >= self.chunk:
                 self._flush()
 
     def _flush(self) -> None:
@@ -226,4 +227,7 @@ def empty_moments(layers: Iterable[LayerInput], *, second: bool, most: int = LAY
         if used > max(MEMORY, most) or size > most:
             break
         chosen.add(layer)
-    return {layer: Moments.of(layer, second=second and layer in chosen) for layer in unique}
+    found = {layer: Moments.of(layer, second=second and layer in chosen) for layer in unique}
+    for moments in found.values():
+        moments.chunk = min(CHUNK, WAITING // max(len(found), 1))
+    return found
