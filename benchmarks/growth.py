@@ -116,8 +116,9 @@ def point(series: str, size: int, options: list[str]) -> dict[str, Any]:
 def plot(points: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    _, axes = plt.subplots(1, len(SERIES), figsize=(5 * len(SERIES), 4))
-    for axis, series in zip(axes, SERIES, strict=True):
+    present = list(dict.fromkeys(point["series"] for point in points))
+    _, axes = plt.subplots(1, len(present), figsize=(5 * len(present), 4), squeeze=False)
+    for axis, series in zip(axes[0], present, strict=True):
         found = [point for point in points if point["series"] == series]
         sizes = [point["size"] for point in found]
         axis.loglog(sizes, [point["seconds"] for point in found], "o-", label="seconds")
