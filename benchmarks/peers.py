@@ -89,7 +89,7 @@ def environment(root: Path, name: str, peer: Peer) -> Path:
 
 
 def bare() -> dict[str, str]:
-    """This process's environment without what other_cpu.py or a test put there."""
+    """This process's environment without what older_cpu.py puts there."""
     return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "LD_PRELOAD")}
 
 

@@ -59,8 +59,8 @@ class Goal:
 
     target_db  SQNR of the outputs on held-out samples
     asked      whether a user asked for it: then as many nodes go back as it takes
-    drop       by how much the metric falls with nodes left float; if there is one, it decides
-    max_drop   how much that may be
+    drop       by how much the metric falls with nodes left float
+    max_drop   how much that may be; if there is a metric, it has to hold too
     """
 
     target_db: float = TARGET_DB
@@ -74,7 +74,7 @@ class Goal:
 
     def holds(self, step: "Step") -> bool:
         """Whether that is enough."""
-        return step.sqnr_db >= self.target_db if step.drop is None else step.drop <= self.max_drop + 1e-9
+        return step.sqnr_db >= self.target_db and (step.drop is None or step.drop <= self.max_drop + 1e-9)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ class Job:
         """LSTMs that are to get int8 weights: all that the user's choice allows, none, or those that are faster so."""
         chosen = self.options.dynamic_lstm
         allowed = {node.name for node in nodes_of(self.model) if self.selection.refusal(node) is None}
-        found = [] if chosen is False else dynamic_lstms(self.model, 0 if chosen else WORTH_LSTM)
+        unwanted = chosen is False or (chosen is None and self.options.standard)  # they are this runtime's operators
+        found = [] if unwanted else dynamic_lstms(self.model, 0 if chosen else WORTH_LSTM)
         return [name for name in found if name in allowed]
 
     def replan(self, model: ir.Model, kept: Mapping[str, str] | None = None) -> Plan:

@@ -234,7 +234,8 @@ def _held(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, 
 
         goal = Goal(max(TARGET_DB, limits.min_sqnr or 0.0), limits.min_sqnr is not None)
         if task is not None and limits.max_drop is not None:
-            goal = Goal(asked=True, drop=drop, max_drop=limits.max_drop)
+            least = -math.inf if limits.min_sqnr is None else limits.min_sqnr  # the metric decides, unless both are asked for
+            goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
         choice = keep_outputs(candidates, choice, loads, without, goal)
         steps = (
             sorted(choice.fallback.steps, key=lambda step: step.mac_share)

@@ -87,10 +87,17 @@ def test_a_target_that_is_asked_for_takes_the_fewest_nodes(interaction):
 def test_a_metric_decides_where_there_is_one():
     noises = {f"n{i}": 0.01 * 0.7**i for i in range(20)}
     alone = world(noises)
-    result = run(noises, goal=Goal(asked=True, drop=lambda names: max(0.0, 25.0 - alone(names)), max_drop=0.5))
+    result = run(noises, goal=Goal(-np.inf, asked=True, drop=lambda names: max(0.0, 25.0 - alone(names)), max_drop=0.5))
     assert result.after_db >= 24.5
     assert alone(frozenset(result.nodes[:-1])) < 24.5
     assert next(step.drop for step in result.steps if step.nodes == result.nodes) <= 0.5
+
+
+def test_both_have_to_hold_where_both_are_asked_for():
+    noises = {f"n{i}": 0.01 * 0.7**i for i in range(20)}
+    alone = world(noises)
+    both = Goal(30.0, asked=True, drop=lambda names: max(0.0, 25.0 - alone(names)), max_drop=0.5)
+    assert run(noises, goal=both).after_db >= 30.0
 
 
 def test_a_target_out_of_reach_gives_the_closest():

@@ -54,7 +54,7 @@ def test_one_that_gains_by_it_gets_int8_weights_where_the_outputs_hold(large):
     assert report.outputs.sqnr_db > 25
 
 
-@pytest.mark.parametrize("options", [{"dynamic_lstm": False}, {"op_types": ("Conv",)}, {"exclude": ("*",)}])
+@pytest.mark.parametrize("options", [{"dynamic_lstm": False}, {"op_types": ("Conv",)}, {"exclude": ("*",)}, {"standard": True}])
 def test_the_users_choice_counts(large, options):
     with pytest.raises(OnnxqError, match="nothing to quantize"):
         onnxq.quantize(large, large.parent / "calib", **options)
