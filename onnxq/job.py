@@ -12,7 +12,7 @@ from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
 from onnxq.formats.lstm import WORTH as WORTH_LSTM
-from onnxq.formats.lstm import dynamic_lstms
+from onnxq.formats.lstm import LstmForm, dynamic_lstms
 from onnxq.macs import WITH_MACS, ShapeByName, concrete_shapes
 from onnxq.model.edit import is_constant, nodes_of
 from onnxq.model.expose import expose
@@ -40,7 +40,7 @@ class Job:
     large  whether two sessions side by side may not fit into memory
     kept   nodes that stay float whatever the plan, with the reason
     aliases  tensors that views make of others, by name, before anything was given back
-    lstms  LSTMs whose weights become int8
+    lstms  LSTMs whose weights become int8, by name
     run_time  products whose activations' ranges are found when they run
     points  what was tried to reach a target that the user set
     """
@@ -54,7 +54,7 @@ class Job:
     held_out: list[Sample] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
-    lstms: list[str] = field(default_factory=list)
+    lstms: dict[str, LstmForm] = field(default_factory=dict)
     run_time: list[str] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -65,13 +65,13 @@ class Job:
         """The user's choice of nodes."""
         return _selection(self.options)
 
-    def wanted_lstms(self) -> list[str]:
+    def wanted_lstms(self) -> list[ir.Node]:
         """LSTMs that are to get int8 weights: all that the user's choice allows, none, or those that are faster so."""
         chosen = self.options.dynamic_lstm
-        allowed = {node.name for node in nodes_of(self.model) if self.selection.refusal(node) is None}
         unwanted = chosen is False or (chosen is None and self.options.standard)  # they are this runtime's operators
-        found = [] if unwanted else dynamic_lstms(self.model, 0 if chosen else WORTH_LSTM)
-        return [name for name in found if name in allowed]
+        every = chosen or self.options.mode is Mode.DYNAMIC
+        found = [] if unwanted else dynamic_lstms(self.model, 0 if every else WORTH_LSTM)
+        return [node for node in found if self.selection.refusal(node) is None]
 
     def replan(self, model: ir.Model, kept: Mapping[str, str] | None = None) -> Plan:
         """The plan for a form of the model, with more nodes kept float."""

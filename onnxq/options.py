@@ -71,6 +71,7 @@ class Technique(StrEnum):
     EQUALIZATION = "equalization"
     RUN_TIME_RANGES = "ranges-at-run-time"
     NO_SATURATION = "no-saturation"
+    SPLIT = "split"
     FALLBACK = "fallback"
 
 

@@ -25,12 +25,13 @@ from onnxq.modes.fp16 import narrow
 from onnxq.modes.products import Made
 from onnxq.modes.weights import quantize_weights_only
 from onnxq.operators import Role
-from onnxq.options import Method, Mode, QuantizeOptions
+from onnxq.options import Method, Mode, QuantizeOptions, Technique
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan
+from onnxq.recurrent import quantized_lstms
 from onnxq.references import References
 from onnxq.report.model import Drop, FloatNodes, Latency, QuantizeReport
-from onnxq.search import RUN_TIME, TIMED, Task, choose_best, file_writer, find_judges, find_variants, good_lstms
+from onnxq.search import RUN_TIME, TIMED, Task, choose_best, file_writer, find_judges, find_variants
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.version import __version__
 
@@ -51,7 +52,7 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
         return _without_ranges(job, clock, task)
     judges = find_judges(job)
     references = References.of(job.model, judges, job.specs) if judges else None
-    job.lstms = good_lstms(job, references)
+    _choose_lstms(job, references)
     clock.lap(job, "prepare")
     variants = find_variants(job)
     clock.lap(job, "layers")
@@ -69,6 +70,18 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
         report = _verify(job, building, choice, statistics, task)
     clock.lap(job, "verify")
     return report
+
+
+def _choose_lstms(job: Job, references: References | None) -> None:
+    if references is None and job.options.dynamic_lstm is None:
+        return  # nobody could tell whether the outputs hold
+    job.lstms, refused = quantized_lstms(job, references)
+    if refused and not job.lstms and not job.plan.nodes and not job.kept:
+        name, reason = next(iter(refused.items()))
+        raise ModelError(f"{job.options.model}: nothing to quantize: LSTM '{name}': {reason}")
+    job.kept |= refused
+    for name, reason in refused.items():
+        job.plan.floats[name] = job.plan.floats[name][0], reason
 
 
 def _without_ranges(job: Job, clock: "_Clock", task: Task | None) -> QuantizeReport:
@@ -166,7 +179,8 @@ def _quantized(job: Job, choice: Choice, statistics: Statistics) -> ir.Model:
 
 
 def _techniques(job: Job, choice: Choice) -> tuple[str, ...]:
-    return (*choice.kept.techniques, *([RUN_TIME] if job.run_time else []))
+    beside = {RUN_TIME: bool(job.run_time), Technique.SPLIT: any(form.split for form in job.lstms.values())}
+    return (*choice.kept.techniques, *(each for each, used in beside.items() if used))
 
 
 def _record(model: ir.Model, job: Job, choice: Choice, statistics: Statistics) -> None:

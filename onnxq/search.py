@@ -13,7 +13,7 @@ from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
-from onnxq.choice import QUICK, Candidates, Choice, Variant, choose, keep_outputs
+from onnxq.choice import Candidates, Choice, Variant, choose, keep_outputs
 from onnxq.costs import TABLES
 from onnxq.data.samples import check_feeds, spread
 from onnxq.data.source import Sample
@@ -48,8 +48,6 @@ from onnxq.weights import WeightOptions, layer_inputs
 
 WORTH_MACS = 0.05
 """Share of the planned MACs that smoothing has to reach to be tried."""
-LSTM_DB = 25.0
-"""Least SQNR of the outputs with one LSTM's weights in int8."""
 WORTH_DB = 0.5
 """What a technique that adds nodes to the graph has to gain."""
 CLEAR_DB = 40.0
@@ -125,22 +123,6 @@ def file_writer(job: Job) -> Writer:
         return result
 
     return written
-
-
-def good_lstms(job: Job, references: References | None) -> list[str]:
-    """The LSTMs whose int8 weights, and inputs quantized step by step, leave the outputs as they are."""
-    if references is None and job.options.dynamic_lstm is None:
-        return []  # nobody could tell whether the outputs hold
-    good = []
-    for name in job.wanted_lstms():
-        alone = job.model.clone()
-        quantize_lstms(alone, [name])
-        if references is None or references.inner_sqnr_db(alone, QUICK) >= LSTM_DB:
-            good.append(name)
-        else:
-            job.kept[name] = "its inputs have a range that 8 bits a step cannot hold"
-            job.plan.floats[name] = job.plan.floats[name][0], job.kept[name]
-    return good
 
 
 def find_variants(job: Job) -> list[Variant]:

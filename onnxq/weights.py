@@ -136,7 +136,7 @@ def quantize_weight(
         grouped = rows.reshape(groups, -1, rows.shape[1])
         stored = gptq_round(grouped, second, scales.reshape(groups, -1), pair_safe=safe).reshape(rows.shape)
     else:
-        stored = round_pair_safe(rows, scales) if safe else _round(rows, scales)
+        stored = round_pair_safe(rows, scales) if safe else round_to_nearest(rows, scales)
     shift = output_shift(rows, stored, scales, moments.mean()) if takes_bias and moments is not None and moments.rows else None
     return QuantizedWeight(original_order(stored, shape, axis), scales, shift)
 
@@ -167,6 +167,7 @@ def weight_scales(rows: Floats, bias: Array | None, input_scale: np.float32, *, 
 
 
 @by_blocks
-def _round(rows: Floats, scales: Floats) -> Integers:
+def round_to_nearest(rows: Floats, scales: Floats) -> Integers:
+    """Round [channels, K] to int8, each weight for itself; scales [channels]."""
     stored: Integers = np.clip(np.rint(rows / scales[:, None]), INT8.low, INT8.high).astype(np.int8)
     return stored

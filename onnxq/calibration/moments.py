@@ -89,9 +89,11 @@ def take_rows(layer: LayerInput, values: Array, count: int, offset: int) -> Floa
     if values.size == 0:  # of a branch that is not taken, or a loop without iterations
         return np.zeros((0, layer.groups, layer.size), np.float32)
     if layer.kernel is None:
-        matrix = values.T if layer.transposed else values.reshape(-1, values.shape[-1])
-        picked = _positions(len(matrix), count, offset)
-        return np.ascontiguousarray(matrix[picked], np.float32)[:, None]
+        matrix = values.T if layer.transposed else values
+        if layer.groups > 1:  # the directions of an LSTM's output [seq, directions, batch, hidden]
+            matrix = np.moveaxis(values, 1, -2)
+        matrix = matrix.reshape(-1, layer.groups, layer.size)
+        return np.ascontiguousarray(matrix[_positions(len(matrix), count, offset)], np.float32)
     if _pointwise(layer.kernel):
         flat = values.reshape(*values.shape[:2], -1)
         batch, place = np.divmod(_positions(len(flat) * flat.shape[2], count, offset), flat.shape[2])

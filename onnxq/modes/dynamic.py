@@ -11,7 +11,7 @@ from onnx_ir.passes import common as passes
 
 from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import LayerInput, Moments
-from onnxq.formats.lstm import dynamic_lstms, quantize_lstms
+from onnxq.formats.lstm import quantize_lstms
 from onnxq.formats.nbits import BitsWriter
 from onnxq.formats.run_time import Product, RunTimeWriter, bias_with_shift
 from onnxq.job import Job
@@ -20,6 +20,7 @@ from onnxq.modes.products import Made, plan_products
 from onnxq.modes.tables import code_tables, find_tables
 from onnxq.options import Effort, Target, Technique
 from onnxq.plan import Plan
+from onnxq.recurrent import quantized_lstms
 from onnxq.references import References
 from onnxq.smooth import smooth
 from onnxq.techniques.saturation import kernel_order
@@ -47,12 +48,15 @@ def quantize_dynamic(job: Job, references: References | None) -> Made:
         model, plan, techniques = max(tried, key=lambda each: references.sqnr_db(each[0]))
     else:
         model, plan, techniques = tried[0]
-    lstms = dynamic_lstms(model)
+    lstms, refused = quantized_lstms(job, references)
     quantize_lstms(model, lstms)
     for name in lstms:
         plan.floats.pop(name, None)
+    for name, reason in refused.items():
+        plan.floats[name] = plan.floats[name][0], reason
     notes = [f"{len(lstms)} LSTMs with int8 weights"] if lstms else []
-    return Made(model, plan, techniques, notes, len(lstms))
+    divided = [Technique.SPLIT] if any(form.split for form in lstms.values()) else []
+    return Made(model, plan, [*techniques, *divided], notes, len(lstms))
 
 
 def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -> ir.Model:

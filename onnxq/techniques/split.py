@@ -1,0 +1,68 @@
+"""Inputs whose range is too wide for 8 bits, divided by magnitude: large, small and smaller values in columns of their own.
+
+x is the sum of pieces, each of which is what of x lies between two bounds (those of `largest * RANGE**-i`). Later pieces
+are multiplied by a growing gain and their weights divided by it, so that small values get small steps; and the columns
+are scaled one by one as in SmoothQuant (G. Xiao et al., ICML 2023), towards what the weights make of them. That costs the
+weights precision, which a second copy of each column gives back: divided by FINE, it multiplies what rounding left over
+of the weight. (Columns instead of bits, as in outlier channel splitting, R. Zhao et al., ICML 2019.)
+
+A column and its copy are neighbours along K and together obey the pair rule (see `saturation`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxq.arithmetic import symmetric_scale
+from onnxq.schemes import INT8, Floats, Integers
+from onnxq.techniques.saturation import PAIR_LIMIT
+
+RANGE, GAIN = 8.0, 4.0
+"""By how much the pieces' bounds shrink, and by how much their gains grow. The product of a piece's bound and gain shrinks too,
+so that the largest values keep most of the range."""
+FINE = 16
+"""Steps of a weight's copy in one of the weight."""
+TOWARDS = 0.75
+"""How much of a column's range its scale takes away; the rest is left to the weights."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """How an input [..., K] is divided, and its weights.
+
+    bounds   [pieces - 1, K], falling; each piece but the last is what lies outside the next bound
+    factors  [pieces * K, 2] of the pieces, side by side, and of their copies
+    stored   [..., rows, pieces * K * 2] int8
+    scales   [..., rows]
+    """
+
+    bounds: Floats
+    factors: Floats
+    stored: Integers
+    scales: Floats
+
+
+def split_input(weight: Floats, largest: Floats, pieces: int) -> Split:
+    """Divide an input.
+
+    Args:
+        weight: [..., rows, K].
+        largest: [K], largest magnitude of each column; where a column was always 0, it counts as the largest of all.
+        pieces: how many, 2 or more.
+    """
+    largest = np.where(largest > 0, largest, largest.max() or 1.0).astype(np.float64)
+    weighed = np.abs(weight).reshape(-1, weight.shape[-1]).max(axis=0).astype(np.float64)
+    scales = largest**TOWARDS / np.where(weighed > 0, weighed, 1.0) ** (1 - TOWARDS)
+    gains = GAIN ** np.arange(pieces)
+    wide = np.concatenate([weight * (scales / gain) for gain in gains], axis=-1)
+    step = symmetric_scale(np.abs(wide).max(axis=-1)) * np.float32(INT8.high / (PAIR_LIMIT - FINE // 2))
+    steps = wide / step[..., None]
+    whole = np.rint(steps)
+    rest = np.rint((steps - whole) * FINE)
+    factors = np.concatenate([gain / scales for gain in gains])
+    return Split(
+        np.stack([largest * RANGE**-i for i in range(1, pieces)]).astype(np.float32),
+        np.stack([factors, factors / FINE], axis=-1).astype(np.float32),
+        np.stack([whole, rest], axis=-1).reshape(*weight.shape[:-1], -1).astype(np.int8),
+        step,
+    )
