@@ -12,7 +12,7 @@ from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.data.samples import spread
 from onnxq.data.source import Sample
-from onnxq.formats.lstm import LstmForm, dynamic_lstms, lstm_weights, quantize_lstms
+from onnxq.formats.lstm import LstmForm, lstm_weights, quantize_lstms
 from onnxq.job import Job
 from onnxq.model.edit import Names, constant, sizes
 from onnxq.options import Effort, Target, Technique
