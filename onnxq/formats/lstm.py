@@ -90,10 +90,10 @@ def _divided(model: ir.Model, node: ir.Node, split: Split, names: Names) -> ir.V
     assert x is not None
     graph, base = graph_of(node), f"{node.name}_input"
 
-    def made(op_type: str, *inputs: ir.Value, what: str, **attributes: int) -> ir.Value:
+    def made(op_type: str, *inputs: ir.Value, what: str, **axis: int) -> ir.Value:
         name = names.fresh(f"{base}_{what}")
         output = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT))
-        add_node(graph, op_type, list(inputs), [output], name=name, **attributes)
+        add_node(graph, op_type, list(inputs), [output], name=name, domain="", **axis)
         return output
 
     def held(array: Floats | Integers, what: str) -> ir.Value:
