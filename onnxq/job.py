@@ -1,7 +1,10 @@
 """What is to be done: the normalized model, its plan, and the samples, part of them held out."""
 
+import shutil
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import onnx_ir as ir
 
@@ -19,6 +22,7 @@ from onnxq.model.expose import expose
 from onnxq.model.files import SINGLE_FILE_LIMIT, load, weight_bytes
 from onnxq.model.normalize import normalize
 from onnxq.model.runtime import InputSpec, model_inputs, open_session, run
+from onnxq.model.spill import move_to_disk
 from onnxq.operators import ALREADY_QUANTIZED, Role
 from onnxq.options import Mode, QuantizeOptions
 from onnxq.placement import REASON as SLOW
@@ -42,6 +46,7 @@ class Job:
     aliases  tensors that views make of others, by name, before anything was given back
     lstms  LSTMs whose weights become int8, by name
     run_time  products whose activations' ranges are found when they run
+    scratch  folder that holds the model's weights, where they are many
     points  what was tried to reach a target that the user set
     """
 
@@ -56,6 +61,7 @@ class Job:
     aliases: dict[str, str] = field(default_factory=dict)
     lstms: dict[str, LstmForm] = field(default_factory=dict)
     run_time: list[str] = field(default_factory=list)
+    scratch: Path | None = None
     points: list[Point] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -90,7 +96,9 @@ def prepare(options: QuantizeOptions) -> Job:
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     model = normalize(model)
     static = options.mode is Mode.STATIC
-    job = Job(options, model, make_plan(model, _selection(options)) if static else Plan(), specs, large)
+    job = Job(options, model, make_plan(model, _selection(options)) if static else Plan(), specs, large, scratch=move_to_disk(model))
+    if job.scratch is not None:
+        weakref.finalize(job, shutil.rmtree, job.scratch, ignore_errors=True)
     if not static:
         if options.calib is not None:
             _split_samples(job, options)

@@ -1,5 +1,6 @@
 """Latency of models against one another: run in turns, so that a busy machine slows all alike."""
 
+import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -32,7 +33,9 @@ def medians_ms(paths: Sequence[Path], feeds: Sequence[Feeds], threads: int, seco
 
 
 def time_in_turns(sessions: Sequence[ort.InferenceSession], feeds: Sequence[Feeds], runs: int, seconds: float) -> list[list[float]]:
-    """Milliseconds of each run of each session; to and fro, for what comes later in a turn finds the machine in another state.
+    """Milliseconds of each run of each session, each turn in another order: what a run finds in the caches depends on the one before.
+
+    None runs twice in a row, which would make it faster than those that never do.
 
     Args:
         sessions: warm.
@@ -41,13 +44,18 @@ def time_in_turns(sessions: Sequence[ort.InferenceSession], feeds: Sequence[Feed
         seconds: after which no further turn begins, but at least five are taken.
     """
     times: list[list[float]] = [[] for _ in sessions]
+    order, chance = list(range(len(sessions))), random.Random(0)
     end = time.perf_counter() + seconds
     for turn in range(runs):
         if turn >= LEAST_RUNS and time.perf_counter() > end:
             break
-        order = list(zip(sessions, times, strict=True))
-        for session, record in order[::-1] if turn % 2 else order:
+        before = order[-1]
+        while turn and len(order) > 1:
+            chance.shuffle(order)
+            if order[0] != before:
+                break
+        for i in order:
             start = time.perf_counter()
-            session.run(None, feeds[turn % len(feeds)])
-            record.append((time.perf_counter() - start) * 1000)
+            sessions[i].run(None, feeds[turn % len(feeds)])
+            times[i].append((time.perf_counter() - start) * 1000)
     return times

@@ -1,6 +1,5 @@
 """`onnxq quantize` and `onnxq calibrate`: the stages, in order."""
 
-import gc
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from onnxq.job import Job, planned_shapes, prepare
 from onnxq.latency import medians_ms
 from onnxq.layers import histograms, layer_rows
 from onnxq.macs import concrete_shapes, node_macs
+from onnxq.memory import give_back
 from onnxq.model.files import check_output, digest, file_bytes, save, staged
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import narrow
@@ -65,7 +65,6 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
     with staged(options.destination) as building:
         save(_quantized(job, choice, statistics), building)
         choice = replace(choice, parameters=Parameters(choice.parameters.activations))  # the weights are on disk now
-        gc.collect()  # nodes and values refer to one another: a graph's arrays go only so
         clock.lap(job, "write")
         report = _verify(job, building, choice, statistics, task)
     clock.lap(job, "verify")
@@ -144,6 +143,8 @@ class _Clock:
         self.start = time.perf_counter()
 
     def lap(self, job: Job, stage: str) -> None:
+        if job.scratch is not None:  # a model of a size that is worth the time
+            give_back()
         now = time.perf_counter()
         job.seconds[stage] = now - self.start
         self.start = now

@@ -133,14 +133,22 @@ def find_variants(job: Job) -> list[Variant]:
     best, second = job.options.effort is Effort.BEST, job.options.effort is not Effort.FAST
     samples = job.calibration if best else spread(job.calibration, LAYER_SAMPLES)
     moments = collect_moments(job.model, layer_inputs(job.plan).values(), samples, second=second, rows=2 if best else 1)
-    few = [layer for layer, found in moments.items() if found.rows < layer.wanted(1)] if second else []
-    if few and len(samples) < len(job.calibration):
-        moments |= collect_moments(job.model, few, job.calibration, second=second)
+    more = _more_samples(moments, len(samples), len(job.calibration)) if second else 0
+    if more > len(samples):
+        few = [layer for layer, found in moments.items() if found.rows < layer.wanted(1)]
+        moments = {layer: found for layer, found in moments.items() if layer not in few}  # not both at a time
+        moments |= collect_moments(job.model, few, spread(job.calibration, more), second=second)
     plain = Variant(job.model, job.plan, moments)
     if job.options.stats or job.large:
         return [plain]
     changes = [change for change in CHANGES if change not in job.options.without and (second or change is Technique.SMOOTHING)]
     return [plain] + [variant for change in changes for variant in _changed(job, plain, change, samples[0].load())]
+
+
+def _more_samples(moments: Mapping[LayerInput, Moments], taken: int, available: int) -> int:
+    """Samples that give all layers as many rows as they want; those that want far more than there are do not count."""
+    wanted = [-(-layer.wanted(1) * taken // found.rows) for layer, found in moments.items() if found.rows]
+    return min(available, max((count for count in wanted if count <= 2 * available), default=0))
 
 
 def _changed(job: Job, plain: Variant, change: Technique, feeds: Feeds) -> list[Variant]:

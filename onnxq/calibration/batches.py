@@ -79,12 +79,12 @@ def observe(
     produced = [name for name in dict.fromkeys(names) if name not in graph_inputs]
     # a model of which nothing is wanted is still run: its samples are checked
     exposed = expose(model, produced or [model.graph.outputs[0].name or ""])
-    session = open_session(exposed.model, threads=1)
+    session = open_session(exposed.model, threads=1, patterns=False)
     specs = input_specs(session)
     size, workers = batching(session, specs, samples, exposed)
     if workers < cpus():
         del session  # not two at a time: each may hold all weights
-        session = open_session(exposed.model, threads=cpus() // workers)
+        session = open_session(exposed.model, threads=cpus() // workers, patterns=False)
 
     def work(start: int) -> tuple[bytes, list[T], int]:
         content, parts = run_batch(session, specs, samples[start : start + size], exposed)

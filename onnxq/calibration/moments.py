@@ -18,7 +18,7 @@ MOST_ROWS, LEAST_ROWS, ROWS_A_COLUMN = 4096, 256, 4
 """Rows wanted of a layer over all samples: four for each of its K, within these bounds."""
 RUN = 8
 """Neighbours taken together: they share cache lines."""
-CHUNK, WAITING = 1 << 20, 64 << 20
+CHUNK, WAITING = 1 << 20, 16 << 20
 """Bytes of rows multiplied at a time, of one layer and of all: every layer may have so many waiting."""
 MEMORY, LAYER_MEMORY = 256 << 20, 64 << 20
 """Bytes of second moments, of all layers and of one; layers beyond that have none."""

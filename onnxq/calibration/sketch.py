@@ -72,7 +72,9 @@ class Sketch:
     def counts(self) -> Array:
         """Number of values in each bin, [65536] int64."""
         if self._pending:
-            self.binned += np.bincount(np.concatenate(self._pending), minlength=BINS)
+            found = np.bincount(np.concatenate(self._pending), minlength=BINS)
+            (filled,) = np.nonzero(found)
+            self.binned[filled] += found[filled]  # pages of bins that no value falls into are never touched
             self._pending, self._waiting = [], 0
         return self.binned
 

@@ -23,20 +23,24 @@ from onnxq.model.edit import (
     sizes,
     take_output,
 )
+from onnxq.model.files import weight_bytes
 from onnxq.schemes import INT8, Floats, Integers
 
 SMALLEST = 1 << 14
 """Tables of fewer values are left as they are."""
+SHARE = 0.05
+"""And those with a smaller share of the model's weights: the look-up takes three nodes more."""
 
 
 def looked_up(model: ir.Model) -> Iterator[ir.Node]:
     """Look-ups of whole rows in large constant tables."""
+    least = max(SMALLEST, SHARE * weight_bytes(model) / np.dtype(np.float32).itemsize)
     for node in nodes_of(model):
         if node.op_type != "Gather" or node.domain not in ("", "ai.onnx") or attribute(node, "axis", 0) != 0:
             continue
         table = node.inputs[0]
         shape = sizes(table)
-        if shape is not None and len(shape) == 2 and np.prod(shape) >= SMALLEST and is_constant(table) and is_float(table):
+        if shape is not None and len(shape) == 2 and np.prod(shape) >= least and is_constant(table) and is_float(table):
             yield node
 
 

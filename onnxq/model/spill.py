@@ -1,4 +1,4 @@
-"""Weights outside the protobuf for as long as a session opens: large ones are mapped, not copied."""
+"""Weights on disk instead of in memory: for as long as a model is worked on, and while a session opens, which maps them."""
 
 import os
 import tempfile
@@ -9,11 +9,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-SPILL = 256 << 20
+SPILL = 4 << 20
 """Bytes of weights in memory from which a session reads them from a temporary file instead: further
 copies of them, in the protobuf, its bytes and the session, would count."""
 LEAST = 1 << 16
 """Bytes from which one weight is worth it."""
+PAGE = 4096
+"""Weights begin at multiples of it: kernels that read what is mapped want it aligned."""
 
 
 @contextmanager
@@ -23,9 +25,8 @@ def weights_on_disk(model: ir.Model) -> Iterator[str]:
     The runtime takes one folder for all, so it is the root, and every location is given from there.
     """
     root = Path(os.path.abspath(os.sep))
-    values = [value for graph in model.graphs() for value in graph.initializers.values()]
-    held = [(value, value.const_value) for value in values if value.const_value is not None]
-    inside = [(value, tensor) for value, tensor in held if not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= LEAST]
+    held = _weights(model)
+    inside = _in_memory(held)
     with tempfile.TemporaryDirectory(prefix="onnxq-") as scratch:
         try:
             for value, tensor in held:
@@ -39,14 +40,34 @@ def weights_on_disk(model: ir.Model) -> Iterator[str]:
                 value.const_value = tensor
 
 
+def move_to_disk(model: ir.Model) -> Path | None:
+    """Let a file hold the large weights, in place, where they are worth it; its folder, to be removed when the model is done with."""
+    inside = _in_memory(_weights(model))
+    if sum(tensor.nbytes for _, tensor in inside) < SPILL:
+        return None
+    scratch = Path(tempfile.mkdtemp(prefix="onnxq-"))
+    _spill(inside, scratch / "weights.data", scratch)
+    return scratch
+
+
+def _weights(model: ir.Model) -> list[tuple[ir.Value, Any]]:
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    return [(value, value.const_value) for value in values if value.const_value is not None]
+
+
+def _in_memory(held: list[tuple[ir.Value, Any]]) -> list[tuple[ir.Value, Any]]:
+    return [(value, tensor) for value, tensor in held if not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= LEAST]
+
+
 def _spill(weights: list[tuple[ir.Value, Any]], path: Path, root: Path) -> None:
     with open(path, "wb") as file:
         for value, tensor in weights:
-            offset = file.tell()
+            offset = -(-file.tell() // PAGE) * PAGE
+            file.seek(offset)
             tensor.tofile(file)
             value.const_value = _below(root, path, offset, tensor)
 
 
 def _below(root: Path, path: Path, offset: int, tensor: Any) -> ir.ExternalTensor:
-    location = path.resolve().relative_to(root)
+    location = path.resolve().relative_to(root.resolve())
     return ir.ExternalTensor(location, offset, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=tensor.name or "", base_dir=root)
