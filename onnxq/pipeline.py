@@ -25,13 +25,13 @@ from onnxq.modes.fp16 import narrow
 from onnxq.modes.products import Made
 from onnxq.modes.weights import quantize_weights_only
 from onnxq.operators import Role
-from onnxq.options import Method, Mode, QuantizeOptions, Technique
+from onnxq.options import Effort, Method, Mode, QuantizeOptions, Technique
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan
 from onnxq.recurrent import quantized_lstms
 from onnxq.references import References
 from onnxq.report.model import Drop, FloatNodes, Latency, QuantizeReport
-from onnxq.search import RUN_TIME, TIMED, Task, choose_best, file_writer, find_judges, find_variants
+from onnxq.search import RUN_TIME, TIMED, Task, choose_best, file_writer, find_judges, find_variants, to_be_compared
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.version import __version__
 
@@ -50,14 +50,15 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
     job = prepare(options)
     if options.mode is not Mode.STATIC:
         return _without_ranges(job, clock, task)
-    judges = find_judges(job)
-    references = References.of(job.model, judges, job.specs) if judges else None
+    references = _references(job) if job.wanted_lstms() else None
     _choose_lstms(job, references)
     clock.lap(job, "prepare")
     variants = find_variants(job)
     clock.lap(job, "layers")
     statistics = _statistics(job, variants)
     clock.lap(job, "calibrate")
+    if references is None and to_be_compared(job, variants):
+        references = _references(job)
     choice = choose_best(job, variants, references, statistics, task)
     clock.lap(job, "choose")
     del variants
@@ -69,6 +70,11 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
         report = _verify(job, building, choice, statistics, task)
     clock.lap(job, "verify")
     return report
+
+
+def _references(job: Job) -> References | None:
+    judges = find_judges(job)
+    return References.of(job.model, judges, job.specs) if judges else None
 
 
 def _choose_lstms(job: Job, references: References | None) -> None:
@@ -86,8 +92,7 @@ def _choose_lstms(job: Job, references: References | None) -> None:
 def _without_ranges(job: Job, clock: "_Clock", task: Task | None) -> QuantizeReport:
     """The modes that need no calibrated ranges."""
     options = job.options
-    judges = find_judges(job) if options.mode is Mode.DYNAMIC else []
-    references = References.of(job.model, judges, job.specs) if judges else None
+    references = _references(job) if options.mode is Mode.DYNAMIC else None
     clock.lap(job, "prepare")
     made = MODES[options.mode](job, references)
     if not made.plan.nodes and not made.stored:
@@ -225,9 +230,10 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: 
         job.warnings.append(f"the outputs are far from float ({outputs.sqnr_db:.1f} dB): check with onnxq eval before using the file")
     latency = None
     timed = [check_feeds(sample, job.specs) for sample in job.held_out[:TIMED]]
+    seconds = 0.25 if options.effort is Effort.FAST else 0.5
     details = options.details and bool(timed)
     if timed:
-        latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=0.5, together=not job.large))
+        latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=seconds, together=not job.large))
         if latency.ratio > SLOWER:
             job.warnings.append(f"the file is slower than the float model on this machine: {latency.ratio:.2f}x the time")
     if kernels.fell_back:

@@ -52,8 +52,8 @@ WORTH_DB = 0.5
 """What a technique that adds nodes to the graph has to gain."""
 CLEAR_DB = 40.0
 """Outputs as close as this are as good as float, however much closer others may be."""
-LAYER_SAMPLES = 48
-"""Calibration samples from which the layers' moments are taken; all, for layers of which these have too few rows."""
+LAYER_SAMPLES = {Effort.FAST: 16, Effort.BALANCED: 48}
+"""Calibration samples from which the layers' moments are taken, else all; more, for layers of which these have too few rows."""
 JUDGES = 16
 """Samples over which candidates are compared: held-out ones, and calibration samples where those are too few."""
 GPTQ, BIAS = Technique.GPTQ, Technique.BIAS_CORRECTION
@@ -131,7 +131,7 @@ def find_variants(job: Job) -> list[Variant]:
     if not job.calibration:
         return [plain]
     best, second = job.options.effort is Effort.BEST, job.options.effort is not Effort.FAST
-    samples = job.calibration if best else spread(job.calibration, LAYER_SAMPLES)
+    samples = spread(job.calibration, LAYER_SAMPLES.get(job.options.effort, len(job.calibration)))
     moments = collect_moments(job.model, layer_inputs(job.plan).values(), samples, second=second, rows=2 if best else 1)
     more = _more_samples(moments, len(samples), len(job.calibration)) if second else 0
     if more > len(samples):
@@ -160,6 +160,13 @@ def _changed(job: Job, plain: Variant, change: Technique, feeds: Feeds) -> list[
     before, after, loads = layer_inputs(plain.plan), layer_inputs(variant.plan), _loads(plain, feeds, job.options.target)
     touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
     return [variant] if touched >= WORTH_MACS else []
+
+
+def to_be_compared(job: Job, variants: Sequence[Variant]) -> bool:
+    """Whether anything is left to be chosen by what it does to the outputs."""
+    options = job.options
+    asked = options.limits.min_sqnr is not None or options.limits.max_drop is not None
+    return options.effort is not Effort.FAST or options.method is Method.AUTO or len(variants) > 1 or asked
 
 
 def choose_best(
