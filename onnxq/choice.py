@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from onnxq.calibration.collect import Divided
-from onnxq.calibration.methods import METHODS, MethodOptions
+from onnxq.calibration.methods import MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
 from onnxq.fallback import Fallback, Goal, Load, fall_back
@@ -146,7 +146,7 @@ def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tupl
     choice = candidates.best([(first, techniques) for techniques in technique_sets])
     if method is not Method.AUTO or candidates.references is None:
         return choice
-    return candidates.best([(each, choice.kept.techniques) for each in METHODS])
+    return candidates.best([(each, choice.kept.techniques) for each in candidates.methods])
 
 
 def keep_outputs(

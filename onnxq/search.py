@@ -35,7 +35,7 @@ from onnxq.metrics import MAX_DB
 from onnxq.model.edit import sizes
 from onnxq.model.files import file_bytes, save
 from onnxq.operators import Role
-from onnxq.options import Effort, Format, Method, Target, Technique
+from onnxq.options import Effort, Format, Method, QuantizeOptions, Target, Technique
 from onnxq.parameters import Parameters
 from onnxq.placement import REASON as SLOW
 from onnxq.placement import place, slowdowns
@@ -54,16 +54,18 @@ CLEAR_DB = 40.0
 """Outputs as close as this are as good as float, however much closer others may be."""
 LAYER_SAMPLES = {Effort.FAST: 16, Effort.BALANCED: 48}
 """Calibration samples from which the layers' moments are taken, else all; more, for layers of which these have too few rows."""
-JUDGES = 16
+JUDGES = {Effort.FAST: 8, Effort.BALANCED: 16, Effort.BEST: 16}
 """Samples over which candidates are compared: held-out ones, and calibration samples where those are too few."""
 GPTQ, BIAS = Technique.GPTQ, Technique.BIAS_CORRECTION
 TECHNIQUES: dict[Effort, list[tuple[Technique, ...]]] = {
     Effort.FAST: [(BIAS,)],
-    Effort.BALANCED: [(GPTQ, BIAS), (BIAS,)],
+    Effort.BALANCED: [(GPTQ, BIAS), (BIAS,), (GPTQ,)],
     Effort.BEST: [(GPTQ, BIAS), (BIAS,), (GPTQ,), ()],
 }
 """Sets of techniques that are tried, the most promising first."""
 
+FAST_METHODS = [Method.MSE, Method.PERCENTILE]
+"""One of the two is within 0.5 dB of the best of all on each of 11 models (docs/decisions.md)."""
 RUN_TIME = Technique.RUN_TIME_RANGES
 
 TIMED = 4
@@ -99,9 +101,10 @@ WRITERS: dict[Format, Writer] = {
 
 def find_judges(job: Job) -> list[Sample]:
     """Samples over which candidates are compared, held-out ones first."""
-    held_out = job.held_out if job.options.limits.min_sqnr is not None else spread(job.held_out, JUDGES)
+    count = JUDGES[job.options.effort]
+    held_out = job.held_out if job.options.limits.min_sqnr is not None else spread(job.held_out, count)
     others = [sample for sample in job.calibration if sample not in held_out]
-    return held_out + (spread(others, JUDGES - len(held_out)) if held_out and len(held_out) < JUDGES else [])
+    return held_out + (spread(others, count - len(held_out)) if held_out and len(held_out) < count else [])
 
 
 def file_writer(job: Job) -> Writer:
@@ -162,6 +165,12 @@ def _changed(job: Job, plain: Variant, change: Technique, feeds: Feeds) -> list[
     return [variant] if touched >= WORTH_MACS else []
 
 
+def _methods(options: QuantizeOptions) -> list[Method]:
+    if options.method is not Method.AUTO:
+        return [options.method]
+    return FAST_METHODS if options.effort is Effort.FAST else list(METHODS)
+
+
 def to_be_compared(job: Job, variants: Sequence[Variant]) -> bool:
     """Whether anything is left to be chosen by what it does to the outputs."""
     options = job.options
@@ -180,7 +189,7 @@ def choose_best(
         weights = WeightOptions(options.per_channel, Target.VNNI if Technique.NO_SATURATION in options.without else options.target)
         others = tried[0][0] if tried else None  # the plain one
         method = MethodOptions(options.percentile)
-        methods = list(METHODS) if options.method is Method.AUTO else [options.method]
+        methods = _methods(options)
         candidates = Candidates(variant, statistics, methods, method, weights, write, references, others)
         sets = TECHNIQUES[options.effort] if variant.moments else [()]
         techniques = list(dict.fromkeys(tuple(t for t in each if t not in options.without) for each in sets))
