@@ -15,6 +15,7 @@ import onnxq
 from onnxq.config import DEFAULT, read_config
 from onnxq.errors import OnnxqError
 from onnxq.gates import Gate, Limits
+from onnxq.memory import loading
 from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, Technique, WeightType
 
 if TYPE_CHECKING:
@@ -241,9 +242,10 @@ def quantize(
     Example:
       onnxq quantize model.onnx --calib data/ --method percentile
     """
-    from onnxq.frontier import quantize as run
-    from onnxq.report.files import check_reports, write_reports
-    from onnxq.report.text import quantize_text
+    with loading("onnxq.frontier"):
+        from onnxq.frontier import quantize as run
+        from onnxq.report.files import check_reports, write_reports
+        from onnxq.report.text import quantize_text
 
     files = _report_files(report, junit, markdown)
     check_reports(files)

@@ -3,6 +3,25 @@
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def loading(module: str) -> Iterator[None]:
+    """Load a module for the first time without collecting, and leave what that made out of later collections.
+
+    That is a tenth of a small job's time. What is loaded stays anyway.
+    """
+    if module in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def give_back() -> None:

@@ -230,7 +230,7 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: 
         job.warnings.append(f"the outputs are far from float ({outputs.sqnr_db:.1f} dB): check with onnxq eval before using the file")
     latency = None
     timed = [check_feeds(sample, job.specs) for sample in job.held_out[:TIMED]]
-    seconds = 0.25 if options.effort is Effort.FAST else 0.5
+    seconds = 0.15 if options.effort is Effort.FAST else 0.5
     details = options.details and bool(timed)
     if timed:
         latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=seconds, together=not job.large))
