@@ -1,8 +1,9 @@
 """onnxq against its peers: same model, same calibration samples, same evaluation, same runtime, one run.
 
-    python benchmarks/peers.py CORPUS ENVIRONMENTS [--case NAME ...] [--only PEER ...] [--record FILE] [--plot FILE.png]
+    python benchmarks/peers.py CORPUS ENVIRONMENTS [--case NAME ...] [--only TOOL ...] [--record FILE] [--plot FILE.png]
 
-Each peer has an environment of its own in the folder ENVIRONMENTS, made (from the package index) where it is missing.
+At the end stands, for each case, the peer that comes closest to float among those as fast as onnxq's default. What a
+record holds of other tools and cases stays in it, and counts for that table and the plot. Each peer has an environment of its own in the folder ENVIRONMENTS, made (from the package index) where it is missing.
 Start it with `python benchmarks/older_cpu.py python benchmarks/peers.py ...` for the kernels of a CPU without VNNI; the
 peers themselves run as they are. `x float` and SQNR are those of the written files in this environment's runtime.
 """
@@ -74,6 +75,9 @@ PEERS = {
     "AIMET-ONNX": Peer(("aimet-onnx",), "aimet.py", ("default", "equalized")),
     "AMD Quark": Peer(("amd-quark", "onnxruntime", "onnx", "torch"), "quark_static.py", ("U8S8_AAWS", "A8W8")),
 }
+OWN = ("", "--effort fast", "--effort best")
+AS_FAST = 0.97
+"""A file with this share of another's speed is as fast: what one measurement differs from the next by."""
 COLUMNS = ("case", "tool", "configuration", "metric", "fp32", "int8", "SQNR dB", "x float", "size", "seconds", "peak MB")
 
 
@@ -127,7 +131,7 @@ def run(cases: Any, case: Any, label: tuple[str, str], command: list[str], env: 
     wrong, seconds, peak = timed(command, folder, env)
     row |= {"seconds": round(seconds, 1), "peak_mb": round(peak)}
     if wrong is not None:
-        return row | {"error": wrong}
+        return row | {"error": wrong.replace(f"{folder}/", "")}
     try:
         found = cases.evaluate(case, out)
         if "error" not in found:
@@ -161,10 +165,9 @@ def run_case(cases: Any, folder: Path, environments: Path, only: list[str] | Non
             "--force",
             "-q",
         ]
-        for configuration in ([], ["--effort", "fast"], ["--effort", "best"]):
-            rows.append(
-                run(cases, case, ("onnxq", " ".join(configuration) or "default"), [*quantize, *configuration], dict(os.environ), work)
-            )
+        for options in OWN if not only or "onnxq" in only else ():
+            label = "onnxq", options or "default"
+            rows.append(run(cases, case, label, [*quantize, *options.split()], dict(os.environ), work))
             show(rows[-1])
         for name, peer in PEERS.items():
             if only and name not in only:
@@ -191,8 +194,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(row["case"] for row in rows))
-    _, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 4), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
+    across = min(4, len(names))
+    down = -(-len(names) // across)
+    _, axes = plt.subplots(down, across, figsize=(4 * across, 3.2 * down), squeeze=False)
+    for axis in axes.flat[len(names) :]:
+        axis.axis("off")
+    for axis, name in zip(axes.flat, names, strict=False):
         for i, tool in enumerate(["onnxq", *PEERS]):
             found = [
                 row for row in rows if row["case"] == name and row["tool"] == tool and row.get("speedup") and row.get("sqnr_db") is not None
@@ -205,12 +212,34 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     plt.savefig(path, dpi=100)
 
 
+def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a record with those of a later run, in the order of cases and tools."""
+    found = {(row["case"], row["tool"], row["configuration"]): row for row in (*before, *rows)}
+    tools = ["onnxq", *PEERS]
+    cases = list(dict.fromkeys(case for case, _, _ in found))
+    return sorted(found.values(), key=lambda row: (cases.index(row["case"]), tools.index(row["tool"])))
+
+
+def show_closest(rows: list[dict[str, Any]]) -> None:
+    """For each case onnxq's default, and the closest to float of those as fast."""
+    print("\n| case | onnxq: SQNR dB | x float | the closest peer as fast | SQNR dB | x float |\n|---|---|---|---|---|---|")
+    for case in dict.fromkeys(row["case"] for row in rows):
+        measured = [row for row in rows if row["case"] == case and row.get("speedup") and row.get("sqnr_db") is not None]
+        own = next((row for row in measured if (row["tool"], row["configuration"]) == ("onnxq", "default")), None)
+        if own is None:
+            continue
+        others = [row for row in measured if row["tool"] != "onnxq" and row["speedup"] >= AS_FAST * own["speedup"]]
+        best = max(others, key=lambda row: row["sqnr_db"], default=None)
+        cells = [f"{best['tool']}, {best['configuration']}", best["sqnr_db"], best["speedup"]] if best else ["none", "", ""]
+        print("| " + " | ".join(str(cell) for cell in (case, own["sqnr_db"], own["speedup"], *cells)) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
     parser.add_argument("environments", type=Path)
     parser.add_argument("--case", nargs="*")
-    parser.add_argument("--only", nargs="*", metavar="PEER")
+    parser.add_argument("--only", nargs="*", choices=["onnxq", *PEERS])
     parser.add_argument("--record", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
@@ -222,7 +251,10 @@ def main() -> None:
         for row in run_case(cases, folder, args.environments.resolve(), args.only)
     ]
     if args.record:
-        args.record.write_text(json.dumps({"machine": asdict(this_machine()), "rows": rows}, indent=1))
+        before = json.loads(args.record.read_text()) if args.record.exists() else {"rows": []}
+        rows = merged(before["rows"], rows)
+        args.record.write_text(json.dumps(before | {"machine": asdict(this_machine()), "rows": rows}, indent=1))
+    show_closest(rows)
     if args.plot:
         plot(rows, args.plot)
 
