@@ -3,7 +3,8 @@
     python benchmarks/peers.py CORPUS ENVIRONMENTS [--case NAME ...] [--only TOOL ...] [--record FILE] [--plot FILE.png]
 
 At the end stands, for each case, the peer that comes closest to float among those as fast as onnxq's default. What a
-record holds of other tools and cases stays in it, and counts for that table and the plot. Each peer has an environment of its own in the folder ENVIRONMENTS, made (from the package index) where it is missing.
+record holds of other tools and cases stays in it, and counts for that table and the plot. Each peer has an environment of
+its own in the folder ENVIRONMENTS, made (from the package index) where it is missing.
 Start it with `python benchmarks/older_cpu.py python benchmarks/peers.py ...` for the kernels of a CPU without VNNI; the
 peers themselves run as they are. `x float` and SQNR are those of the written files in this environment's runtime.
 """
