@@ -1,5 +1,7 @@
 """Latencies in turns."""
 
+import itertools
+
 from onnxq.latency import time_in_turns
 
 
@@ -17,7 +19,7 @@ def test_no_model_runs_twice_in_a_row_and_each_follows_each_other():
     runs = []
     times = time_in_turns([Recorded(name, runs) for name in "abc"], [{}], runs=60, seconds=60.0)
     assert [len(record) for record in times] == [60, 60, 60]
-    pairs = list(zip(runs, runs[1:], strict=False))
+    pairs = list(itertools.pairwise(runs))
     assert all(first != second for first, second in pairs)
     assert len(set(pairs)) == 6
     assert min(pairs.count(pair) for pair in set(pairs)) > 10
