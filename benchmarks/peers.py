@@ -208,7 +208,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             axis.scatter([r["speedup"] for r in found], [r["sqnr_db"] for r in found], label=tool, color=f"C{i}", marker="o*s^vDX"[i], s=50)
         axis.axvline(1.0, color="gray", linewidth=0.8)
         axis.set(title=name, xlabel="times as fast as float", ylabel="SQNR dB")
-    axes[0][0].legend(fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    beside = axes.flat[-1] if len(names) < axes.size else axes[0][0]
+    beside.legend(handles, labels, fontsize=8, loc="center" if beside is not axes[0][0] else "best")
     plt.tight_layout()
     plt.savefig(path, dpi=100)
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxq.calibration.batches import Part, observe
 from onnxq.calibration.moments import LAYER_MEMORY, LayerInput, Moments, empty_moments, take_rows
-from onnxq.calibration.sketch import Measured, Sketch, measure
+from onnxq.calibration.sketch import BINS, Measured, Sketch, measure
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.source import Sample
 from onnxq.errors import DataError
@@ -17,6 +17,8 @@ from onnxq.schemes import Array, Feeds, Floats
 
 COUNTED = 1 << 13
 """Values of a tensor counted a sample; of larger ones an evenly spaced part, min and max of all."""
+WAITING = 16 << 20
+"""Bytes of bin numbers of all tensors that wait to be counted."""
 NONE = np.zeros(0, np.uint16)
 
 
@@ -63,6 +65,7 @@ def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], di
     how = how or Collecting()
     divided = how.divided
     statistics = Statistics(digest, sketches={name: Sketch() for name in (*names, *divided)})
+    most = min(BINS, max(COUNTED, WAITING // NONE.itemsize // max(len(statistics.sketches), 1)))
     locks = {name: threading.Lock() for name in statistics.sketches}
 
     def count(part: Part, position: int) -> tuple[int, dict[str, Measured], int]:
@@ -80,7 +83,7 @@ def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], di
             if measured is None:
                 continue
             with locks[name]:
-                sketch.count(measured.bins)
+                sketch.count(measured.bins, most)
             ranges[name] = replace(measured, bins=NONE)
         return part.samples, ranges, left_out
 

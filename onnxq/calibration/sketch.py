@@ -78,11 +78,11 @@ class Sketch:
             self._pending, self._waiting = [], 0
         return self.binned
 
-    def count(self, bins: Array) -> None:
-        """Count values by bin number; counting many at once is what makes it cheap."""
+    def count(self, bins: Array, most: int = BINS) -> None:
+        """Count values by bin number; counting many at once is what makes it cheap, so that up to `most` wait."""
         self._pending.append(bins)
         self._waiting += bins.size
-        if self._waiting >= BINS:
+        if self._waiting >= most:
             _ = self.counts
 
     def update(self, values: Array, *, stride: int = 1, offset: int = 0) -> None:
