@@ -47,21 +47,17 @@ def quantized_lstms(job: Job, references: References | None) -> tuple[dict[str, 
     for node in nodes:
         name = node.name or ""
         known = moments.get(name, (None, None))
-        form, found = lstm_form(node, known, 1, pair_safe=safe), math.inf
+        form, found = lstm_form(node, known, pair_safe=safe), math.inf
         if references is not None:
             found = _sqnr_db(job.model, forms | {name: form}, references)
-            if found < HOLDS_DB and _can_split(job, known[0]):
-                others = [lstm_form(node, known, pieces, pair_safe=safe) for pieces in range(2, MOST_PIECES + 1)]
+            if found < HOLDS_DB and known[0] is not None and known[0].rows and Technique.SPLIT not in job.options.without:
+                others = [_divided(form, node, known[0], pieces) for pieces in range(2, MOST_PIECES + 1)]
                 found, form = max(((_sqnr_db(job.model, forms | {name: each}, references), each) for each in others), key=itemgetter(0))
         if found >= HOLDS_DB:
             forms[name] = form
         else:
             refused[name] = TOO_WIDE
     return forms, refused
-
-
-def _can_split(job: Job, known: Moments | None) -> bool:
-    return known is not None and known.rows > 0 and Technique.SPLIT not in job.options.without
 
 
 def _sqnr_db(model: ir.Model, forms: Mapping[str, LstmForm], references: References) -> float:
@@ -93,18 +89,21 @@ def _inputs(node: ir.Node, names: Names) -> tuple[LayerInput, LayerInput]:
     return LayerInput(x.name or "", 1, w[-1]), LayerInput(output.name, r[0], r[-1])
 
 
-def lstm_form(node: ir.Node, known: tuple[Moments | None, Moments | None], pieces: int, *, pair_safe: bool) -> LstmForm:
-    """An LSTM's weights as integers, its input divided into so many pieces."""
-    w, r = (constant(value) for value in node.inputs[1:3])
-    assert w is not None
-    assert r is not None
-    recurrence, scales = _rounded(r, known[1], pair_safe=pair_safe)
-    if pieces == 1:
-        stored, others = _rounded(w, known[0], pair_safe=pair_safe)
-        return LstmForm((stored, recurrence), (others, scales))
-    assert known[0] is not None
-    split = split_input(w, np.maximum(-known[0].low, known[0].high)[0], pieces)
-    return LstmForm((split.stored, recurrence), (split.scales, scales), split)
+def lstm_form(node: ir.Node, known: tuple[Moments | None, Moments | None], *, pair_safe: bool) -> LstmForm:
+    """An LSTM's weights as integers, by the moments of what W and R are multiplied with."""
+    arrays = [constant(value) for value in node.inputs[1:3]]
+    (w, w_scales), (r, r_scales) = (
+        _rounded(weight, moments, pair_safe=pair_safe) for weight, moments in zip(arrays, known, strict=True) if weight is not None
+    )
+    return LstmForm((w, r), (w_scales, r_scales))
+
+
+def _divided(form: LstmForm, node: ir.Node, known: Moments, pieces: int) -> LstmForm:
+    """The same with the input divided into so many pieces."""
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    split = split_input(weight, np.maximum(-known.low, known.high)[0], pieces)
+    return LstmForm((split.stored, form.stored[1]), (split.scales, form.scales[1]), split)
 
 
 def _rounded(weight: Floats, moments: Moments | None, *, pair_safe: bool) -> tuple[Integers, Floats]:
