@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -31,6 +32,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, verbose: bool = False, **kwargs: Any) -> None:
         logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # its warnings are about its own steps
+        before = signal.signal(signal.SIGTERM, _terminated)
         try:
             command(*args, verbose=verbose, **kwargs)
         except OnnxqError as error:
@@ -41,8 +43,15 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             _say("error: interrupted, nothing was written")
             sys.exit(130)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     return run
+
+
+def _terminated(number: int, _: object) -> None:
+    """End as an error does, so that nothing is left in the output's or the temporary folder."""
+    sys.exit(128 + number)
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,9 @@
 """Weights on disk while a model is worked on."""
 
 import gc
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -48,8 +51,35 @@ def test_nothing_is_left_behind(model, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     onnxq.quantize(model, tmp_path / "calib", tmp_path / "o.onnx")
     gc.collect()
-    assert list(scratch.iterdir()) == []
+    assert list(scratch.glob("onnxq-*")) == []
     assert all(not t.external_data for t in onnx.load(tmp_path / "o.onnx", load_external_data=False).graph.initializer)
+
+
+TERMINATED = """
+import sys, time
+from pathlib import Path
+import onnxq.frontier, onnxq.pipeline
+from onnxq.cli import main
+def find_variants(job):
+    print("working", job.scratch, flush=True)
+    time.sleep(60)
+onnxq.pipeline.find_variants = find_variants
+import onnxq.model.spill
+onnxq.model.spill.SPILL = 1 << 18
+main(sys.argv[1:])
+"""
+
+
+def test_nothing_is_left_behind_by_a_run_that_is_told_to_end(model, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-c", TERMINATED, "quantize", model, "--calib", tmp_path / "calib", "-o", tmp_path / "o.onnx"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(scratch)}) as process:
+        assert process.stdout.readline().startswith(f"working {scratch}")
+        process.terminate()
+        assert process.wait(30) == 143
+    assert list(scratch.glob("onnxq-*")) == []
+    assert not (tmp_path / "o.onnx").exists()
 
 
 class Rows:
