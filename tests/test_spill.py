@@ -11,7 +11,6 @@ import onnx_ir as ir
 import pytest
 
 import onnxq
-from onnxq.data.samples import spread
 from onnxq.job import prepare
 from onnxq.model import spill
 from onnxq.model.runtime import open_session
@@ -100,4 +99,3 @@ def test_samples_are_as_many_as_the_layers_need_but_hopeless_ones():
     assert _more_samples(moments, 48, 175) == 96
     assert _more_samples({Layer(5000): Rows(48)}, 48, 175) == 0
     assert _more_samples({Layer(5000): Rows(900)}, 48, 175) == 175
-    assert len(spread(list(range(175)), 96)) == 96

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from onnxq.model.edit import Names, add_initializer, add_node, constant, graph_of, input_at, is_float, nodes_of, sizes
+from onnxq.model.edit import Names, add_initializer, add_node, graph_of, input_at, is_constant, is_float, nodes_of, sizes
 from onnxq.schemes import Floats, Integers
 from onnxq.techniques.split import Split
 
@@ -36,8 +36,7 @@ def is_dynamic_lstm(node: ir.Node) -> bool:
     if node.op_type != "LSTM" or node.domain not in ("", "ai.onnx") or not any(is_float(value) for value in node.outputs):
         return False
     layout = node.attributes.get("layout")
-    weights = [constant(value) for value in node.inputs[1:3]]
-    return all(w is not None and w.dtype == np.float32 for w in weights) and (layout is None or layout.as_int() == 0)
+    return all(is_constant(value) and is_float(value) for value in node.inputs[1:3]) and (layout is None or layout.as_int() == 0)
 
 
 def dynamic_lstms(model: ir.Model, least: int = 0) -> list[ir.Node]:
