@@ -84,7 +84,7 @@ def _replace(model: ir.Model, node: ir.Node, form: LstmForm, names: Names) -> No
 
 
 def _divided(model: ir.Model, node: ir.Node, split: Split, names: Names) -> ir.Value:
-    """An LSTM's input [seq, batch, K] as the columns of its pieces, [seq, batch, pieces * K * 2]."""
+    """An LSTM's input [seq, batch, K] as the columns of its pieces, [seq, batch, 2 * pieces * K]."""
     x = node.inputs[0]
     assert x is not None
     graph, base = graph_of(node), f"{node.name}_input"
@@ -104,8 +104,5 @@ def _divided(model: ir.Model, node: ir.Node, split: Split, names: Names) -> ir.V
         inner = made("Min", above, held(bound, f"high_{i}"), what=f"within_{i}")
         pieces.append(made("Sub", rest, inner, what=f"piece_{i}"))
         rest = inner
-    columns = len(split.factors)
-    side_by_side = made("Concat", *pieces, rest, what="pieces", axis=2)
-    apart = made("Reshape", side_by_side, held(np.array([0, 0, columns, 1]), "apart_shape"), what="apart")
-    scaled = made("Mul", apart, held(split.factors, "factors"), what="scaled")
-    return made("Reshape", scaled, held(np.array([0, 0, 2 * columns]), "columns_shape"), what="columns")
+    columns = made("Concat", *pieces, rest, *pieces, rest, what="pieces", axis=2)
+    return made("Mul", columns, held(split.factors, "factors"), what="columns")

@@ -6,7 +6,8 @@ are scaled one by one as in SmoothQuant (G. Xiao et al., ICML 2023), towards wha
 weights precision, which a second copy of each column gives back: divided by FINE, it multiplies what rounding left over
 of the weight. (Columns instead of bits, as in outlier channel splitting, R. Zhao et al., ICML 2019.)
 
-A column and its copy are neighbours along K and together obey the pair rule (see `saturation`).
+The columns stand side by side twice, and each is itself in one place and its copy in the other, by turns: so that of two
+neighbours along K one is a copy, whose weights are small, and they obey the pair rule (see `saturation`).
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxq.arithmetic import symmetric_scale
-from onnxq.schemes import INT8, Floats, Integers
+from onnxq.schemes import INT8, Array, Floats, Integers
 from onnxq.techniques.saturation import PAIR_LIMIT
 
 RANGE, GAIN = 8.0, 4.0
@@ -31,8 +32,8 @@ class Split:
     """How an input [..., K] is divided, and its weights.
 
     bounds   [pieces - 1, K], falling; each piece but the last is what lies outside the next bound
-    factors  [pieces * K, 2] of the pieces, side by side, and of their copies
-    stored   [..., rows, pieces * K * 2] int8
+    factors  [2 * pieces * K], of the pieces side by side, twice
+    stored   [..., rows, 2 * pieces * K] int8
     scales   [..., rows]
     """
 
@@ -60,9 +61,14 @@ def split_input(weight: Floats, largest: Floats, pieces: int) -> Split:
     whole = np.rint(steps)
     rest = np.rint((steps - whole) * FINE)
     factors = np.concatenate([gain / scales for gain in gains])
+    itself = np.arange(len(factors)) % 2 == 0
+
+    def twice(own: Array, copy: Array) -> Array:
+        return np.concatenate([np.where(itself, own, copy), np.where(itself, copy, own)], axis=-1)
+
     return Split(
         np.stack([largest * RANGE**-i for i in range(1, pieces)]).astype(np.float32),
-        np.stack([factors, factors / FINE], axis=-1).astype(np.float32),
-        np.stack([whole, rest], axis=-1).reshape(*weight.shape[:-1], -1).astype(np.int8),
+        twice(factors, factors / FINE).astype(np.float32),
+        twice(whole, rest).astype(np.int8),
         step,
     )
