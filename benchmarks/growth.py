@@ -2,7 +2,7 @@
 
     python benchmarks/growth.py [--record FILE] [--plot FILE.png] [-- OPTIONS OF onnxq quantize]
 
-Made models of random weights: chains of convolutions for samples and nodes, of square products for weights. `float` is the
+Made models of random weights: residual blocks of convolutions for samples and nodes, chains of square products for weights. `float` is the
 memory of a process that runs the float model alone, `slope` the exponent of the growth between the two largest sizes:
 1 is linear.
 """
@@ -42,14 +42,20 @@ session.run(None, {"x": np.load(sys.argv[2])})
 
 
 def convolutions(path: Path, nodes: int) -> None:
-    """A chain of 3x3 convolutions and Relus, with a sum of two values here and there."""
+    """Residual blocks of two 3x3 convolutions with a Relu between, as deep networks are made: outputs hold at any depth."""
     weights, layers, value = [], [], "x"
-    for i in range(nodes // 2):
-        kernel = RANDOM.normal(size=(CHANNELS, CHANNELS, 3, 3)).astype(np.float32) / np.sqrt(CHANNELS * 9 / 2)
-        weights.append(numpy_helper.from_array(kernel.astype(np.float32), f"w{i}"))
-        layers.append(helper.make_node("Conv", [value, f"w{i}"], [f"c{i}"], pads=[1, 1, 1, 1]))
-        layers.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
-        value = f"r{i}"
+    blocks = max(1, nodes // 4)
+
+    def conv(source: str, name: str, gain: float) -> str:
+        kernel = RANDOM.normal(size=(CHANNELS, CHANNELS, 3, 3)) * gain / np.sqrt(CHANNELS * 9 / 2)
+        weights.append(numpy_helper.from_array(kernel.astype(np.float32), f"w{name}"))
+        layers.append(helper.make_node("Conv", [source, f"w{name}"], [f"c{name}"], pads=[1, 1, 1, 1]))
+        return f"c{name}"
+
+    for i in range(blocks):
+        layers.append(helper.make_node("Relu", [conv(value, f"{i}a", 1.0)], [f"r{i}"]))
+        layers.append(helper.make_node("Add", [conv(f"r{i}", f"{i}b", blocks**-0.5), value], [f"s{i}"]))
+        value = f"s{i}"
     save(path, layers, weights, value, [1, CHANNELS, SIZE, SIZE])
 
 

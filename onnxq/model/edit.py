@@ -131,7 +131,7 @@ def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
 
 def constant_value(array: Array, name: str | None = None) -> ir.Value:
     """A value that holds an array; it belongs to no graph yet."""
-    tensor = ir.tensor(array, name=name)
+    tensor = ir.Tensor(array, name=name)  # ir.tensor asks for protocols first: a sixteenth of a large model's time
     return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
 
 
