@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxq.calibration.collect import Collecting, collect
+from onnxq.calibration.collect import COUNTED, Collecting, collect
 from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.choice import Choice, Trial, Variant
 from onnxq.data.samples import check_feeds
@@ -35,6 +35,8 @@ from onnxq.search import RUN_TIME, TIMED, Task, choose_best, file_writer, find_j
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.version import __version__
 
+COUNTED_FAST = COUNTED // 2
+"""Values of a tensor that `--effort fast` counts a sample: over a hundred samples they are as good."""
 SLOWER = 1.03
 """A file that takes so many times the float model's time is called slower."""
 
@@ -168,7 +170,7 @@ def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
         model = [variant.model for variant in variants if not variant.divided][-1]
         divided = {name: one for variant in variants for name, one in variant.divided.items()}
         names = dict.fromkeys(name for variant in variants for name in variant.plan.sources() if name not in divided)
-        how = Collecting(0, options.allow_nonfinite, divided)
+        how = Collecting(0, options.allow_nonfinite, divided, COUNTED_FAST if options.effort is Effort.FAST else COUNTED)
         statistics = collect(model, list(names), job.calibration, model_digest, how)
     if statistics.nonfinite:
         job.warnings.append(f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")

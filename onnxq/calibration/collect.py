@@ -16,7 +16,7 @@ from onnxq.errors import DataError
 from onnxq.schemes import Array, Feeds, Floats
 
 COUNTED = 1 << 13
-"""Values of a tensor counted a sample; of larger ones an evenly spaced part, min and max of all."""
+"""Values of a tensor counted a sample, if nothing else is asked; of larger ones an evenly spaced part, min and max of all."""
 WAITING = 16 << 20
 """Bytes of bin numbers of all tensors that wait to be counted."""
 NONE = np.zeros(0, np.uint16)
@@ -42,11 +42,13 @@ class Collecting:
     first    number of samples that came before these (in another shard of the same data)
     allow_nonfinite  leave out NaN and infinite values, and count them
     divided  more tensors, which other forms of the model have, by name
+    counted  values of a tensor counted a sample
     """
 
     first: int = 0
     allow_nonfinite: bool = False
     divided: Mapping[str, Divided] = field(default_factory=dict)
+    counted: int = COUNTED
 
 
 def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], digest: str, how: Collecting | None = None) -> Statistics:
@@ -65,14 +67,14 @@ def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], di
     how = how or Collecting()
     divided = how.divided
     statistics = Statistics(digest, sketches={name: Sketch() for name in (*names, *divided)})
-    most = min(BINS, max(COUNTED, WAITING // NONE.itemsize // max(len(statistics.sketches), 1)))
+    most = min(BINS, max(how.counted, WAITING // NONE.itemsize // max(len(statistics.sketches), 1)))
     locks = {name: threading.Lock() for name in statistics.sketches}
 
     def count(part: Part, position: int) -> tuple[int, dict[str, Measured], int]:
         ranges, left_out = {}, 0
         for name, sketch in statistics.sketches.items():
             values = divided[name].of(part.values) if name in divided else part.values[name]
-            stride = _stride(values.size, part.samples)
+            stride = _stride(values.size, how.counted * part.samples)
             measured = measure(values, stride=stride, offset=how.first + position)
             if measured is not None and not (np.isfinite(measured.low) and np.isfinite(measured.high)):
                 finite = values[np.isfinite(values)]
@@ -107,9 +109,9 @@ def _not_finite(part: Part, name: str, values: Array) -> DataError:
     )
 
 
-def _stride(size: int, batch: int) -> int:
+def _stride(size: int, most: int) -> int:
     # an odd stride, and a start that moves, reach every channel of layouts with even sizes
-    return 1 if size <= COUNTED * batch else (size // (COUNTED * batch)) | 1
+    return 1 if size <= most else (size // most) | 1
 
 
 def collect_moments(
