@@ -64,6 +64,7 @@ class Candidates:
     """Makes parameters from a method and a set of techniques; weights are made once a set.
 
     methods  all that may be asked for: weights are scaled so that no bias overflows with any of them
+    others   of other forms of the model, the plain one first; weights that they have made already are not made again
     """
 
     variant: Variant
@@ -73,7 +74,7 @@ class Candidates:
     weight_options: WeightOptions
     write: Callable[[ir.Model, Plan, Parameters], ir.Model]
     references: References | None
-    others: "Candidates | None" = None
+    others: "tuple[Candidates, ...]" = ()
 
     def __post_init__(self) -> None:
         self._ranges: Ranges = {}
@@ -98,15 +99,24 @@ class Candidates:
         same = self._unchanged(techniques)
         return same | quantize_weights(plan, scales, self.variant.moments, options, skip=frozenset(same))
 
+    def of(self, variant: Variant) -> "Candidates":
+        """Those of another form, with what these know already."""
+        result = replace(self, variant=variant, others=(*self.others, self))
+        result._ranges = self._ranges
+        return result
+
     def _unchanged(self, techniques: tuple[str, ...]) -> dict[str, QuantizedWeight]:
-        """Weights that another variant has quantized already: those of layers that take the same inputs."""
-        if self.others is None:
-            return {}
-        made = self.others._weights.get(tuple(t for t in techniques if t not in self.variant.techniques), {})
-        layers, before = layer_inputs(self.variant.plan), layer_inputs(self.others.variant.plan)
-        same = _weight_names(self.others.variant.plan).items() & _weight_names(self.variant.plan).items()
-        kept = {name for name, _ in same if layers.get(name) == before.get(name)}
-        return {name: weight for name, weight in made.items() if name in kept}
+        """Weights that other variants have quantized already: those of layers that take the same inputs."""
+        found: dict[str, QuantizedWeight] = {}
+        layers, weights = layer_inputs(self.variant.plan), _weight_names(self.variant.plan)
+        for other in self.others:
+            changes = set(self.variant.techniques) - set(other.variant.techniques)
+            made = other._weights.get(tuple(t for t in techniques if t not in changes), {})
+            before = layer_inputs(other.variant.plan)
+            same = _weight_names(other.variant.plan).items() & weights.items()
+            kept = {name for name, _ in same if layers.get(name) == before.get(name)}
+            found |= {name: weight for name, weight in made.items() if name in kept}
+        return found
 
     def model(self, plan: Plan, trial: Trial) -> ir.Model:
         """A part of the plan with a trial's method and techniques."""

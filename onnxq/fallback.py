@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeVar
 
 TARGET_DB = 20.0
 """Outputs that are at least so close to float on held-out samples are left alone."""
@@ -25,6 +26,7 @@ STEP_DB = 3.0
 """Noise that a round takes away where a metric decides, of which nobody knows beforehand how much it bears."""
 REASON = "kept float for accuracy: the outputs are too far from float with it"
 
+T = TypeVar("T")
 Judge = Callable[[frozenset[str]], float]
 """SQNR in dB of the outputs with the named nodes left float."""
 
@@ -136,7 +138,7 @@ def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: 
         steps.append(step)
         return step
 
-    units = [_measured(names, loads, quick) for names in _grouped(list(loads))]
+    units = [_measured(names, loads, quick) for names in grouped(list(loads))]
     ranked = sorted(units, key=lambda unit: unit.worth, reverse=True)
     chosen: list[_Unit] = []
     enough = 0  # units without which it did not hold
@@ -147,7 +149,7 @@ def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: 
     scale = 1.0  # real noise / the sum of its parts, learnt round by round
     for _ in range(ROUNDS * (1 + goal.asked)):
         aim = goal.target_db if goal.drop is None else steps[-1].sqnr_db + STEP_DB
-        grown = _grow(chosen, ranked, whole - _noise(aim) / scale, most)
+        grown = _grow(chosen, ranked, whole - noise_power(aim) / scale, most)
         if grown == chosen:
             break
         enough, chosen = len(chosen), grown
@@ -155,7 +157,7 @@ def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: 
         if goal.holds(step):
             break
         left = whole - sum(unit.noise for unit in chosen)
-        scale = max(scale * (1.5 if goal.drop is None else 1.0), _noise(step.sqnr_db) / max(left, 1e-12))
+        scale = max(scale * (1.5 if goal.drop is None else 1.0), noise_power(step.sqnr_db) / max(left, 1e-12))
     more = len(chosen)
     while goal.asked and more - enough > 1 and any(goal.holds(step) for step in steps):
         middle = (enough + more) // 2
@@ -175,16 +177,18 @@ def _best(steps: Sequence[Step], goal: Goal) -> Step:
     return best if goal.asked or best.sqnr_db >= steps[0].sqnr_db + LEAST_GAIN_DB else steps[0]
 
 
-def _noise(decibels: float) -> float:
+def noise_power(decibels: float) -> float:
+    """Of an SQNR in dB, as a share of the signal's."""
     return float(10 ** (-decibels / 10))
 
 
 def _measured(names: Sequence[str], loads: Mapping[str, Load], quick: Judge) -> _Unit:
     others = frozenset(name for name in loads if name not in names)
-    return _Unit(tuple(names), sum((loads[name] for name in names), NOTHING), _noise(quick(others)))
+    return _Unit(tuple(names), sum((loads[name] for name in names), NOTHING), noise_power(quick(others)))
 
 
-def _grouped(names: list[str]) -> list[list[str]]:
+def grouped(names: Sequence[T]) -> list[Sequence[T]]:
+    """Neighbours together, so that there are no more than `MOST_UNITS`."""
     count = min(len(names), MOST_UNITS)
     cuts = [len(names) * i // max(count, 1) for i in range(count + 1)]
     return [names[start:stop] for start, stop in pairwise(cuts)]

@@ -17,6 +17,7 @@ from onnxq.choice import Candidates, Choice, Variant, choose, keep_outputs
 from onnxq.costs import TABLES
 from onnxq.data.samples import check_feeds, spread
 from onnxq.data.source import Sample
+from onnxq.divisions import with_fewer_divisions
 from onnxq.equalize import equalize
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation import EvalOptions, evaluate
@@ -27,7 +28,7 @@ from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
 from onnxq.formats.run_time import among_floats, quantize_at_run_time, with_clamps
 from onnxq.formats.shield import shield_floats
-from onnxq.formats.tables import looked_up, quantize_tables
+from onnxq.formats.tables import KnownTables, looked_up, quantize_tables
 from onnxq.job import Job, planned_shapes
 from onnxq.latency import medians_ms
 from onnxq.macs import node_macs
@@ -111,6 +112,7 @@ def file_writer(job: Job) -> Writer:
     """The format's writer, and what is done to the file beside, as far as it is decided when a file is written."""
     write = WRITERS[job.options.format]
     tables = any(looked_up(job.model))
+    known: KnownTables | None = None if job.large else {}
 
     def written(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
         chosen = [name for name in job.run_time if name in plan.nodes]
@@ -120,7 +122,7 @@ def file_writer(job: Job) -> Writer:
         if job.lstms:
             quantize_lstms(result, job.lstms)
         if tables:
-            quantize_tables(result)
+            quantize_tables(result, known)
         narrow_weights(result, [name for name, (_, why) in plan.floats.items() if why in (SLOW, REASON)])
         shield_floats(result)
         return result
@@ -187,7 +189,7 @@ def choose_best(
     for variant in variants:
         write = file_writer(job)
         weights = WeightOptions(options.per_channel, Target.VNNI if Technique.NO_SATURATION in options.without else options.target)
-        others = tried[0][0] if tried else None  # the plain one
+        others = (tried[0][0],) if tried else ()  # the plain one
         method = MethodOptions(options.percentile)
         methods = _methods(options)
         candidates = Candidates(variant, statistics, methods, method, weights, write, references, others)
@@ -203,6 +205,7 @@ def choose_best(
         loads = _loads(candidates.variant, job.held_out[0].load(), options.target)
         if options.effort is not Effort.FAST:
             choice = _with_ranges_at_run_time(job, candidates, choice, loads)
+            candidates, choice = with_fewer_divisions(job, candidates, choice)
         if asked or Technique.FALLBACK not in options.without:
             choice = _held(job, candidates, choice, loads, task)
     found = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db

@@ -26,6 +26,8 @@ from onnxq.model.edit import (
 from onnxq.model.files import weight_bytes
 from onnxq.schemes import INT8, Floats, Integers
 
+KnownTables = dict[str, tuple[Integers, Floats]]
+
 SMALLEST = 1 << 14
 """Tables of fewer values are left as they are."""
 SHARE = 0.05
@@ -44,8 +46,11 @@ def looked_up(model: ir.Model) -> Iterator[ir.Node]:
             yield node
 
 
-def quantize_tables(model: ir.Model) -> list[str]:
-    """Store the tables that nothing but look-ups takes as int8, in place; the names of the nodes that look them up."""
+def quantize_tables(model: ir.Model, known: KnownTables | None = None) -> list[str]:
+    """Store the tables that nothing but look-ups takes as int8, in place; the names of the nodes that look them up.
+
+    `known` grows, and spares the other forms of a model the arithmetic.
+    """
     names = Names(model)
     stored: dict[str, tuple[ir.Value, ir.Value]] = {}
     changed = []
@@ -56,9 +61,9 @@ def quantize_tables(model: ir.Model) -> list[str]:
             continue
         key = table.name or ""
         if key not in stored:
-            array = constant(table)
-            assert array is not None
-            integers, scales = int8_rows(array)
+            integers, scales = (known or {}).get(key) or int8_rows(constant(table))
+            if known is not None:
+                known[key] = integers, scales
             stored[key] = (
                 add_initializer(model.graph, names.fresh(f"{key}_quantized"), integers),
                 add_initializer(model.graph, names.fresh(f"{key}_scale"), scales[:, None]),
@@ -71,8 +76,9 @@ def quantize_tables(model: ir.Model) -> list[str]:
     return changed
 
 
-def int8_rows(table: Floats) -> tuple[Integers, Floats]:
+def int8_rows(table: Floats | None) -> tuple[Integers, Floats]:
     """Integers [rows, columns] and scales [rows]."""
+    assert table is not None
     scales = symmetric_scale(np.maximum(table.max(axis=1), -table.min(axis=1)))
     return np.rint(table / scales[:, None]).clip(INT8.low, INT8.high).astype(np.int8), scales
 
