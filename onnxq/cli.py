@@ -20,7 +20,7 @@ from onnxq.memory import loading
 from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, Technique, WeightType
 
 if TYPE_CHECKING:
-    from onnxq.search import Task
+    from onnxq.hold import Task
 
 FILE = click.Path(path_type=Path)
 BAD_INPUT, GATE_FAILED = 2, 1
@@ -486,8 +486,8 @@ def _taken(options: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 def _task(limits: Limits, options: dict[str, Any]) -> "Task | None":
     """What --max-drop of quantize holds on; the options about it are taken out."""
     from onnxq.evaluation import EvalOptions
+    from onnxq.hold import Task
     from onnxq.scores.score import ScoreOptions
-    from onnxq.search import Task
 
     score = ScoreOptions(**_taken(options, SCORING))
     data, labels, metric = (options.pop(key) for key in ("data", "labels", "metric"))

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from onnxq.errors import DataError, ModelError
 from onnxq.fallback import TARGET_DB
+from onnxq.hold import Task
 from onnxq.model.files import check_output, external_files
 from onnxq.options import Mode, Prefer, QuantizeOptions, WeightType
 from onnxq.pipeline import quantize as quantize_in_mode
 from onnxq.report.model import Point, QuantizeReport
-from onnxq.search import Task
 
 TRIED: tuple[tuple[str, Mode, WeightType], ...] = (
     ("static", Mode.STATIC, WeightType.INT8),

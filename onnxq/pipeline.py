@@ -14,12 +14,15 @@ from onnxq.choice import Choice, Trial, Variant
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
 from onnxq.fallback import RUINED_DB
+from onnxq.hold import TIMED, Task
 from onnxq.job import Job, planned_shapes, prepare
 from onnxq.latency import medians_ms
 from onnxq.layers import histograms, layer_rows
 from onnxq.macs import concrete_shapes, node_macs
 from onnxq.memory import give_back
-from onnxq.model.files import check_output, digest, file_bytes, save, staged
+from onnxq.model.edit import nodes_of
+from onnxq.model.files import check_output, digest, file_bytes, load, save, staged
+from onnxq.model.normalize import normalize
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import narrow
 from onnxq.modes.products import Made
@@ -31,7 +34,7 @@ from onnxq.plan import Plan
 from onnxq.recurrent import quantized_lstms
 from onnxq.references import References
 from onnxq.report.model import Drop, FloatNodes, Latency, QuantizeReport
-from onnxq.search import RUN_TIME, TIMED, Task, choose_best, file_writer, find_judges, find_variants, to_be_compared
+from onnxq.search import RUN_TIME, choose_best, file_writer, find_judges, find_variants, to_be_compared
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.version import __version__
 
@@ -64,6 +67,8 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
     choice = choose_best(job, variants, references, statistics, task)
     clock.lap(job, "choose")
     del variants
+    if not choice.plan.nodes and not job.lstms:
+        choice = _at_its_own_opset(job, choice)
     job.model, job.plan = choice.model, choice.plan
     with staged(options.destination) as building:
         save(_quantized(job, choice, statistics), building)
@@ -89,6 +94,14 @@ def _choose_lstms(job: Job, references: References | None) -> None:
     job.kept |= refused
     for name, reason in refused.items():
         job.plan.floats[name] = job.plan.floats[name][0], reason
+
+
+def _at_its_own_opset(job: Job, choice: Choice) -> Choice:
+    """A model that stays float is not lifted: the runtime fuses other nodes then, and may be slower."""
+    model = normalize(load(job.options.model), lift=False)
+    reasons = {name: why for name, (_, why) in choice.plan.floats.items()}
+    floats = {node.name or "": (node, reasons[node.name or ""]) for node in nodes_of(model) if node.name in reasons}
+    return replace(choice, model=model, plan=Plan(floats=floats))
 
 
 def _without_ranges(job: Job, clock: "_Clock", task: Task | None) -> QuantizeReport:

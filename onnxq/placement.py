@@ -54,6 +54,14 @@ def place(plan: Plan, shapes: ShapeByName, table: Table) -> Placement:
     return Placement(floats, integer, placed, whole[1])
 
 
+def saved_share(plan: Plan, shapes: ShapeByName, table: Table) -> float:
+    """The share of the whole model's expected time, in float, that the planned nodes' integers save."""
+    found = place(plan, shapes, table)
+    others = [work_of(node, shapes) for node, _ in plan.floats.values()]
+    rest = sum(nanoseconds(table, "float", *other) for other in others if other is not None)
+    return (found.float_ns - found.integer_ns) / ((found.float_ns + rest) or 1.0)
+
+
 def slowdowns(plan: Plan, shapes: ShapeByName, table: Table) -> dict[str, float]:
     """By how much the planned nodes' expected time grows with each alone in float, as a share; conversions are left out."""
     costs = {name: _costs(planned, shapes, table) for name, planned in plan.nodes.items()}

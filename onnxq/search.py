@@ -1,10 +1,7 @@
 """What is tried for a model - forms of it, ways to choose ranges and to round weights - and which of it is kept."""
 
-import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import onnx_ir as ir
 import onnxruntime as ort
@@ -13,15 +10,13 @@ from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
-from onnxq.choice import Candidates, Choice, Variant, choose, keep_outputs
-from onnxq.costs import TABLES
-from onnxq.data.samples import check_feeds, spread
+from onnxq.choice import Candidates, Choice, Variant, choose
+from onnxq.data.samples import spread
 from onnxq.data.source import Sample
 from onnxq.divisions import with_fewer_divisions
 from onnxq.equalize import equalize
-from onnxq.errors import DataError, ModelError
-from onnxq.evaluation import EvalOptions, evaluate
-from onnxq.fallback import REASON, TARGET_DB, Goal, Load, Step
+from onnxq.errors import ModelError
+from onnxq.fallback import REASON, Load
 from onnxq.formats.half import narrow_weights
 from onnxq.formats.lstm import quantize_lstms
 from onnxq.formats.qdq import write_qdq
@@ -29,20 +24,14 @@ from onnxq.formats.qoperator import write_qoperator
 from onnxq.formats.run_time import among_floats, quantize_at_run_time, with_clamps
 from onnxq.formats.shield import shield_floats
 from onnxq.formats.tables import KnownTables, looked_up, quantize_tables
-from onnxq.job import Job, planned_shapes
-from onnxq.latency import medians_ms
-from onnxq.macs import node_macs
+from onnxq.hold import Task, hold_outputs, loads_of
+from onnxq.job import Job
 from onnxq.metrics import MAX_DB
-from onnxq.model.edit import sizes
-from onnxq.model.files import file_bytes, save
-from onnxq.operators import Role
 from onnxq.options import Effort, Format, Method, QuantizeOptions, Target, Technique
 from onnxq.parameters import Parameters
 from onnxq.placement import REASON as SLOW
-from onnxq.placement import place, slowdowns
 from onnxq.plan import Plan
 from onnxq.references import References
-from onnxq.report.model import Point
 from onnxq.schemes import Feeds
 from onnxq.smooth import Changed, smooth
 from onnxq.weights import WeightOptions, layer_inputs
@@ -68,25 +57,6 @@ TECHNIQUES: dict[Effort, list[tuple[Technique, ...]]] = {
 FAST_METHODS = [Method.MSE, Method.PERCENTILE]
 """One of the two is within 0.5 dB of the best of all on each of 11 models (docs/decisions.md)."""
 RUN_TIME = Technique.RUN_TIME_RANGES
-
-TIMED = 4
-"""Held-out samples that are timed."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """Samples with labels, and how they are scored: what --max-drop holds on."""
-
-    data: Path
-    options: EvalOptions
-
-    def drop(self, model: Path, other: Path) -> tuple[str, float]:
-        """The metric's name, and by how much another model's is worse: points (hundredths) of shares, else its own unit."""
-        report = evaluate(model, [other], self.data, replace(self.options, latency=False))
-        if report.metric is None:
-            raise DataError("--max-drop needs a metric: give --labels FILE, or --metric")
-        return report.metric, report.scores[1].metrics[report.metric].drop or 0.0
-
 
 Writer = Callable[[ir.Model, Plan, Parameters], ir.Model]
 CHANGES: dict[Technique, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]], Changed | None]] = {
@@ -162,7 +132,7 @@ def _changed(job: Job, plain: Variant, change: Technique, feeds: Feeds) -> list[
     if found is None:
         return []
     variant = Variant(found.model, job.replan(found.model), found.moments, (change,), found.divided)
-    before, after, loads = layer_inputs(plain.plan), layer_inputs(variant.plan), _loads(plain, feeds, job.options.target)
+    before, after, loads = layer_inputs(plain.plan), layer_inputs(variant.plan), loads_of(plain, feeds, job.options.target)
     touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
     return [variant] if touched >= WORTH_MACS else []
 
@@ -202,12 +172,12 @@ def choose_best(
     choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
     asked = task is not None or options.limits.min_sqnr is not None
     if references is not None and (asked or options.effort is not Effort.FAST):
-        loads = _loads(candidates.variant, job.held_out[0].load(), options.target)
+        loads = loads_of(candidates.variant, job.held_out[0].load(), options.target)
         if options.effort is not Effort.FAST:
             choice = _with_ranges_at_run_time(job, candidates, choice, loads)
             candidates, choice = with_fewer_divisions(job, candidates, choice)
         if asked or Technique.FALLBACK not in options.without:
-            choice = _held(job, candidates, choice, loads, task)
+            choice = hold_outputs(job, candidates, choice, loads, task)
     found = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
     if found is not None and found <= -MAX_DB:
         raise ModelError(
@@ -215,58 +185,6 @@ def choose_best(
             "leave more nodes float with --exclude, or try --format qoperator"
         )
     return choice
-
-
-def _held(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load], task: Task | None) -> Choice:
-    """The choice with as many nodes float as it takes for the outputs, or the task's metric, to hold."""
-    limits, kept, model = job.options.limits, choice.kept, candidates.variant.model
-    shapes = planned_shapes(model, choice.plan, check_feeds(job.held_out[0], job.specs))
-    table = TABLES.get(job.options.target) if job.options.give_back else None
-
-    def without(names: frozenset[str]) -> Plan:
-        left = dict.fromkeys(names, REASON)
-        plan = job.replan(model, left)
-        # what lies between them may not be worth its conversions any more
-        slow = place(plan, shapes, table).floats if table is not None and names else ()
-        return job.replan(model, dict.fromkeys(slow, SLOW) | left) if slow else plan
-
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-
-        def stored(names: Sequence[str], file: str) -> Path:
-            path = Path(folder) / file
-            save(candidates.model(without(frozenset(names)), kept), path)
-            return path
-
-        def drop(names: frozenset[str]) -> float:
-            assert task is not None
-            return task.drop(job.options.model, stored(sorted(names), "candidate.onnx"))[1]
-
-        goal = Goal(max(TARGET_DB, limits.min_sqnr or 0.0), limits.min_sqnr is not None)
-        if task is not None and limits.max_drop is not None:
-            least = -math.inf if limits.min_sqnr is None else limits.min_sqnr  # the metric decides, unless both are asked for
-            goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
-        choice = keep_outputs(candidates, choice, loads, without, goal)
-        steps = (
-            sorted(choice.fallback.steps, key=lambda step: step.mac_share)
-            if choice.fallback is not None and goal.asked and not job.large
-            else []
-        )
-        if len(steps) > 1:
-            files = [stored(step.nodes, f"{i}.onnx") for i, step in enumerate(steps)]
-            job.points = _points(job, choice, steps, files)
-    return choice
-
-
-def _points(job: Job, choice: Choice, steps: Sequence[Step], files: Sequence[Path]) -> list[Point]:
-    """What each step costs: accuracy against latency and size."""
-    feeds = [check_feeds(sample, job.specs) for sample in job.held_out[:TIMED]]
-    whole, *times = medians_ms([job.options.model, *files], feeds, threads=1, seconds=0.5 * len(files))
-    size, kept = file_bytes(job.options.model), choice.fallback.nodes if choice.fallback is not None else ()
-    names = [f"{len(step.nodes)} nodes float ({step.mac_share:.0%} of MACs)" if step.nodes else "all int8" for step in steps]
-    return [
-        Point(name, step.sqnr_db, ms / whole, file_bytes(file) / size, step.nodes == kept, step.drop)
-        for name, step, ms, file in zip(names, steps, times, files, strict=True)
-    ]
 
 
 def _with_ranges_at_run_time(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load]) -> Choice:
@@ -287,15 +205,3 @@ def _with_ranges_at_run_time(job: Job, candidates: Candidates, choice: Choice, l
         job.run_time = []
         return choice
     return replace(choice, kept=replace(choice.kept, sqnr_db=found))
-
-
-def _loads(variant: Variant, feeds: Feeds, target: Target) -> dict[str, Load]:
-    """What each planned product costs in float; where no table knows its time, it counts as its MACs do."""
-    shapes = planned_shapes(variant.model, variant.plan, feeds)
-    anchors = {name: planned.node for name, planned in variant.plan.nodes.items() if planned.row.role is Role.ANCHOR}
-    macs = {name: node_macs(node, shapes) for name, node in anchors.items()}
-    weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
-    whole = max(1, sum(macs.values())), max(1, sum(weights.values()))
-    shares = {name: (macs[name] / whole[0], weights[name] / whole[1]) for name in anchors}
-    times = slowdowns(variant.plan, shapes, TABLES[target]) if target in TABLES else {}
-    return {name: Load(*shares[name], times.get(name, shares[name][0])) for name in anchors}

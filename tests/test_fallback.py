@@ -5,12 +5,13 @@ import onnx
 import pytest
 
 import onnxq
+from onnxq import hold
 from onnxq.evaluation import EvalOptions
 from onnxq.fallback import LEAST_GAIN_DB, MOST_TIME, TARGET_DB, Goal, Load, fall_back
 from onnxq.frontier import quantize
 from onnxq.gates import Limits
+from onnxq.hold import Task
 from onnxq.options import QuantizeOptions
-from onnxq.search import Task
 from tests.conftest import CNN, SAMPLES, normal, parse
 
 
@@ -155,3 +156,22 @@ def test_a_model_that_8_bits_would_ruin_is_saved(fragile):
     assert report.outputs.sqnr_db > 25
     assert len(report.fallback.nodes) == 1
     assert any("kept float for accuracy" in group.reason for group in report.floats)
+
+
+def test_integers_that_save_neither_time_nor_size_are_not_worth_their_noise(fragile, monkeypatch):
+    model = onnx.load(fragile / "model.onnx")
+    model.opset_import[0].version = 11
+    onnx.save(model, fragile / "model.onnx")
+    kept = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
+    assert kept.kernels.model_share > 0.5
+    monkeypatch.setattr(hold, "LEAST_SIZE", 0.5)  # 3 of 4 layers' weights save 0.375 of half precision
+    monkeypatch.setattr(hold, "LEAST_TIME", 1.0)
+    report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "float.onnx")
+    assert report.kernels.model_share == 0
+    assert report.outputs.sqnr_db > 60
+    assert report.techniques == []
+    assert len(report.fallback.nodes) == 4
+    assert any("would save" in warning and "37.5% of the size" in warning for warning in report.warnings)
+    written = onnx.load(fragile / "float.onnx")
+    assert written.opset_import[0].version == 11
+    assert {node.op_type for node in written.graph.node} == {"Conv", "Tanh", "Mul", "Cast"}

@@ -25,14 +25,14 @@ LEAST_OPSET = 13
 """Q/DQ take an axis from opset 13 on."""
 
 
-def normalize(model: ir.Model) -> ir.Model:
-    """The normalized model; the given one must not be used afterwards."""
+def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
+    """The normalized model, at the opset that Q/DQ want or at its own; the given one must not be used afterwards."""
     for step in (
         passes.InlinePass(),
         passes.RemoveUnusedOpsetsPass(),
     ):
         step(model)
-    model = lift_opset(model)
+    model = lift_opset(model) if lift else model
     passes.RemoveInitializersFromInputsPass()(model)
     bypass_dropout(model)
     passes.IdentityEliminationPass()(model)

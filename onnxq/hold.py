@@ -1,0 +1,142 @@
+"""How many nodes it takes in float until the outputs, or the task's metric, hold; and whether what is left is worth it."""
+
+import math
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxq.choice import Candidates, Choice, Variant, keep_outputs
+from onnxq.costs import TABLES
+from onnxq.data.samples import check_feeds
+from onnxq.errors import DataError
+from onnxq.evaluation import EvalOptions, evaluate
+from onnxq.fallback import REASON, TARGET_DB, Goal, Load, Step
+from onnxq.job import Job, planned_shapes
+from onnxq.latency import medians_ms
+from onnxq.macs import node_macs
+from onnxq.model.edit import is_constant, sizes
+from onnxq.model.files import file_bytes, save
+from onnxq.operators import Role
+from onnxq.options import Target
+from onnxq.placement import REASON as SLOW
+from onnxq.placement import place, saved_share, slowdowns
+from onnxq.plan import Plan
+from onnxq.report.model import Point
+from onnxq.schemes import Feeds
+
+LEAST_TIME, LEAST_SIZE = 0.03, 0.1
+"""Shares of the time and of the size, in half precision, of which integers that had to leave nodes float have to save one."""
+TIMED = 4
+"""Held-out samples that are timed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Samples with labels, and how they are scored: what --max-drop holds on."""
+
+    data: Path
+    options: EvalOptions
+
+    def drop(self, model: Path, other: Path) -> tuple[str, float]:
+        """The metric's name, and by how much another model's is worse: points (hundredths) of shares, else its own unit."""
+        report = evaluate(model, [other], self.data, replace(self.options, latency=False))
+        if report.metric is None:
+            raise DataError("--max-drop needs a metric: give --labels FILE, or --metric")
+        return report.metric, report.scores[1].metrics[report.metric].drop or 0.0
+
+
+def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load], task: Task | None) -> Choice:
+    """The choice with as many nodes float as it takes for the outputs, or the task's metric, to hold."""
+    limits, kept, model = job.options.limits, choice.kept, candidates.variant.model
+    shapes = planned_shapes(model, choice.plan, check_feeds(job.held_out[0], job.specs))
+    table = TABLES.get(job.options.target) if job.options.give_back else None
+
+    def without(names: frozenset[str]) -> Plan:
+        left = dict.fromkeys(names, REASON)
+        plan = job.replan(model, left)
+        # what lies between them may not be worth its conversions any more
+        slow = place(plan, shapes, table).floats if table is not None and names else ()
+        return job.replan(model, dict.fromkeys(slow, SLOW) | left) if slow else plan
+
+    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
+
+        def stored(names: Sequence[str], file: str) -> Path:
+            path = Path(folder) / file
+            save(candidates.model(without(frozenset(names)), kept), path)
+            return path
+
+        def drop(names: frozenset[str]) -> float:
+            assert task is not None
+            return task.drop(job.options.model, stored(sorted(names), "candidate.onnx"))[1]
+
+        goal = Goal(max(TARGET_DB, limits.min_sqnr or 0.0), limits.min_sqnr is not None)
+        if task is not None and limits.max_drop is not None:
+            least = -math.inf if limits.min_sqnr is None else limits.min_sqnr  # the metric decides, unless both are asked for
+            goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
+        choice = keep_outputs(candidates, choice, loads, without, goal)
+        if table is not None and choice.fallback is not None and choice.fallback.nodes:
+            time, size = saved_share(choice.plan, shapes, table), _integer_weights(choice.plan) / 2
+            if time < LEAST_TIME and size < LEAST_SIZE:
+                choice = _all_float(job, candidates, choice, loads)
+                job.warnings.append(
+                    f"what could stay on integers would save {time:.1%} of the time and {size:.1%} of the size: "
+                    "the model stays float, its weights in half precision; --all-int8 quantizes it all the same"
+                )
+        steps = (
+            sorted(choice.fallback.steps, key=lambda step: step.mac_share)
+            if choice.fallback is not None and goal.asked and not job.large
+            else []
+        )
+        if len(steps) > 1:
+            files = [stored(step.nodes, f"{i}.onnx") for i, step in enumerate(steps)]
+            job.points = _points(job, choice, steps, files)
+    return choice
+
+
+def _integer_weights(plan: Plan) -> float:
+    """The share of all products' weights that is planned as integers."""
+    integers = _weights(planned.node for planned in plan.nodes.values())
+    return integers / max(1, integers + _weights(node for node, _ in plan.floats.values()))
+
+
+def _weights(nodes: Iterable[ir.Node]) -> int:
+    products = [node for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul") and is_constant(node.inputs[1])]
+    return sum(math.prod(sizes(node.inputs[1]) or ()) for node in products)
+
+
+def _all_float(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load]) -> Choice:
+    """The plain model, with its weights in half precision."""
+    assert choice.fallback is not None
+    plain = candidates.others[0] if candidates.others else candidates
+    plan = job.replan(plain.variant.model, dict.fromkeys(loads, SLOW) | dict.fromkeys(choice.fallback.nodes, REASON))
+    kept = replace(choice.kept, techniques=())
+    fallback = replace(choice.fallback, nodes=tuple(loads), mac_share=1.0, after_db=plain.quality(plan, kept))
+    parameters = plain.parameters(plan, kept.method, kept.techniques)
+    return replace(choice, kept=kept, model=plain.variant.model, plan=plan, parameters=parameters, fallback=fallback)
+
+
+def _points(job: Job, choice: Choice, steps: Sequence[Step], files: Sequence[Path]) -> list[Point]:
+    """What each step costs: accuracy against latency and size."""
+    feeds = [check_feeds(sample, job.specs) for sample in job.held_out[:TIMED]]
+    whole, *times = medians_ms([job.options.model, *files], feeds, threads=1, seconds=0.5 * len(files))
+    size, kept = file_bytes(job.options.model), choice.fallback.nodes if choice.fallback is not None else ()
+    names = [f"{len(step.nodes)} nodes float ({step.mac_share:.0%} of MACs)" if step.nodes else "all int8" for step in steps]
+    return [
+        Point(name, step.sqnr_db, ms / whole, file_bytes(file) / size, step.nodes == kept, step.drop)
+        for name, step, ms, file in zip(names, steps, times, files, strict=True)
+    ]
+
+
+def loads_of(variant: Variant, feeds: Feeds, target: Target) -> dict[str, Load]:
+    """What each planned product costs in float; where no table knows its time, it counts as its MACs do."""
+    shapes = planned_shapes(variant.model, variant.plan, feeds)
+    anchors = {name: planned.node for name, planned in variant.plan.nodes.items() if planned.row.role is Role.ANCHOR}
+    macs = {name: node_macs(node, shapes) for name, node in anchors.items()}
+    weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
+    whole = max(1, sum(macs.values())), max(1, sum(weights.values()))
+    shares = {name: (macs[name] / whole[0], weights[name] / whole[1]) for name in anchors}
+    times = slowdowns(variant.plan, shapes, TABLES[target]) if target in TABLES else {}
+    return {name: Load(*shares[name], times.get(name, shares[name][0])) for name in anchors}
