@@ -13,6 +13,7 @@ import pytest
 import onnxq
 from onnxq.job import prepare
 from onnxq.model import spill
+from onnxq.model.edit import constant
 from onnxq.model.runtime import open_session
 from onnxq.options import QuantizeOptions
 from onnxq.search import _more_samples
@@ -99,3 +100,11 @@ def test_samples_are_as_many_as_the_layers_need_but_hopeless_ones():
     assert _more_samples(moments, 48, 175) == 96
     assert _more_samples({Layer(5000): Rows(48)}, 48, 175) == 0
     assert _more_samples({Layer(5000): Rows(900)}, 48, 175) == 175
+
+
+def test_weights_that_a_file_in_the_making_looks_at_can_be_read(model, tmp_path):
+    job = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
+    value = next(iter(job.model.graph.initializers.values()))
+    looked_at = value.const_value.numpy()  # as a model that is written to a file does
+    for _ in range(2):
+        np.testing.assert_array_equal(constant(value), looked_at)

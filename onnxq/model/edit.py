@@ -1,6 +1,7 @@
 """Small graph edits shared by the rooms that rewrite a graph."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +16,8 @@ def constant(value: ir.Value | None) -> Array | None:
     tensor = value.const_value
     if isinstance(tensor, ir.ExternalTensor):
         array = np.array(tensor.numpy())
-        tensor.release()  # pages of a mapped file count as this process's memory for as long as they stay mapped
+        with suppress(BufferError):  # a file that is being written still looks at it
+            tensor.release()  # pages of a mapped file count as this process's memory for as long as they stay mapped
         return array
     return np.asarray(tensor.numpy())
 
