@@ -228,6 +228,11 @@ def main(context: click.Context, config: Path | None) -> None:
     help="Leave float what is expected to be faster so on the target's CPUs, or quantize all that has integer kernels.",
 )
 @click.option(
+    "--measure",
+    is_flag=True,
+    help="Time nodes on this machine, in float and on integers, to find what is faster in float; the file then depends on its clock.",
+)
+@click.option(
     "--dynamic-lstm/--float-lstm",
     default=None,
     help="Store the weights of LSTMs as int8, their inputs quantized as they run, or leave them; by default where that is faster.",

@@ -6,6 +6,8 @@ model and the options alone, never on the load of the machine that makes it.
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -141,8 +143,34 @@ def nanoseconds(table: Table, form: str, kind: str, work: Work) -> float:
     return max(0.0, sum(cost * size for cost, size in zip(row, work.features(), strict=True)) - PROFILING_NS)
 
 
-def conversion_ns(table: Table, elements: float, *, to_integers: bool) -> float:
-    """A Q (or DQ) over so many elements, with the change of layout that goes with it."""
-    work = Work(0, elements, 0)
-    kind = "quantize" if to_integers else "dequantize"
-    return nanoseconds(table, "integer", kind, work) + nanoseconds(table, "float", "reorder", work)
+@dataclass(frozen=True)
+class Line:
+    """Nanoseconds of a call and of each element."""
+
+    call: float
+    element: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What nodes and conversions take: as a target's table says, as far as nothing was measured.
+
+    nodes  nanoseconds on integers and in float, by name
+    quantize, dequantize  of a conversion
+    """
+
+    table: Table
+    nodes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    quantize: Line | None = None
+    dequantize: Line | None = None
+
+    def kernel_ns(self, form: str, kind: str, work: Work) -> float:
+        """By the table, in a form, `float` or `integer`."""
+        return nanoseconds(self.table, form, kind, work)
+
+    def conversion_ns(self, elements: float, *, to_integers: bool) -> float:
+        """A Q (or DQ) over so many elements, with the change of layout that goes with it."""
+        measured, work = self.quantize if to_integers else self.dequantize, Work(0, elements, 0)
+        kind = "quantize" if to_integers else "dequantize"
+        itself = self.kernel_ns("integer", kind, work) if measured is None else measured.call + measured.element * elements
+        return itself + self.kernel_ns("float", "reorder", work)

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxq.choice import Candidates, Choice, Variant, keep_outputs
-from onnxq.costs import TABLES
+from onnxq.costs import Costs
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError
 from onnxq.evaluation import EvalOptions, evaluate
@@ -20,7 +20,6 @@ from onnxq.macs import node_macs
 from onnxq.model.edit import is_constant, sizes
 from onnxq.model.files import file_bytes, save
 from onnxq.operators import Role
-from onnxq.options import Target
 from onnxq.placement import REASON as SLOW
 from onnxq.placement import place, saved_share, slowdowns
 from onnxq.plan import Plan
@@ -52,13 +51,13 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
     """The choice with as many nodes float as it takes for the outputs, or the task's metric, to hold."""
     limits, kept, model = job.options.limits, choice.kept, candidates.variant.model
     shapes = planned_shapes(model, choice.plan, check_feeds(job.held_out[0], job.specs))
-    table = TABLES.get(job.options.target) if job.options.give_back else None
+    costs = job.costs if job.options.give_back else None
 
     def without(names: frozenset[str]) -> Plan:
         left = dict.fromkeys(names, REASON)
         plan = job.replan(model, left)
         # what lies between them may not be worth its conversions any more
-        slow = place(plan, shapes, table).floats if table is not None and names else ()
+        slow = place(plan, shapes, costs).floats if costs is not None and names else ()
         return job.replan(model, dict.fromkeys(slow, SLOW) | left) if slow else plan
 
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
@@ -77,8 +76,8 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
             least = -math.inf if limits.min_sqnr is None else limits.min_sqnr  # the metric decides, unless both are asked for
             goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
         choice = keep_outputs(candidates, choice, loads, without, goal)
-        if table is not None and choice.fallback is not None and choice.fallback.nodes:
-            time, size = saved_share(choice.plan, shapes, table), _integer_weights(choice.plan) / 2
+        if costs is not None and choice.fallback is not None and choice.fallback.nodes:
+            time, size = saved_share(choice.plan, shapes, costs), _integer_weights(choice.plan) / 2
             if time < LEAST_TIME and size < LEAST_SIZE:
                 choice = _all_float(job, candidates, choice, loads)
                 job.warnings.append(
@@ -130,7 +129,7 @@ def _points(job: Job, choice: Choice, steps: Sequence[Step], files: Sequence[Pat
     ]
 
 
-def loads_of(variant: Variant, feeds: Feeds, target: Target) -> dict[str, Load]:
+def loads_of(variant: Variant, feeds: Feeds, costs: Costs | None) -> dict[str, Load]:
     """What each planned product costs in float; where no table knows its time, it counts as its MACs do."""
     shapes = planned_shapes(variant.model, variant.plan, feeds)
     anchors = {name: planned.node for name, planned in variant.plan.nodes.items() if planned.row.role is Role.ANCHOR}
@@ -138,5 +137,5 @@ def loads_of(variant: Variant, feeds: Feeds, target: Target) -> dict[str, Load]:
     weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
     whole = max(1, sum(macs.values())), max(1, sum(weights.values()))
     shares = {name: (macs[name] / whole[0], weights[name] / whole[1]) for name in anchors}
-    times = slowdowns(variant.plan, shapes, TABLES[target]) if target in TABLES else {}
+    times = slowdowns(variant.plan, shapes, costs) if costs is not None else {}
     return {name: Load(*shares[name], times.get(name, shares[name][0])) for name in anchors}

@@ -2,13 +2,13 @@
 
 import shutil
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxq.costs import TABLES
+from onnxq.costs import TABLES, Costs
 from onnxq.data.checks import check_samples
 from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
@@ -42,6 +42,7 @@ class Job:
 
     specs  inputs of the model as it came
     large  whether two sessions side by side may not fit into memory
+    costs  what nodes take on the target's CPUs, if that is known
     kept   nodes that stay float whatever the plan, with the reason
     aliases  tensors that views make of others, by name, before anything was given back
     lstms  LSTMs whose weights become int8, by name
@@ -55,6 +56,7 @@ class Job:
     plan: Plan
     specs: list[InputSpec]
     large: bool
+    costs: Costs | None
     calibration: list[Sample] = field(default_factory=list)
     held_out: list[Sample] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
@@ -96,7 +98,9 @@ def prepare(options: QuantizeOptions) -> Job:
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     model = normalize(model)
     static = options.mode is Mode.STATIC
-    job = Job(options, model, make_plan(model, _selection(options)) if static else Plan(), specs, large, scratch=move_to_disk(model))
+    plan = make_plan(model, _selection(options)) if static else Plan()
+    costs = Costs(TABLES[options.target]) if options.target in TABLES else None
+    job = Job(options, model, plan, specs, large, costs, scratch=move_to_disk(model))
     if job.scratch is not None:
         weakref.finalize(job, shutil.rmtree, job.scratch, ignore_errors=True)
     if not static:
@@ -114,7 +118,7 @@ def prepare(options: QuantizeOptions) -> Job:
     if _unobservable(job):
         job.plan = job.replan(model)
         _check_plan(job, quantized)
-    if options.give_back:
+    if options.give_back and not options.measure:
         _give_back(job)
     return job
 
@@ -155,20 +159,24 @@ def _split_samples(job: Job, options: QuantizeOptions) -> None:
 
 def _give_back(job: Job) -> None:
     """Leave float what the cost model expects to be faster so."""
-    table = TABLES.get(job.options.target)
-    if table is None:
+    if job.costs is not None:
+        shapes = planned_shapes(job.model, job.plan, check_feeds(job.calibration[0], job.specs))
+        leave_float(job, place(job.plan, shapes, job.costs).floats)
+
+
+def leave_float(job: Job, names: Sequence[str]) -> None:
+    """Plan anew with nodes float that are faster so."""
+    if not names:
         return
-    shapes = planned_shapes(job.model, job.plan, check_feeds(job.calibration[0], job.specs))
-    placement = place(job.plan, shapes, table)
-    if placement.floats:
-        job.aliases = {tensor.name: tensor.source for tensor in job.plan.tensors.values()}
-        job.kept |= dict.fromkeys(placement.floats, SLOW)
-        job.plan = job.replan(job.model)
-        if not any(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()):
-            job.warnings.append(
-                f"nothing is expected to be faster on integers on the target's CPUs ({job.options.target}): the model stays float, "
-                "its weights in half precision; --all-int8 quantizes it all the same"
-            )
+    job.aliases = {tensor.name: tensor.source for tensor in job.plan.tensors.values()}
+    job.kept |= dict.fromkeys(names, SLOW)
+    job.plan = job.replan(job.model)
+    if not any(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()):
+        where = "on this machine" if job.options.measure else f"on the target's CPUs ({job.options.target})"
+        job.warnings.append(
+            f"nothing is expected to be faster on integers {where}: the model stays float, "
+            "its weights in half precision; --all-int8 quantizes it all the same"
+        )
 
 
 def planned_shapes(model: ir.Model, plan: Plan, feeds: Feeds) -> ShapeByName:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -81,7 +82,7 @@ def layer_rows(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[
     """
     errors = _errors(model, plan, path, samples)
     feeds = [each for _, each in samples]
-    before, after = _kernel_ms(model, feeds), _kernel_ms(path, feeds)
+    (before,), (after,) = kernel_ms([model], feeds), kernel_ms([path], feeds)  # each may hold all weights
     nodes = list(nodes_of(model))
     macs = {node.name or "": node_macs(node, shapes) for node in nodes}
     total = max(1, sum(macs.values()))
@@ -151,13 +152,18 @@ def _time(times: dict[str, float], node: ir.Node) -> float | None:
     return next((times[name] for name in names if name in times), None)
 
 
-def _kernel_ms(model: ir.Model | Path, feeds: Sequence[Feeds]) -> dict[str, float]:
-    """Median milliseconds of each node's kernel, one thread, by the name that it has in the file."""
+def kernel_ms(models: Sequence[ir.Model | Path], feeds: Sequence[Feeds]) -> list[dict[str, float]]:
+    """Median milliseconds of each node's kernel, one thread, by the name that it has in its file; the models run in turns."""
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-        session = open_session(model, threads=1, profile=Path(folder) / "profile")
+        sessions = [open_session(model, threads=1, profile=Path(folder) / f"profile{i}") for i, model in enumerate(models)]
         for i in range(RUNS):
-            run(session, feeds[i % len(feeds)], "")
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            for session in sessions:
+                run(session, feeds[i % len(feeds)], "")
+        records = [json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")) for session in sessions]
+    return [_medians(events) for events in records]
+
+
+def _medians(events: Sequence[dict[str, Any]]) -> dict[str, float]:
     times: dict[str, list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

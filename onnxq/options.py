@@ -115,6 +115,7 @@ class QuantizeOptions:
     stats        statistics of `onnxq calibrate` in place of a calibration pass; several are merged
     include, exclude, op_types  which nodes may be quantized: names or globs, operator types
     give_back    leave float what is expected to be faster so on the target's CPUs
+    measure      decide that by timing nodes on this machine, in place of what is known of the target's CPUs
     dynamic_lstm  int8 weights for LSTMs, whose inputs the runtime quantizes step by step: all, none, or (None) those that gain by it
     allow_nonfinite  leave out NaN and infinite values where calibration meets them
     without      techniques that are not to be used
@@ -147,6 +148,7 @@ class QuantizeOptions:
     exclude: tuple[str, ...] = ()
     op_types: tuple[str, ...] = ()
     give_back: bool = True
+    measure: bool = False
     dynamic_lstm: bool | None = None
     without: tuple[Technique, ...] = ()
     allow_nonfinite: bool = False

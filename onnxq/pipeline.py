@@ -19,6 +19,7 @@ from onnxq.job import Job, planned_shapes, prepare
 from onnxq.latency import medians_ms
 from onnxq.layers import histograms, layer_rows
 from onnxq.macs import concrete_shapes, node_macs
+from onnxq.measured import place_measured
 from onnxq.memory import give_back
 from onnxq.model.edit import nodes_of
 from onnxq.model.files import check_output, digest, file_bytes, load, save, staged
@@ -55,6 +56,8 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
     job = prepare(options)
     if options.mode is not Mode.STATIC:
         return _without_ranges(job, clock, task)
+    if options.measure:
+        place_measured(job)
     references = _references(job) if job.wanted_lstms() else None
     _choose_lstms(job, references)
     clock.lap(job, "prepare")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxq.costs import Table, conversion_ns, nanoseconds, work_of
+from onnxq.costs import Costs, work_of
 from onnxq.macs import ShapeByName
 from onnxq.mincut import INFINITE, Network
 from onnxq.operators import Role
@@ -32,56 +32,58 @@ class Placement:
     float_ns: float
 
 
-def place(plan: Plan, shapes: ShapeByName, table: Table) -> Placement:
+def place(plan: Plan, shapes: ShapeByName, costs: Costs) -> Placement:
     """The planned nodes that are expected to be faster in float; `shapes` of all their values."""
     network = Network()
     numbers = {name: network.node() for name in plan.nodes}
-    costs = {name: _costs(planned, shapes, table) for name, planned in plan.nodes.items()}
-    for name, (integer, as_float) in costs.items():
+    times = {name: _times(planned, shapes, costs) for name, planned in plan.nodes.items()}
+    for name, (integer, as_float) in times.items():
         network.edge(numbers[name], 1, integer)
         network.edge(0, numbers[name], as_float)
-    conversions = _conversions(plan, shapes, table)
+    conversions = _conversions(plan, shapes, costs)
     for each in conversions:
         each.add(network, numbers)
     side = network.source_side()
     floats = tuple(name for name, number in numbers.items() if number not in side)
     kept = set(floats)
-    whole = [sum(c[i] for c in costs.values()) for i in (0, 1)]
+    whole = [sum(each[i] for each in times.values()) for i in (0, 1)]
     integer = whole[0] + sum(each.paid(set()) for each in conversions)
-    placed = sum(c[1] if name in kept else c[0] for name, c in costs.items()) + sum(each.paid(kept) for each in conversions)
+    placed = sum(each[1] if name in kept else each[0] for name, each in times.items()) + sum(each.paid(kept) for each in conversions)
     if placed > (1 - WORTH) * integer or whole[1] < LEAST_NS:
         return Placement((), integer, integer, whole[1])
     return Placement(floats, integer, placed, whole[1])
 
 
-def saved_share(plan: Plan, shapes: ShapeByName, table: Table) -> float:
+def saved_share(plan: Plan, shapes: ShapeByName, costs: Costs) -> float:
     """The share of the whole model's expected time, in float, that the planned nodes' integers save."""
-    found = place(plan, shapes, table)
+    found = place(plan, shapes, costs)
     others = [work_of(node, shapes) for node, _ in plan.floats.values()]
-    rest = sum(nanoseconds(table, "float", *other) for other in others if other is not None)
+    rest = sum(costs.kernel_ns("float", *other) for other in others if other is not None)
     return (found.float_ns - found.integer_ns) / ((found.float_ns + rest) or 1.0)
 
 
-def slowdowns(plan: Plan, shapes: ShapeByName, table: Table) -> dict[str, float]:
+def slowdowns(plan: Plan, shapes: ShapeByName, costs: Costs) -> dict[str, float]:
     """By how much the planned nodes' expected time grows with each alone in float, as a share; conversions are left out."""
-    costs = {name: _costs(planned, shapes, table) for name, planned in plan.nodes.items()}
-    whole = sum(integer for integer, _ in costs.values())
-    return {name: (as_float - integer) / whole for name, (integer, as_float) in costs.items() if whole and integer}
+    times = {name: _times(planned, shapes, costs) for name, planned in plan.nodes.items()}
+    whole = sum(integer for integer, _ in times.values())
+    return {name: (as_float - integer) / whole for name, (integer, as_float) in times.items() if whole and integer}
 
 
-def _costs(planned: PlannedNode, shapes: ShapeByName, table: Table) -> tuple[float, float]:
+def _times(planned: PlannedNode, shapes: ShapeByName, costs: Costs) -> tuple[float, float]:
     """Nanoseconds on integers and in float."""
+    if planned.name in costs.nodes:
+        return costs.nodes[planned.name]
     found = work_of(planned.node, shapes)
     if found is None:
         return 0.0, 0.0
     kind, work = found
     if planned.row.role is Role.RAMP:
-        return nanoseconds(table, "integer", "Concat", work), nanoseconds(table, "float", "HardSigmoid", work)
-    as_float = nanoseconds(table, "float", kind, work)
+        return costs.kernel_ns("integer", "Concat", work), costs.kernel_ns("float", "HardSigmoid", work)
+    as_float = costs.kernel_ns("float", kind, work)
     clamp = planned.output.producer()
     if clamp is not None and clamp is not planned.node and planned.node.op_type != "Conv":  # a Conv takes its clamp in
-        as_float += nanoseconds(table, "float", "Relu", work)
-    return nanoseconds(table, "integer", kind, work), as_float
+        as_float += costs.kernel_ns("float", "Relu", work)
+    return costs.kernel_ns("integer", kind, work), as_float
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class _Conversion:
         return self.to_float if self.outside or any(name in floats for name in self.consumers) else 0.0
 
 
-def _conversions(plan: Plan, shapes: ShapeByName, table: Table) -> list[_Conversion]:
+def _conversions(plan: Plan, shapes: ShapeByName, costs: Costs) -> list[_Conversion]:
     producers = {planned.output.name: name for name, planned in plan.nodes.items() if planned.row.role is not Role.VIEW}
     producers |= {v.name: name for name, p in plan.nodes.items() if p.row.role is Role.VIEW for v in p.node.outputs}
     found = []
@@ -140,8 +142,8 @@ def _conversions(plan: Plan, shapes: ShapeByName, table: Table) -> list[_Convers
         producer = producers.get(planned.name)
         if producer is not None and not plan.nodes[producer].integer_output and plan.nodes[producer].row.role is Role.ANCHOR:
             outside = False  # its kernel gives float at no cost
-        costs = (conversion_ns(table, elements, to_integers=True), conversion_ns(table, elements, to_integers=False))
-        found.append(_Conversion(producer, tuple(dict.fromkeys(consumers)), outside, *costs))
+        both = (costs.conversion_ns(elements, to_integers=integers) for integers in (True, False))
+        found.append(_Conversion(producer, tuple(dict.fromkeys(consumers)), outside, *both))
     return found
 
 

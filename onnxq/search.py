@@ -132,7 +132,7 @@ def _changed(job: Job, plain: Variant, change: Technique, feeds: Feeds) -> list[
     if found is None:
         return []
     variant = Variant(found.model, job.replan(found.model), found.moments, (change,), found.divided)
-    before, after, loads = layer_inputs(plain.plan), layer_inputs(variant.plan), loads_of(plain, feeds, job.options.target)
+    before, after, loads = layer_inputs(plain.plan), layer_inputs(variant.plan), loads_of(plain, feeds, job.costs)
     touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
     return [variant] if touched >= WORTH_MACS else []
 
@@ -172,7 +172,7 @@ def choose_best(
     choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
     asked = task is not None or options.limits.min_sqnr is not None
     if references is not None and (asked or options.effort is not Effort.FAST):
-        loads = loads_of(candidates.variant, job.held_out[0].load(), options.target)
+        loads = loads_of(candidates.variant, job.held_out[0].load(), job.costs)
         if options.effort is not Effort.FAST:
             choice = _with_ranges_at_run_time(job, candidates, choice, loads)
             candidates, choice = with_fewer_divisions(job, candidates, choice)

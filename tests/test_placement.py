@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxq
-from onnxq.costs import TABLES, Work, nanoseconds
+from onnxq.costs import TABLES, Costs, Work, nanoseconds
 from onnxq.macs import concrete_shapes
 from onnxq.mincut import INFINITE, Network
 from onnxq.model.normalize import normalize
@@ -93,7 +93,7 @@ def test_statistics_serve_whatever_is_given_back(rng, tmp_path, calib):
 def test_depthwise_goes_back_to_float_and_wide_products_do_not(rng):
     model = normalize(to_ir(depthwise_model(rng)))
     plan = make_plan(model)
-    placement = place(plan, concrete_shapes(model, None), TABLES[Target.PORTABLE])
+    placement = place(plan, concrete_shapes(model, None), Costs(TABLES[Target.PORTABLE]))
     groups = {name: planned.node.attributes.get("group") for name, planned in plan.nodes.items()}
     back = {name for name in placement.floats if name in groups}
     assert {name for name, group in groups.items() if group is not None and group.as_int() == 8} <= back
