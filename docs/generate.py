@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 
 from onnxq.bench import BenchReport
 from onnxq.cli import main as commands
-from onnxq.evaluation import EvalReport
 from onnxq.report.model import QuantizeReport
+from onnxq.report.scores import EvalReport
 
 HERE = Path(__file__).parent
 

@@ -16,8 +16,8 @@ from onnxq.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnxq.evaluation import EvalReport
     from onnxq.report.model import QuantizeReport
+    from onnxq.report.scores import EvalReport
 
 __all__ = [
     "Effort", "Format", "Method", "Mode", "OnnxqError", "Prefer", "QuantizeOptions", "Rounding", "Target", "Technique", "WeightType",

@@ -1,118 +1,38 @@
 """The command line: parse, call one function, print. Nothing heavy is imported before a command runs."""
 
-import functools
 import logging
-import signal
 import sys
-import traceback
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import onnxq
+from onnxq.command import (
+    BAD_INPUT,
+    FILE,
+    SCORING,
+    common,
+    gates,
+    guarded,
+    hold_gates,
+    limits_of,
+    planning,
+    print_report,
+    report_files,
+    reports,
+    say,
+    scoring,
+    taken,
+    task_of,
+)
 from onnxq.config import DEFAULT, read_config
 from onnxq.errors import OnnxqError
-from onnxq.gates import Gate, Limits
 from onnxq.memory import loading
 from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, Technique, WeightType
 
 if TYPE_CHECKING:
-    from onnxq.hold import Task
-
-FILE = click.Path(path_type=Path)
-BAD_INPUT, GATE_FAILED = 2, 1
-
-
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Print an error that the user can cause as one line and exit with 2."""
-
-    @functools.wraps(command)
-    def run(*args: Any, verbose: bool = False, **kwargs: Any) -> None:
-        logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # its warnings are about its own steps
-        before = signal.signal(signal.SIGTERM, _terminated)
-        try:
-            command(*args, verbose=verbose, **kwargs)
-        except OnnxqError as error:
-            if verbose:
-                traceback.print_exc()
-            _say(f"error: {error}")
-            sys.exit(BAD_INPUT)
-        except KeyboardInterrupt:
-            _say("error: interrupted, nothing was written")
-            sys.exit(130)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    return run
-
-
-def _terminated(number: int, _: object) -> None:
-    """End as an error does, so that nothing is left in the output's or the temporary folder."""
-    sys.exit(128 + number)
-
-
-def _say(line: str) -> None:
-    click.echo(f"onnxq: {line}", err=True)
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
-
-
-common = _options(
-    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
-    click.option("-v", "--verbose", is_flag=True, help="Say more; show the traceback of an error."),
-    click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
-)
-
-gates = _options(
-    click.option("--min-sqnr", type=float, help="Gate: least SQNR of the outputs against float, dB."),
-    click.option("--min-speedup", type=float, help="Gate: float latency / the file's, one thread, in turns; 1.2 is a fifth faster."),
-    click.option("--max-size", type=float, help="Gate: the file's size / the float model's; 0.3 is three tenths."),
-)
-
-scoring = _options(
-    click.option(
-        "--labels", metavar="FILE|folders", help="CSV with the header file,label; or the folders that samples lie in are the classes."
-    ),
-    click.option(
-        "--metric",
-        metavar="NAME",
-        help="classification (where there are labels), regression, embedding, segmentation, detection, text, perplexity, or module:function.",
-    ),
-    click.option("--class-axis", type=int, help="The output's axis of classes; the last by default, the second for segmentation."),
-    click.option("--decoder", metavar="MODULE:FUNCTION", help="Makes boxes (detection) or a text of the outputs."),
-    click.option("--charset", type=FILE, help="One character a line: reads CTC outputs for --metric text."),
-    click.option("--ignore-spaces", is_flag=True, help="Compare texts without spaces."),
-    click.option(
-        "--pool", type=click.Choice(["mean", "first", "none"]), default="mean", show_default=True, help="How token embeddings become one."
-    ),
-    click.option("--max-drop", type=float, help="Gate: the first metric may fall by so much: points of shares, else its own unit."),
-)
-
-reports = _options(
-    click.option("--report", type=FILE, multiple=True, help="Also write FILE.html, .json, .md, .xml (JUnit) or .png (plots)."),
-    click.option("--junit", type=FILE, help="Also write the gates as JUnit XML."),
-    click.option("--markdown", type=FILE, help="Also write a summary for a pull request or a job."),
-)
-
-planning = _options(
-    click.option("--calib", type=FILE, help="Samples: a folder of files (see the documentation for kinds), or module:function."),
-    click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="Use at most so many, evenly spaced."),
-    click.option(
-        "--preprocess",
-        metavar="PRESET|FILE",
-        help="How a file becomes an input: a preset such as imagenet or guess, or a TOML file with [preprocess].",
-    ),
-    click.option("--include", multiple=True, metavar="NAME", help="Quantize only these nodes (names or globs)."),
-    click.option("--exclude", multiple=True, metavar="NAME", help="Leave these nodes float (names or globs)."),
-    click.option("--op-types", multiple=True, metavar="TYPE", help="Quantize only operators of these types."),
-    click.option("--allow-nonfinite", is_flag=True, help="Leave NaN and infinite values out of the statistics."),
-    click.option("--force", is_flag=True, help="Overwrite the output."),
-)
+    pass
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -132,10 +52,10 @@ def main(context: click.Context, config: Path | None) -> None:
     try:
         context.default_map = read_config(path, commands)
     except OnnxqError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(BAD_INPUT)
     if config is None:
-        _say(f"using {path}")
+        say(f"using {path}")
 
 
 @main.command()
@@ -245,7 +165,7 @@ def main(context: click.Context, config: Path | None) -> None:
 @gates
 @reports
 @common
-@_guarded
+@guarded
 def quantize(
     as_json: bool, verbose: bool, quiet: bool, file_format: str,
     report: tuple[Path, ...], junit: Path | None, markdown: Path | None, **options: Any,
@@ -261,10 +181,10 @@ def quantize(
         from onnxq.report.files import check_reports, write_reports
         from onnxq.report.text import quantize_text
 
-    files = _report_files(report, junit, markdown)
+    files = report_files(report, junit, markdown)
     check_reports(files)
-    limits = _limits(options)
-    task = _task(limits, options)
+    limits = limits_of(options)
+    task = task_of(limits, options)
     chosen = QuantizeOptions(
         limits=limits,
         details=bool({".html", ".png"} & set(files.values())),
@@ -284,10 +204,10 @@ def quantize(
     )
     found = run(chosen, task)
     for warning in found.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     write_reports(found, files)
-    _print(found, quantize_text(found, verbose=verbose), as_json=as_json, quiet=quiet)
-    _gate(found.gates)
+    print_report(found, quantize_text(found, verbose=verbose), as_json=as_json, quiet=quiet)
+    hold_gates(found.gates)
 
 
 @main.command()
@@ -302,7 +222,7 @@ def quantize(
 )
 @planning
 @common
-@_guarded
+@guarded
 def calibrate(output: Path, shard: str, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> None:
     """Write the statistics of MODEL's activations, to be used by quantize --stats.
 
@@ -316,7 +236,7 @@ def calibrate(output: Path, shard: str, as_json: bool, verbose: bool, quiet: boo
     statistics = run(QuantizeOptions(**options), output, _shard(shard))
     ranges = {name: (sketch.minimum, sketch.maximum) for name, sketch in statistics.sketches.items()}
     summary = {"output": str(output), "samples": statistics.samples, "model_sha256": statistics.model, "ranges": ranges}
-    _print(summary, f"wrote {output}: {len(ranges)} tensors, {statistics.samples} samples", as_json=as_json, quiet=quiet)
+    print_report(summary, f"wrote {output}: {len(ranges)} tensors, {statistics.samples} samples", as_json=as_json, quiet=quiet)
 
 
 def _block(text: str) -> str:
@@ -348,7 +268,7 @@ def _shard(text: str) -> tuple[int, int]:
 @gates
 @reports
 @common
-@_guarded
+@guarded
 def evaluate(
     model: Path, others: tuple[Path, ...], data: Path, as_json: bool, verbose: bool, quiet: bool,
     report: tuple[Path, ...], junit: Path | None, markdown: Path | None, **options: Any,
@@ -365,16 +285,16 @@ def evaluate(
     from onnxq.report.text import eval_text
     from onnxq.scores.score import ScoreOptions
 
-    files = _report_files(report, junit, markdown)
+    files = report_files(report, junit, markdown)
     check_reports(files)
-    limits = _limits(options)
-    score = ScoreOptions(output=options.pop("output"), **_taken(options, SCORING))
+    limits = limits_of(options)
+    score = ScoreOptions(output=options.pop("output"), **taken(options, SCORING))
     found = run(model, others, data, EvalOptions(score=score, limits=limits, **options))
     for warning in found.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     write_reports(found, files)
-    _print(found, eval_text(found, verbose=verbose), as_json=as_json, quiet=quiet)
-    _gate(found.gates)
+    print_report(found, eval_text(found, verbose=verbose), as_json=as_json, quiet=quiet)
+    hold_gates(found.gates)
 
 
 @main.command()
@@ -384,7 +304,7 @@ def evaluate(
 @click.option("--preprocess", metavar="PRESET|FILE", help="How a file becomes an input.")
 @click.option("--report", type=FILE, multiple=True, help="Also write FILE.html or .json.")
 @common
-@_guarded
+@guarded
 def debug(
     model: Path, other: Path, data: Path, preprocess: str | None, report: tuple[Path, ...], as_json: bool, verbose: bool, quiet: bool
 ) -> None:
@@ -398,11 +318,11 @@ def debug(
     from onnxq.report.files import DEBUG_WRITERS, check_reports, write_reports
     from onnxq.report.text import debug_text
 
-    files = _report_files(report, None, None)
+    files = report_files(report, None, None)
     check_reports(files, DEBUG_WRITERS)
     found = run(model, other, data, preprocess)
     write_reports(found, files)
-    _print(found, debug_text(found, verbose=verbose), as_json=as_json, quiet=quiet)
+    print_report(found, debug_text(found, verbose=verbose), as_json=as_json, quiet=quiet)
 
 
 @main.command()
@@ -426,7 +346,7 @@ def debug(
 @click.option("--min-speedup", type=float, help="Gate: latency of the first model / each other's, at every setting.")
 @click.option("--max-size", type=float, help="Gate: size of each file / the first one's.")
 @common
-@_guarded
+@guarded
 def bench(models: tuple[Path, ...], as_json: bool, verbose: bool, quiet: bool, **options: Any) -> None:
     """Measure MODELS against the first of them, in turns: latency, throughput, load time, memory, size.
 
@@ -439,10 +359,10 @@ def bench(models: tuple[Path, ...], as_json: bool, verbose: bool, quiet: bool, *
     from onnxq.report.text import bench_text
 
     shapes = dict(_shape(text) for text in options.pop("shapes"))
-    limits = _limits(options)
+    limits = limits_of(options)
     found = run(models, BenchOptions(shapes=shapes, limits=limits, **options))
-    _print(found, bench_text(found), as_json=as_json, quiet=quiet)
-    _gate(found.gates)
+    print_report(found, bench_text(found), as_json=as_json, quiet=quiet)
+    hold_gates(found.gates)
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -455,7 +375,7 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 @main.command()
 @click.argument("model", type=FILE)
 @common
-@_guarded
+@guarded
 def inspect(model: Path, as_json: bool, verbose: bool, quiet: bool) -> None:
     """Show what is in MODEL, what dominates it, what would be int8, and why the rest would not.
 
@@ -467,56 +387,4 @@ def inspect(model: Path, as_json: bool, verbose: bool, quiet: bool) -> None:
     from onnxq.report.text import inspect_text
 
     report = inspect_model(model)
-    _print(report, inspect_text(report, verbose=verbose), as_json=as_json, quiet=quiet)
-
-
-def _report_files(report: tuple[Path, ...], junit: Path | None, markdown: Path | None) -> dict[Path, str]:
-    """The files to write, with their kind."""
-    files = {path: path.suffix.lower() for path in report}
-    return files | ({junit: ".xml"} if junit else {}) | ({markdown: ".md"} if markdown else {})
-
-
-def _limits(options: dict[str, Any]) -> Limits:
-    """The gates among a command's options, which are taken out of them."""
-    return Limits(**{each.name: options.pop(each.name) for each in fields(Limits) if each.name in options})
-
-
-SCORING = ("class_axis", "decoder", "charset", "ignore_spaces", "pool")
-
-
-def _taken(options: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: options.pop(key) for key in keys}
-
-
-def _task(limits: Limits, options: dict[str, Any]) -> "Task | None":
-    """What --max-drop of quantize holds on; the options about it are taken out."""
-    from onnxq.evaluation import EvalOptions
-    from onnxq.hold import Task
-    from onnxq.scores.score import ScoreOptions
-
-    score = ScoreOptions(**_taken(options, SCORING))
-    data, labels, metric = (options.pop(key) for key in ("data", "labels", "metric"))
-    if limits.max_drop is None:
-        if data or labels or metric:
-            raise OnnxqError("--data, --labels and --metric are for --max-drop: say by how much the metric may fall")
-        return None
-    if options["calib"] is None:
-        raise OnnxqError("--max-drop tries several files on samples: give a folder with --calib")
-    return Task(data or options["calib"], EvalOptions(labels, metric, score, preprocess=options["preprocess"]))
-
-
-def _print(report: Any, text: str, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        from onnxq.report.files import as_text
-
-        click.echo(as_text(report))
-    elif not quiet:
-        click.echo(text)
-
-
-def _gate(gates: list[Gate]) -> None:
-    failed = [gate.line for gate in gates if not gate.holds]
-    for line in failed:
-        _say(f"gate failed: {line}")
-    if failed:
-        sys.exit(GATE_FAILED)
+    print_report(report, inspect_text(report, verbose=verbose), as_json=as_json, quiet=quiet)

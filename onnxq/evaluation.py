@@ -21,14 +21,13 @@ from onnxq.latency import medians_ms
 from onnxq.metrics import OutputError
 from onnxq.model.files import file_bytes, load
 from onnxq.model.runtime import InputSpec, input_specs, open_session, run
+from onnxq.report.scores import Changed, ClassRow, EvalReport, ModelScore, Worst
 from onnxq.schemes import Array, Feeds
 from onnxq.scores.classification import class_of, is_classes
 from onnxq.scores.kinds import UNLABELLED, make_scores
 from onnxq.scores.score import Case, Score, ScoreOptions, pick
-from onnxq.scores.uncertainty import Value, measure
+from onnxq.scores.uncertainty import measure
 
-SCHEMA = 2
-"""Version of the JSON; it changes when a key changes its meaning or goes away."""
 WORST = 10
 DECIDING = {"": -1, "classification": -1, "text": -1, "perplexity": -1, "segmentation": 1}
 """Kinds of scores whose outputs are decisions, with their axis of classes."""
@@ -58,90 +57,6 @@ class EvalOptions:
     preprocess: str | None = None
     limits: Limits = field(default_factory=Limits)
     baseline: Path | None = None
-
-
-@dataclass(frozen=True)
-class Changed:
-    """Samples of one class (None without labels) that two models put into different classes, by those classes."""
-
-    label: int | None
-    float_class: int
-    other_class: int
-    count: int
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One class: its samples, and how many each model puts right."""
-
-    label: int
-    samples: int
-    float_right: int
-    right: int
-
-
-@dataclass(frozen=True)
-class Worst:
-    """A sample whose outputs are far from the float model's; the classes are those with the best scores, if it decides."""
-
-    sample: str
-    sqnr_db: float
-    label: str | None
-    float_class: int | None
-    other_class: int | None
-
-
-@dataclass(frozen=True)
-class ModelScore:
-    """One model's row; what could not be measured is None.
-
-    metrics        by name, the one that gates hold first
-    agreement      share of decisions that are the float model's
-    sqnr_db        of all float outputs against the float model's, dB
-    cosine         mean over samples
-    max_error      largest absolute difference
-    bytes          of the file and its external data
-    latency_ms     median of one inference
-    latency_ratio  latency / the float model's, measured in turns; below 1 is faster
-    changed        decisions that differ from the float model's, most frequent first
-    classes        classes whose count of right decisions changed, worst first
-    worst          samples with the least SQNR, worst first
-    before         metrics, sqnr_db, latency_ratio and bytes of the baseline's model of the same file name
-    """
-
-    model: str
-    metrics: dict[str, Value]
-    agreement: float | None
-    sqnr_db: float | None
-    cosine: float | None
-    max_error: float | None
-    bytes: int
-    latency_ms: float | None
-    latency_ratio: float | None
-    changed: list[Changed] = field(default_factory=list)
-    classes: list[ClassRow] = field(default_factory=list)
-    worst: list[Worst] = field(default_factory=list)
-    before: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class EvalReport:
-    """The float model's score first, then each other's.
-
-    metric    the metric that gates hold; None without one
-    labelled  samples with a label
-    gates     conditions that were asked for
-    """
-
-    data: str
-    samples: int
-    labelled: int
-    output: str
-    metric: str | None
-    scores: list[ModelScore]
-    gates: list[Gate]
-    warnings: list[str]
-    schema: int = SCHEMA
 
 
 class Tally:
@@ -213,7 +128,7 @@ def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptio
     if options.score.output is not None and options.score.output not in names:
         raise DataError(f"--output {options.score.output}: the model's outputs are {', '.join(names)}")
     forms = read_forms(options.preprocess)
-    samples, warnings = _samples(data, specs, forms, options)
+    samples, warnings = evaluated_samples(data, specs, forms, options)
     kind = options.metric or ("classification" if any(sample.label for sample in samples) else None)
     if kind is not None and kind not in UNLABELLED and ":" not in kind and not any(sample.label for sample in samples):
         raise DataError(f"--metric {kind} needs labels: give --labels FILE, or --labels folders")
@@ -240,7 +155,7 @@ def _known(options: EvalOptions, forms: Forms) -> ScoreOptions:
     return ScoreOptions(**given, labels=labels, ids=forms.text.ids, mask=forms.text.mask)
 
 
-def _samples(data: Path, specs: list[InputSpec], forms: Forms, options: EvalOptions) -> tuple[list[Sample], list[str]]:
+def evaluated_samples(data: Path, specs: list[InputSpec], forms: Forms, options: EvalOptions) -> tuple[list[Sample], list[str]]:
     """The samples to evaluate, and what is odd about them."""
     everything = open_samples(data, specs, forms, options.samples)
     chosen = labelled(everything, str(options.labels) if options.labels is not None else None)

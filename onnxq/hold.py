@@ -10,15 +10,17 @@ import onnx_ir as ir
 
 from onnxq.choice import Candidates, Choice, Variant, keep_outputs
 from onnxq.costs import Costs
+from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError
-from onnxq.evaluation import EvalOptions, evaluate
+from onnxq.evaluation import EvalOptions, evaluate, evaluated_samples
 from onnxq.fallback import REASON, TARGET_DB, Goal, Load, Step
 from onnxq.job import Job, planned_shapes
 from onnxq.latency import medians_ms
 from onnxq.macs import node_macs
 from onnxq.model.edit import is_constant, sizes
 from onnxq.model.files import file_bytes, save
+from onnxq.model.runtime import InputSpec
 from onnxq.operators import Role
 from onnxq.placement import REASON as SLOW
 from onnxq.placement import place, saved_share, slowdowns
@@ -38,6 +40,14 @@ class Task:
 
     data: Path
     options: EvalOptions
+
+    def check(self, specs: list[InputSpec]) -> None:
+        """Open the samples and their labels, long before they are needed.
+
+        Raises:
+            DataError: they cannot be read, or do not fit one another or the model.
+        """
+        evaluated_samples(self.data, specs, read_forms(self.options.preprocess), self.options)
 
     def drop(self, model: Path, other: Path) -> tuple[str, float]:
         """The metric's name, and by how much another model's is worse: points (hundredths) of shares, else its own unit."""

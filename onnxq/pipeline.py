@@ -54,6 +54,8 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
     check_output(options.destination, options.model, force=options.force)
     clock = _Clock()
     job = prepare(options)
+    if task is not None:
+        task.check(job.specs)
     if options.mode is not Mode.STATIC:
         return _without_ranges(job, clock, task)
     if options.measure:
@@ -215,6 +217,7 @@ def _record(model: ir.Model, job: Job, choice: Choice, statistics: Statistics) -
         "exclude": options.exclude,
         "format": options.format,
         "include": options.include,
+        "measure": options.measure,
         "method": choice.kept.method,
         "op_types": options.op_types,
         "per_channel": options.per_channel,

@@ -13,7 +13,8 @@ from onnxq.costs import Costs, work_of
 from onnxq.macs import ShapeByName
 from onnxq.mincut import INFINITE, Network
 from onnxq.operators import Role
-from onnxq.plan import Plan, PlannedNode, clamp_bounds
+from onnxq.plan import Plan, PlannedNode
+from onnxq.refusals import clamp_bounds
 
 REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
 WORTH = 0.01

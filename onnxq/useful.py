@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from onnxq.model.edit import factor
 from onnxq.operators import Role
-from onnxq.plan import Plan, PlannedNode, Range, clamp_bounds, ramp_factors
+from onnxq.plan import Plan, PlannedNode
+from onnxq.refusals import Range, clamp_bounds, ramp_factors
 
 SIGMOID_ENDS = 6.25
 """Where a Sigmoid is within half a step of 1/256 of its ends."""

@@ -12,7 +12,8 @@ from onnxq.model.edit import Names, add_initializer, add_node, graph_of, input_a
 from onnxq.model.normalize import LEAST_OPSET, opset_of
 from onnxq.operators import Role
 from onnxq.parameters import Parameters, QuantizedConstant
-from onnxq.plan import Plan, PlannedTensor, clamp_bounds
+from onnxq.plan import Plan, PlannedTensor
+from onnxq.refusals import clamp_bounds
 from onnxq.schemes import QuantParams
 
 MICROSOFT = "com.microsoft"

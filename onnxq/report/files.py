@@ -10,11 +10,11 @@ from typing import Any
 
 from onnxq.debugging import DebugReport
 from onnxq.errors import OnnxqError, OutputError
-from onnxq.evaluation import EvalReport
 from onnxq.model.files import umask
 from onnxq.report.junit import junit
 from onnxq.report.markdown import markdown
 from onnxq.report.model import QuantizeReport
+from onnxq.report.scores import EvalReport
 
 Report = QuantizeReport | EvalReport
 

@@ -2,9 +2,9 @@
 
 from xml.etree import ElementTree as ET
 
-from onnxq.evaluation import EvalReport
 from onnxq.gates import Gate
 from onnxq.report.model import QuantizeReport
+from onnxq.report.scores import EvalReport
 
 
 def junit(report: QuantizeReport | EvalReport) -> bytes:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from onnxq.evaluation import EvalReport
 from onnxq.gates import Gate
 from onnxq.report.model import QuantizeReport
+from onnxq.report.scores import EvalReport
 from onnxq.report.text import eval_columns, quantize_rows
 
 MOST = 10

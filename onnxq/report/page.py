@@ -8,8 +8,8 @@ from typing import Any
 
 from onnxq.data.images import SUFFIXES
 from onnxq.debugging import DebugReport
-from onnxq.evaluation import EvalReport, ModelScore
 from onnxq.report.model import QuantizeReport
+from onnxq.report.scores import EvalReport, ModelScore
 from onnxq.report.text import eval_columns, quantize_rows, size
 from onnxq.version import __version__
 

@@ -3,8 +3,8 @@
 import io
 from typing import Any
 
-from onnxq.evaluation import EvalReport
 from onnxq.report.model import QuantizeReport
+from onnxq.report.scores import EvalReport
 
 SHOWN = 12
 """Histograms in the picture: those with the largest clipped share."""

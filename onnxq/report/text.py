@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 from onnxq.bench import BenchReport
 from onnxq.debugging import DebugReport
-from onnxq.evaluation import EvalReport, ModelScore
 from onnxq.inspection import InspectReport
 from onnxq.operators import INTEGER_KERNELS
 from onnxq.report.model import QuantizeReport
+from onnxq.report.scores import EvalReport, ModelScore
 
 
 def size(count: int) -> str:
