@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from corpus_cases import folders, load_cases
+from corpus_cases import divided, folders, load_cases
 
 from onnxq.latency import medians_ms
 from onnxq.machine import this_machine
@@ -151,24 +151,24 @@ def means(results: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    own, _, options = " ".join(sys.argv[1:]).partition(" -- ")
+    own, options = divided(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--case", nargs="*", help="only these cases")
     parser.add_argument("--runtime", type=Path, help="folder for the files of ONNX Runtime's own scripts")
     parser.add_argument("--record", type=Path, help="write all results to this file")
-    args = parser.parse_args(own.split())
+    args = parser.parse_args(own)
     cases = load_cases(args.corpus)
     results = []
     print("| " + " | ".join(COLUMNS.values()) + " |\n|" + "---|" * len(COLUMNS))
     for folder in folders(args.corpus, args.case):
-        result = run_case(cases, folder, options.split(), args.runtime)
+        result = run_case(cases, folder, options, args.runtime)
         results.append(result)
         print("| " + " | ".join(row(result)) + " |", flush=True)
     print("\n" + "\n".join(means(results)))
     if args.record:
         older = "older_cpu" in os.environ.get("LD_PRELOAD", "")
-        record = {"machine": asdict(this_machine()), "older_cpu": older, "options": options, "cases": results}
+        record = {"machine": asdict(this_machine()), "older_cpu": older, "options": " ".join(options), "cases": results}
         args.record.write_text(json.dumps(record, indent=1) + "\n")
 
 

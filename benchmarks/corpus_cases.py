@@ -20,3 +20,9 @@ def folders(corpus: Path, wanted: list[str] | None = None) -> list[Path]:
     """The cases' folders, by name."""
     found = sorted(path.parent for path in corpus.glob("*/case.toml"))
     return [folder for folder in found if not wanted or folder.name in wanted]
+
+
+def divided(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """A benchmark's own arguments, and those behind `--`, which are for onnxq."""
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:at], arguments[at + 1 :]

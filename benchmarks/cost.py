@@ -16,20 +16,22 @@ import tempfile
 import time
 from pathlib import Path
 
+from corpus_cases import divided
+
 from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.model.runtime import input_specs, open_session
 
 
 def main() -> None:
-    own, _, options = " ".join(sys.argv[1:]).partition(" -- ")
+    own, options = divided(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("calib", type=Path)
     parser.add_argument("--preprocess")
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args(own.split())
+    args = parser.parse_args(own)
     forms = read_forms(args.preprocess)
     session = open_session(args.model)
     specs = input_specs(session)
@@ -39,7 +41,7 @@ def main() -> None:
         command = [
             sys.executable, "-m", "onnxq", "quantize", str(args.model), "--calib", str(args.calib), "--samples", str(args.samples),
             "-o", f"{scratch}/out.onnx", "--force", "--json", *(["--preprocess", args.preprocess] if args.preprocess else []),
-            *options.split(),
+            *options,
         ]  # fmt: skip
         for _ in range(args.rounds):
             start = time.perf_counter()

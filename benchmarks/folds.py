@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from corpus_cases import divided
+
 from onnxq.evaluation import EvalOptions, evaluate
 
 
@@ -63,7 +65,7 @@ def part(labels: Path, names: list[str], scratch: str) -> Path:
 
 
 def main() -> None:
-    own, _, options = " ".join(sys.argv[1:]).partition(" -- ")
+    own, options = divided(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
@@ -71,14 +73,14 @@ def main() -> None:
     parser.add_argument("--preprocess", required=True)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--calibrate", type=int, default=2, help="folds to calibrate on")
-    args = parser.parse_args(own.split())
+    args = parser.parse_args(own)
     names = sorted(path.name for path in args.data.iterdir())
     rows = []
     print("| fold | scored | lost | won | SQNR dB |\n|---|---|---|---|---|")
     for fold in range(args.folds):
         taken = {(fold + i) % args.folds for i in range(args.calibrate)}
         calibrated = [name for i, name in enumerate(names) if i % args.folds in taken]
-        rows.append(scored(args, names, calibrated, options.split()))
+        rows.append(scored(args, names, calibrated, options))
         print(
             f"| {fold} | " + " | ".join(f"{value:.1f}" if isinstance(value, float) else str(value) for value in rows[-1]) + " |", flush=True
         )

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 from corpus import MEASURED
+from corpus_cases import divided
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.machine import this_machine
@@ -140,17 +141,17 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    own, _, options = " ".join(sys.argv[1:]).partition(" -- ")
+    own, options = divided(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--series", nargs="*", choices=list(SERIES), default=list(SERIES))
     parser.add_argument("--record", type=Path)
     parser.add_argument("--plot", type=Path)
-    args = parser.parse_args(own.split())
+    args = parser.parse_args(own)
     points: list[dict[str, Any]] = []
     print("| series | size | seconds | peak MB | float MB |\n|---|---|---|---|---|")
     for series in args.series:
         for size in SERIES[series]:
-            points.append(point(series, size, options.split()))
+            points.append(point(series, size, options))
             print("| " + " | ".join(str(value) for value in points[-1].values()) + " |", flush=True)
         before, last = points[-2:]
         slope = math.log(last["seconds"] / before["seconds"]) / math.log(last["size"] / before["size"])
