@@ -86,7 +86,7 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
             least = -math.inf if limits.min_sqnr is None else limits.min_sqnr  # the metric decides, unless both are asked for
             goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
         choice = keep_outputs(candidates, choice, loads, without, goal)
-        if costs is not None and choice.fallback is not None and choice.fallback.nodes:
+        if costs is not None and not goal.asked and choice.fallback is not None:
             time, size = saved_share(choice.plan, shapes, costs), _integer_weights(choice.plan) / 2
             if time < LEAST_TIME and size < LEAST_SIZE:
                 choice = _all_float(job, candidates, choice, loads)
