@@ -87,13 +87,8 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
             goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
         choice = keep_outputs(candidates, choice, loads, without, goal)
         if costs is not None and not goal.asked and choice.fallback is not None:
-            time, size = saved_share(choice.plan, shapes, costs), _integer_weights(choice.plan) / 2
-            if time < LEAST_TIME and size < LEAST_SIZE:
-                choice = _all_float(job, candidates, choice, loads)
-                job.warnings.append(
-                    f"what could stay on integers would save {time:.1%} of the time and {size:.1%} of the size: "
-                    "the model stays float, its weights in half precision; --all-int8 quantizes it all the same"
-                )
+            saved = saved_share(choice.plan, shapes, costs), _integer_weights(choice.plan) / 2
+            choice = _worth_their_noise(job, candidates, choice, loads, saved)
         steps = (
             sorted(choice.fallback.steps, key=lambda step: step.mac_share)
             if choice.fallback is not None and goal.asked and not job.large
@@ -103,6 +98,18 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
             files = [stored(step.nodes, f"{i}.onnx") for i, step in enumerate(steps)]
             job.points = _points(job, choice, steps, files)
     return choice
+
+
+def _worth_their_noise(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load], saved: tuple[float, float]) -> Choice:
+    """The choice, or all float where its integers save too little of the time and of the size."""
+    time, size = saved
+    if time >= LEAST_TIME or size >= LEAST_SIZE:
+        return choice
+    job.warnings.append(
+        f"what could stay on integers would save {time:.1%} of the time and {size:.1%} of the size: "
+        "the model stays float, its weights in half precision; --all-int8 quantizes it all the same"
+    )
+    return _all_float(job, candidates, choice, loads)
 
 
 def _integer_weights(plan: Plan) -> float:
