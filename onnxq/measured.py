@@ -55,6 +55,8 @@ def place_measured(job: Job) -> None:
         raise OnnxqError("--measure finds what to leave float, --all-int8 leaves nothing float: choose one")
     if not job.calibration:
         raise DataError("--measure runs samples: give a folder with --calib")
+    if not job.plan.nodes:  # LSTMs alone
+        return
     feeds = [check_feeds(sample, job.specs) for sample in spread(job.calibration, SAMPLES)]
     shapes = planned_shapes(job.model, job.plan, feeds[0])
     quick, table = _Quick(job), TABLES.get(job.options.target, {})

@@ -24,8 +24,9 @@ def model(request, tmp_path, rng):
     return tmp_path / "model.onnx"
 
 
-def test_weights_are_int8_and_the_outputs_hold(model):
-    report = onnxq.quantize(model, model.parent / "calib", dynamic_lstm=True)
+@pytest.mark.parametrize("measure", [False, True])
+def test_weights_are_int8_and_the_outputs_hold(model, measure):
+    report = onnxq.quantize(model, model.parent / "calib", dynamic_lstm=True, measure=measure)
     assert report.kernels.counts["DynamicQuantizeLSTM"] == 1
     assert not report.floats
     feeds = {"x": np.load(model.parent / "calib" / "03.npy")}
