@@ -45,17 +45,20 @@ def with_fewer_divisions(job: Job, candidates: Candidates, choice: Choice) -> tu
         form = without(links)
         return references.inner_sqnr_db(form.model(form.variant.plan, kept), QUICK)
 
+    judged: dict[Links, tuple[Candidates, float]] = {}
+
     def judge(links: Links) -> float:
         form = without(links)
-        return form.quality(form.variant.plan, kept)
+        judged[links] = form, form.quality(form.variant.plan, kept)
+        return judged[links][1]
 
     idle = find_idle({layer: layer.size for layer in takers}, quick, judge, before)
     if not idle or len(idle) == len(takers):
         return candidates, choice
-    fewer = without(idle)
-    plan, found = fewer.variant.plan, replace(kept, sqnr_db=fewer.quality(fewer.variant.plan, kept))
+    fewer, found = judged[idle]
+    plan = fewer.variant.plan
     parameters = fewer.parameters(plan, kept.method, kept.techniques)
-    return fewer, replace(choice, kept=found, model=fewer.variant.model, plan=plan, parameters=parameters)
+    return fewer, replace(choice, kept=replace(kept, sqnr_db=found), model=fewer.variant.model, plan=plan, parameters=parameters)
 
 
 def _undivided(smoothed: ir.Model, plain: ir.Model, names: Iterable[str]) -> ir.Model:

@@ -32,7 +32,7 @@ from onnxq.placement import REASON as SLOW
 from onnxq.placement import place
 from onnxq.plan import Plan
 from onnxq.report.model import Point
-from onnxq.schemes import Feeds
+from onnxq.schemes import Feeds, QuantParams
 from onnxq.weights import WeightOptions, quantize_weights
 
 SAMPLES, SECONDS = 4, 1.0
@@ -64,7 +64,7 @@ def place_measured(job: Job) -> None:
     plans: dict[str, tuple[str, ...]] = {"all int8": (), "as nodes were timed": place(job.plan, shapes, job.costs).floats}
     if table:
         plans |= {"as the target's table says": place(job.plan, shapes, Costs(table)).floats}
-    plans = {next(name for name, same in plans.items() if same == floats): floats for floats in plans.values()}
+    plans = {next(name for name, same in plans.items() if same == floats): floats for floats in plans.values()}  # each once
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
         files = [Path(folder) / f"{i}.onnx" for i in range(len(plans))]
         for file, floats in zip(files, plans.values(), strict=True):
@@ -92,16 +92,16 @@ class _Quick:
         self.job = job
         samples = spread(job.calibration, SAMPLES)
         self.statistics = collect(job.model, job.plan.sources(), samples, "", Collecting(0, allow_nonfinite=True))
-        self.activations = activation_parameters(job.plan, self.statistics, Method.MINMAX, MethodOptions())
-        scales = {name: float(params.scale) for name, params in self.activations.items()}
-        options = WeightOptions(job.options.per_channel, job.options.target)
-        self.weights = quantize_weights(job.plan, scales, {}, options)
+        self.statistics.aliases |= {tensor.name: tensor.source for tensor in job.plan.tensors.values()}  # as nothing is float yet
+        scales = {name: float(params.scale) for name, params in self._activations(job.plan).items()}
+        self.weights = quantize_weights(job.plan, scales, {}, WeightOptions(job.options.per_channel, job.options.target))
+
+    def _activations(self, plan: Plan) -> dict[str, QuantParams]:
+        return activation_parameters(plan, self.statistics, Method.MINMAX, MethodOptions())
 
     def model(self, plan: Plan) -> ir.Model:
         """The planned model, or a part of it."""
-        self.statistics.aliases |= {tensor.name: tensor.source for tensor in self.job.plan.tensors.values()}
-        activations = activation_parameters(plan, self.statistics, Method.MINMAX, MethodOptions())
-        result = write_qdq(self.job.model, plan, make_parameters(plan, activations, self.weights))
+        result = write_qdq(self.job.model, plan, make_parameters(plan, self._activations(plan), self.weights))
         narrow_weights(result, [name for name, (_, why) in plan.floats.items() if why == SLOW])
         shield_floats(result)
         return result
