@@ -3,7 +3,7 @@
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -30,9 +30,6 @@ from onnxq.config import DEFAULT, read_config
 from onnxq.errors import OnnxqError
 from onnxq.memory import loading
 from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, Technique, WeightType
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

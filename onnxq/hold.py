@@ -21,7 +21,7 @@ from onnxq.macs import node_macs
 from onnxq.model.edit import is_constant, sizes
 from onnxq.model.files import file_bytes, save
 from onnxq.model.runtime import InputSpec
-from onnxq.operators import Role
+from onnxq.parameters import Parameters
 from onnxq.placement import REASON as SLOW
 from onnxq.placement import place, saved_share, slowdowns
 from onnxq.plan import Plan
@@ -125,13 +125,15 @@ def _weights(nodes: Iterable[ir.Node]) -> int:
 
 def _all_float(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load]) -> Choice:
     """The plain model, with its weights in half precision."""
-    assert choice.fallback is not None
     plain = candidates.others[0] if candidates.others else candidates
+    assert choice.fallback is not None
+    assert plain.references is not None
     plan = job.replan(plain.variant.model, dict.fromkeys(loads, SLOW) | dict.fromkeys(choice.fallback.nodes, REASON))
     kept = replace(choice.kept, techniques=())
-    fallback = replace(choice.fallback, nodes=tuple(loads), mac_share=1.0, after_db=plain.quality(plan, kept))
-    parameters = plain.parameters(plan, kept.method, kept.techniques)
-    return replace(choice, kept=kept, model=plain.variant.model, plan=plan, parameters=parameters, fallback=fallback)
+    nothing = Parameters()  # without products nothing is planned
+    after = plain.references.sqnr_db(plain.write(plain.variant.model, plan, nothing))
+    fallback = replace(choice.fallback, nodes=tuple(loads), mac_share=1.0, after_db=after)
+    return replace(choice, kept=kept, model=plain.variant.model, plan=plan, parameters=nothing, fallback=fallback)
 
 
 def _points(job: Job, choice: Choice, steps: Sequence[Step], files: Sequence[Path]) -> list[Point]:
@@ -149,7 +151,7 @@ def _points(job: Job, choice: Choice, steps: Sequence[Step], files: Sequence[Pat
 def loads_of(variant: Variant, feeds: Feeds, costs: Costs | None) -> dict[str, Load]:
     """What each planned product costs in float; where no table knows its time, it counts as its MACs do."""
     shapes = planned_shapes(variant.model, variant.plan, feeds)
-    anchors = {name: planned.node for name, planned in variant.plan.nodes.items() if planned.row.role is Role.ANCHOR}
+    anchors = {name: planned.node for name, planned in variant.plan.anchors.items()}
     macs = {name: node_macs(node, shapes) for name, node in anchors.items()}
     weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
     whole = max(1, sum(macs.values())), max(1, sum(weights.values()))

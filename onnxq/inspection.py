@@ -8,7 +8,6 @@ from onnxq.model.edit import nodes_of
 from onnxq.model.files import file_bytes, load
 from onnxq.model.normalize import normalize, opset_of
 from onnxq.model.runtime import input_specs, open_session
-from onnxq.operators import Role
 from onnxq.plan import make_plan
 from onnxq.report.model import FloatNodes
 
@@ -59,7 +58,7 @@ def inspect_model(path: Path) -> InspectReport:
         row[1] += macs[node.name or ""]
         row[2] += (node.name or "") not in plan.floats
     total = sum(macs.values())
-    planned = sum(macs[name] for name, item in plan.nodes.items() if item.row.role is Role.ANCHOR)
+    planned = sum(macs[name] for name in plan.anchors)
     operators = [OperatorRow(op_type, *counts) for op_type, counts in rows.items()]
     return InspectReport(
         model=str(path),

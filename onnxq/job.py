@@ -23,7 +23,7 @@ from onnxq.model.files import SINGLE_FILE_LIMIT, load, weight_bytes
 from onnxq.model.normalize import normalize
 from onnxq.model.runtime import InputSpec, model_inputs, open_session, run
 from onnxq.model.spill import move_to_disk
-from onnxq.operators import ALREADY_QUANTIZED, Role
+from onnxq.operators import ALREADY_QUANTIZED
 from onnxq.options import Mode, QuantizeOptions
 from onnxq.placement import REASON as SLOW
 from onnxq.placement import place
@@ -130,7 +130,7 @@ def _selection(options: QuantizeOptions) -> Selection:
 def _check_plan(job: Job, quantized: int) -> None:
     if job.wanted_lstms():
         return
-    if not any(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()):
+    if not job.plan.anchors:
         open_session(job.options.model, optimize=False)  # what the runtime has against the model comes first
         raise ModelError(f"{job.options.model}: nothing to quantize: {_why_nothing(job.plan, quantized)}")
 
@@ -171,7 +171,7 @@ def leave_float(job: Job, names: Sequence[str]) -> None:
     job.aliases = {tensor.name: tensor.source for tensor in job.plan.tensors.values()}
     job.kept |= dict.fromkeys(names, SLOW)
     job.plan = job.replan(job.model)
-    if not any(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()):
+    if not job.plan.anchors:
         where = "on this machine" if job.options.measure else f"on the target's CPUs ({job.options.target})"
         job.warnings.append(
             f"nothing is expected to be faster on integers {where}: the model stays float, "

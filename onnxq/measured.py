@@ -17,15 +17,11 @@ from onnxq.calibration.methods import MethodOptions
 from onnxq.costs import PROFILING_NS, TABLES, Costs, Line
 from onnxq.data.samples import check_feeds, spread
 from onnxq.errors import DataError, OnnxqError
-from onnxq.formats.half import narrow_weights
-from onnxq.formats.qdq import write_qdq
-from onnxq.formats.shield import shield_floats
 from onnxq.job import Job, leave_float, planned_shapes
 from onnxq.latency import medians_ms
 from onnxq.layers import kernel_ms
 from onnxq.model.edit import Names, add_initializer, add_node, only_use
 from onnxq.model.files import file_bytes, save
-from onnxq.operators import Role
 from onnxq.options import Method
 from onnxq.parameters import activation_parameters, make_parameters
 from onnxq.placement import REASON as SLOW
@@ -34,6 +30,7 @@ from onnxq.plan import Plan
 from onnxq.report.model import Point
 from onnxq.schemes import Feeds, QuantParams
 from onnxq.weights import WeightOptions, quantize_weights
+from onnxq.writer import file_writer
 
 SAMPLES, SECONDS = 4, 1.0
 """Samples that are run, and seconds for each whole file."""
@@ -78,18 +75,14 @@ def place_measured(job: Job) -> None:
     # of those that are as fast the one with the fewest integers, for they only cost accuracy
     kept = max(held, key=lambda name: len(plans[name]), default=None)
     job.points = [Point(name, None, ms / whole, size, name == kept) for name, ms, size in zip(plans, times, sizes, strict=True)]
-    leave_float(job, _anchors(job.plan) if kept is None else plans[kept])
-
-
-def _anchors(plan: Plan) -> tuple[str, ...]:
-    return tuple(name for name, planned in plan.nodes.items() if planned.row.role is Role.ANCHOR)
+    leave_float(job, tuple(job.plan.anchors) if kept is None else plans[kept])
 
 
 class _Quick:
     """Writes files that take as long as the final ones: their ranges are those of a few samples, their weights rounded to nearest."""
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        self.job, self.write = job, file_writer(job)
         samples = spread(job.calibration, SAMPLES)
         self.statistics = collect(job.model, job.plan.sources(), samples, "", Collecting(0, allow_nonfinite=True))
         self.statistics.aliases |= {tensor.name: tensor.source for tensor in job.plan.tensors.values()}  # as nothing is float yet
@@ -101,10 +94,7 @@ class _Quick:
 
     def model(self, plan: Plan) -> ir.Model:
         """The planned model, or a part of it."""
-        result = write_qdq(self.job.model, plan, make_parameters(plan, self._activations(plan), self.weights))
-        narrow_weights(result, [name for name, (_, why) in plan.floats.items() if why == SLOW])
-        shield_floats(result)
-        return result
+        return self.write(self.job.model, plan, make_parameters(plan, self._activations(plan), self.weights))
 
 
 def _node_ns(job: Job, quantized: ir.Model, feeds: Sequence[Feeds]) -> dict[str, tuple[float, float]]:

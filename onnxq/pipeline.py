@@ -28,16 +28,16 @@ from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import narrow
 from onnxq.modes.products import Made
 from onnxq.modes.weights import quantize_weights_only
-from onnxq.operators import Role
 from onnxq.options import Effort, Method, Mode, QuantizeOptions, Technique
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan
 from onnxq.recurrent import quantized_lstms
 from onnxq.references import References
 from onnxq.report.model import Drop, FloatNodes, Latency, QuantizeReport
-from onnxq.search import RUN_TIME, choose_best, file_writer, find_judges, find_variants, to_be_compared
+from onnxq.search import RUN_TIME, choose_best, find_judges, find_variants, to_be_compared
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.version import __version__
+from onnxq.writer import file_writer
 
 COUNTED_FAST = COUNTED // 2
 """Values of a tensor that `--effort fast` counts a sample: over a hundred samples they are as good."""
@@ -276,7 +276,7 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: 
         samples=statistics.samples,
         bytes_before=file_bytes(options.model),
         bytes_after=file_bytes(path),
-        planned=sum(planned.row.role is Role.ANCHOR for planned in job.plan.nodes.values()),
+        planned=len(job.plan.anchors),
         kernels=kernels,
         outputs=outputs,
         latency=latency,

@@ -101,6 +101,11 @@ class Plan:
     tensors: dict[str, PlannedTensor] = field(default_factory=dict)
     floats: dict[str, tuple[ir.Node, str]] = field(default_factory=dict)
 
+    @property
+    def anchors(self) -> "dict[str, PlannedNode]":
+        """The planned products and convolutions, by name."""
+        return {name: planned for name, planned in self.nodes.items() if planned.row.role is Role.ANCHOR}
+
     def sources(self) -> list[str]:
         """Names of the values whose range has to be calibrated."""
         return [t.name for t in self.tensors.values() if t.source == t.name and t.known is None and t.ramp is None]

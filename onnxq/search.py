@@ -16,25 +16,18 @@ from onnxq.data.source import Sample
 from onnxq.divisions import with_fewer_divisions
 from onnxq.equalize import equalize
 from onnxq.errors import ModelError
-from onnxq.fallback import REASON, Load
-from onnxq.formats.half import narrow_weights
-from onnxq.formats.lstm import quantize_lstms
-from onnxq.formats.qdq import write_qdq
-from onnxq.formats.qoperator import write_qoperator
-from onnxq.formats.run_time import among_floats, quantize_at_run_time, with_clamps
-from onnxq.formats.shield import shield_floats
-from onnxq.formats.tables import KnownTables, looked_up, quantize_tables
+from onnxq.fallback import Load
+from onnxq.formats.run_time import among_floats
 from onnxq.hold import Task, hold_outputs, loads_of
 from onnxq.job import Job
 from onnxq.metrics import MAX_DB
 from onnxq.options import Effort, Format, Method, QuantizeOptions, Target, Technique
-from onnxq.parameters import Parameters
-from onnxq.placement import REASON as SLOW
 from onnxq.plan import Plan
 from onnxq.references import References
 from onnxq.schemes import Feeds
 from onnxq.smooth import Changed, smooth
 from onnxq.weights import WeightOptions, layer_inputs
+from onnxq.writer import file_writer
 
 WORTH_MACS = 0.05
 """Share of the planned MACs that smoothing has to reach to be tried."""
@@ -58,16 +51,11 @@ FAST_METHODS = [Method.MSE, Method.PERCENTILE]
 """One of the two is within 0.5 dB of the best of all on each of 11 models (docs/decisions.md)."""
 RUN_TIME = Technique.RUN_TIME_RANGES
 
-Writer = Callable[[ir.Model, Plan, Parameters], ir.Model]
 CHANGES: dict[Technique, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]], Changed | None]] = {
     Technique.SMOOTHING: smooth,
     Technique.EQUALIZATION: equalize,
 }
 """Techniques that change the float model first."""
-WRITERS: dict[Format, Writer] = {
-    Format.QDQ: write_qdq,
-    Format.QOPERATOR: write_qoperator,
-}
 
 
 def find_judges(job: Job) -> list[Sample]:
@@ -76,28 +64,6 @@ def find_judges(job: Job) -> list[Sample]:
     held_out = job.held_out if job.options.limits.min_sqnr is not None else spread(job.held_out, count)
     others = [sample for sample in job.calibration if sample not in held_out]
     return held_out + (spread(others, count - len(held_out)) if held_out and len(held_out) < count else [])
-
-
-def file_writer(job: Job) -> Writer:
-    """The format's writer, and what is done to the file beside, as far as it is decided when a file is written."""
-    write = WRITERS[job.options.format]
-    tables = any(looked_up(job.model))
-    known: KnownTables | None = None if job.large else {}
-
-    def written(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
-        chosen = [name for name in job.run_time if name in plan.nodes]
-        result = write(model, with_clamps(plan, chosen), parameters)
-        if chosen:
-            quantize_at_run_time(result, plan, chosen)
-        if job.lstms:
-            quantize_lstms(result, job.lstms)
-        if tables:
-            quantize_tables(result, known)
-        narrow_weights(result, [name for name, (_, why) in plan.floats.items() if why in (SLOW, REASON)])
-        shield_floats(result)
-        return result
-
-    return written
 
 
 def find_variants(job: Job) -> list[Variant]:

@@ -21,7 +21,7 @@ from onnxq.macs import ShapeByName, node_macs
 from onnxq.metrics import OutputError
 from onnxq.model.edit import nodes_of
 from onnxq.model.runtime import InputSpec, open_session, run
-from onnxq.operators import INTEGER_KERNELS, Role
+from onnxq.operators import INTEGER_KERNELS
 from onnxq.plan import Plan
 from onnxq.schemes import Array, Feeds
 
@@ -97,7 +97,7 @@ def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName
         counts[node.op_type] = counts.get(node.op_type, 0) + 1
     integer = {original_name(node.name) for node in nodes if node.op_type in INTEGER_KERNELS}
     macs = {node.name or "": node_macs(node, shapes) for node in nodes_of(model)}
-    planned = [name for name, item in plan.nodes.items() if item.row.role is Role.ANCHOR]
+    planned = list(plan.anchors)
     promised = sum(macs[name] for name in planned)
     kept = sum(macs[name] for name in planned if name in integer)
     everything = sum(macs.values())

@@ -47,7 +47,7 @@ def test_each_time_belongs_to_one_node(rng):
 
 
 def test_conversions_are_timed():
-    assert all(line.call >= 0 and line.element >= 0 for line in _conversions())
+    assert all(line.call >= 0 and line.element > 0 for line in _conversions())
 
 
 @pytest.mark.parametrize("kept", ["all int8", "as nodes were timed", None])
@@ -81,7 +81,7 @@ def test_the_fastest_file_is_kept(kept, tmp_path, monkeypatch):
 
 def test_the_command_measures_for_real(tmp_path):
     report = onnxq.quantize(CNN, SAMPLES / "calib", tmp_path / "out.onnx", measure=True, effort=onnxq.Effort.FAST)
-    assert report.frontier[0].name
+    assert "all int8" in [point.name for point in report.frontier]
     assert all(point.latency > 0 and 0 < point.size < 1 for point in report.frontier)
     assert sum(point.kept for point in report.frontier) <= 1
 

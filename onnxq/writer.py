@@ -1,0 +1,47 @@
+"""How a job's files are written: in its format, with what is done to the file beside."""
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from onnxq.fallback import REASON
+from onnxq.formats.half import narrow_weights
+from onnxq.formats.lstm import quantize_lstms
+from onnxq.formats.qdq import write_qdq
+from onnxq.formats.qoperator import write_qoperator
+from onnxq.formats.run_time import quantize_at_run_time, with_clamps
+from onnxq.formats.shield import shield_floats
+from onnxq.formats.tables import KnownTables, looked_up, quantize_tables
+from onnxq.job import Job
+from onnxq.options import Format
+from onnxq.parameters import Parameters
+from onnxq.placement import REASON as SLOW
+from onnxq.plan import Plan
+
+Writer = Callable[[ir.Model, Plan, Parameters], ir.Model]
+WRITERS: dict[Format, Writer] = {
+    Format.QDQ: write_qdq,
+    Format.QOPERATOR: write_qoperator,
+}
+
+
+def file_writer(job: Job) -> Writer:
+    """The format's writer, and what is done to the file beside, as far as it is decided when a file is written."""
+    write = WRITERS[job.options.format]
+    tables = any(looked_up(job.model))
+    known: KnownTables | None = None if job.large else {}
+
+    def written(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
+        chosen = [name for name in job.run_time if name in plan.nodes]
+        result = write(model, with_clamps(plan, chosen), parameters)
+        if chosen:
+            quantize_at_run_time(result, plan, chosen)
+        if job.lstms:
+            quantize_lstms(result, job.lstms)
+        if tables:
+            quantize_tables(result, known)
+        narrow_weights(result, [name for name, (_, why) in plan.floats.items() if why in (SLOW, REASON)])
+        shield_floats(result)
+        return result
+
+    return written
