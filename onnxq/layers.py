@@ -21,7 +21,7 @@ from onnxq.model.runtime import open_session, run
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan
 from onnxq.schemes import Feeds
-from onnxq.verify import original_name
+from onnxq.verify import original_names
 
 RUNS = 20
 """Runs of each model from which a node's median time is taken."""
@@ -167,7 +167,9 @@ def _medians(events: Sequence[dict[str, Any]]) -> dict[str, float]:
     times: dict[str, list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            times.setdefault(original_name(event["name"].removesuffix("_kernel_time")), []).append(event["dur"] / 1000)
+            names = original_names(event["name"].removesuffix("_kernel_time"))
+            for name in names:
+                times.setdefault(name, []).append(event["dur"] / 1000 / len(names))
     return {name: statistics.median(each) for name, each in times.items()}
 
 

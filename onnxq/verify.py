@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
+from onnxq.formats.join import JOINT
 from onnxq.macs import ShapeByName, node_macs
 from onnxq.metrics import OutputError
 from onnxq.model.edit import nodes_of
@@ -95,7 +96,7 @@ def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName
     counts: dict[str, int] = {}
     for node in nodes:
         counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    integer = {original_name(node.name) for node in nodes if node.op_type in INTEGER_KERNELS}
+    integer = {name for node in nodes if node.op_type in INTEGER_KERNELS for name in original_names(node.name)}
     macs = {node.name or "": node_macs(node, shapes) for node in nodes_of(model)}
     planned = list(plan.anchors)
     promised = sum(macs[name] for name in planned)
@@ -120,9 +121,9 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(attribute.g)
 
 
-def original_name(name: str) -> str:
-    """The name that a node had in the file, without what the runtime's rewrites append."""
-    return re.sub(r"(_token_\d+|_nhwc|_nchwc)+$", "", name)
+def original_names(name: str) -> list[str]:
+    """The names that a node, or those that were joined, had before, without what the runtime's rewrites append."""
+    return re.sub(r"(_token_\d+|_nhwc|_nchwc)+$", "", name).split(JOINT)
 
 
 def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from onnxq.fallback import REASON
+from onnxq.formats.attention import fuse_attention
 from onnxq.formats.half import narrow_weights
+from onnxq.formats.join import join_products
 from onnxq.formats.lstm import quantize_lstms
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
@@ -36,6 +38,10 @@ def file_writer(job: Job) -> Writer:
         result = write(model, with_clamps(plan, chosen), parameters)
         if chosen:
             quantize_at_run_time(result, plan, chosen)
+            if job.joined:
+                join_products(result)
+        if plan.nodes and job.options.format is Format.QDQ and not job.options.standard:
+            fuse_attention(result)
         if job.lstms:
             quantize_lstms(result, job.lstms)
         if tables:

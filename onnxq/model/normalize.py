@@ -16,6 +16,7 @@ from onnxq.model.edit import nodes_of
 from onnxq.model.fold import fold_channel_arithmetic
 from onnxq.model.fold_forward import fold_forward
 from onnxq.model.precision import compute_in_float32
+from onnxq.model.reshapes import fix_reshapes
 from onnxq.model.types import ask_types
 
 SEQUENCES = frozenset(
@@ -54,6 +55,9 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     model.graph.sort()
     name_nodes(model)
     infer_shapes(model)
+    if fix_reshapes(model):
+        passes.RemoveUnusedNodesPass()(model)
+        infer_shapes(model)
     return model
 
 

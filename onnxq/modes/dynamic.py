@@ -11,10 +11,13 @@ from onnx_ir.passes import common as passes
 
 from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import LayerInput, Moments
+from onnxq.formats.attention import fuse_attention
+from onnxq.formats.join import few_rows, join_products
 from onnxq.formats.lstm import quantize_lstms
 from onnxq.formats.nbits import BitsWriter
 from onnxq.formats.run_time import Product, RunTimeWriter, bias_with_shift
 from onnxq.job import Job
+from onnxq.macs import concrete_shapes
 from onnxq.model.edit import input_at, nodes_of
 from onnxq.modes.products import Made, plan_products
 from onnxq.modes.tables import code_tables, find_tables
@@ -83,4 +86,7 @@ def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, 
     code_tables(BitsWriter(writer.model, 0), find_tables(writer.model), TABLE_BLOCK)
     passes.RemoveUnusedNodesPass()(writer.model)
     writer.model.graph.sort()
+    if job.calibration and few_rows(plan, plan.nodes, concrete_shapes(source, job.calibration[0].load())):
+        join_products(writer.model)
+    fuse_attention(writer.model)
     return writer.model

@@ -1,0 +1,222 @@
+"""Attention as one operator of the runtime, MultiHeadAttention, in place of four Transposes, four Reshapes and two products.
+
+softmax(scale Q K^T + mask) V stays float: its products have two activations. What goes are the copies and the nodes
+around them, an eighth of a small transformer's time once its other products run on integers. The runtime fuses
+attention by itself only where the products before it are float ones.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxq.model.edit import (
+    Names,
+    add_initializer,
+    add_node,
+    attribute,
+    constant,
+    is_constant,
+    is_float,
+    known_rank,
+    nodes_of,
+    only_use,
+    take_output,
+)
+from onnxq.model.normalize import LEAST_OPSET, opset_of
+from onnxq.model.reshapes import origin
+
+MICROSOFT = "com.microsoft"
+TO_HEADS, FOR_PRODUCT, SWAPPED = (0, 2, 1, 3), (0, 2, 3, 1), (0, 1, 3, 2)
+"""Orders of axes: [batch, rows, heads, size] by heads and back, as the second operand of Q K^T, and from the former to the latter."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A tensor [batch, rows, heads * size] that is taken apart by heads."""
+
+    value: ir.Value
+    heads: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What the operator needs; `last` is the Reshape that gives [batch, rows, heads * size]."""
+
+    query: Heads
+    key: Heads
+    content: Heads
+    scale: float
+    mask: ir.Value | None
+    last: ir.Node
+
+
+def fuse_attention(model: ir.Model) -> int:
+    """Fuse all attention in float that the operator can stand for, in place; returns how often."""
+    last_axis = {-1, 3} if opset_of(model) >= LEAST_OPSET else {3}
+    softmaxes = [node for node in nodes_of(model) if node.op_type == "Softmax" and attribute(node, "axis", -1) in last_axis]
+    found = [each for node in softmaxes if (each := find_attention(node)) is not None]
+    if not found:
+        return 0
+    model.graph.opset_imports.setdefault(MICROSOFT, 1)
+    names, masks = Names(model), dict[tuple[object, ...], ir.Value]()
+    for each in found:
+        _replace(each, names, masks)
+    passes.RemoveUnusedNodesPass()(model)
+    for graph in model.graphs():
+        graph.sort()
+    return len(found)
+
+
+def find_attention(softmax: ir.Node) -> Attention | None:
+    """The attention that a Softmax over the last axis stands in, if the operator computes the same."""
+    product, scale, mask = _scores(softmax.inputs[0])
+    behind = only_use(softmax.outputs[0])
+    if product is None or behind is None or behind.op_type != "MatMul" or behind.inputs[0] is not softmax.outputs[0]:
+        return None
+    query, by_query = _unscaled(product.inputs[0])
+    key, by_key = _unscaled(product.inputs[1])
+    q, k, v = _by_heads(query, TO_HEADS), _key(key), _by_heads(behind.inputs[1], TO_HEADS)
+    if q is None or k is None or v is None or len({(part.heads, part.size) for part in (q, k, v)}) > 1:
+        return None
+    last = _joined(behind, q)
+    if last is None or not _fits(mask, q):
+        return None
+    return Attention(q, k, v, scale * by_query * by_key, mask, last)
+
+
+def _scores(value: ir.Value | None) -> tuple[ir.Node | None, float, ir.Value | None]:
+    """Q K^T, what it is multiplied by, and the mask that is added."""
+    product, scale = _scaled(value)
+    added = _behind(value, "Add")
+    if product is not None or added is None:
+        return product, scale, None
+    for index in (0, 1):
+        product, scale = _scaled(added.inputs[index])
+        if product is not None:
+            return product, scale, added.inputs[1 - index]
+    return None, 1.0, None
+
+
+def _behind(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """The node of some type that gives a value, if one node alone takes it."""
+    node = value.producer() if value is not None else None
+    return node if value is not None and node is not None and node.op_type in op_types and only_use(value) is not None else None
+
+
+def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
+    """A value without the factor of a Mul or Div by a scalar, and the factor."""
+    node = _behind(value, "Mul", "Div")
+    if node is not None:
+        for index in (1, 0) if node.op_type == "Mul" else (1,):
+            array = constant(node.inputs[index])
+            if array is not None and array.size == 1 and array.ndim <= 3:
+                number = float(array.reshape(()))
+                return node.inputs[1 - index], number if node.op_type == "Mul" else 1 / number
+    return value, 1.0
+
+
+def _scaled(value: ir.Value | None) -> tuple[ir.Node | None, float]:
+    """The product of two activations that a value is a multiple of, and the factor."""
+    inner, number = _unscaled(value)
+    node = _behind(inner, "MatMul")
+    return (None, 1.0) if node is None or any(is_constant(operand) for operand in node.inputs) else (node, number)
+
+
+def _order(node: ir.Node | None) -> tuple[int, ...]:
+    found = node.attributes.get("perm") if node is not None else None
+    return tuple(found.as_ints()) if found is not None else ()
+
+
+def _key(value: ir.Value | None) -> Heads | None:
+    """The second operand of Q K^T, transposed once or twice."""
+    outer = _behind(value, "Transpose")
+    if outer is not None and _order(outer) == SWAPPED:
+        return _by_heads(outer.inputs[0], TO_HEADS)
+    return _by_heads(value, FOR_PRODUCT)
+
+
+def _by_heads(value: ir.Value | None, order: tuple[int, ...]) -> Heads | None:
+    """What a value is made of by Reshape to [batch, rows, heads, size] and Transpose."""
+    turned = _behind(value, "Transpose")
+    split = _behind(turned.inputs[0], "Reshape") if turned is not None and _order(turned) == order else None
+    whole = split.inputs[0] if split is not None else None
+    if split is None or whole is None or not is_float(whole) or known_rank(whole) != 3 or known_rank(split.outputs[0]) != 4:
+        return None
+    width, (heads, size) = _dims(whole)[2], _dims(split.outputs[0])[2:]
+    kept = _kept(split)
+    if isinstance(width, int) and isinstance(heads, int) and not isinstance(size, int) and all(kept) and width % heads == 0:
+        size = width // heads  # which inference leaves open where the shape says -1
+    if not (isinstance(heads, int) and isinstance(size, int) and width == heads * size and any(kept)):
+        return None
+    return Heads(whole, heads, size)
+
+
+def _joined(product: ir.Node, like: Heads) -> ir.Node | None:
+    """The Reshape to [batch, rows, heads * size] behind the product with V."""
+    turned = only_use(product.outputs[0])
+    if turned is None or turned.op_type != "Transpose" or _order(turned) != TO_HEADS:
+        return None
+    joined = only_use(turned.outputs[0])
+    if joined is None or joined.op_type != "Reshape" or known_rank(joined.outputs[0]) != 3:
+        return None
+    kept = _kept(joined)
+    return joined if all(kept) or (any(kept) and _dims(joined.outputs[0])[2] == like.heads * like.size) else None
+
+
+def _dims(value: ir.Value) -> list[int | str | None]:
+    assert value.shape is not None
+    return [size if isinstance(size, int) else size.value for size in value.shape]
+
+
+def _kept(reshape: ir.Node) -> tuple[bool, bool]:
+    """Whether a Reshape leaves the first axis, and the second one, as they are."""
+    x, wanted = reshape.inputs[0], constant(reshape.inputs[1])
+    if x is None or wanted is None or len(wanted) < 2 or attribute(reshape, "allowzero", 0):
+        return False, False
+    same = [size in (0, before) for size, before in zip(wanted[:2].tolist(), _dims(x)[:2], strict=True)]
+    return same[0], same[1]
+
+
+def _fits(mask: ir.Value | None, query: Heads) -> bool:
+    """Whether the operator takes a mask: [batch or 1, heads or 1, rows or 1, columns]."""
+    if mask is None:
+        return True
+    if known_rank(mask) != 4 or not is_float(mask):
+        return False
+    batch, heads, _, columns = _dims(mask)
+    return batch in (1, _dims(query.value)[0]) and batch is not None and heads in (1, query.heads) and columns not in (1, None)
+
+
+def _replace(found: Attention, names: Names, masks: dict[tuple[object, ...], ir.Value]) -> None:
+    graph, query = found.last.graph, found.query.value
+    assert isinstance(graph, ir.Graph)
+    inputs: list[ir.Value | None] = [query, found.key.value, found.content.value]
+    if found.mask is not None:
+        # where query and key are made of one activation, there are as many rows as the mask has columns: the same for all
+        same = (found.mask, graph) if origin(query, 1) is origin(found.key.value, 1) else (found.mask, graph, query)
+        if same not in masks:
+            masks[same] = _full_mask(graph, found.mask, query, names)
+        inputs += [None, None, masks[same]]
+    output = ir.Value(name=names.fresh(f"{found.last.name}_attention"))
+    add_node(
+        graph, "MultiHeadAttention", inputs, [output], name=names.fresh(f"{found.last.name}_Attention"), domain=MICROSOFT,
+        num_heads=found.query.heads, scale=found.scale,
+    )  # fmt: skip
+    take_output(output, found.last.outputs[0])
+
+
+def _full_mask(graph: ir.Graph, mask: ir.Value, query: ir.Value, names: Names) -> ir.Value:
+    """The mask with as many rows as the query: the operator repeats it over batch and heads, not over rows."""
+    if _dims(mask)[2] != 1 and _dims(mask)[2] == _dims(query)[1]:
+        return mask
+
+    one, ones = (add_initializer(graph, names.fresh(f"{mask.name}_ones"), np.ones(count, np.int64)) for count in (1, 2))
+    shape, rows, sizes, result = (ir.Value(name=names.fresh(f"{mask.name}_rows")) for _ in range(4))
+    add_node(graph, "Shape", [query], [shape], name=names.fresh(f"{mask.name}_Shape"))
+    add_node(graph, "Gather", [shape, one], [rows], name=names.fresh(f"{mask.name}_Gather"), axis=0)
+    add_node(graph, "Concat", [ones, rows, one], [sizes], name=names.fresh(f"{mask.name}_Concat"), axis=0)
+    add_node(graph, "Expand", [mask, sizes], [result], name=names.fresh(f"{mask.name}_Expand"))
+    return result
