@@ -22,6 +22,7 @@ from onnxq.model.edit import (
     known_rank,
     nodes_of,
     only_use,
+    permutation,
     take_output,
 )
 from onnxq.model.normalize import LEAST_OPSET, opset_of
@@ -125,15 +126,10 @@ def _scaled(value: ir.Value | None) -> tuple[ir.Node | None, float]:
     return (None, 1.0) if node is None or any(is_constant(operand) for operand in node.inputs) else (node, number)
 
 
-def _order(node: ir.Node | None) -> tuple[int, ...]:
-    found = node.attributes.get("perm") if node is not None else None
-    return tuple(found.as_ints()) if found is not None else ()
-
-
 def _key(value: ir.Value | None) -> Heads | None:
     """The second operand of Q K^T, transposed once or twice."""
     outer = _behind(value, "Transpose")
-    if outer is not None and _order(outer) == SWAPPED:
+    if outer is not None and permutation(outer) == SWAPPED:
         return _by_heads(outer.inputs[0], TO_HEADS)
     return _by_heads(value, FOR_PRODUCT)
 
@@ -141,7 +137,7 @@ def _key(value: ir.Value | None) -> Heads | None:
 def _by_heads(value: ir.Value | None, order: tuple[int, ...]) -> Heads | None:
     """What a value is made of by Reshape to [batch, rows, heads, size] and Transpose."""
     turned = _behind(value, "Transpose")
-    split = _behind(turned.inputs[0], "Reshape") if turned is not None and _order(turned) == order else None
+    split = _behind(turned.inputs[0], "Reshape") if turned is not None and permutation(turned) == order else None
     whole = split.inputs[0] if split is not None else None
     if split is None or whole is None or not is_float(whole) or known_rank(whole) != 3 or known_rank(split.outputs[0]) != 4:
         return None
@@ -157,7 +153,7 @@ def _by_heads(value: ir.Value | None, order: tuple[int, ...]) -> Heads | None:
 def _joined(product: ir.Node, like: Heads) -> ir.Node | None:
     """The Reshape to [batch, rows, heads * size] behind the product with V."""
     turned = only_use(product.outputs[0])
-    if turned is None or turned.op_type != "Transpose" or _order(turned) != TO_HEADS:
+    if turned is None or turned.op_type != "Transpose" or permutation(turned) != TO_HEADS:
         return None
     joined = only_use(turned.outputs[0])
     if joined is None or joined.op_type != "Reshape" or known_rank(joined.outputs[0]) != 3:

@@ -45,6 +45,12 @@ def factor(node: ir.Node, name: str, default: float) -> float:
     return float(value)
 
 
+def permutation(node: ir.Node) -> tuple[int, ...]:
+    """The order of axes that a Transpose says; empty where it says none."""
+    found = node.attributes.get("perm")
+    return tuple(found.as_ints()) if found is not None else ()
+
+
 def input_at(node: ir.Node, index: int | None) -> ir.Value | None:
     """The input at an index, None where it is left out."""
     return node.inputs[index] if index is not None and index < len(node.inputs) else None

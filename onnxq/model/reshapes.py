@@ -1,13 +1,27 @@
-"""Reshapes whose shape is computed from what they reshape, as exporters write them: a constant, 0 for each size that stays.
+"""Reshapes as exporters write them, made plain.
 
-Shape, Slice, Gather and Concat go, and what the Reshape does can be read from the graph. Nothing is taken from shapes that
-the file states: a size stays where it is traced back to the same axis of the same value.
+One whose shape is computed from what it reshapes gets a constant, 0 for each size that stays: Shape, Slice, Gather and Concat
+go, and what it does can be read from the graph. Two around a Transpose that swap the last two axes, by way of three axes,
+become one Transpose. Nothing is taken from shapes that the file states: a size stays where it is traced back to the same
+axis of the same value.
 """
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.model.edit import Names, add_initializer, attribute, constant, is_constant, known_rank, nodes_of
+from onnxq.model.edit import (
+    Names,
+    add_initializer,
+    add_node,
+    attribute,
+    constant,
+    graph_of,
+    is_constant,
+    known_rank,
+    nodes_of,
+    permutation,
+    take_output,
+)
 
 Size = int | tuple[ir.Value, int]
 """A number, or an axis of a value."""
@@ -21,17 +35,49 @@ FORMS = frozenset({"Cast", "Identity", "Squeeze", "Unsqueeze"})
 
 
 def fix_reshapes(model: ir.Model) -> int:
-    """Give Reshapes constant shapes where that is what they have, in place; returns how many there were."""
+    """Make plain what can be, in place; returns how many Reshapes that were."""
     names, count = Names(model), 0
-    for node in nodes_of(model):
-        if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx") or constant(node.inputs[1]) is not None:
+    reshapes = [node for node in nodes_of(model) if node.op_type == "Reshape" and node.domain in ("", "ai.onnx")]
+    for node in reshapes:
+        swapped = _swapped(node)
+        if swapped is not None:
+            _transpose(node, swapped, names)
+            count += 1
             continue
-        shape = _fixed(node)
+        shape = _fixed(node) if constant(node.inputs[1]) is None else None
         if shape is not None:
             fresh = names.fresh(f"{node.name}_shape")
             node.replace_input_with(1, add_initializer(model.graph, fresh, np.array(shape, np.int64)))
             count += 1
+    for graph in model.graphs() if count else ():
+        graph.sort()
     return count
+
+
+def _swapped(last: ir.Node) -> ir.Value | None:
+    """What a Reshape, the Transpose before it and the Reshape before that one swap the last two axes of."""
+    turn = last.inputs[0].producer() if last.inputs[0] is not None else None
+    if turn is None or turn.op_type != "Transpose" or turn.inputs[0] is None or permutation(turn) != (0, 2, 1):
+        return None
+    first = turn.inputs[0].producer()
+    if first is None or first.op_type != "Reshape":
+        return None
+    x, rank = first.inputs[0], known_rank(first.inputs[0])
+    before, after = _numbers(first.inputs[1]), _numbers(last.inputs[1])
+    if x is None or rank is None or rank < 3 or before is None or after is None:
+        return None
+    axes = [(origin(x, axis), axis) for axis in range(rank)]
+    traced = [[(origin(*size), size[1]) if isinstance(size, tuple) else size for size in sizes] for sizes in (before, after)]
+    return x if traced == [[-1, *axes[-2:]], [*axes[:-2], axes[-1], axes[-2]]] else None
+
+
+def _transpose(last: ir.Node, x: ir.Value, names: Names) -> None:
+    rank = known_rank(x) or 0
+    output = ir.Value(name=names.fresh(f"{last.name}_swapped"))
+    name = names.fresh(f"{last.name}_Transpose")
+    add_node(graph_of(last), "Transpose", [x], [output], name=name, perm=[*range(rank - 2), rank - 1, rank - 2])
+    take_output(output, last.outputs[0])
+    graph_of(last).remove(last, safe=True)
 
 
 def _fixed(reshape: ir.Node) -> list[int] | None:
@@ -58,9 +104,10 @@ def _numbers(value: ir.Value | None) -> list[Size] | None:
     if node is None or node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type == "Shape":
-        rank = known_rank(node.inputs[0])
-        plain = not {"start", "end"} & node.attributes.keys()
-        return [(node.inputs[0], axis) for axis in range(rank)] if rank is not None and plain and node.inputs[0] is not None else None
+        x, rank = node.inputs[0], known_rank(node.inputs[0])
+        bounds = slice(*(node.attributes[name].as_int() if name in node.attributes else None for name in ("start", "end")))
+        whole: list[Size] = [(x, axis) for axis in range(rank or 0) if x is not None]
+        return whole[bounds] if whole else None
     parts = [_numbers(operand) for operand in (node.inputs if node.op_type == "Concat" else node.inputs[:1])]
     if any(part is None for part in parts):
         return None
