@@ -28,7 +28,7 @@ from onnxq.command import (
 )
 from onnxq.config import DEFAULT, read_config
 from onnxq.errors import OnnxqError
-from onnxq.memory import loading
+from onnxq.memory import keep_freed, loading
 from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, Technique, WeightType
 
 
@@ -173,6 +173,7 @@ def quantize(
     Example:
       onnxq quantize model.onnx --calib data/ --method percentile
     """
+    keep_freed()
     with loading("onnxq.frontier"):
         from onnxq.frontier import quantize as run
         from onnxq.report.files import check_reports, write_reports
@@ -228,7 +229,9 @@ def calibrate(output: Path, shard: str, as_json: bool, verbose: bool, quiet: boo
       onnxq calibrate model.onnx --calib data/ -o stats.npz
       onnxq quantize model.onnx --stats stats.npz --method mse
     """
-    from onnxq.pipeline import calibrate as run
+    keep_freed()
+    with loading("onnxq.pipeline"):
+        from onnxq.pipeline import calibrate as run
 
     statistics = run(QuantizeOptions(**options), output, _shard(shard))
     ranges = {name: (sketch.minimum, sketch.maximum) for name, sketch in statistics.sketches.items()}

@@ -39,6 +39,8 @@ CLEAR_DB = 40.0
 """Outputs as close as this are as good as float, however much closer others may be."""
 LAYER_SAMPLES = {Effort.FAST: 16, Effort.BALANCED: 48}
 """Calibration samples from which the layers' moments are taken, else all; more, for layers of which these have too few rows."""
+LAYER_ROWS = {Effort.FAST: 0.25, Effort.BALANCED: 1.0, Effort.BEST: 2.0}
+"""Rows of a layer's input, in units of what second moments of 8-bit weights need; means take fewer."""
 JUDGES = {Effort.FAST: 8, Effort.BALANCED: 16, Effort.BEST: 16}
 """Samples over which candidates are compared: held-out ones, and calibration samples where those are too few."""
 GPTQ, BIAS = Technique.GPTQ, Technique.BIAS_CORRECTION
@@ -73,9 +75,9 @@ def find_variants(job: Job) -> list[Variant]:
     plain = Variant(job.model, job.plan, {})
     if not job.calibration:
         return [plain]
-    best, second = job.options.effort is Effort.BEST, job.options.effort is not Effort.FAST
+    second = job.options.effort is not Effort.FAST
     samples = spread(job.calibration, LAYER_SAMPLES.get(job.options.effort, len(job.calibration)))
-    moments = collect_moments(job.model, layer_inputs(job.plan).values(), samples, second=second, rows=2 if best else 1)
+    moments = collect_moments(job.model, layer_inputs(job.plan).values(), samples, second=second, rows=LAYER_ROWS[job.options.effort])
     more = _more_samples(moments, len(samples), len(job.calibration)) if second else 0
     if more > len(samples):
         few = [layer for layer, found in moments.items() if found.rows < layer.wanted(1)]

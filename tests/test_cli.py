@@ -303,6 +303,14 @@ def test_every_command_and_option_has_help():
                 assert option.help, f"{name} {option.name}"
 
 
+def test_algebra_is_loaded_when_it_is_used():
+    """onnx_ir adds sizes that have names with sympy, whose loading takes longer than all else that is loaded."""
+    code = "import sys\nfrom onnxq.memory import loading\nwith loading('onnxq.pipeline'):\n    import onnxq.pipeline\n"
+    code += "import onnx_ir\nbefore = 'sympy.core' in sys.modules\nprint(before, onnx_ir.SymbolicDim('n') + 1)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split("\n")[0] == "False n + 1"
+
+
 def test_help_and_version_import_nothing_heavy():
     code = "import sys\nfrom click.testing import CliRunner\nfrom onnxq.cli import main\n"
     code += "assert CliRunner().invoke(main, ['quantize', '--help']).exit_code == 0\n"

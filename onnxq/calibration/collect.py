@@ -115,7 +115,7 @@ def _stride(size: int, most: int) -> int:
 
 
 def collect_moments(
-    model: ir.Model, layers: Iterable[LayerInput], samples: Sequence[Sample], *, second: bool, most: int = LAYER_MEMORY, rows: int = 1
+    model: ir.Model, layers: Iterable[LayerInput], samples: Sequence[Sample], *, second: bool, most: int = LAYER_MEMORY, rows: float = 1.0
 ) -> dict[LayerInput, Moments]:
     """Moments of layers' inputs over the samples.
 

@@ -4,6 +4,7 @@ A layer's inputs are seen as rows of length K in kernel order (see `techniques.s
 of a matrix, or the patches that a convolution's kernel covers. Rows are taken evenly from each sample.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -40,10 +41,11 @@ class LayerInput:
     kernel: "Kernel | None" = None
     transposed: bool = False
 
-    def wanted(self, samples: int, more: int = 1) -> int:
+    def wanted(self, samples: int, more: float = 1.0) -> int:
         """Rows to take of each of so many samples; `more` times as many as 8-bit weights need."""
-        total = more * min(max(ROWS_A_COLUMN * self.size, LEAST_ROWS), MOST_ROWS)
-        return -(-total // max(samples, 1))
+        least = LEAST_ROWS * max(more, 1.0)
+        total = min(max(more * ROWS_A_COLUMN * self.size, least), more * MOST_ROWS)
+        return math.ceil(total / max(samples, 1))
 
 
 @dataclass(frozen=True)
