@@ -61,7 +61,8 @@ def _try_all(options: QuantizeOptions, folder: Path, task: Task | None) -> dict[
         output = folder / name.replace(" ", "-") / options.destination.name
         output.parent.mkdir()
         try:
-            reports[name] = quantize_in_mode(replace(options, mode=mode, weight_type=kind, output=output), task)
+            tried = replace(options, mode=mode, weight_type=kind, output=output, measure=options.measure and mode is Mode.STATIC)
+            reports[name] = quantize_in_mode(tried, task)
         except ModelError as error:
             if NOTHING not in str(error):
                 raise

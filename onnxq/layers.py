@@ -3,7 +3,7 @@
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ RUNS = 20
 BARS = 64
 """Bars of a tensor's histogram."""
 CLAMPS = frozenset({"Relu", "Clip"})
+FUSED = frozenset({"Add", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid"})
+"""What the runtime takes into the convolution before it, which is then named after the last of them."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ def layer_rows(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[
     """
     errors = _errors(model, plan, path, samples)
     feeds = [each for _, each in samples]
-    (before,), (after,) = kernel_ms([model], feeds), kernel_ms([path], feeds)  # each may hold all weights
     nodes = list(nodes_of(model))
+    before = claimed_ms(nodes, kernel_ms([model], feeds)[0])
+    after = claimed_ms(nodes_of(load(path)), kernel_ms([path], feeds)[0])  # one session at a time, for each may hold all weights
     macs = {node.name or "": node_macs(node, shapes) for node in nodes}
     total = max(1, sum(macs.values()))
     rows = []
@@ -92,7 +95,7 @@ def layer_rows(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[
         if macs[name] or name in plan.nodes:
             reason = plan.floats[name][1] if name in plan.floats else None
             share, planned = macs[name] / total, name in plan.nodes
-            rows.append(Layer(name, node.op_type, share, planned, reason, errors.get(name), _time(before, node), _time(after, node)))
+            rows.append(Layer(name, node.op_type, share, planned, reason, errors.get(name), before.get(name), after.get(name)))
     return rows
 
 
@@ -144,12 +147,21 @@ def _dequantized(value: ir.Value) -> ir.Value | None:
     return next((use.node.outputs[0] for use in quantizer.outputs[0].uses() if use.node.op_type == "DequantizeLinear"), None)
 
 
-def _time(times: dict[str, float], node: ir.Node) -> float | None:
-    """A node's time; the runtime names a node that it changed after what it gives, behind an activation that it took in."""
-    names = [node.name, node.outputs[0].name]
-    consumer = only_use(node.outputs[0])
-    names += [consumer.outputs[0].name] if consumer is not None else []
-    return next((times[name] for name in names if name in times), None)
+def claimed_ms(nodes: Iterable[ir.Node], times: Mapping[str, float]) -> dict[str, float]:
+    """Milliseconds by node; each time belongs to one node, the first that may have it.
+
+    The runtime names a node that it changed after what it gives, behind the activations that it took in.
+    """
+    left, found = dict(times), {}
+    for node in nodes:
+        names, last = [node.name or "", node.outputs[0].name or ""], node
+        while (follower := only_use(last.outputs[0])) is not None and follower.op_type in FUSED:
+            names.append(follower.outputs[0].name or "")
+            last = follower
+        name = next((name for name in names if name in left), None)
+        if name is not None:
+            found[node.name or ""] = left.pop(name)
+    return found
 
 
 def kernel_ms(models: Sequence[ir.Model | Path], feeds: Sequence[Feeds]) -> list[dict[str, float]]:

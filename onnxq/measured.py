@@ -19,8 +19,8 @@ from onnxq.data.samples import check_feeds, spread
 from onnxq.errors import DataError, OnnxqError
 from onnxq.job import Job, leave_float, planned_shapes
 from onnxq.latency import medians_ms
-from onnxq.layers import kernel_ms
-from onnxq.model.edit import Names, add_initializer, add_node, only_use
+from onnxq.layers import claimed_ms, kernel_ms
+from onnxq.model.edit import Names, add_initializer, add_node
 from onnxq.model.files import file_bytes, save
 from onnxq.options import Method
 from onnxq.parameters import activation_parameters, make_parameters
@@ -38,8 +38,6 @@ TIE = 1.02
 """Files whose times differ by less are as fast."""
 SMALL, LARGE = 1 << 12, 1 << 18
 """Elements of the conversions that are timed."""
-FUSED = frozenset({"Add", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid"})
-"""What the runtime takes into the convolution before it, which is then named after the last of them."""
 
 
 def place_measured(job: Job) -> None:
@@ -106,17 +104,8 @@ def _node_ns(job: Job, quantized: ir.Model, feeds: Sequence[Feeds]) -> dict[str,
 
 
 def _claimed(nodes: Iterable[ir.Node], times: Mapping[str, float]) -> dict[str, float]:
-    """Nanoseconds by node; each time belongs to one node, the first that may have it."""
-    left, found = dict(times), {}
-    for node in nodes:
-        names, last = [node.name or "", node.outputs[0].name or ""], node
-        while (follower := only_use(last.outputs[0])) is not None and follower.op_type in FUSED:
-            names.append(follower.outputs[0].name or "")
-            last = follower
-        name = next((name for name in names if name in left), None)
-        if name is not None:
-            found[node.name or ""] = max(0.0, left.pop(name) * 1e6 - PROFILING_NS)
-    return found
+    """Nanoseconds by node, without what the profiler adds."""
+    return {name: max(0.0, ms * 1e6 - PROFILING_NS) for name, ms in claimed_ms(nodes, times).items()}
 
 
 def _conversions() -> tuple[Line, Line]:

@@ -12,7 +12,7 @@ from onnxq.calibration.collect import COUNTED, Collecting, collect
 from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.choice import Choice, Trial, Variant
 from onnxq.data.samples import check_feeds
-from onnxq.errors import DataError, ModelError
+from onnxq.errors import DataError, ModelError, OnnxqError
 from onnxq.fallback import RUINED_DB
 from onnxq.hold import TIMED, Task
 from onnxq.job import Job, planned_shapes, prepare
@@ -52,6 +52,8 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
     check_output(options.destination, options.model, force=options.force)
+    if options.measure and options.mode is not Mode.STATIC:
+        raise OnnxqError(f"--measure plans static quantization, and the mode is {options.mode}: leave it out, or choose --mode static")
     clock = _Clock()
     job = prepare(options)
     if task is not None:

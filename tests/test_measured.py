@@ -90,6 +90,8 @@ def test_wrong_combinations_are_said(tmp_path):
     with pytest.raises(onnxq.OnnxqError, match="choose one"):
         onnxq.quantize(CNN, SAMPLES / "calib", tmp_path / "out.onnx", measure=True, give_back=False)
     calibrate(onnxq.QuantizeOptions(CNN, SAMPLES / "calib"), tmp_path / "stats.npz")
+    with pytest.raises(onnxq.OnnxqError, match="--measure plans static quantization, and the mode is dynamic"):
+        onnxq.quantize(CNN, SAMPLES / "calib", tmp_path / "out.onnx", measure=True, mode=onnxq.Mode.DYNAMIC)
     with pytest.raises(onnxq.OnnxqError, match="--measure runs samples"):
         onnxq.quantize(CNN, None, tmp_path / "out.onnx", measure=True, stats=(tmp_path / "stats.npz",))
     assert not (tmp_path / "out.onnx").exists()

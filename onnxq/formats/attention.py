@@ -206,9 +206,9 @@ def _replace(found: Attention, names: Names, masks: dict[tuple[object, ...], ir.
 
 def _full_mask(graph: ir.Graph, mask: ir.Value, query: ir.Value, names: Names) -> ir.Value:
     """The mask with as many rows as the query: the operator repeats it over batch and heads, not over rows."""
-    if _dims(mask)[2] != 1 and _dims(mask)[2] == _dims(query)[1]:
+    stated = _dims(mask)[2]
+    if isinstance(stated, int) and stated > 1:
         return mask
-
     one, ones = (add_initializer(graph, names.fresh(f"{mask.name}_ones"), np.ones(count, np.int64)) for count in (1, 2))
     shape, rows, sizes, result = (ir.Value(name=names.fresh(f"{mask.name}_rows")) for _ in range(4))
     add_node(graph, "Shape", [query], [shape], name=names.fresh(f"{mask.name}_Shape"))
