@@ -179,9 +179,10 @@ def _medians(events: Sequence[dict[str, Any]]) -> dict[str, float]:
     times: dict[str, list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            names = original_names(event["name"].removesuffix("_kernel_time"))
-            for name in names:
-                times.setdefault(name, []).append(event["dur"] / 1000 / len(names))
+            whole, *parts = original_names(event["name"].removesuffix("_kernel_time"))
+            times.setdefault(whole, []).append(event["dur"] / 1000)
+            for name in parts:  # of products that were joined each is said to take as long
+                times.setdefault(name, []).append(event["dur"] / 1000 / len(parts))
     return {name: statistics.median(each) for name, each in times.items()}
 
 

@@ -122,8 +122,9 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def original_names(name: str) -> list[str]:
-    """The names that a node, or those that were joined, had before, without what the runtime's rewrites append."""
-    return re.sub(r"(_token_\d+|_nhwc|_nchwc)+$", "", name).split(JOINT)
+    """The name that a node had, without what the runtime's rewrites append; then those of the nodes that were joined to it."""
+    whole = re.sub(r"(_token_\d+|_nhwc|_nchwc)+$", "", name)
+    return [whole, *whole.split(JOINT)] if JOINT in whole else [whole]
 
 
 def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:

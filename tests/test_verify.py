@@ -6,7 +6,7 @@ import pytest
 
 from onnxq.macs import concrete_shapes, node_macs
 from onnxq.model.normalize import normalize
-from onnxq.verify import Outputs, inspect_kernels
+from onnxq.verify import Outputs, inspect_kernels, original_names
 from tests.conftest import Quantized, normal, parse, to_ir
 
 
@@ -85,3 +85,8 @@ def test_macs(rng, text, constants, macs):
     normalized = normalize(to_ir(model))
     shapes = concrete_shapes(normalized, {"x": np.zeros((1, 4, 8, 8), np.float32)})
     assert sum(node_macs(node, shapes) for node in normalized.graph) == macs
+
+
+def test_names_of_joined_products_are_found_and_others_kept():
+    assert original_names("conv_nhwc") == ["conv"]
+    assert original_names("query + key_token_3") == ["query + key", "query", "key"]  # a model's own node may be called so

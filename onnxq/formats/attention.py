@@ -48,7 +48,7 @@ class Attention:
 
     query: Heads
     key: Heads
-    content: Heads
+    value: Heads
     scale: float
     mask: ir.Value | None
     last: ir.Node
@@ -141,13 +141,13 @@ def _by_heads(value: ir.Value | None, order: tuple[int, ...]) -> Heads | None:
     whole = split.inputs[0] if split is not None else None
     if split is None or whole is None or not is_float(whole) or known_rank(whole) != 3 or known_rank(split.outputs[0]) != 4:
         return None
-    width, (heads, size) = _dims(whole)[2], _dims(split.outputs[0])[2:]
-    kept = _kept(split)
-    if isinstance(width, int) and isinstance(heads, int) and not isinstance(size, int) and all(kept) and width % heads == 0:
-        size = width // heads  # which inference leaves open where the shape says -1
-    if not (isinstance(heads, int) and isinstance(size, int) and width == heads * size and any(kept)):
+    width, wanted, kept = _dims(whole)[2], constant(split.inputs[1]), _kept(split)
+    if wanted is None or not isinstance(width, int) or not any(kept):
         return None
-    return Heads(whole, heads, size)
+    heads, size = wanted[2:].tolist()
+    if size == -1 and heads > 0 and all(kept):
+        size = width // heads
+    return Heads(whole, heads, size) if heads > 0 and heads * size == width else None
 
 
 def _joined(product: ir.Node, like: Heads) -> ir.Node | None:
@@ -158,8 +158,9 @@ def _joined(product: ir.Node, like: Heads) -> ir.Node | None:
     joined = only_use(turned.outputs[0])
     if joined is None or joined.op_type != "Reshape" or known_rank(joined.outputs[0]) != 3:
         return None
-    kept = _kept(joined)
-    return joined if all(kept) or (any(kept) and _dims(joined.outputs[0])[2] == like.heads * like.size) else None
+    wanted, kept = constant(joined.inputs[1]), _kept(joined)
+    whole = wanted is not None and wanted[2] == like.heads * like.size
+    return joined if all(kept) or (any(kept) and whole) else None
 
 
 def _dims(value: ir.Value) -> list[int | str | None]:
@@ -189,7 +190,7 @@ def _fits(mask: ir.Value | None, query: Heads) -> bool:
 def _replace(found: Attention, names: Names, masks: dict[tuple[object, ...], ir.Value]) -> None:
     graph, query = found.last.graph, found.query.value
     assert isinstance(graph, ir.Graph)
-    inputs: list[ir.Value | None] = [query, found.key.value, found.content.value]
+    inputs: list[ir.Value | None] = [query, found.key.value, found.value.value]
     if found.mask is not None:
         # where query and key are made of one activation, there are as many rows as the mask has columns: the same for all
         same = (found.mask, graph) if origin(query, 1) is origin(found.key.value, 1) else (found.mask, graph, query)
