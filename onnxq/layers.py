@@ -86,7 +86,8 @@ def layer_rows(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[
     feeds = [each for _, each in samples]
     nodes = list(nodes_of(model))
     before = claimed_ms(nodes, kernel_ms([model], feeds)[0])
-    after = claimed_ms(nodes_of(load(path)), kernel_ms([path], feeds)[0])  # one session at a time, for each may hold all weights
+    times = kernel_ms([path], feeds)[0]  # one session at a time, for each may hold all weights
+    after = times | claimed_ms(nodes_of(load(path)), times)  # products that were joined are no nodes of the file
     macs = {node.name or "": node_macs(node, shapes) for node in nodes}
     total = max(1, sum(macs.values()))
     rows = []

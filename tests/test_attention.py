@@ -1,5 +1,7 @@
 """Attention becomes one operator, and products of one activation one product, only where they compute the same."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -162,12 +164,13 @@ def test_products_of_one_activation_become_one(biases, rng):
 @pytest.mark.parametrize("mode", [Mode.STATIC, Mode.DYNAMIC])
 def test_a_transformer_of_short_sequences(mode, tmp_path):
     options = QuantizeOptions(TRANSFORMER, SAMPLES / "calib", tmp_path / "out.onnx", samples=48, mode=mode, give_back=False)
-    report = quantize(options)
+    report = quantize(replace(options, details=True))
     nodes = onnx.load(tmp_path / "out.onnx").graph.node
     assert [node.op_type for node in nodes].count("MultiHeadAttention") == 2
     assert sum(JOINT in node.name for node in nodes if node.op_type == "MatMulIntegerToFloat") == 2
     assert report.kernels.integer_share == 1.0  # each of those that were joined is found again
     assert report.outputs.sqnr_db > 30
+    assert all(layer.int8_ms is not None for layer in report.layers if layer.planned)
 
 
 def test_neither_for_other_runtimes(tmp_path):
