@@ -173,10 +173,15 @@ def test_a_transformer_of_short_sequences(mode, tmp_path):
     assert all(layer.int8_ms is not None for layer in report.layers if layer.planned)
 
 
-def test_neither_for_other_runtimes(tmp_path):
-    options = QuantizeOptions(TRANSFORMER, SAMPLES / "calib", tmp_path / "out.onnx", samples=48, standard=True, give_back=False)
+@pytest.mark.parametrize(("mode", "standard"), [(Mode.STATIC, True), (Mode.WEIGHTS, False), (Mode.WEIGHTS, True)])
+def test_neither_for_other_runtimes(mode, standard, tmp_path):
+    options = QuantizeOptions(
+        TRANSFORMER, SAMPLES / "calib", tmp_path / "out.onnx", samples=16, mode=mode, standard=standard, give_back=False
+    )
     quantize(options)
-    assert not any(node.domain for node in onnx.load(tmp_path / "out.onnx").graph.node)
+    nodes = onnx.load(tmp_path / "out.onnx").graph.node
+    assert any(node.domain for node in nodes) is not standard
+    assert [node.op_type for node in nodes].count("MultiHeadAttention") == (0 if standard else 2)
 
 
 def test_many_rows_are_not_joined():
