@@ -141,12 +141,13 @@ def choose_best(
     )
     choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
     asked = task is not None or options.limits.min_sqnr is not None
-    if references is not None and (asked or options.effort is not Effort.FAST):
+    fast = options.effort is Effort.FAST
+    if references is not None and (asked or not fast or among_floats(choice.plan)):
         loads = loads_of(candidates.variant, job.held_out[0].load(), job.costs)
-        if options.effort is not Effort.FAST:
-            choice = _with_ranges_at_run_time(job, candidates, choice, loads)
+        choice = _with_ranges_at_run_time(job, candidates, choice, loads)
+        if not fast:
             candidates, choice = with_fewer_divisions(job, candidates, choice)
-        if asked or Technique.FALLBACK not in options.without:
+        if asked or not (fast or Technique.FALLBACK in options.without):
             choice = hold_outputs(job, candidates, choice, loads, task)
     found = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
     if found is not None and found <= -MAX_DB:

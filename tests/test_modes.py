@@ -379,6 +379,8 @@ def test_products_among_floats_find_their_ranges_at_run_time(tmp_path, rng):
     assert operators.count("MatMulIntegerToFloat") == 2
     assert "Relu" in operators  # no calibrated range stands for it any more
     assert "QuantizeLinear" not in operators
+    fast = quantize(replace(options, effort=Effort.FAST, force=True))
+    assert "ranges-at-run-time" in fast.techniques
     for change in ({"standard": True}, {"without": (Technique.RUN_TIME_RANGES,)}):
         fixed = quantize(replace(options, output=tmp_path / "fixed.onnx", force=True, **change))
         assert "ranges-at-run-time" not in fixed.techniques
