@@ -47,7 +47,7 @@ class Job:
     aliases  tensors that views make of others, by name, before anything was given back
     lstms  LSTMs whose weights become int8, by name
     run_time  products whose activations' ranges are found when they run
-    joined  whether those of one activation become one product
+    few_rows  whether they see so few rows that fewer and larger operators pay
     scratch  folder that holds the model's weights, where they are many
     points  what was tried to reach a target that the user set
     """
@@ -64,7 +64,7 @@ class Job:
     aliases: dict[str, str] = field(default_factory=dict)
     lstms: dict[str, LstmForm] = field(default_factory=dict)
     run_time: list[str] = field(default_factory=list)
-    joined: bool = False
+    few_rows: bool = False
     scratch: Path | None = None
     points: list[Point] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -168,11 +168,11 @@ def _with_ranges_at_run_time(job: Job, candidates: Candidates, choice: Choice, l
     names = among_floats(choice.plan)
     if sum(loads[name].macs for name in names) < WORTH_MACS:
         return choice
-    job.run_time, job.joined = names, few_rows(choice.plan, names, concrete_shapes(choice.model, job.held_out[0].load()))
+    job.run_time, job.few_rows = names, few_rows(choice.plan, names, concrete_shapes(choice.model, job.held_out[0].load()))
     found = candidates.quality(choice.plan, choice.kept)
     trial = replace(choice.kept, techniques=(*choice.kept.techniques, RUN_TIME), sqnr_db=found)
     choice = replace(choice, trials=[*choice.trials, trial])
     if found < min(choice.kept.sqnr_db or 0.0, CLEAR_DB):
-        job.run_time, job.joined = [], False
+        job.run_time, job.few_rows = [], False
         return choice
     return replace(choice, kept=replace(choice.kept, sqnr_db=found))

@@ -38,10 +38,9 @@ def file_writer(job: Job) -> Writer:
         result = write(model, with_clamps(plan, chosen), parameters)
         if chosen:
             quantize_at_run_time(result, plan, chosen)
-            if job.joined:
+            if job.few_rows:
                 join_products(result)
-        if plan.nodes and job.options.format is Format.QDQ and not job.options.standard:
-            fuse_attention(result)
+                fuse_attention(result)
         if job.lstms:
             quantize_lstms(result, job.lstms)
         if tables:

@@ -173,15 +173,21 @@ def test_a_transformer_of_short_sequences(mode, tmp_path):
     assert all(layer.int8_ms is not None for layer in report.layers if layer.planned)
 
 
-@pytest.mark.parametrize(("mode", "standard"), [(Mode.STATIC, True), (Mode.WEIGHTS, False), (Mode.WEIGHTS, True)])
-def test_neither_for_other_runtimes(mode, standard, tmp_path):
-    options = QuantizeOptions(
-        TRANSFORMER, SAMPLES / "calib", tmp_path / "out.onnx", samples=16, mode=mode, standard=standard, give_back=False
-    )
+def test_neither_for_other_runtimes(tmp_path):
+    options = QuantizeOptions(TRANSFORMER, SAMPLES / "calib", tmp_path / "out.onnx", samples=48, standard=True, give_back=False)
     quantize(options)
-    nodes = onnx.load(tmp_path / "out.onnx").graph.node
-    assert any(node.domain for node in nodes) is not standard
-    assert [node.op_type for node in nodes].count("MultiHeadAttention") == (0 if standard else 2)
+    assert not any(node.domain for node in onnx.load(tmp_path / "out.onnx").graph.node)
+
+
+@pytest.mark.parametrize(("rows", "fused"), [(FEW_ROWS, 1), (FEW_ROWS + 1, 0)])
+def test_neither_where_samples_have_many_rows(rows, fused, tmp_path, rng):
+    onnx.save(ir.to_proto(layers(1, "m")), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for i in range(8):
+        np.savez(tmp_path / "calib" / f"{i}.npz", x0=normal(rng, 1, rows, 32), m=np.zeros((1, 1, 1, rows), np.float32))
+    quantize(QuantizeOptions(tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", mode=Mode.DYNAMIC))
+    operators = [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node]
+    assert (operators.count("MultiHeadAttention"), operators.count("Split")) == (fused, fused)
 
 
 def test_many_rows_are_not_joined():

@@ -88,5 +88,5 @@ def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, 
     writer.model.graph.sort()
     if job.calibration and few_rows(plan, plan.nodes, concrete_shapes(source, job.calibration[0].load())):
         join_products(writer.model)
-    fuse_attention(writer.model)
+        fuse_attention(writer.model)
     return writer.model

@@ -10,7 +10,6 @@ from onnx_ir.passes import common as passes
 from onnxq.arithmetic import symmetric_scale
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.errors import DataError, ModelError
-from onnxq.formats.attention import fuse_attention
 from onnxq.formats.nbits import INT8_COMPUTE, BitsWriter
 from onnxq.formats.tables import quantize_tables
 from onnxq.job import Job
@@ -71,8 +70,6 @@ def quantize_weights_only(job: Job) -> Made:
     stored = _store(job, model, writer)
     passes.RemoveUnusedNodesPass()(model)
     model.graph.sort()
-    if not options.standard:
-        fuse_attention(model)
     seconds = (time.perf_counter() - start) / max(1, len(plan.nodes))
     notes = [f"{seconds:.2f} s a product, with the moments of its inputs"] if moments or rounding is Rounding.AWQ else []
     notes += [f"{stored} other weights stored in 8 bits, widened when the file is loaded"] if stored else []
