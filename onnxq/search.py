@@ -26,7 +26,6 @@ from onnxq.metrics import MAX_DB
 from onnxq.options import Effort, Format, Method, QuantizeOptions, Target, Technique
 from onnxq.plan import Plan
 from onnxq.references import References
-from onnxq.schemes import Feeds
 from onnxq.smooth import Changed, smooth
 from onnxq.weights import WeightOptions, layer_inputs
 from onnxq.writer import file_writer
@@ -59,7 +58,7 @@ CHANGES: dict[Technique, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]]
     Technique.SMOOTHING: smooth,
     Technique.EQUALIZATION: equalize,
 }
-"""Techniques that change the float model first."""
+"""Techniques that change the float model first: matrix products, and convolutions."""
 
 
 def find_judges(job: Job) -> list[Sample]:
@@ -87,7 +86,8 @@ def find_variants(job: Job) -> list[Variant]:
     if job.options.stats or job.large:
         return [plain]
     changes = [change for change in CHANGES if change not in job.options.without and (second or change is Technique.SMOOTHING)]
-    return [plain] + [variant for change in changes for variant in _changed(job, plain, change, samples[0].load())]
+    loads = loads_of(plain, samples[0].load(), job.costs) if changes else {}
+    return [plain] + [variant for change in changes for variant in _changed(job, plain, change, loads)]
 
 
 def _more_samples(moments: Mapping[LayerInput, Moments], taken: int, available: int) -> int:
@@ -96,13 +96,17 @@ def _more_samples(moments: Mapping[LayerInput, Moments], taken: int, available: 
     return min(available, max((count for count in wanted if count <= 2 * available), default=0))
 
 
-def _changed(job: Job, plain: Variant, change: Technique, feeds: Feeds) -> list[Variant]:
+def _changed(job: Job, plain: Variant, change: Technique, loads: Mapping[str, Load]) -> list[Variant]:
     """The model changed by a technique, where it touches enough of what is to be computed."""
+    before = layer_inputs(plain.plan)
+    within_reach = [name for name, layer in before.items() if (layer.kernel is None) is (change is Technique.SMOOTHING)]
+    if sum(loads[name].macs for name in within_reach) < WORTH_MACS:
+        return []
     found = CHANGES[change](job.model, job.plan, plain.moments)
     if found is None:
         return []
     variant = Variant(found.model, job.replan(found.model), found.moments, (change,), found.divided)
-    before, after, loads = layer_inputs(plain.plan), layer_inputs(variant.plan), loads_of(plain, feeds, job.costs)
+    after = layer_inputs(variant.plan)
     touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
     return [variant] if touched >= WORTH_MACS else []
 
