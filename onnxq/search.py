@@ -20,8 +20,7 @@ from onnxq.fallback import Load
 from onnxq.formats.join import few_rows
 from onnxq.formats.run_time import among_floats
 from onnxq.hold import Task, hold_outputs, loads_of
-from onnxq.job import Job
-from onnxq.macs import concrete_shapes
+from onnxq.job import Job, planned_shapes
 from onnxq.metrics import MAX_DB
 from onnxq.options import Effort, Format, Method, QuantizeOptions, Target, Technique
 from onnxq.plan import Plan
@@ -172,11 +171,12 @@ def _with_ranges_at_run_time(job: Job, candidates: Candidates, choice: Choice, l
     names = among_floats(choice.plan)
     if sum(loads[name].macs for name in names) < WORTH_MACS:
         return choice
-    job.run_time, job.few_rows = names, few_rows(choice.plan, names, concrete_shapes(choice.model, job.held_out[0].load()))
+    shapes = planned_shapes(choice.model, choice.plan, job.held_out[0].load())
+    job.run_time, job.few_rows = names, few_rows(choice.plan, names, shapes)
     found = candidates.quality(choice.plan, choice.kept)
     trial = replace(choice.kept, techniques=(*choice.kept.techniques, RUN_TIME), sqnr_db=found)
     choice = replace(choice, trials=[*choice.trials, trial])
     if found < min(choice.kept.sqnr_db or 0.0, CLEAR_DB):
-        job.run_time, job.few_rows = [], False
+        job.run_time = []
         return choice
     return replace(choice, kept=replace(choice.kept, sqnr_db=found))

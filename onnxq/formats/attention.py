@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from onnxq.formats.run_time import MICROSOFT
 from onnxq.model.edit import (
     Names,
     add_initializer,
@@ -29,7 +30,6 @@ from onnxq.model.edit import (
 from onnxq.model.normalize import LEAST_OPSET, opset_of
 from onnxq.model.reshapes import origin
 
-MICROSOFT = "com.microsoft"
 TO_HEADS, FOR_PRODUCT, SWAPPED = (0, 2, 1, 3), (0, 2, 3, 1), (0, 1, 3, 2)
 """Orders of axes: [batch, rows, heads, size] by heads and back, as the second operand of Q K^T, and from the former to the latter."""
 
@@ -67,8 +67,7 @@ def fuse_attention(model: ir.Model) -> int:
     for each in found:
         _replace(each, names, masks)
     passes.RemoveUnusedNodesPass()(model)
-    for graph in model.graphs():
-        graph.sort()
+    model.graph.sort()
     return len(found)
 
 

@@ -47,8 +47,7 @@ def join_products(model: ir.Model) -> int:
     for nodes in joined:
         _join(model, nodes, names)
     passes.RemoveUnusedNodesPass()(model)
-    for graph in model.graphs():
-        graph.sort()
+    model.graph.sort()
     return len(joined)
 
 

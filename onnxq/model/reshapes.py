@@ -49,8 +49,7 @@ def fix_reshapes(model: ir.Model) -> int:
             fresh = names.fresh(f"{node.name}_shape")
             node.replace_input_with(1, add_initializer(model.graph, fresh, np.array(shape, np.int64)))
             count += 1
-    for graph in model.graphs() if count else ():
-        graph.sort()
+    model.graph.sort()
     return count
 
 

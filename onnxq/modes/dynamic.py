@@ -16,8 +16,7 @@ from onnxq.formats.join import few_rows, join_products
 from onnxq.formats.lstm import quantize_lstms
 from onnxq.formats.nbits import BitsWriter
 from onnxq.formats.run_time import Product, RunTimeWriter, bias_with_shift
-from onnxq.job import Job
-from onnxq.macs import concrete_shapes
+from onnxq.job import Job, planned_shapes
 from onnxq.model.edit import input_at, nodes_of
 from onnxq.modes.products import Made, plan_products
 from onnxq.modes.tables import code_tables, find_tables
@@ -40,6 +39,7 @@ def quantize_dynamic(job: Job, references: References | None) -> Made:
     plan = plan_products(job.model, job.selection)
     moments: Mapping[LayerInput, Moments] = {}
     if job.calibration and plan.nodes:
+        job.few_rows = few_rows(plan, plan.nodes, planned_shapes(job.model, plan, job.calibration[0].load()))
         moments = collect_moments(job.model, layer_inputs(plan).values(), job.calibration, second=job.options.effort is not Effort.FAST)
     used = [each for each in (Technique.GPTQ, Technique.BIAS_CORRECTION) if moments and each not in job.options.without]
     tried = [(_write(job, job.model, plan, moments), plan, list[str](used))]
@@ -86,7 +86,7 @@ def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, 
     code_tables(BitsWriter(writer.model, 0), find_tables(writer.model), TABLE_BLOCK)
     passes.RemoveUnusedNodesPass()(writer.model)
     writer.model.graph.sort()
-    if job.calibration and few_rows(plan, plan.nodes, concrete_shapes(source, job.calibration[0].load())):
+    if job.few_rows:
         join_products(writer.model)
         fuse_attention(writer.model)
     return writer.model
