@@ -8,6 +8,7 @@ import pytest
 
 import onnxq
 from onnxq.formats.shield import shield_floats
+from onnxq.model.runtime import open_session
 from tests.conftest import normal, parse
 
 WEIGHTS = {
@@ -85,3 +86,43 @@ def test_an_excluded_convolution_stays_as_exact_as_float(tmp_path, rng):
     )
     assert report.kernels.counts.get("QLinearConv") == 2
     assert abs(report.outputs.optimized_db - report.outputs.unoptimized_db) < 3
+
+
+POOLED = {  # what stands between the pool and the Q, and whether the runtime would move the Q
+    "q = QuantizeLinear(p, s, zp) u = Neg(x)": 1,
+    "v = Transpose<perm = [0, 2, 3, 1]>(p) q = QuantizeLinear(v, s, zp) u = Neg(x)": 1,
+    "q = QuantizeLinear(p, s, zp) u = Neg(p)": 0,
+}
+
+
+def pooled(behind, rng, before="p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r)"):
+    text = f"""g (float[1,16,8,8] x) => (float[1,a,b,c] y, float[1,16,d,e] u) {{
+        k = Conv(x, w) r = Relu(k) {before} {behind} y = DequantizeLinear(q, s, zp) }}"""
+    constants = {"s": np.float32(0.05), "zp": np.uint8(0), "w": normal(rng, 16, 16, 3, 3)}
+    return ir.from_proto(parse(text, {name: np.asarray(value) for name, value in constants.items()}))
+
+
+def pools_on_integers(model, folder):
+    """How many MaxPools of the graph that the runtime runs take what is quantized."""
+    open_session(model, save_optimized=folder / "runs.onnx")
+    nodes = onnx.load(folder / "runs.onnx", load_external_data=False).graph.node
+    quantized = {name for node in nodes if node.op_type == "QuantizeLinear" for name in node.output}
+    return sum(node.op_type == "MaxPool" and node.input[0] in quantized for node in nodes)
+
+
+@pytest.mark.parametrize(("behind", "moves"), POOLED.items())
+def test_a_float_pool_stays_before_its_quantization(behind, moves, tmp_path, rng):
+    model = pooled(behind, rng)
+    assert pools_on_integers(model, tmp_path) == moves
+    before = ir.from_proto(ir.to_proto(model))
+    assert shield_floats(model) == moves
+    assert pools_on_integers(model, tmp_path) == 0
+    x = normal(rng, 1, 16, 8, 8)
+    for ours, theirs in zip(*(open_session(each, optimize=False).run(None, {"x": x}) for each in (model, before)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_pool_on_integers_by_plan_is_left_alone(rng):
+    between_integers = "i = QuantizeLinear(r, s, zp) d = DequantizeLinear(i, s, zp) p = MaxPool<kernel_shape = [2, 2]>(d)"
+    assert shield_floats(pooled("q = QuantizeLinear(p, s, zp) u = Neg(p)", rng, between_integers)) == 0
+    assert shield_floats(pooled("q = QuantizeLinear(p, s, zp) u = Neg(x)", rng, between_integers)) == 0

@@ -1,9 +1,13 @@
-"""Keep the runtime from quantizing what is to stay float.
+"""Keep what is to stay float as it is.
 
 Where a float Conv, ConvTranspose or Gemm stands between a DequantizeLinear and a QuantizeLinear, the runtime
 (1.31, graph transformer WeightBiasQuantization) quantizes its weights by itself, with one scale for all channels.
 It looks for the QuantizeLinear right behind the node, or behind a Relu or Clip. A LeakyRelu there hides it, and
 costs nothing: the float kernel takes it in. With slope 0 it is a Relu, with slope 1 it changes nothing.
+
+A QuantizeLinear that alone follows a float MaxPool is pulled before it (QDQPropagation), through what only moves
+elements too. The integer MaxPool then takes some twenty times as long as the float one, for it is not in the layout
+that it is fast in, and all elements are quantized, not the pooled ones. A LeakyRelu of slope 1 keeps it in its place.
 """
 
 import onnx_ir as ir
@@ -11,12 +15,15 @@ import onnx_ir as ir
 from onnxq.model.edit import Names, add_node, graph_of, nodes_of, only_use, take_output
 
 EXPOSED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+SEEN_THROUGH = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze"})
 
 
 def shield_floats(model: ir.Model) -> int:
-    """Shield the float nodes that the runtime would quantize, in place; returns how many there were."""
+    """Shield the float nodes that the runtime would change, in place; returns how many there were."""
     names, count = Names(model), 0
     for node in list(nodes_of(model)):
+        if node.op_type == "QuantizeLinear":
+            count += _shield_pool(node, names)
         if node.op_type not in EXPOSED or node.domain not in ("", "ai.onnx") or not _between(node):
             continue
         count += 1
@@ -44,6 +51,20 @@ def _between(node: ir.Node) -> bool:
     if follower is not None and follower.op_type in ("Relu", "Clip"):
         follower = only_use(follower.outputs[0])
     return follower is not None and follower.op_type == "QuantizeLinear"
+
+
+def _shield_pool(quantizer: ir.Node, names: Names) -> bool:
+    """Shield the float MaxPool that the runtime would pull a QuantizeLinear before; whether there is one."""
+    last, node = quantizer, quantizer.inputs[0].producer() if quantizer.inputs[0] is not None else None
+    while node is not None and node.op_type in SEEN_THROUGH and only_use(node.outputs[0]) is last:
+        last, node = node, node.inputs[0].producer() if node.inputs[0] is not None else None
+    if node is None or node.op_type != "MaxPool" or only_use(node.outputs[0]) is not last:
+        return False
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if before is not None and before.op_type == "DequantizeLinear":
+        return False  # on integers by plan
+    last.replace_input_with(0, _leaky(node, node.outputs[0], 1.0, names))
+    return True
 
 
 def _leaky(beside: ir.Node, source: ir.Value | None, slope: float, names: Names) -> ir.Value:
