@@ -36,7 +36,7 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     model = lift_opset(model) if lift else model
     passes.RemoveInitializersFromInputsPass()(model)
     bypass_dropout(model)
-    passes.IdentityEliminationPass()(model)
+    remove_identities(model)
     passes.OutputFixPass()(model)  # the runtime gives garbage for a body that puts one value out twice
     passes.NameFixPass()(model)
     passes.LiftSubgraphInitializersToMainGraphPass()(model)
@@ -101,6 +101,27 @@ def bypass_dropout(model: ir.Model) -> None:
             identity = ir.Node("", "Identity", [node.inputs[0]], name=node.name)
             identity.outputs[0].name = node.outputs[0].name
             ir.convenience.replace_nodes_and_values(graph, node, [node], [identity], [node.outputs[0]], [identity.outputs[0]])
+
+
+def remove_identities(model: ir.Model) -> None:
+    """Let what takes an Identity take its input; one that stands between an outer value, or another output, and an output stays.
+
+    (onnx_ir's own pass fails where both branches of an If give the same outer value.)
+    """
+    for graph in model.graphs():
+        for node in list(graph):
+            if node.op_type != "Identity" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
+                continue
+            before, after = node.inputs[0], node.outputs[0]
+            if after.is_graph_output():
+                producer = before.producer()
+                if producer is None or producer.graph is not graph or before.is_graph_output():
+                    continue
+                before.name, after.name = after.name, None
+            if before.type is None or before.shape is None:
+                before.type, before.shape = before.type or after.type, before.shape or after.shape
+            ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
+            graph.remove(node, safe=True)
 
 
 def name_nodes(model: ir.Model) -> None:
