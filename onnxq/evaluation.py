@@ -18,7 +18,7 @@ from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
 from onnxq.gates import Gate, Limits, at_least, at_most
 from onnxq.latency import medians_ms
-from onnxq.metrics import OutputError
+from onnxq.metrics import OutputError, aligned
 from onnxq.model.files import file_bytes, load
 from onnxq.model.runtime import InputSpec, input_specs, open_session, run
 from onnxq.report.scores import Changed, ClassRow, EvalReport, ModelScore, Worst
@@ -95,12 +95,13 @@ class Tally:
         axis = self.axis
         if axis is None or not is_classes(expected, axis):
             return None, None
-        wanted, found = expected.argmax(axis), pick(case, self.options).argmax(axis)
+        # counted from 1: 0 is where one of them decides nothing
+        wanted, found = aligned(expected.argmax(axis) + 1, pick(case, self.options).argmax(axis) + 1)
         self.decisions += int(np.size(wanted))
         self.agreeing += int(np.count_nonzero(wanted == found))
         if np.size(wanted) != 1:
             return None, None
-        before, after = int(wanted.item()), int(found.item())
+        before, after = int(wanted.item()) - 1, int(found.item()) - 1
         label = class_of(case) if any(score.name == "top-1" for score in self.scores) else None
         if before != after:
             self.changed[label, before, after] = self.changed.get((label, before, after), 0) + 1
@@ -175,7 +176,7 @@ def _run(samples: list[Sample], specs: list[InputSpec], sessions: Sequence[ort.I
         kept = [*kept, feeds][:4]
         results = [run(session, feeds, sample.name) for session in sessions]
         for tally, result in zip(tallies, results, strict=True):
-            _check_shapes(sample, tally.names, results[0], result)
+            _check_ranks(sample, tally.names, results[0], result)
             tally.add(sample, feeds, results[0], result)
     return kept
 
@@ -188,9 +189,9 @@ def _check_same_interface(paths: Sequence[Path], sessions: Sequence[ort.Inferenc
                 raise ModelError(f"{path}: its {what} are [{', '.join(found)}], those of {paths[0]} are [{', '.join(expected)}]")
 
 
-def _check_shapes(sample: Sample, names: Sequence[str], expected: Sequence[Array], found: Sequence[Array]) -> None:
+def _check_ranks(sample: Sample, names: Sequence[str], expected: Sequence[Array], found: Sequence[Array]) -> None:
     for name, want, have in zip(names, expected, found, strict=True):
-        if np.shape(want) != np.shape(have):
+        if np.ndim(want) != np.ndim(have):
             raise ModelError(f"sample {sample.name}: output '{name}' has shapes {np.shape(want)} and {np.shape(have)}")
 
 

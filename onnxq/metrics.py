@@ -6,9 +6,25 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxq.errors import ModelError
 from onnxq.schemes import Array
 
 MAX_DB = 200.0
+
+
+def aligned(want: Array, have: Array) -> tuple[Array, Array]:
+    """Both in one shape, filled with zeros: where the values decide about sizes (boxes found, tokens written), what one lacks is wrong.
+
+    Raises:
+        ModelError: they differ in rank.
+    """
+    if want.shape == have.shape:
+        return want, have
+    if want.ndim != have.ndim:
+        raise ModelError(f"outputs have {want.ndim} and {have.ndim} axes")
+    shape = np.maximum(want.shape, have.shape)
+    x, y = (np.pad(array, [(0, most - size) for most, size in zip(shape, array.shape, strict=True)]) for array in (want, have))
+    return x, y
 
 
 @dataclass
@@ -30,8 +46,9 @@ class OutputError:
         for name, want, have in zip(self.names, expected, actual, strict=True):
             if not isinstance(want, np.ndarray) or not np.issubdtype(want.dtype, np.floating):
                 continue
+            want, have = aligned(want, np.asarray(have))
             finite = np.isfinite(want)
-            x, y = want[finite].astype(np.float64), np.asarray(have)[finite].astype(np.float64)
+            x, y = want[finite].astype(np.float64), have[finite].astype(np.float64)
             self.signal[name] = self.signal.get(name, 0.0) + float(x @ x)
             difference = y - x
             self.noise[name] = self.noise.get(name, 0.0) + float(difference @ difference)
@@ -54,28 +71,3 @@ class OutputError:
     def cosine(self) -> float | None:
         """Mean over samples of the cosine between all float outputs."""
         return self.cosines[0] / self.cosines[1] if self.cosines[1] else None
-
-
-@dataclass
-class Classification:
-    """Hits of one model on one output whose last axis (or `axis`) numbers classes."""
-
-    axis: int = -1
-    labelled: int = 0
-    top1: int = 0
-    top5: int = 0
-    decisions: int = 0
-    agreeing: int = 0
-
-    def add(self, expected: Array, actual: Array, label: int | None) -> None:
-        """Add one sample: the float model's output, this model's, and the right class where known."""
-        best = actual.argmax(self.axis)
-        same = best == expected.argmax(self.axis)
-        self.decisions += int(np.size(same))
-        self.agreeing += int(np.count_nonzero(same))
-        if label is None:
-            return
-        scores = np.moveaxis(actual, self.axis, -1).reshape(-1, actual.shape[self.axis])[0]
-        self.labelled += 1
-        self.top1 += int(scores.argmax() == label)
-        self.top5 += int(label in np.argsort(-scores, kind="stable")[:5])

@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 
 from onnxq.errors import DataError, ModelError
@@ -6,7 +7,7 @@ from onnxq.evaluation import EvalOptions, evaluate
 from onnxq.gates import Limits
 from onnxq.metrics import OutputError
 from onnxq.scores.score import ScoreOptions
-from tests.conftest import CNN, SAMPLES, TRANSFORMER
+from tests.conftest import CNN, SAMPLES, TRANSFORMER, parse
 
 
 def test_sqnr_of_several_outputs_is_that_of_the_mean_noise_ratio():
@@ -21,6 +22,28 @@ def test_infinite_reference_values_do_not_count():
     error = OutputError(["a"])
     error.add([np.float32([1, -np.inf])], [np.float32([1, -np.inf])])
     assert error.sqnr_db() == 200
+
+
+def test_outputs_whose_sizes_the_values_decide():
+    """Two boxes found of three: the third is wrong in full, whoever lacks it."""
+    boxes = np.float32([[3, 4], [0, 5], [5, 0]])
+    for want, have, noise in ((boxes, boxes[:2], 1 / 3), (boxes[:2], boxes, 1 / 2)):
+        error = OutputError(["boxes"])
+        error.add([want], [have])
+        assert error.sqnr_db() == pytest.approx(-10 * np.log10(noise))
+    with pytest.raises(ModelError, match="2 and 1 axes"):
+        OutputError(["boxes"]).add([boxes], [boxes[0]])
+
+
+def test_decisions_that_one_of_them_does_not_make_differ(tmp_path):
+    text = "g (float[n,3] x) => (float[m,3] y) { s = ReduceSum<keepdims = 0>(x, axis) k = Greater(s, least) y = Compress<axis = 0>(x, k) }"
+    for name, least in (("float", 0.0), ("other", 1.0)):
+        onnx.save(parse(text, {"axis": np.int64([1]), "least": np.float32(least)}), tmp_path / f"{name}.onnx")
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "a.npy", np.float32([[9, 0, 0], [0, 0.5, 0], [0, 0, 9], [0.9, 0, 0]]))
+    report = evaluate(tmp_path / "float.onnx", [tmp_path / "other.onnx"], tmp_path / "data")
+    # rows 0, 1, 2, 3 against rows 0, 2: the first agrees
+    assert report.scores[1].agreement == pytest.approx(1 / 4)
 
 
 def test_a_model_against_itself():
