@@ -12,7 +12,7 @@ NOT_FOLDED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomNormalLike", "RandomUniform",
      "RandomUniformLike", "Multinomial", "Bernoulli", "Loop", "If", "Scan", "SequenceConstruct"}
 )  # fmt: skip
-GROWTH, GROWTH_LIMIT = 4, 1 << 20
+GROWTH, GROWTH_LIMIT = 4, 1 << 16
 """A folded result may have so many times the bytes it was made from (a Cast doubles them), and so many
 more (an Expand is better left)."""
 
