@@ -98,7 +98,9 @@ def prepare(options: QuantizeOptions) -> Job:
     quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
     specs = model_inputs(model)
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
+    given = [(node.name or "", node.op_type) for node in nodes_of(model)]
     model = normalize(model)
+    _selection(options).check(given + [(node.name or "", node.op_type) for node in nodes_of(model)])
     static = options.mode is Mode.STATIC
     plan = make_plan(model, _selection(options)) if static else Plan()
     costs = Costs(TABLES[options.target]) if options.target in TABLES else None

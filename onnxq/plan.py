@@ -5,13 +5,14 @@ operator joins where an integer value reaches it and an integer operator waits f
 that no value is converted to float and back. The plan names tensors and nodes; it computes no number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from onnxq import frontend
+from onnxq.errors import ModelError
 from onnxq.model.edit import body_owners, is_constant, only_use
 from onnxq.model.expose import OBSERVABLE
 from onnxq.model.normalize import opset_of
@@ -21,7 +22,10 @@ from onnxq.refusals import Range, clamp_bounds, ramp_factors, refusal
 
 @dataclass(frozen=True)
 class Selection:
-    """Which nodes the user lets onnxq quantize: names or globs, and operator types; empty means all."""
+    """Which nodes the user lets onnxq quantize: names or globs, and operator types; empty means all.
+
+    MatMul and Gemm are one type here: one becomes the other where a bias follows it.
+    """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -34,9 +38,28 @@ class Selection:
             return "excluded by --exclude"
         if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
             return "not among --include"
-        if self.op_types and node.op_type not in self.op_types:
+        if self.op_types and _alike(node.op_type).isdisjoint(self.op_types):
             return "not among --op-types"
         return None
+
+    def check(self, nodes: Iterable[tuple[str, str]]) -> None:
+        """See that each pattern and type is one of a model's, given the (name, type) of its nodes.
+
+        Raises:
+            ModelError: one is not.
+        """
+        known = list(nodes)
+        for option, patterns in (("--include", self.include), ("--exclude", self.exclude)):
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name, _ in known):
+                    raise ModelError(f"{option} {pattern}: no node of the model has such a name")
+        for op_type in self.op_types:
+            if not any(op_type in _alike(found) for _, found in known):
+                raise ModelError(f"--op-types {op_type}: the model has no such operator; onnxq inspect lists them")
+
+
+def _alike(op_type: str) -> set[str]:
+    return {"MatMul", "Gemm"} if op_type in ("MatMul", "Gemm") else {op_type}
 
 
 @dataclass(frozen=True)

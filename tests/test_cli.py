@@ -223,6 +223,8 @@ MISTAKES = [
     (lambda: None, ("-o", "no/where.onnx"), "the folder no does not exist"),
     (lambda: None, ("-o", "data"), "data: is a folder"),
     (lambda: None, ("--exclude", "*"), "excluded by --exclude"),
+    (lambda: None, ("--exclude", "nobody"), "--exclude nobody: no node of the model has such a name"),
+    (lambda: None, ("--op-types", "Convolution"), "--op-types Convolution: the model has no such operator"),
     (lambda: None, ("--stats", "none.npz"), "none.npz: no such file"),
     (lambda: Path("s.npz").write_text("x"), ("--stats", "s.npz"), "no statistics of onnxq calibrate"),
     (lambda: None, ("--preprocess", "nothing"), "nothing: no such file, and no preset"),

@@ -92,6 +92,16 @@ def test_reasons(rng, text, constants, reason):
     assert any(reason in why for _, why in plan.floats.values())
 
 
+@pytest.mark.parametrize("behind", ["y = Add(a, b)", "y = Add(a, x)"])
+def test_a_product_with_a_bias_keeps_its_name_and_type(rng, behind):
+    text = f"g (float[3,4] x) => (float[3,4] y) {{ a = MatMul(x, w) {behind} }}"
+    model = parse(text, {name: normal(rng, *shape) for name, shape in (("w", (4, 4)), ("b", (4,))) if name in text})
+    model.graph.node[0].name = "mine"
+    normalized = normalize(to_ir(model))
+    assert list(make_plan(normalized, Selection(op_types=("MatMul",))).anchors) == ["mine"]
+    assert not make_plan(normalized, Selection(exclude=("mine",))).nodes
+
+
 def test_selection(weights):
     text = HEAD + "a = Conv(x, w) y = Conv(a, v) }"
     names = list(plan_of(text, weights).nodes)

@@ -120,12 +120,12 @@ def _gemm_from_matmul(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     array = constant(bias)
     output = ir.Value()
     if array is None or array.size != weight[1] or array.shape[-1:] != (weight[1],) or array.ndim > 2:
-        add_node(graph, "Gemm", list(node.inputs[:2]), [output], name=names.fresh(f"{node.name}_gemm"))
+        add_node(graph, "Gemm", list(node.inputs[:2]), [output], name=node.name or "")
         take_output(output, node.outputs[0])
         graph.remove(node, safe=True)
         return
     if array.ndim == 2:
         bias = add_initializer(graph, names.fresh(f"{node.name}_bias"), array.reshape(-1))
-    add_node(graph, "Gemm", [node.inputs[0], node.inputs[1], bias], [output], name=names.fresh(f"{node.name}_gemm"))
+    add_node(graph, "Gemm", [node.inputs[0], node.inputs[1], bias], [output], name=node.name or "")
     take_output(output, add.outputs[0])
     graph.remove([add, node], safe=True)
