@@ -14,7 +14,7 @@ from onnxq.plan import Plan, PlannedNode
 from onnxq.schemes import Floats
 from onnxq.smooth import Changed
 from onnxq.techniques.equalization import equalizing_scales
-from onnxq.weights import layer_inputs
+from onnxq.weights import layer_inputs, read_elsewhere
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ def equalize(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments])
         if any(planned is None or planned.node.graph is not model.graph for planned in (producer, *takers)):
             continue
         consumers = [taker for taker in takers if taker is not None]
+        if any(read_elsewhere(plan, [planned.name]) for planned in (producer, *consumers)):
+            continue
         found = [(layers[taker.name], moments.get(layers[taker.name])) for taker in consumers if taker.name in layers]
         if len(found) < len(consumers) or any(one is None or one.rows == 0 for _, one in found):
             continue

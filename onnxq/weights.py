@@ -3,7 +3,7 @@
 This is done once; the activations' ranges, of which several are tried, change only the biases.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,15 @@ class QuantizedWeight:
     stored: Integers
     scales: Floats
     shift: Floats | None
+
+
+@dataclass(frozen=True)
+class Use:
+    """A planned node that reads a weight, the least scale its activation may get, and the moments of that, where they are known."""
+
+    planned: PlannedNode
+    input_scale: np.float32
+    moments: Moments | None
 
 
 def layer_inputs(plan: Plan) -> dict[str, LayerInput]:
@@ -103,42 +112,85 @@ def quantize_weights(
         skip: nodes that are not wanted.
     """
     inputs = layer_inputs(plan)
-    result = {}
-    for name, planned in plan.nodes.items():
-        if planned.row.weight is None or name in skip:
+    result: dict[str, QuantizedWeight] = {}
+    for names in sharing(plan):
+        if skip.issuperset(names):
             continue
-        activation = planned.node.inputs[planned.activations[0]]
-        source = plan.tensors[(activation.name if activation is not None else None) or ""].source
-        known = moments.get(inputs[name]) if name in inputs else None
-        result[name] = quantize_weight(planned, np.float32(input_scales[source]), known, options)
+        uses = []
+        for name in names:
+            planned = plan.nodes[name]
+            activation = planned.node.inputs[planned.activations[0]]
+            source = plan.tensors[(activation.name if activation is not None else None) or ""].source
+            known = moments.get(inputs[name]) if name in inputs else None
+            uses.append(Use(planned, np.float32(input_scales[source]), known))
+        result |= zip(names, quantize_weight(uses, options), strict=True)
     return result
 
 
-def quantize_weight(
-    planned: PlannedNode, input_scale: np.float32, moments: Moments | None, options: WeightOptions, *, always_shift: bool = False
-) -> QuantizedWeight:
-    """One planned weight; `always_shift` where something takes what rounding shifts the output by, bias or not."""
-    weight = planned.node.inputs[1]
-    shape, axis = tuple(sizes(weight) or ()), channel_axis(planned)
+def sharing(plan: Plan) -> list[list[str]]:
+    """The names of the planned nodes with weights; those that read the same weight in the same way lie together."""
+    found: dict[tuple[object, ...], list[str]] = {}
+    for name, planned in plan.nodes.items():
+        if planned.row.weight is not None:
+            key = planned.node.inputs[planned.row.weight], channel_axis(planned), attribute(planned.node, "group", 1)
+            found.setdefault(key, []).append(name)
+    return list(found.values())
+
+
+def read_elsewhere(plan: Plan, names: Iterable[str]) -> bool:
+    """Whether others than the named nodes read their weights, so that a change for these would need copies."""
+    nodes = {plan.nodes[name].node for name in names}
+    return any(use.node not in nodes for node in nodes for value in node.inputs[1:2] if value is not None for use in value.uses())
+
+
+def quantize_weight(uses: Sequence[Use], options: WeightOptions, *, always_shift: bool = False) -> list[QuantizedWeight]:
+    """One weight, for all planned nodes that read it: the same integers and scales, and the shift of each.
+
+    Args:
+        uses: who reads it.
+        options: how.
+        always_shift: where something takes what rounding shifts the output by, bias or not.
+    """
+    first = uses[0].planned
+    weight = first.node.inputs[1]
+    shape, axis = tuple(sizes(weight) or ()), channel_axis(first)
     array = constant(weight)
     assert array is not None
     rows = kernel_order(array, axis).astype(np.float32, copy=False)
     del array  # of the largest weights one copy is enough
-    bias = constant(input_at(planned.node, planned.row.bias))
-    safe = options.target is Target.PORTABLE and _can_saturate(planned, shape)
-    scales = weight_scales(rows, bias, input_scale, per_channel=options.per_channel, pair_safe=safe)
-    takes_bias = options.bias_correction and (always_shift or planned.row.bias is not None or following_bias(planned) is not None)
-    second = None
-    if options.gptq and moments is not None:
-        second = moments.covariance() if takes_bias else moments.raw()
+    safe = options.target is Target.PORTABLE and _can_saturate(first, shape)
+    scales = weight_scales(rows, _bias_steps(uses), per_channel=options.per_channel, pair_safe=safe)
+    takes_bias = [options.bias_correction and (always_shift or _has_bias(use.planned)) for use in uses]
+    second = second_moments(uses, centred=all(takes_bias)) if options.gptq else None
     if second is not None:
         groups = len(second)
         grouped = rows.reshape(groups, -1, rows.shape[1])
         stored = gptq_round(grouped, second, scales.reshape(groups, -1), pair_safe=safe).reshape(rows.shape)
     else:
         stored = round_pair_safe(rows, scales) if safe else round_to_nearest(rows, scales)
-    shift = output_shift(rows, stored, scales, moments.mean()) if takes_bias and moments is not None and moments.rows else None
-    return QuantizedWeight(original_order(stored, shape, axis), scales, shift)
+    integers = original_order(stored, shape, axis)
+    result = []
+    for use, takes in zip(uses, takes_bias, strict=True):
+        known = use.moments if takes and use.moments is not None and use.moments.rows else None
+        result.append(QuantizedWeight(integers, scales, None if known is None else output_shift(rows, stored, scales, known.mean())))
+    return result
+
+
+def _has_bias(planned: PlannedNode) -> bool:
+    return planned.row.bias is not None or following_bias(planned) is not None
+
+
+def second_moments(uses: Sequence[Use], *, centred: bool) -> Floats | None:
+    """Of all rows that meet the weight, [groups, K, K]; about their means where biases take these."""
+    total, rows = None, 0
+    for use in uses:
+        known = use.moments
+        found = None if known is None else known.covariance() if centred else known.raw()
+        if known is None or found is None:
+            return None
+        total = found if total is None else (total * (rows / (rows + known.rows)) + found * (known.rows / (rows + known.rows)))
+        rows += known.rows
+    return None if total is None else np.asarray(total, np.float32)
 
 
 def _can_saturate(planned: PlannedNode, shape: tuple[int, ...]) -> bool:
@@ -149,10 +201,17 @@ def _can_saturate(planned: PlannedNode, shape: tuple[int, ...]) -> bool:
     return not (shape[1] == 1 and shape[0] == group)
 
 
-def weight_scales(rows: Floats, bias: Array | None, input_scale: np.float32, *, per_channel: bool, pair_safe: bool) -> Floats:
+def _bias_steps(uses: Sequence[Use]) -> Array | None:
+    """The largest bias of each channel over all uses, in steps of the activation."""
+    biases = [(constant(input_at(use.planned.node, use.planned.row.bias)), use.input_scale) for use in uses]
+    found = [np.abs(np.asarray(bias, np.float64)) / float(scale) for bias, scale in biases if bias is not None]
+    return np.max(found, axis=0) if found else None
+
+
+def weight_scales(rows: Floats, bias: Array | None, *, per_channel: bool, pair_safe: bool) -> Floats:
     """Scales [channels] of a weight in kernel order; all equal where they are per tensor.
 
-    A channel of zeros takes a scale with which its bias keeps 20 bits.
+    A channel of zeros takes a scale with which its bias, in steps of the activation, keeps 20 bits.
     """
     largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)) if rows.shape[1] else np.zeros(len(rows), np.float32)
     scales = symmetric_scale(largest if per_channel else np.full_like(largest, largest.max(initial=0)))
@@ -160,9 +219,8 @@ def weight_scales(rows: Floats, bias: Array | None, input_scale: np.float32, *, 
         scales = pair_safe_scales(rows, scales)
     if bias is not None:
         empty = (largest == 0) & (bias != 0) if per_channel else np.full(len(rows), largest.max(initial=0) == 0)
-        fine = symmetric_scale(np.abs(bias) / (2.0**20 * float(input_scale)) * INT8.high)
-        scales = np.where(empty, fine, scales)
-        scales = np.maximum(scales, smallest_weight_scale(bias, input_scale))
+        scales = np.where(empty, symmetric_scale(bias / 2.0**20 * INT8.high), scales)
+        scales = np.maximum(scales, smallest_weight_scale(bias, np.float32(1)))
     return scales.astype(np.float32) if per_channel else np.full(len(scales), scales.max(initial=0) or 1.0, np.float32)
 
 

@@ -85,13 +85,14 @@ def layers(count):
     text = "g (float[batch,seq,32] x0, float[batch,1,1,seq] m) => (float[batch,seq,32] y) { "
     for i in range(count):
         for part in "qkv":
-            text += f"{part}m{i} = MatMul(x{i}, w) {part}{i} = Add({part}m{i}, b) {part}r{i} = Reshape({part}{i}, by) "
+            text += f"{part}m{i} = MatMul(x{i}, w{part}{i}) {part}{i} = Add({part}m{i}, b) {part}r{i} = Reshape({part}{i}, by) "
         text += (
             f"qt{i} = Transpose<perm=[0,2,1,3]>(qr{i}) kt{i} = Transpose<perm=[0,2,3,1]>(kr{i}) vt{i} = Transpose<perm=[0,2,1,3]>(vr{i}) "
         )
         text += f"s{i} = MatMul(qt{i}, kt{i}) z{i} = Add(s{i}, m) p{i} = Softmax(z{i}) a{i} = MatMul(p{i}, vt{i}) "
         text += f"at{i} = Transpose<perm=[0,2,1,3]>(a{i}) h{i} = Reshape(at{i}, whole) x{i + 1} = Add(h{i}, x{i}) "
-    weights = {"w": normal(np.random.default_rng(0), 32, 32) / 5, "b": normal(np.random.default_rng(1), 32)}
+    rng = np.random.default_rng(0)
+    weights = {f"w{part}{i}": normal(rng, 32, 32) / 5 for i in range(count) for part in "qkv"} | {"b": normal(rng, 32)}
     model = ir.from_proto(parse(text + f"y = Tanh(x{count}) }}", CONSTANTS | weights))
     infer_shapes(model)
     return model

@@ -15,14 +15,20 @@ TEXTS = {
     "plain": "a = Conv<pads=[1,1,1,1]>(x, w, b) y = Conv<pads=[1,1,1,1]>(a, v)",
     "relu": "a = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(a) y = Conv<pads=[1,1,1,1]>(r, v)",
     "depthwise": "a = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(a) d = Conv<pads=[1,1,1,1], group=8>(r, dw) s = Relu(d) y = Conv<pads=[1,1,1,1]>(s, v)",
-    "two takers": "a = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(a) p = Conv<pads=[1,1,1,1]>(r, v) q = Conv<pads=[1,1,1,1]>(r, v) y = Add(p, q)",
+    "two takers": "a = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(a) p = Conv<pads=[1,1,1,1]>(r, v) q = Conv<pads=[1,1,1,1]>(r, v2) y = Add(p, q)",
 }
 
 
 @pytest.mark.parametrize("name", list(TEXTS))
 def test_the_float_model_computes_the_same(rng, name):
     weight = normal(rng, 8, 3, 3, 3) * np.geomspace(0.02, 2, 8, dtype=np.float32).reshape(8, 1, 1, 1)
-    constants = {"w": weight, "b": normal(rng, 8) * np.geomspace(0.02, 2, 8), "v": normal(rng, 5, 8, 3, 3), "dw": normal(rng, 8, 1, 3, 3)}
+    constants = {
+        "w": weight,
+        "b": normal(rng, 8) * np.geomspace(0.02, 2, 8),
+        "v": normal(rng, 5, 8, 3, 3),
+        "v2": normal(rng, 5, 8, 3, 3),
+        "dw": normal(rng, 8, 1, 3, 3),
+    }
     text = "g (float[1,3,9,9] x) => (float[1,5,9,9] y) { " + TEXTS[name] + " }"
     constants = {key: np.float32(array) for key, array in constants.items() if f", {key}" in text}
     feeds = [{"x": normal(rng, 1, 3, 9, 9)} for _ in range(4)]

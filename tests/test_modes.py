@@ -168,7 +168,7 @@ def test_codes_of_the_books_are_the_published_values():
 def test_the_kernel_decodes_the_books(name, block, columns, channels):
     proto, rows = product(columns, channels)
     model = ir.from_proto(proto)
-    BitsWriter(model, 0).book_product(model.graph[0], rows, name, block)
+    BitsWriter(model, 0).book_product(model.graph[0], rows, name, block, "w")
     codes, absmax = encode_book(rows, name, block)
     decoded = decode_book(codes, absmax, name, block).reshape(rows.shape)
     assert np.allclose(run(model, np.eye(columns, dtype=np.float32)), decoded.T, atol=1e-6)

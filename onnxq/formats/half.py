@@ -16,8 +16,12 @@ MOST_ERROR = 1e-3
 def narrow_weights(model: ir.Model, names: Collection[str]) -> None:
     """Put a Cast from float16 before the weights of the named nodes, in place, where that loses next to nothing."""
     fresh, wanted = Names(model), set(names)
+    narrowed: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
     for node in [node for node in nodes_of(model) if node.name in wanted and node.op_type in ("Conv", "Gemm", "MatMul")]:
         value = node.inputs[1] if len(node.inputs) > 1 else None
+        if value is not None and (value, graph_of(node)) in narrowed:
+            node.replace_input_with(1, narrowed[value, graph_of(node)])
+            continue
         weight = constant(value) if is_float(value) else None
         if value is None or weight is None or not fits(weight):
             continue
@@ -25,6 +29,7 @@ def narrow_weights(model: ir.Model, names: Collection[str]) -> None:
         widened = ir.Value(name=fresh.fresh(f"{value.name}_widened"), shape=value.shape, type=value.type)
         add_node(graph_of(node), "Cast", [stored], [widened], name=fresh.fresh(f"{value.name}_Cast"), to=int(ir.DataType.FLOAT))
         node.replace_input_with(1, widened)
+        narrowed[value, graph_of(node)] = widened
     passes.RemoveUnusedNodesPass()(model)
     model.graph.sort()
 

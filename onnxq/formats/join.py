@@ -43,7 +43,7 @@ def join_products(model: ir.Model) -> int:
         if node.op_type == "MatMulIntegerToFloat" and all(is_constant(node.inputs[i]) for i in OWN if i < len(node.inputs)):
             together.setdefault((node.graph, *node.inputs[0:5:2]), []).append(node)
     names = Names(model)
-    joined = [nodes for nodes in together.values() if len(nodes) > 1]
+    joined = [nodes for nodes in together.values() if len(nodes) > 1 and not any(_read_elsewhere(node, nodes) for node in nodes)]
     for nodes in joined:
         _join(model, nodes, names)
     passes.RemoveUnusedNodesPass()(model)
@@ -68,6 +68,12 @@ def _join(model: ir.Model, nodes: list[ir.Node], names: Names) -> None:
     add_node(graph, "Split", [result, sizes], parts, name=names.fresh(f"{base}_Split"), axis=-1)
     for node, part in zip(nodes, parts, strict=True):
         take_output(part, node.outputs[0])
+
+
+def _read_elsewhere(node: ir.Node, nodes: list[ir.Node]) -> bool:
+    """Whether others read the weight of a node too: joined, it would be stored once more."""
+    stored = node.inputs[STORED]
+    return stored is not None and any(use.node not in nodes for use in stored.uses())
 
 
 def _columns(node: ir.Node, index: int) -> Array:

@@ -37,7 +37,7 @@ class BitsWriter:
         model.graph.opset_imports.setdefault(MICROSOFT, 1)
 
     def product(self, node: ir.Node, coded: Coded, key: str) -> None:
-        """A MatMul or Gemm as MatMulNBits; `key` names the weight."""
+        """A MatMul or Gemm as MatMulNBits; here and below `key` names the weight."""
         grid, columns = coded.grid, coded.codes.shape[1]
         inputs: list[ir.Value | None] = [node.inputs[0], *self._blocks(coded, key)]
         bias = input_at(node, 2)
@@ -46,9 +46,9 @@ class BitsWriter:
         sizes = {"K": columns, "N": len(coded.codes), "bits": grid.bits, "block_size": grid.block}
         self._replace(node, "MatMulNBits", inputs, accuracy_level=self.accuracy_level, **sizes)
 
-    def standard_product(self, node: ir.Node, coded: Coded) -> None:
+    def standard_product(self, node: ir.Node, coded: Coded, key: str) -> None:
         """A MatMul or Gemm whose weight [K, N] is a blocked DequantizeLinear of opset 21, which this runtime fuses."""
-        grid, key = coded.grid, node.name or "product"
+        grid = coded.grid
         low = grid.middle if grid.symmetric else 0
         kind = {(4, True): ir.DataType.INT4, (4, False): ir.DataType.UINT4, (8, True): ir.DataType.INT8, (8, False): ir.DataType.UINT8}
         stored = kind[grid.bits, grid.symmetric]
@@ -60,14 +60,15 @@ class BitsWriter:
             self.graph.register_initializer(value)
             return value
 
-        inputs: list[ir.Value | None] = [integers("codes", coded.codes), self._add(f"{key}_scales", coded.scales.T)]
-        if not grid.symmetric:
-            inputs.append(integers("zeros", coded.zeros))
+        if key not in self._stored:
+            self._stored[key] = [integers("codes", coded.codes), self._add(f"{key}_scales", coded.scales.T)]
+            if not grid.symmetric:
+                self._stored[key].append(integers("zeros", coded.zeros))
         weight = ir.Value(
             name=self.names.fresh(f"{key}_weight"), shape=ir.Shape(coded.codes.T.shape), type=ir.TensorType(ir.DataType.FLOAT)
         )
         name = self.names.fresh(f"{key}_DequantizeLinear")
-        add_node(graph_of(node), "DequantizeLinear", inputs, [weight], name=name, axis=0, block_size=grid.block)
+        add_node(graph_of(node), "DequantizeLinear", [*self._stored[key]], [weight], name=name, axis=0, block_size=grid.block)
         node.replace_input_with(1, weight)
         if node.op_type == "Gemm":
             node.attributes["transB"] = ir.AttrInt64("transB", 0)
@@ -83,12 +84,14 @@ class BitsWriter:
             self._stored[key] = [self._add(f"{key}_{name}", array) for name, array in arrays]
         return self._stored[key]
 
-    def book_product(self, node: ir.Node, rows: Floats, name: str, block: int) -> None:
+    def book_product(self, node: ir.Node, rows: Floats, name: str, block: int, key: str) -> None:
         """A MatMul or Gemm of weight [channels, K] as MatMulBnb4, the first of two codes in the high half; a bias is added behind it."""
-        codes, absmax = encode_book(rows, name, block)
-        even = np.append(codes, np.zeros(codes.size % 2, np.uint8))
-        packed = pack(even.reshape(-1, 2)[:, ::-1].reshape(-1), 4)
-        inputs = [node.inputs[0], self._add(f"{node.name}_codes", packed), self._add(f"{node.name}_absmax", absmax)]
+        if key not in self._stored:
+            codes, absmax = encode_book(rows, name, block)
+            even = np.append(codes, np.zeros(codes.size % 2, np.uint8))
+            packed = pack(even.reshape(-1, 2)[:, ::-1].reshape(-1), 4)
+            self._stored[key] = [self._add(f"{key}_codes", packed), self._add(f"{key}_absmax", absmax)]
+        inputs = [node.inputs[0], *self._stored[key]]
         kind, (channels, columns) = list(BOOKS).index(name), rows.shape
         self._replace(node, "MatMulBnb4", inputs, bias=input_at(node, 2), K=columns, N=channels, block_size=block, quant_type=kind)
 

@@ -33,6 +33,7 @@ class QdqWriter:
         # before opset 13 the standard Q/DQ know no axis; the runtime's own do at any opset
         self.domain = "" if opset_of(self.model) >= LEAST_OPSET else MICROSOFT
         self._params: dict[str, tuple[ir.Value, ir.Value]] = {}
+        self._stored: dict[int, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def write(self) -> ir.Model:
         """The quantized model."""
@@ -68,10 +69,12 @@ class QdqWriter:
         )
 
     def _constant(self, graph: ir.Graph, name: str, quantized: QuantizedConstant) -> ir.Value:
-        """A DequantizeLinear over stored integers, in the place of a float constant."""
-        params = quantized.params
-        stored = add_initializer(self.graph, self.names.fresh(f"{name}_quantized"), quantized.stored)
-        scale, zero_point = self._scale_and_zero_point(name, params)
+        """A DequantizeLinear over stored integers, in the place of a float constant; integers that nodes share are stored once."""
+        params, same = quantized.params, id(quantized.stored)
+        if same not in self._stored:
+            integers = add_initializer(self.graph, self.names.fresh(f"{name}_quantized"), quantized.stored)
+            self._stored[same] = integers, *self._scale_and_zero_point(name, params)
+        stored, scale, zero_point = self._stored[same]
         output = ir.Value(name=self.names.fresh(f"{name}_dequantized"), shape=stored.shape, type=ir.TensorType(ir.DataType.FLOAT))
         axis = {} if params.axis is None else {"axis": params.axis}
         add_node(

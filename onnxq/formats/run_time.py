@@ -22,20 +22,28 @@ MICROSOFT = "com.microsoft"
 
 @dataclass(frozen=True)
 class Product:
-    """What the kernel multiplies with: stored [K, channels] int8, scales [channels], bias [channels] or a value of the graph."""
+    """What the kernel multiplies with.
+
+    stored  [K, channels] int8
+    scales  [channels]
+    bias    [channels], or a value of the graph
+    origin  the weight that the integers were made of, and the axis of its channels: products that share it share them
+    """
 
     stored: Integers
     scales: Floats
     bias: ir.Value | Array | None
+    origin: tuple[ir.Value | None, int]
 
 
 class RunTimeWriter:
-    """Replaces products in a model, in place; those that share an activation quantize it once."""
+    """Replaces products in a model, in place; those that share an activation quantize it once, those that share a weight store it once."""
 
     def __init__(self, model: ir.Model) -> None:
         self.model, self.names = model, Names(model)
         model.graph.opset_imports.setdefault(MICROSOFT, 1)
         self._quantized: dict[tuple[ir.Value, ir.Graph], list[ir.Value]] = {}
+        self._weights: dict[tuple[ir.Value | None, int], list[ir.Value]] = {}
 
     def replace(self, node: ir.Node, activation: ir.Value | None, product: Product, follower: tuple[ir.Node, int] | None) -> None:
         """A product, and the Add of a constant behind it if there is one, by a kernel that has both.
@@ -48,9 +56,7 @@ class RunTimeWriter:
         """
         graph, base = graph_of(node), node.name or "product"
         integers, scale, zero = self._integers(activation, graph)
-        scales = product.scales if len(set(product.scales.tolist())) > 1 else product.scales[:1].reshape(())
-        constants = {"quantized": product.stored, "scale": scales, "zero_point": np.zeros(scales.shape, np.int8)}
-        codes, factor, middle = (self._constant(f"{base}_weight_{part}", array) for part, array in constants.items())
+        codes, factor, middle = self._weight(base, product)
         last = node if follower is None else follower[0]
         bias = product.bias if product.bias is None or isinstance(product.bias, ir.Value) else self._constant(f"{base}_bias", product.bias)
         inputs = [integers, codes, scale, factor, zero, middle, bias]
@@ -68,6 +74,14 @@ class RunTimeWriter:
             add_node(graph, "DynamicQuantizeLinear", [value], made, name=self.names.fresh(f"{value.name}_DynamicQuantizeLinear"))
             self._quantized[value, graph] = made
         return self._quantized[value, graph]
+
+    def _weight(self, base: str, product: Product) -> list[ir.Value]:
+        """A weight's integers, scales and zero points."""
+        if product.origin not in self._weights:
+            scales = product.scales if len(set(product.scales.tolist())) > 1 else product.scales[:1].reshape(())
+            constants = {"quantized": product.stored, "scale": scales, "zero_point": np.zeros(scales.shape, np.int8)}
+            self._weights[product.origin] = [self._constant(f"{base}_weight_{part}", array) for part, array in constants.items()]
+        return self._weights[product.origin]
 
     def _constant(self, name: str, array: Array) -> ir.Value:
         return add_initializer(self.model.graph, self.names.fresh(name), np.ascontiguousarray(array))
@@ -116,12 +130,13 @@ def quantize_at_run_time(model: ir.Model, plan: Plan, chosen: Sequence[str]) -> 
         stored, scales = constant(weight.inputs[0]), constant(weight.inputs[1])
         assert stored is not None
         assert scales is not None
-        rows = kernel_order(stored, channel_axis(planned))
+        axis = channel_axis(planned)
+        rows = kernel_order(stored, axis)
         follower = following_bias(planned)
         assert follower is not None
         array = constant(follower[0].inputs[follower[1]])
         assert array is not None
-        product = Product(rows.T, np.broadcast_to(scales, len(rows)), array.reshape(-1).astype(np.float32))
+        product = Product(rows.T, np.broadcast_to(scales, len(rows)), array.reshape(-1).astype(np.float32), (weight.inputs[0], axis))
         writer.replace(node, quantizer.inputs[0], product, follower)
     passes.RemoveUnusedNodesPass()(model)
     model.graph.sort()

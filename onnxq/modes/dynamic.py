@@ -26,7 +26,7 @@ from onnxq.recurrent import quantized_lstms
 from onnxq.references import References
 from onnxq.smooth import smooth
 from onnxq.techniques.saturation import kernel_order
-from onnxq.weights import WeightOptions, channel_axis, following_bias, layer_inputs, quantize_weight
+from onnxq.weights import Use, WeightOptions, channel_axis, following_bias, layer_inputs, quantize_weight, sharing
 
 NO_BIAS = np.float32(1e10)
 """A step of the activations so wide that no bias would overflow: biases stay float here, no weight's scale has to grow for them."""
@@ -74,15 +74,17 @@ def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, 
         bias_correction=known_inputs and Technique.BIAS_CORRECTION not in without,
     )
     layers = layer_inputs(plan)
-    for name, planned in plan.nodes.items():
-        known = moments.get(layers[name]) if name in layers else None
-        weight = quantize_weight(planned, NO_BIAS, known, options, always_shift=True)
-        behind = following_bias(planned)
-        follower = (nodes[behind[0].name], behind[1]) if behind is not None else None
-        given = input_at(nodes[name], 2) if follower is None else follower[0].inputs[follower[1]]
-        bias = bias_with_shift(given, weight)
-        stored = kernel_order(weight.stored, channel_axis(planned)).T
-        writer.replace(nodes[name], nodes[name].inputs[0], Product(stored, weight.scales, bias), follower)
+    for names in sharing(plan):
+        uses = [Use(plan.nodes[name], NO_BIAS, moments.get(layers[name]) if name in layers else None) for name in names]
+        for name, weight in zip(names, quantize_weight(uses, options, always_shift=True), strict=True):
+            planned = plan.nodes[name]
+            behind = following_bias(planned)
+            follower = (nodes[behind[0].name], behind[1]) if behind is not None else None
+            given = input_at(nodes[name], 2) if follower is None else follower[0].inputs[follower[1]]
+            axis = channel_axis(planned)
+            stored = kernel_order(weight.stored, axis).T
+            product = Product(stored, weight.scales, bias_with_shift(given, weight), (planned.node.inputs[1], axis))
+            writer.replace(nodes[name], nodes[name].inputs[0], product, follower)
     code_tables(BitsWriter(writer.model, 0), find_tables(writer.model), TABLE_BLOCK)
     passes.RemoveUnusedNodesPass()(writer.model)
     writer.model.graph.sort()

@@ -1,7 +1,7 @@
 """`--mode weights`: weights in 8 or 4 bits, activations in float."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +25,7 @@ from onnxq.techniques.awq import awq_scales
 from onnxq.techniques.blockwise import Coded, Grid, round_to_nearest
 from onnxq.techniques.gptq_blocks import gptq_blocks
 from onnxq.techniques.hqq import half_quadratic
-from onnxq.weights import layer_inputs
+from onnxq.weights import Use, layer_inputs, read_elsewhere, second_moments, sharing
 
 SHARED_BLOCK = 128
 """The kernel's block where one scale serves a whole channel or tensor."""
@@ -58,12 +58,12 @@ def quantize_weights_only(job: Job) -> Made:
     writer = BitsWriter(model, INT8_COMPUTE if options.integer_compute else 0)
     tables = {} if options.standard else find_tables(model)
 
-    def second_moments(name: str) -> Floats | None:
-        known = moments.get(layers[name]) if name in layers else None
-        second = known.raw() if known is not None else None
-        return None if second is None else second[0]
+    def coded(names: Sequence[str], rows: Floats) -> Coded:
+        uses = [Use(plan.nodes[name], np.float32(0), moments.get(layers[name]) if name in layers else None) for name in names]
+        second = second_moments(uses, centred=False)
+        return _coded(rows, None if second is None else second[0], rounding, options)
 
-    kept = _code_products(writer, plan, tables, options, lambda name, rows: _coded(rows, second_moments(name), rounding, options))
+    kept = _code_products(writer, plan, tables, options, coded)
     if options.standard:
         quantize_tables(model)
     code_tables(writer, tables, _block(options))
@@ -80,25 +80,28 @@ def quantize_weights_only(job: Job) -> Made:
 
 
 def _code_products(
-    writer: BitsWriter, plan: Plan, tables: Tables, options: QuantizeOptions, coded: Callable[[str, Floats], Coded]
+    writer: BitsWriter, plan: Plan, tables: Tables, options: QuantizeOptions, coded: Callable[[Sequence[str], Floats], Coded]
 ) -> list[str]:
     """Replace all products; the names of those that keep 8 bits though 4 were asked for."""
     nodes, kept = {node.name: node for node in nodes_of(writer.model)}, []
-    for name, planned in plan.nodes.items():
-        rows = weight_rows(planned)
+    for names in sharing(plan):
+        rows, key = weight_rows(plan.nodes[names[0]]), names[0]
         table = table_of(rows, tables)
         if table is not None:
-            writer.product(nodes[name], code_table(rows, _block(options)), table)
+            found, key = code_table(rows, _block(options)), table
         elif options.weight_type not in BITS:
-            writer.book_product(nodes[name], rows, str(options.weight_type), _block(options))
+            for name in names:
+                writer.book_product(nodes[name], rows, str(options.weight_type), _block(options), key)
+            continue
         else:
-            found = coded(name, rows)
+            found = coded(names, rows)
             if found.grid.bits != BITS[options.weight_type]:
-                kept.append(name)
-            if options.standard:
-                writer.standard_product(nodes[name], found)
+                kept += names
+        for name in names:
+            if options.standard and table is None:
+                writer.standard_product(nodes[name], found, key)
             else:
-                writer.product(nodes[name], found, name)
+                writer.product(nodes[name], found, key)
     return kept
 
 
@@ -130,7 +133,7 @@ def _scaled(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], 
     copy, tables = model.clone(), find_tables(model)
     for layer, names in takers.items():
         second = moments[layer].raw()
-        if second is None:
+        if second is None or read_elsewhere(plan, names):
             continue
         weights = [weight_rows(plan.nodes[name]) for name in names]
         if any(table_of(rows, tables) for rows in weights):
