@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from onnxq.calibration.moments import LayerInput
 from onnxq.choice import QUICK, Candidates, Choice
 from onnxq.fallback import grouped, noise_power
 from onnxq.job import Job
+from onnxq.model.edit import tidy
 from onnxq.options import Technique
 from onnxq.weights import layer_inputs
 
@@ -76,7 +76,7 @@ def _undivided(smoothed: ir.Model, plain: ir.Model, names: Iterable[str]) -> ir.
             value = ir.Value(name=weight.name, shape=weight.shape, type=weight.type, const_value=weight.const_value)
             copy.graph.register_initializer(value)
         nodes[name].replace_input_with(1, value)
-    passes.RemoveUnusedNodesPass()(copy)
+    tidy(copy)
     return copy
 
 

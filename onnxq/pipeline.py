@@ -13,7 +13,7 @@ from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.choice import Choice, Trial, Variant
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError, OnnxqError
-from onnxq.fallback import RUINED_DB
+from onnxq.fallback import RUINED_DB, TARGET_DB
 from onnxq.hold import TIMED, Task
 from onnxq.job import Job, planned_shapes, prepare
 from onnxq.latency import medians_ms
@@ -249,8 +249,11 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: 
             f"the integer kernels give {outputs.optimized_db:.1f} dB, the file as written {outputs.unoptimized_db:.1f} dB: "
             "this runtime computes something else than the file says"
         )
-    if outputs is not None and outputs.sqnr_db is not None and outputs.sqnr_db < RUINED_DB:
-        job.warnings.append(f"the outputs are far from float ({outputs.sqnr_db:.1f} dB): check with onnxq eval before using the file")
+    static = options.mode is Mode.STATIC
+    if outputs is not None and outputs.sqnr_db is not None and outputs.sqnr_db < (TARGET_DB if static else RUINED_DB):
+        remedy = f", or leave more nodes float with --min-sqnr {TARGET_DB:.0f}" if static and options.limits.min_sqnr is None else ""
+        far = f"the outputs are far from float ({outputs.sqnr_db:.1f} dB)"
+        job.warnings.append(f"{far}: check with onnxq eval before using the file{remedy}")
     latency = None
     timed = [check_feeds(sample, job.specs) for sample in job.held_out[:TIMED]]
     seconds = 0.15 if options.effort is Effort.FAST else 0.5

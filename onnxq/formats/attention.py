@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
-from onnxq.formats.run_time import MICROSOFT
 from onnxq.model.edit import (
+    MICROSOFT,
     Names,
     add_initializer,
     add_node,
@@ -26,6 +25,7 @@ from onnxq.model.edit import (
     only_use,
     permutation,
     take_output,
+    tidy,
 )
 from onnxq.model.normalize import LEAST_OPSET, opset_of
 from onnxq.model.reshapes import origin
@@ -66,8 +66,7 @@ def fuse_attention(model: ir.Model) -> int:
     names, masks = Names(model), dict[tuple[object, ...], ir.Value]()
     for each in found:
         _replace(each, names, masks)
-    passes.RemoveUnusedNodesPass()(model)
-    model.graph.sort()
+    tidy(model)
     return len(found)
 
 

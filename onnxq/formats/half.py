@@ -4,9 +4,8 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
-from onnxq.model.edit import Names, add_initializer, add_node, constant, graph_of, is_float, nodes_of
+from onnxq.model.edit import Names, add_initializer, add_node, constant, graph_of, is_float, nodes_of, tidy
 from onnxq.schemes import Array
 
 MOST_ERROR = 1e-3
@@ -30,8 +29,7 @@ def narrow_weights(model: ir.Model, names: Collection[str]) -> None:
         add_node(graph_of(node), "Cast", [stored], [widened], name=fresh.fresh(f"{value.name}_Cast"), to=int(ir.DataType.FLOAT))
         node.replace_input_with(1, widened)
         narrowed[value, graph_of(node)] = widened
-    passes.RemoveUnusedNodesPass()(model)
-    model.graph.sort()
+    tidy(model)
 
 
 def fits(weight: Array) -> bool:

@@ -8,11 +8,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
-from onnxq.formats.run_time import MICROSOFT
 from onnxq.macs import ShapeByName
-from onnxq.model.edit import Names, add_initializer, add_node, constant, graph_of, is_constant, nodes_of, take_output
+from onnxq.model.edit import MICROSOFT, Names, add_initializer, add_node, constant, graph_of, is_constant, nodes_of, take_output, tidy
 from onnxq.model.normalize import LEAST_OPSET, opset_of
 from onnxq.plan import Plan
 from onnxq.schemes import Array
@@ -46,8 +44,7 @@ def join_products(model: ir.Model) -> int:
     joined = [nodes for nodes in together.values() if len(nodes) > 1 and not any(_read_elsewhere(node, nodes) for node in nodes)]
     for nodes in joined:
         _join(model, nodes, names)
-    passes.RemoveUnusedNodesPass()(model)
-    model.graph.sort()
+    tidy(model)
     return len(joined)
 
 

@@ -7,12 +7,11 @@ the file: the file is smaller, the speed the same.
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.model.edit import Names, add_initializer, add_node, graph_of, input_at, take_output
+from onnxq.model.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, take_output
 from onnxq.schemes import Array, Floats, Integers
 from onnxq.techniques.blockwise import Coded, as_blocks
 from onnxq.techniques.codebooks import BOOKS, encode_book
 
-MICROSOFT = "com.microsoft"
 INT8_COMPUTE = 4
 """The kernels' accuracy level in which activations are rounded to 8 bits, a block at a time: the fast one."""
 

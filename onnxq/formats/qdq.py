@@ -5,18 +5,15 @@ The runtime fuses DequantizeLinear -> operator -> QuantizeLinear into its intege
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from onnxq.arithmetic import clip_bounds
-from onnxq.model.edit import Names, add_initializer, add_node, graph_of, input_at, nodes_of
+from onnxq.model.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, nodes_of, tidy
 from onnxq.model.normalize import LEAST_OPSET, opset_of
 from onnxq.operators import Role
 from onnxq.parameters import Parameters, QuantizedConstant
 from onnxq.plan import Plan, PlannedTensor
 from onnxq.refusals import clamp_bounds
 from onnxq.schemes import QuantParams
-
-MICROSOFT = "com.microsoft"
 
 
 class QdqWriter:
@@ -58,8 +55,7 @@ class QdqWriter:
                 self._activation(tensor)
         if self.domain:
             self.model.graph.opset_imports[MICROSOFT] = 1
-        passes.RemoveUnusedNodesPass()(self.model)
-        self.graph.sort()
+        tidy(self.model)
         return self.model
 
     def _scale_and_zero_point(self, name: str, params: QuantParams) -> tuple[ir.Value, ir.Value]:

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
-from onnxq.formats.qdq import MICROSOFT, write_qdq
-from onnxq.model.edit import graph_of, nodes_of, only_use
+from onnxq.formats.qdq import write_qdq
+from onnxq.model.edit import MICROSOFT, graph_of, nodes_of, only_use, tidy
 from onnxq.operators import Role
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan, PlannedNode
@@ -59,14 +58,12 @@ _LAYOUTS = {
 def write_qoperator(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
     """The quantized model in QOperator format; the given model is left as it is."""
     quantized = write_qdq(model, plan, parameters)
-    graph = quantized.graph
     nodes = {node.name: node for node in nodes_of(quantized)}
     for name, planned in plan.nodes.items():
         if planned.row.role is not Role.RAMP:  # a Clip of integers as it is
             _fuse(graph_of(nodes[name]), nodes[name], planned)
     quantized.graph.opset_imports[MICROSOFT] = 1
-    passes.RemoveUnusedNodesPass()(quantized)
-    graph.sort()
+    tidy(quantized)
     return quantized
 
 

@@ -9,15 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
-from onnxq.model.edit import Names, add_initializer, add_node, constant, graph_of, nodes_of, take_output
+from onnxq.model.edit import MICROSOFT, Names, add_initializer, add_node, constant, graph_of, nodes_of, take_output, tidy
 from onnxq.plan import Plan
 from onnxq.schemes import Array, Floats, Integers
 from onnxq.techniques.saturation import kernel_order
 from onnxq.weights import QuantizedWeight, channel_axis, following_bias
-
-MICROSOFT = "com.microsoft"
 
 
 @dataclass(frozen=True)
@@ -138,8 +135,7 @@ def quantize_at_run_time(model: ir.Model, plan: Plan, chosen: Sequence[str]) -> 
         assert array is not None
         product = Product(rows.T, np.broadcast_to(scales, len(rows)), array.reshape(-1).astype(np.float32), (weight.inputs[0], axis))
         writer.replace(node, quantizer.inputs[0], product, follower)
-    passes.RemoveUnusedNodesPass()(model)
-    model.graph.sort()
+    tidy(model)
 
 
 def _producer(value: ir.Value | None) -> ir.Node:

@@ -36,8 +36,7 @@ def shield_floats(model: ir.Model) -> int:
         else:
             follower.replace_input_with(0, _leaky(node, node.outputs[0], 1.0, names))
     if count:
-        for graph in model.graphs():
-            graph.sort()
+        model.graph.sort()
     return count
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from onnxq.arithmetic import symmetric_scale
 from onnxq.model.edit import (
@@ -22,6 +21,7 @@ from onnxq.model.edit import (
     nodes_of,
     sizes,
     take_output,
+    tidy,
 )
 from onnxq.model.files import weight_bytes
 from onnxq.schemes import INT8, Floats, Integers
@@ -71,8 +71,7 @@ def quantize_tables(model: ir.Model, known: KnownTables | None = None) -> list[s
         _replace(node, *stored[key], names)
         changed.append(node.name or "")
     if changed:
-        passes.RemoveUnusedNodesPass()(model)
-        model.graph.sort()
+        tidy(model)
     return changed
 
 

@@ -5,8 +5,12 @@ from contextlib import suppress
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common as passes
 
 from onnxq.schemes import Array
+
+MICROSOFT = "com.microsoft"
+"""The domain of the runtime's own operators."""
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -158,6 +162,12 @@ def add_node(
     node = ir.Node(domain, op_type, inputs, converted, outputs=outputs, name=name)
     graph.append(node)
     return node
+
+
+def tidy(model: ir.Model) -> None:
+    """Drop what nothing uses, and put the nodes in order."""
+    passes.RemoveUnusedNodesPass()(model)
+    model.graph.sort()
 
 
 def take_output(new_output: ir.Value, old: ir.Value) -> None:

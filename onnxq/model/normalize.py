@@ -12,7 +12,7 @@ from onnx_ir.passes import common as passes
 from onnxq.model.branches import inline_branches
 from onnxq.model.canonical import canonicalize
 from onnxq.model.constants import fold_constants
-from onnxq.model.edit import nodes_of
+from onnxq.model.edit import nodes_of, tidy
 from onnxq.model.fold import fold_channel_arithmetic
 from onnxq.model.fold_forward import fold_forward
 from onnxq.model.precision import compute_in_float32
@@ -51,12 +51,11 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     canonicalize(model)
     fold_channel_arithmetic(model)
     fold_forward(model)
-    passes.RemoveUnusedNodesPass()(model)
-    model.graph.sort()
+    tidy(model)
     name_nodes(model)
     infer_shapes(model)
     if fix_reshapes(model):
-        passes.RemoveUnusedNodesPass()(model)
+        tidy(model)
         infer_shapes(model)
     return model
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import LayerInput, Moments
@@ -17,7 +16,7 @@ from onnxq.formats.lstm import quantize_lstms
 from onnxq.formats.nbits import BitsWriter
 from onnxq.formats.run_time import Product, RunTimeWriter, bias_with_shift
 from onnxq.job import Job, planned_shapes
-from onnxq.model.edit import input_at, nodes_of
+from onnxq.model.edit import input_at, nodes_of, tidy
 from onnxq.modes.products import Made, plan_products
 from onnxq.modes.tables import code_tables, find_tables
 from onnxq.options import Effort, Target, Technique
@@ -86,8 +85,7 @@ def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, 
             product = Product(stored, weight.scales, bias_with_shift(given, weight), (planned.node.inputs[1], axis))
             writer.replace(nodes[name], nodes[name].inputs[0], product, follower)
     code_tables(BitsWriter(writer.model, 0), find_tables(writer.model), TABLE_BLOCK)
-    passes.RemoveUnusedNodesPass()(writer.model)
-    writer.model.graph.sort()
+    tidy(writer.model)
     if job.few_rows:
         join_products(writer.model)
         fuse_attention(writer.model)

@@ -6,11 +6,10 @@ to and fro around every node. Weights that half precision cannot hold stay as th
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from onnxq.formats.half import fits
 from onnxq.job import Job
-from onnxq.model.edit import Names, add_initializer, add_node, constant
+from onnxq.model.edit import Names, add_initializer, add_node, constant, tidy
 from onnxq.modes.products import Made
 from onnxq.plan import Plan
 
@@ -34,8 +33,7 @@ def narrow(job: Job) -> Made:
         add_node(model.graph, "Cast", [stored], [widened], name=names.fresh(f"{value.name}_Cast"), to=int(ir.DataType.FLOAT))
         value.replace_all_uses_with(widened)
         narrowed += 1
-    passes.RemoveUnusedNodesPass()(model)
-    model.graph.sort()
+    tidy(model)
     notes = [f"{narrowed} constants in half precision"]
     if kept:
         notes.append(f"{len(kept)} constants stay float32, half precision cannot hold them: {', '.join(kept[:5])}")

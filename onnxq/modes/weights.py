@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from onnxq.arithmetic import symmetric_scale
 from onnxq.calibration.moments import LayerInput, Moments
@@ -14,7 +13,7 @@ from onnxq.formats.nbits import INT8_COMPUTE, BitsWriter
 from onnxq.formats.tables import quantize_tables
 from onnxq.job import Job
 from onnxq.model.divide import divide_channels
-from onnxq.model.edit import constant, is_float, nodes_of, sizes
+from onnxq.model.edit import constant, is_float, nodes_of, sizes, tidy
 from onnxq.model.normalize import infer_shapes, lift_opset, opset_of
 from onnxq.modes.products import SMALLEST, Made, moments_in_turns, plan_products, weight_rows
 from onnxq.modes.tables import Tables, code_table, code_tables, find_tables, table_of
@@ -68,8 +67,7 @@ def quantize_weights_only(job: Job) -> Made:
         quantize_tables(model)
     code_tables(writer, tables, _block(options))
     stored = _store(job, model, writer)
-    passes.RemoveUnusedNodesPass()(model)
-    model.graph.sort()
+    tidy(model)
     seconds = (time.perf_counter() - start) / max(1, len(plan.nodes))
     notes = [f"{seconds:.2f} s a product, with the moments of its inputs"] if moments or rounding is Rounding.AWQ else []
     notes += [f"{stored} other weights stored in 8 bits, widened when the file is loaded"] if stored else []
@@ -141,7 +139,7 @@ def _scaled(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], 
         scales = awq_scales(weights, second[0], lambda rows: round_to_nearest(rows, grid).decoded())
         if scales is not None:
             divide_channels(copy, layer.tensor, names, scales, fold=True)
-    passes.RemoveUnusedNodesPass()(copy)
+    tidy(copy)
     return copy
 
 
