@@ -22,10 +22,11 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxq
-from onnxq.costs import Work, conv_kind
+from onnxq.costs import PLAIN, Work, conv_kind, is_blocked
 
 RUNS = 15
 CONVS = 320
+PLAIN_CONVS = 200
 PRODUCTS = 60
 
 
@@ -85,7 +86,7 @@ def rng_int8(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).integers(-60, 60, shape).astype(np.int8)
 
 
-def conv_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
+def conv_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
     rows = []
     while len(rows) < CONVS:
         size = int(rng.choice([3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112]))
@@ -102,8 +103,33 @@ def conv_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
         pads = [kernel // 2] * 4
         weight = (rng.normal(size=(cout, cin // groups, kernel, kernel)) * 0.1).astype(np.float32)
         attributes = {"pads": pads, "strides": [stride] * 2, "group": groups}
-        rows.append({"kind": conv_kind(groups, cin, cout, kernel**2), "op": "Conv", "shapes": {"x": [1, cin, size, size]}, "w": weight,
-                     "attributes": attributes, "work": work})  # fmt: skip
+        kind = conv_kind(groups, cin, cout, kernel**2)
+        kind = kind if is_blocked(weight.shape, groups, block) else PLAIN + kind
+        rows.append(
+            {"kind": kind, "op": "Conv", "shapes": {"x": [1, cin, size, size]}, "w": weight, "attributes": attributes, "work": work}
+        )
+    return rows
+
+
+def plain_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Convolutions that the runtime's blocked layout does not take, in float: over one axis, or of channels that fill no block."""
+    rows: list[dict[str, Any]] = []
+    while len(rows) < PLAIN_CONVS:
+        axes = int(rng.choice([1, 1, 2]))
+        size = int(rng.choice([4, 16, 50, 100, 300, 1000, 3000] if axes == 1 else [3, 5, 7, 10, 14, 20, 28, 40, 56]))
+        cin, cout = (int(c) for c in rng.choice([16, 24, 32, 64, 96, 128, 256, 512] if axes == 1 else [17, 18, 22, 30, 35, 58, 90, 122], 2))
+        kernel, stride = int(rng.choice([1, 1, 3, 3, 5, 7])), int(rng.choice([1, 1, 2]))
+        groups = cin if kernel > 1 and rng.random() < 0.4 else 1
+        cout = cin if groups > 1 else cout
+        places, weights = (-(-size // stride)) ** axes, cout * (cin // groups) * kernel**axes
+        work = Work(places * weights, size**axes * cin, places * cout, places * cin * kernel**axes, weights, places)
+        if work.macs > 80e6:
+            continue
+        weight = (rng.normal(size=(cout, cin // groups, *[kernel] * axes)) * 0.1).astype(np.float32)
+        attributes = {"pads": [kernel // 2] * 2 * axes, "strides": [stride] * axes, "group": groups}
+        kind = PLAIN + conv_kind(groups, cin, cout, kernel**axes)
+        rows.append({"kind": kind, "op": "Conv", "shapes": {"x": [1, cin, *[size] * axes]}, "w": weight, "attributes": attributes,
+                     "work": work, "forms": (False,)})  # fmt: skip
     return rows
 
 
@@ -186,16 +212,16 @@ def measure(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         feeds = {name: rng.normal(size=shape).astype(np.float32) for name, shape in row["shapes"].items()}
         constants = {} if row["w"] is None else {"w": row["w"]}
-        for integer in (False, True):
+        for integer in row.get("forms", (False, True)):
             times = profile(single(row["op"], row["shapes"], constants, row["attributes"], integer=integer), feeds)
-            form = "integer" if integer else "float"
+            form, kind = ("integer", row["kind"].removeprefix(PLAIN)) if integer else ("float", row["kind"])
             for name, nanoseconds in times.items():
                 if name in AROUND:
                     elements = row["work"].outputs if name in ("DequantizeLinear", "ReorderOutput") else row["work"].inputs
                     work = Work(0, elements, 0)
                     found.append({"kind": AROUND[name], "form": form, "ns": nanoseconds, "work": list(work)})
                 elif KERNEL.match(name) or name == row["op"]:
-                    found.append({"kind": row["kind"], "form": form, "ns": nanoseconds, "work": list(row["work"])})
+                    found.append({"kind": kind, "form": form, "ns": nanoseconds, "work": list(row["work"])})
     return found
 
 
@@ -224,13 +250,16 @@ def fit(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=Path, help="read the measured rows from this file, or write them to it")
+    parser.add_argument(
+        "--block", type=int, choices=(8, 16), default=8, help="channels in a block of the CPU's float layout: 16 with AVX512"
+    )
     parser.add_argument("--json", type=Path, help="write the table to this file")
     args = parser.parse_args()
     if args.rows and args.rows.exists():
         rows = json.loads(args.rows.read_text())
     else:
         rng = np.random.default_rng(0)
-        rows = measure(conv_rows(rng) + product_rows(rng)) + between_rows(rng)
+        rows = measure(conv_rows(rng, args.block) + product_rows(rng)) + between_rows(rng) + measure(plain_rows(np.random.default_rng(2)))
         if args.rows:
             args.rows.write_text(json.dumps(rows))
     table = fit(rows)

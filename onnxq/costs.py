@@ -6,7 +6,7 @@ model and the options alone, never on the load of the machine that makes it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -46,6 +46,9 @@ TABLES: dict[Target, Table] = {
         "float Resize": (0.0, 0.0, 0.836, 0.209, 0.0, 0.0, 0.0),
         "float Sigmoid": (10100.0, 0.0, 0.0336, 0.0336, 0.0, 0.0, 0.0),
         "float depthwise": (2180.0, 0.0153, 0.0, 0.0, 0.0153, 0.117, 0.616),
+        "float plain depthwise": (2610.0, 0.0523, 0.18, 0.0, 0.0523, 14.6, 1.04),
+        "float plain pointwise": (2710.0, 0.0151, 0.157, 0.000918, 0.0, 0.114, 0.0),
+        "float plain spatial": (2600.0, 0.0147, 0.103, 0.073, 0.36, 0.138, 0.0),
         "float pointwise": (1990.0, 0.0133, 0.018, 0.0421, 0.143, 0.0406, 0.0),
         "float product": (1900.0, 0.0164, 0.0, 0.0, 0.0, 0.0354, 0.564),
         "float reorder": (1820.0, 0.0, 0.111, 0.0, 0.0, 0.0, 0.0),
@@ -77,6 +80,9 @@ TABLES: dict[Target, Table] = {
         "float Resize": (0.0, 0.0, 1.02, 0.254, 0.0, 0.0, 0.0),
         "float Sigmoid": (1000.0, 0.0, 8.6e-19, 8.6e-19, 0.0, 0.0, 0.0),
         "float depthwise": (2230.0, 0.00791, 0.00714, 0.0, 0.00791, 0.0448, 0.736),
+        "float plain depthwise": (2580.0, 0.0507, 0.192, 0.0, 0.0507, 15.3, 0.0881),
+        "float plain pointwise": (2590.0, 0.00776, 0.13, 0.0, 0.0, 0.0952, 0.0),
+        "float plain spatial": (2720.0, 0.00702, 0.26, 0.062, 0.271, 0.119, 0.0),
         "float pointwise": (1980.0, 0.00523, 0.028, 0.0711, 0.101, 0.0372, 0.58),
         "float product": (1780.0, 0.00824, 0.0, 0.00204, 0.0, 0.0265, 0.513),
         "float reorder": (1840.0, 0.0, 0.0884, 0.0, 0.0, 0.0, 0.0),
@@ -99,6 +105,13 @@ TABLES: dict[Target, Table] = {
 }
 """Nanoseconds for (a call, a MAC, an element read, written, of patches, of weights, a place of the output)."""
 
+BLOCKS = {Target.PORTABLE: 8, Target.VNNI: 16}
+"""Channels in a block of the layout in which each family's float convolutions are fast (NCHWc)."""
+ALIGNED = 4
+"""The last of several blocks may be filled up from a multiple of so many channels."""
+PLAIN = "plain "
+"""Before the kind of a convolution that this layout does not take: its float kernel is a slower one."""
+
 PROFILING_NS = 1000.0
 """What the profiler itself adds to a call."""
 
@@ -110,7 +123,19 @@ def conv_kind(groups: int, channels_in: int, channels_out: int, kernel: int) -> 
     return "pointwise" if kernel == 1 else "spatial"
 
 
-def work_of(node: ir.Node, shapes: ShapeByName) -> tuple[str, Work] | None:
+def is_blocked(weight: Sequence[int], groups: int, block: int) -> bool:
+    """Whether the runtime (1.31, NchwcTransformer) has a float convolution in its blocked layout; weight [out, in / groups, *kernel]."""
+    channels_out, inside = weight[:2]
+    if len(weight) != 4:
+        return False
+    if groups == 1:
+        return inside < block or inside % ALIGNED == 0
+    if inside == 1 and channels_out == groups:
+        return channels_out % ALIGNED == 0
+    return inside % block == 0 and channels_out // groups % block == 0
+
+
+def work_of(node: ir.Node, shapes: ShapeByName, block: int) -> tuple[str, Work] | None:
     """The table's kind of a node and its sizes; None where a shape is unknown."""
     inputs = [shapes.get(value.name or "") for value in node.inputs[:1] if value is not None]
     outputs = [shapes.get(value.name or "") for value in node.outputs]
@@ -130,14 +155,16 @@ def work_of(node: ir.Node, shapes: ShapeByName) -> tuple[str, Work] | None:
     assert isinstance(groups, int)
     channels = weight[1] * groups
     patches = written / weight[0] * channels * kernel
-    return conv_kind(groups, channels, weight[0], kernel), Work(
-        written * weight[1] * kernel, read, written, patches, size, written / weight[0]
-    )
+    kind = conv_kind(groups, channels, weight[0], kernel)
+    work = Work(written * weight[1] * kernel, read, written, patches, size, written / weight[0])
+    return kind if is_blocked(weight, groups, block) else PLAIN + kind, work
 
 
 def nanoseconds(table: Table, form: str, kind: str, work: Work) -> float:
     """What a kernel takes in a form, `float` or `integer`; kinds without a row take the same in both, and count as nothing."""
-    row = table.get(f"{form} {'spatial' if kind == 'grouped' else kind}")
+    if form == "integer":
+        kind = kind.removeprefix(PLAIN)
+    row = table.get(f"{form} {kind.replace('grouped', 'spatial')}")
     if row is None:
         return 0.0
     return max(0.0, sum(cost * size for cost, size in zip(row, work.features(), strict=True)) - PROFILING_NS)
@@ -155,14 +182,25 @@ class Line:
 class Costs:
     """What nodes and conversions take: as a target's table says, as far as nothing was measured.
 
+    block  channels in a block of the float convolutions' layout
     nodes  nanoseconds on integers and in float, by name
     quantize, dequantize  of a conversion
     """
 
     table: Table
+    block: int
     nodes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     quantize: Line | None = None
     dequantize: Line | None = None
+
+    @staticmethod
+    def of(target: Target) -> "Costs | None":
+        """What is known of a target's CPUs."""
+        return Costs(TABLES[target], BLOCKS[target]) if target in TABLES else None
+
+    def work_of(self, node: ir.Node, shapes: ShapeByName) -> tuple[str, Work] | None:
+        """The table's kind of a node and its sizes; None where a shape is unknown."""
+        return work_of(node, shapes, self.block)
 
     def kernel_ns(self, form: str, kind: str, work: Work) -> float:
         """By the table, in a form, `float` or `integer`."""

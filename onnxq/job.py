@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxq.costs import TABLES, Costs
+from onnxq.costs import Costs
 from onnxq.data.checks import check_samples
 from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
@@ -103,7 +103,7 @@ def prepare(options: QuantizeOptions) -> Job:
     _selection(options).check(given + [(node.name or "", node.op_type) for node in nodes_of(model)])
     static = options.mode is Mode.STATIC
     plan = make_plan(model, _selection(options)) if static else Plan()
-    costs = Costs(TABLES[options.target]) if options.target in TABLES else None
+    costs = Costs.of(options.target)
     job = Job(options, model, plan, specs, large, costs, scratch=move_to_disk(model))
     if job.scratch is not None:
         weakref.finalize(job, shutil.rmtree, job.scratch, ignore_errors=True)

@@ -7,6 +7,7 @@ the one with the fewest integers.
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import onnx_ir as ir
 
 from onnxq.calibration.collect import Collecting, collect
 from onnxq.calibration.methods import MethodOptions
-from onnxq.costs import PROFILING_NS, TABLES, Costs, Line
+from onnxq.costs import PROFILING_NS, Costs, Line
 from onnxq.data.samples import check_feeds, spread
 from onnxq.errors import DataError, OnnxqError
 from onnxq.job import Job, leave_float, planned_shapes
@@ -54,11 +55,13 @@ def place_measured(job: Job) -> None:
         return
     feeds = [check_feeds(sample, job.specs) for sample in spread(job.calibration, SAMPLES)]
     shapes = planned_shapes(job.model, job.plan, feeds[0])
-    quick, table = _Quick(job), TABLES.get(job.options.target, {})
-    job.costs = Costs(table, _node_ns(job, quick.model(job.plan), feeds), *_conversions())
+    quick, known = _Quick(job), Costs.of(job.options.target)
+    quantize, dequantize = _conversions()
+    nodes = _node_ns(job, quick.model(job.plan), feeds)
+    job.costs = replace(known or Costs({}, 8), nodes=nodes, quantize=quantize, dequantize=dequantize)
     plans: dict[str, tuple[str, ...]] = {"all int8": (), "as nodes were timed": place(job.plan, shapes, job.costs).floats}
-    if table:
-        plans |= {"as the target's table says": place(job.plan, shapes, Costs(table)).floats}
+    if known is not None:
+        plans |= {"as the target's table says": place(job.plan, shapes, known).floats}
     plans = {next(name for name, same in plans.items() if same == floats): floats for floats in plans.values()}  # each once
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
         files = [Path(folder) / f"{i}.onnx" for i in range(len(plans))]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxq.costs import Costs, work_of
+from onnxq.costs import Costs
+from onnxq.formats.run_time import among_floats
 from onnxq.macs import ShapeByName
 from onnxq.mincut import INFINITE, Network
 from onnxq.operators import Role
@@ -19,8 +20,11 @@ from onnxq.refusals import clamp_bounds
 REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
 WORTH = 0.01
 """Share of the planned nodes' expected time that leaving nodes float has to save."""
-LEAST_NS = 100_000
-"""Models that take less than this in float are left on integers: nobody waits for them, and size counts."""
+LEAST_NS = 10_000
+"""Models that take less than this in float are left on integers: a call of the runtime itself takes as long, and size counts."""
+SMALL_NS, WORTH_SMALL = 100_000, 0.1
+"""In models that take less than this in float, calls count more than sizes, and the tables err more: so much has to be saved. Products
+whose ranges are found at run time stay on integers there, for what that form saves beside, biases and attention, no table knows."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ def place(plan: Plan, shapes: ShapeByName, costs: Costs) -> Placement:
     whole = [sum(each[i] for each in times.values()) for i in (0, 1)]
     integer = whole[0] + sum(each.paid(set()) for each in conversions)
     placed = sum(each[1] if name in kept else each[0] for name, each in times.items()) + sum(each.paid(kept) for each in conversions)
-    if placed > (1 - WORTH) * integer or whole[1] < LEAST_NS:
+    small = whole[1] < SMALL_NS
+    too_little = placed > (1 - (WORTH_SMALL if small else WORTH)) * integer
+    if too_little or whole[1] < LEAST_NS or (small and among_floats(plan)):
         return Placement((), integer, integer, whole[1])
     return Placement(floats, integer, placed, whole[1])
 
@@ -58,7 +64,7 @@ def place(plan: Plan, shapes: ShapeByName, costs: Costs) -> Placement:
 def saved_share(plan: Plan, shapes: ShapeByName, costs: Costs) -> float:
     """The share of the whole model's expected time, in float, that the planned nodes' integers save."""
     found = place(plan, shapes, costs)
-    others = [work_of(node, shapes) for node, _ in plan.floats.values()]
+    others = [costs.work_of(node, shapes) for node, _ in plan.floats.values()]
     rest = sum(costs.kernel_ns("float", *other) for other in others if other is not None)
     return (found.float_ns - found.integer_ns) / ((found.float_ns + rest) or 1.0)
 
@@ -74,7 +80,7 @@ def _times(planned: PlannedNode, shapes: ShapeByName, costs: Costs) -> tuple[flo
     """Nanoseconds on integers and in float."""
     if planned.name in costs.nodes:
         return costs.nodes[planned.name]
-    found = work_of(planned.node, shapes)
+    found = costs.work_of(planned.node, shapes)
     if found is None:
         return 0.0, 0.0
     kind, work = found

@@ -123,7 +123,7 @@ def test_inspect(work):
 
 
 def test_options_from_a_file(work):
-    Path("onnxq.toml").write_text('[quantize]\nmethod = "minmax"\noutput = "from-toml.onnx"\nop-types = ["Conv"]\n')
+    Path("onnxq.toml").write_text('[quantize]\nmethod = "minmax"\noutput = "from-toml.onnx"\nop-types = ["Conv"]\nall-int8 = true\n')
     result = quantize("--json")
     assert "using onnxq.toml" in result.stderr
     assert json.loads(result.stdout)["method"] == "minmax"

@@ -24,7 +24,7 @@ def chain(rng):
 
 def placed(model, nodes, conversion):
     plan = make_plan(model)
-    costs = Costs({}, dict(zip(plan.nodes, nodes, strict=True)), Line(conversion, 0.0), Line(conversion, 0.0))
+    costs = Costs({}, 8, dict(zip(plan.nodes, nodes, strict=True)), Line(conversion, 0.0), Line(conversion, 0.0))
     return [list(plan.nodes).index(name) for name in place(plan, concrete_shapes(model, None), costs).floats]
 
 

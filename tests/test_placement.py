@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxq
-from onnxq.costs import TABLES, Costs, Work, nanoseconds
+from onnxq.costs import BLOCKS, TABLES, Costs, Work, is_blocked, nanoseconds
 from onnxq.macs import concrete_shapes
 from onnxq.mincut import INFINITE, Network
 from onnxq.model.normalize import normalize
+from onnxq.model.runtime import open_session
 from onnxq.options import Target
 from onnxq.pipeline import calibrate
 from onnxq.placement import place
@@ -56,10 +57,48 @@ def test_an_infinite_edge_is_never_cut():
 @pytest.mark.parametrize("target", list(TABLES))
 def test_tables_have_both_forms_and_costs_that_grow(target):
     table = TABLES[target]
-    for kind in ("pointwise", "spatial", "depthwise", "product", "Add", "Mul", "Concat"):
+    for kind in (
+        "pointwise",
+        "spatial",
+        "depthwise",
+        "plain pointwise",
+        "plain spatial",
+        "plain depthwise",
+        "plain grouped",
+        "product",
+        "Add",
+        "Mul",
+        "Concat",
+    ):
         for form in ("float", "integer"):
             small = nanoseconds(table, form, kind, Work(1e6, 1e5, 1e5, 9e5, 1e4, 1000))
             assert 0 < small <= nanoseconds(table, form, kind, Work(1e7, 1e6, 1e6, 9e6, 1e5, 10000))
+
+
+BLOCKED = [  # weight [out, in / groups, *kernel], groups
+    ((16, 3, 3, 3), 1), ((9, 16, 1, 1), 1), ((16, 20, 3, 3), 1), ((16, 18, 3, 3), 1), ((8, 16, 3), 1),
+    ((20, 1, 3, 3), 20), ((18, 1, 3, 3), 18), ((16, 1, 3), 16), ((64, 1, 3, 3), 32), ((64, 16, 3, 3), 4), ((48, 4, 3, 3), 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("weight", "groups"), BLOCKED, ids=str)
+def test_convolutions_of_the_blocked_layout(weight, groups, tmp_path):
+    size = [8] * (len(weight) - 2)
+    text = f"g (float[1,{weight[1] * groups},{','.join(map(str, size))}] x) => (float y) {{ y = Conv<group={groups}>(x, w) }}"
+    open_session(to_ir(parse(text, {"w": np.zeros(weight, np.float32)})), save_optimized=tmp_path / "runs.onnx")
+    domains = {node.domain for node in onnx.load(tmp_path / "runs.onnx", load_external_data=False).graph.node}
+    for block in BLOCKS.values():
+        assert is_blocked(weight, groups, block) == ("com.microsoft.nchwc" in domains)
+
+
+@pytest.mark.parametrize(("size", "floats"), [([4096], 0), ([64, 64], 4)])
+def test_depthwise_over_one_axis_is_worth_integers_and_over_two_it_is_not(size, floats, rng):
+    """Over one axis its float kernel is a plain one."""
+    dims, pads, kernel = ",".join(map(str, size)), [1] * 2 * len(size), [3] * len(size)
+    chain = " ".join(f"{y} = Conv<pads={pads}, group=64>({x}, d)" for x, y in itertools.pairwise("xabcy"))
+    text = f"g (float[1,64,{dims}] x) => (float[1,64,{dims}] y) {{ {chain} }}"
+    model = normalize(to_ir(parse(text, {"d": normal(rng, 64, 1, *kernel)})))
+    assert len(place(make_plan(model), concrete_shapes(model, None), Costs.of(Target.PORTABLE)).floats) == floats
 
 
 DEPTHWISE = """g (float[1,8,96,96] x) => (float[1,256,12,12] y) {
@@ -93,7 +132,7 @@ def test_statistics_serve_whatever_is_given_back(rng, tmp_path, calib):
 def test_depthwise_goes_back_to_float_and_wide_products_do_not(rng):
     model = normalize(to_ir(depthwise_model(rng)))
     plan = make_plan(model)
-    placement = place(plan, concrete_shapes(model, None), Costs(TABLES[Target.PORTABLE]))
+    placement = place(plan, concrete_shapes(model, None), Costs.of(Target.PORTABLE))
     groups = {name: planned.node.attributes.get("group") for name, planned in plan.nodes.items()}
     back = {name for name in placement.floats if name in groups}
     assert {name for name, group in groups.items() if group is not None and group.as_int() == 8} <= back
