@@ -26,7 +26,7 @@ from onnxq.command import (
     taken,
     task_of,
 )
-from onnxq.config import DEFAULT, read_config
+from onnxq.config import DEFAULT, Key, read_config
 from onnxq.errors import OnnxqError
 from onnxq.memory import keep_freed, loading
 from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, Technique, WeightType
@@ -45,14 +45,20 @@ def main(context: click.Context, config: Path | None) -> None:
     path = config or (DEFAULT if DEFAULT.is_file() else None)
     if path is None:
         return
-    commands = {name: [p.name or "" for p in command.params] for name, command in main.commands.items()}
     try:
-        context.default_map = read_config(path, commands)
+        context.default_map = read_config(path, {name: _keys(command) for name, command in main.commands.items()})
     except OnnxqError as error:
         say(f"error: {error}")
         sys.exit(BAD_INPUT)
     if config is None:
         say(f"using {path}")
+
+
+def _keys(command: click.Command) -> dict[str, Key]:
+    """A command's options as a file names them."""
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    keys = {name[2:]: Key(p.name or "") for p in options for name in p.opts if name.startswith("--")}
+    return keys | {name[2:]: Key(p.name or "", opposite=True) for p in options for name in p.secondary_opts if name.startswith("--")}
 
 
 @main.command()

@@ -1,7 +1,8 @@
 """`onnxq.toml`: every option of a command may stand in a table of the command's name."""
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,20 @@ from onnxq.errors import OnnxqError
 DEFAULT = Path("onnxq.toml")
 
 
-def read_config(path: Path, commands: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-    """Defaults by command, with option names as Python names.
+@dataclass(frozen=True)
+class Key:
+    """What an option's name in the file stands for: a parameter, or its opposite (`--all-int8` that of `--give-back`)."""
+
+    parameter: str
+    opposite: bool = False
+
+
+def read_config(path: Path, commands: Mapping[str, Mapping[str, Key]]) -> dict[str, Any]:
+    """Defaults by command and parameter.
 
     Args:
         path: the file.
-        commands: the options that each command takes.
+        commands: the options that each command takes, by their names without dashes in front.
 
     Raises:
         OnnxqError: not a TOML file, or a table or key that no command has.
@@ -32,7 +41,7 @@ def read_config(path: Path, commands: Mapping[str, Iterable[str]]) -> dict[str, 
             continue
         if command not in commands or not isinstance(table, dict):
             raise OnnxqError(f"{path}: unknown table [{command}]: it takes {', '.join(['preprocess', *commands])}")
-        defaults[command] = _checked(table, set(commands[command]), f"{path}: [{command}]")
+        defaults[command] = _checked(table, commands[command], f"{path}: [{command}]")
     if "preprocess" in tables:
         for command, known in commands.items():
             if "preprocess" in known:
@@ -40,10 +49,14 @@ def read_config(path: Path, commands: Mapping[str, Iterable[str]]) -> dict[str, 
     return defaults
 
 
-def _checked(table: dict[str, Any], known: set[str], where: str) -> dict[str, Any]:
-    """A command's table with its keys as Python names."""
-    for key in table:
-        if key.replace("-", "_") not in known:
-            options = ", ".join(sorted(known)).replace("_", "-")
-            raise OnnxqError(f"{where} has no option '{key}': it takes {options}")
-    return {key.replace("-", "_"): value for key, value in table.items()}
+def _checked(table: dict[str, Any], known: Mapping[str, Key], where: str) -> dict[str, Any]:
+    """A command's table by parameter."""
+    found = {}
+    for key, value in table.items():
+        name = key.replace("_", "-")
+        if name not in known:
+            raise OnnxqError(f"{where} has no option '{key}': it takes {', '.join(sorted(known))}")
+        if known[name].opposite and not isinstance(value, bool):
+            raise OnnxqError(f"{where} {key}: {value!r} is not true or false")
+        found[known[name].parameter] = not value if known[name].opposite else value
+    return found

@@ -17,8 +17,8 @@ LEAST_GAIN_DB = 2.0
 """Nodes stay int8 where leaving them float gains less than this without reaching the target."""
 MOST_TIME, MOST_WEIGHTS = 0.15, 0.5
 """What may go back to float: nodes that lengthen the expected time by this share, with this share of the planned weights."""
-RUINED_DB, MOST_RUINED = 12.0, 0.9
-"""Both shares where the outputs are worse than this, and hardly anything is worth keeping."""
+RUINED_DB = 12.0
+"""Where the outputs are worse than this, whatever it takes goes back: a file that is of no use is not fast."""
 MOST_UNITS = 64
 """Neighbouring nodes are measured together where there are more than so many."""
 ROUNDS = 6
@@ -143,11 +143,10 @@ def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: 
     chosen: list[_Unit] = []
     enough = 0  # units without which it did not hold
     whole = sum(unit.noise for unit in units)
-    most = Load(1.0, MOST_WEIGHTS, MOST_TIME) if before_db >= RUINED_DB else Load(1.0, MOST_RUINED, MOST_RUINED)
-    if goal.asked:
-        most = Load(math.inf, math.inf, math.inf)
+    whatever = goal.asked or before_db < RUINED_DB
+    most = Load(math.inf, math.inf, math.inf) if whatever else Load(math.inf, MOST_WEIGHTS, MOST_TIME)
     scale = 1.0  # real noise / the sum of its parts, learnt round by round
-    for _ in range(ROUNDS * (1 + goal.asked)):
+    for _ in range(ROUNDS * (1 + whatever)):
         aim = goal.target_db if goal.drop is None else steps[-1].sqnr_db + STEP_DB
         grown = _grow(chosen, ranked, whole - noise_power(aim) / scale, most)
         if grown == chosen:

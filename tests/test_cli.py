@@ -139,6 +139,7 @@ def test_options_from_a_file(work):
         ("[quantize]\nmetod = 1\n", "no option 'metod'"),
         ("[quantize\n", "not a TOML file"),
         ('[quantize]\nmethod = "best"\n', "best"),
+        ('[quantize]\nall-int8 = "yes"\n', "'yes' is not true or false"),
     ],
 )
 def test_bad_option_files(work, text, said):

@@ -64,6 +64,14 @@ def test_no_more_is_given_up_than_allowed_and_nothing_for_little():
     assert 10 * np.log10(1 / (1 - MOST_TIME)) < LEAST_GAIN_DB
 
 
+@pytest.mark.parametrize(("each", "holds"), [(0.005, True), (0.002, False)])
+def test_a_ruined_model_gets_back_whatever_it_takes(each, holds):
+    """10 dB: nearly all of it goes; 14 dB: usable, so that nothing is slowed down for it."""
+    result = run({f"n{i}": each for i in range(20)})
+    assert (result.after_db >= TARGET_DB) == holds
+    assert (len(result.nodes) > 0) == holds
+
+
 def test_large_models_are_measured_in_groups():
     noises = {f"n{i}": 1e-6 for i in range(1000)} | {"bad": 0.05}
     asked = []

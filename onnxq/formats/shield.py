@@ -3,7 +3,7 @@
 Where a float Conv, ConvTranspose or Gemm stands between a DequantizeLinear and a QuantizeLinear, the runtime
 (1.31, graph transformer WeightBiasQuantization) quantizes its weights by itself, with one scale for all channels.
 It looks for the QuantizeLinear right behind the node, or behind a Relu or Clip. A LeakyRelu there hides it, and
-costs nothing: the float kernel takes it in. With slope 0 it is a Relu, with slope 1 it changes nothing.
+costs little: the float kernel takes it in. With slope 0 it is a Relu, with slope 1 it changes nothing.
 
 A QuantizeLinear that alone follows a float MaxPool is pulled before it (QDQPropagation), through what only moves
 elements too. The integer MaxPool then takes some twenty times as long as the float one, for it is not in the layout
