@@ -2,11 +2,9 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import onnx_ir as ir
 
 from onnxq.choice import Candidates, Choice, Variant, keep_outputs
 from onnxq.costs import Costs
@@ -18,18 +16,16 @@ from onnxq.fallback import REASON, TARGET_DB, Goal, Load, Step
 from onnxq.job import Job, planned_shapes
 from onnxq.latency import medians_ms
 from onnxq.macs import node_macs
-from onnxq.model.edit import is_constant, sizes
+from onnxq.model.edit import sizes
 from onnxq.model.files import file_bytes, save
 from onnxq.model.runtime import InputSpec
 from onnxq.parameters import Parameters
 from onnxq.placement import REASON as SLOW
-from onnxq.placement import place, saved_share, slowdowns
+from onnxq.placement import Savings, place, savings, slowdowns
 from onnxq.plan import Plan
 from onnxq.report.model import Point
 from onnxq.schemes import Feeds
 
-LEAST_TIME, LEAST_SIZE = 0.03, 0.1
-"""Shares of the time and of the size, in half precision, of which integers that had to leave nodes float have to save one."""
 TIMED = 4
 """Held-out samples that are timed."""
 
@@ -87,8 +83,7 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
             goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
         choice = keep_outputs(candidates, choice, loads, without, goal)
         if costs is not None and not goal.asked and choice.fallback is not None:
-            saved = saved_share(choice.plan, shapes, costs), _integer_weights(choice.plan) / 2
-            choice = _worth_their_noise(job, candidates, choice, loads, saved)
+            choice = _worth_their_noise(job, candidates, choice, loads, savings(choice.plan, shapes, costs))
         steps = (
             sorted(choice.fallback.steps, key=lambda step: step.mac_share)
             if choice.fallback is not None and goal.asked and not job.large
@@ -100,27 +95,15 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
     return choice
 
 
-def _worth_their_noise(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load], saved: tuple[float, float]) -> Choice:
+def _worth_their_noise(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load], saved: Savings) -> Choice:
     """The choice, or all float where its integers save too little of the time and of the size."""
-    time, size = saved
-    if time >= LEAST_TIME or size >= LEAST_SIZE:
+    if not saved.too_little:
         return choice
     job.warnings.append(
-        f"what could stay on integers would save {time:.1%} of the time and {size:.1%} of the size: "
+        f"what could stay on integers would save {saved.time:.1%} of the time and {saved.size:.1%} of the size: "
         "the model stays float, its weights in half precision; --all-int8 quantizes it all the same"
     )
     return _all_float(job, candidates, choice, loads)
-
-
-def _integer_weights(plan: Plan) -> float:
-    """The share of all products' weights that is planned as integers."""
-    integers = _weights(planned.node for planned in plan.nodes.values())
-    return integers / max(1, integers + _weights(node for node, _ in plan.floats.values()))
-
-
-def _weights(nodes: Iterable[ir.Node]) -> int:
-    products = [node for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul") and is_constant(node.inputs[1])]
-    return sum(math.prod(sizes(node.inputs[1]) or ()) for node in products)
 
 
 def _all_float(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load]) -> Choice:

@@ -26,7 +26,7 @@ from onnxq.model.spill import move_to_disk
 from onnxq.operators import ALREADY_QUANTIZED
 from onnxq.options import Mode, QuantizeOptions
 from onnxq.placement import REASON as SLOW
-from onnxq.placement import place
+from onnxq.placement import place, savings
 from onnxq.plan import Plan, Selection, make_plan
 from onnxq.report.model import Point
 from onnxq.schemes import Feeds
@@ -165,7 +165,11 @@ def _give_back(job: Job) -> None:
     """Leave float what the cost model expects to be faster so."""
     if job.costs is not None:
         shapes = planned_shapes(job.model, job.plan, check_feeds(job.calibration[0], job.specs))
-        leave_float(job, place(job.plan, shapes, job.costs).floats)
+        floats = place(job.plan, shapes, job.costs).floats
+        left = job.replan(job.model, dict.fromkeys(floats, SLOW))
+        if floats and savings(left, shapes, job.costs).too_little:
+            floats += tuple(left.nodes)
+        leave_float(job, floats)
 
 
 def leave_float(job: Job, names: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ conversion. The cheapest assignment is a minimum cut (source side: integers, sin
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from onnxq.costs import Costs
 from onnxq.formats.run_time import among_floats
 from onnxq.macs import ShapeByName
 from onnxq.mincut import INFINITE, Network
+from onnxq.model.edit import is_constant, sizes
 from onnxq.operators import Role
 from onnxq.plan import Plan, PlannedNode
 from onnxq.refusals import clamp_bounds
@@ -20,6 +22,8 @@ from onnxq.refusals import clamp_bounds
 REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
 WORTH = 0.01
 """Share of the planned nodes' expected time that leaving nodes float has to save."""
+LEAST_TIME, LEAST_SIZE = 0.03, 0.1
+"""Shares of the time and of the size, in half precision, of which integers have to save one where other nodes are left float."""
 LEAST_NS = 10_000
 """Models that take less than this in float are left on integers: a call of the runtime itself takes as long, and size counts."""
 SMALL_NS, WORTH_SMALL = 100_000, 0.1
@@ -61,12 +65,32 @@ def place(plan: Plan, shapes: ShapeByName, costs: Costs) -> Placement:
     return Placement(floats, integer, placed, whole[1])
 
 
-def saved_share(plan: Plan, shapes: ShapeByName, costs: Costs) -> float:
-    """The share of the whole model's expected time, in float, that the planned nodes' integers save."""
+@dataclass(frozen=True)
+class Savings:
+    """Shares of the whole model's expected time, in float, and of its size, in half precision, that a plan's integers save."""
+
+    time: float
+    size: float
+
+    @property
+    def too_little(self) -> bool:
+        """Whether they are not worth their noise."""
+        return self.time < LEAST_TIME and self.size < LEAST_SIZE
+
+
+def savings(plan: Plan, shapes: ShapeByName, costs: Costs) -> Savings:
+    """What the planned nodes' integers save."""
     found = place(plan, shapes, costs)
     others = [costs.work_of(node, shapes) for node, _ in plan.floats.values()]
     rest = sum(costs.kernel_ns("float", *other) for other in others if other is not None)
-    return (found.float_ns - found.integer_ns) / ((found.float_ns + rest) or 1.0)
+    integers = _weights(planned.node for planned in plan.nodes.values())
+    share = integers / max(1, integers + _weights(node for node, _ in plan.floats.values()))
+    return Savings((found.float_ns - found.integer_ns) / ((found.float_ns + rest) or 1.0), share / 2)
+
+
+def _weights(nodes: Iterable[ir.Node]) -> int:
+    products = [node for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul") and is_constant(node.inputs[1])]
+    return sum(math.prod(sizes(node.inputs[1]) or ()) for node in products)
 
 
 def slowdowns(plan: Plan, shapes: ShapeByName, costs: Costs) -> dict[str, float]:

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 import onnxq
-from onnxq import hold
+from onnxq import placement
 from onnxq.evaluation import EvalOptions
 from onnxq.fallback import LEAST_GAIN_DB, MOST_TIME, TARGET_DB, Goal, Load, fall_back
 from onnxq.frontier import quantize
@@ -172,8 +172,8 @@ def test_integers_that_save_neither_time_nor_size_are_not_worth_their_noise(frag
     onnx.save(model, fragile / "model.onnx")
     kept = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
     assert kept.kernels.model_share > 0.5
-    monkeypatch.setattr(hold, "LEAST_SIZE", 0.5)  # 3 of 4 layers' weights save 0.375 of half precision
-    monkeypatch.setattr(hold, "LEAST_TIME", 1.0)
+    monkeypatch.setattr(placement, "LEAST_SIZE", 0.5)  # 3 of 4 layers' weights save 0.375 of half precision
+    monkeypatch.setattr(placement, "LEAST_TIME", 1.0)
     report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "float.onnx")
     assert report.kernels.model_share == 0
     assert report.outputs.sqnr_db > 60

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxq
+from onnxq import job
 from onnxq.costs import BLOCKS, TABLES, Costs, Work, is_blocked, nanoseconds
 from onnxq.macs import concrete_shapes
 from onnxq.mincut import INFINITE, Network
@@ -16,7 +17,7 @@ from onnxq.model.normalize import normalize
 from onnxq.model.runtime import open_session
 from onnxq.options import Target
 from onnxq.pipeline import calibrate
-from onnxq.placement import place
+from onnxq.placement import Savings, place
 from onnxq.plan import make_plan
 from tests.conftest import normal, parse, runtime_outputs, to_ir
 
@@ -138,6 +139,16 @@ def test_depthwise_goes_back_to_float_and_wide_products_do_not(rng):
     assert {name for name, group in groups.items() if group is not None and group.as_int() == 8} <= back
     assert len(back) <= 3
     assert placement.placed_ns < 0.9 * placement.integer_ns
+
+
+@pytest.mark.parametrize(("time", "size", "integers"), [(0.02, 0.05, 0), (0.02, 0.2, 2), (0.1, 0.05, 2)])
+def test_integers_beside_what_is_left_float_have_to_save_something(rng, tmp_path, monkeypatch, time, size, integers):
+    onnx.save_model(depthwise_model(rng), tmp_path / "model.onnx")
+    np.savez(tmp_path / "x.npz", x=normal(rng, 1, 8, 96, 96))
+    monkeypatch.setattr(job, "savings", lambda *_: Savings(time, size))
+    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "x.npz")
+    assert report.kernels.counts.get("QLinearConv", 0) == integers
+    assert any("nothing is expected to be faster" in text for text in report.warnings) == (integers == 0)
 
 
 @pytest.mark.parametrize("give_back", [True, False])
