@@ -74,9 +74,9 @@ class Data:
         return [Image.open(io.BytesIO(content)).convert("RGB") for content in large]
 
     @cache  # noqa: B019
-    def _sounds(self) -> list[tuple[np.ndarray, int]]:
+    def _sounds(self, of: str) -> list[tuple[np.ndarray, int]]:
         found = []
-        for _, content in members(downloaded(self.folder, "audioflux"), ".wav"):
+        for _, content in members(downloaded(self.folder, "audioflux"), f"{of}.wav"):
             with wave.open(io.BytesIO(content)) as file:
                 kind = {2: np.int16, 4: np.int32}[file.getsampwidth()]
                 values = np.frombuffer(file.readframes(file.getnframes()), kind).astype(np.float32) / np.iinfo(kind).max
@@ -98,11 +98,11 @@ class Data:
             values = (values - mean) / std
             yield np.ascontiguousarray(values.transpose(2, 0, 1)[None] if first else values[None])
 
-    def sounds(self, length: int, rate: int) -> Iterator[np.ndarray]:
-        """Random cuts [1, length], louder and softer, with some noise."""
-        rng = np.random.default_rng(length)
+    def sounds(self, length: int, rate: int, of: str = "") -> Iterator[np.ndarray]:
+        """Random cuts [1, length] of all sounds, or of those whose names end so, louder and softer, with some noise."""
+        rng, sounds = np.random.default_rng(length), self._sounds(of)
         for _ in range(COUNT):
-            values, own = self._sounds()[rng.integers(len(self._sounds()))]
+            values, own = sounds[rng.integers(len(sounds))]
             taken = int(len(values) * rate / own)
             values = np.interp(np.arange(taken) * own / rate, np.arange(len(values)), values)
             values = np.tile(values, length // taken + 1)
@@ -133,7 +133,7 @@ def states(data: Data, model: Path) -> Iterator[Feeds]:
     """Inputs of a voice detector with the states that it has come to."""
     session, rng = ort.InferenceSession(str(model)), random.Random(0)
     names = {value.name for value in session.get_inputs()}
-    for sound in data.sounds(512 * 30 + 64, 16000):
+    for sound in data.sounds(512 * 30 + 64, 16000, "voice"):
         state, kept = np.zeros((2, 1, 128), np.float32), rng.randrange(30)
         for i in range(kept + 1):
             feeds = {"input": sound[:, i * 512 : i * 512 + 576], "state": state, "sr": np.array(16000, np.int64)}
