@@ -1,6 +1,6 @@
 """Time the runtime's float and integer kernels one by one, and fit the cost model of `onnxq/costs.py`.
 
-    python benchmarks/kernel_costs.py [--rows FILE] [--json FILE]
+    python benchmarks/kernel_costs.py [--chains] [--block 16] [--rows FILE] [--json FILE]
 
 Run it as `python benchmarks/older_cpu.py python benchmarks/kernel_costs.py` for CPUs without VNNI.
 Each row is one operator in a model of its own; the runtime's profiler gives the kernel's time alone.
@@ -12,6 +12,7 @@ import json
 import re
 import statistics
 import tempfile
+import timeit
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxq
-from onnxq.costs import PLAIN, Work, conv_kind, is_blocked
+from onnxq.costs import PLAIN, PROFILING_NS, Work, conv_kind, is_blocked
 
 RUNS = 15
 CONVS = 320
@@ -181,6 +182,13 @@ def between_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 def whole(channels: int, size: int, text: str, produced: int, rng: np.random.Generator, *, integer: bool) -> float:
     """Nanoseconds of all kernels of two convolutions with `text` between them."""
+    return sum(profile(*between(channels, size, text, produced, rng, integer=integer), total=True).values())
+
+
+def between(
+    channels: int, size: int, text: str, produced: int, rng: np.random.Generator, *, integer: bool
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A model of two convolutions with `text` between them, from t to r, and what it takes."""
     w, v = (rng.normal(size=(*shape, 1, 1)).astype(np.float32) / 5 for shape in ((channels, 8), (8, produced)))
     constants = {"w": w, "v": v, "scales": np.float32([1, 1, 2, 2])}
     ends = f"g (float[1,8,{size},{size}] x) => (float[1,8,A,B] y)"
@@ -194,7 +202,48 @@ def whole(channels: int, size: int, text: str, produced: int, rng: np.random.Gen
             np.savez(f"{folder}/x.npz", **feeds)
             onnxq.quantize(f"{folder}/m.onnx", f"{folder}/x.npz", f"{folder}/q.onnx", effort=onnxq.Effort.FAST, give_back=False)
             model = onnx.load(f"{folder}/q.onnx")
-    return sum(profile(model, feeds, total=True).values())
+    return model, feeds
+
+
+CHAINED = {
+    "Add": "{y} = Add({x}, {x})",
+    "Mul": "{y} = Mul({x}, t0)",
+    "Sigmoid": "{y} = Sigmoid({x})",
+    "LeakyRelu": "{y} = LeakyRelu<alpha = 0.1>({x})",
+    "HardSigmoid": "{y} = HardSigmoid({x})",
+    "Relu": "n{y} = Neg({x}) {y} = Relu(n{y})",
+}
+"""Operators of which some follow one another, for one is over too soon to be timed."""
+MORE = 8
+"""How many of them, beside the first."""
+
+
+def chain_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """What one more of an operator adds to a chain of them between two convolutions, by the clock, float and quantized by onnxq itself."""
+    rows = []
+    for channels, size in ((64, 1), (256, 1), (64, 4), (128, 7), (64, 14), (64, 28), (48, 40), (32, 56), (64, 56)):
+        elements = channels * size**2
+        for op, text in CHAINED.items():
+            for integer, form in ((False, "float"), (True, "integer")):
+                if op == "Relu" and integer:
+                    continue
+                added = _one_more(channels, size, text, rng, integer=integer)
+                added -= _one_more(channels, size, "{y} = Neg({x})", rng, integer=False) if op == "Relu" else 0.0
+                work = Work(0, elements * (2 if op in TWICE else 1), elements)
+                rows.append({"kind": op, "form": form, "ns": PROFILING_NS + max(added, 0.0), "work": list(work)})
+    return rows
+
+
+def _one_more(channels: int, size: int, text: str, rng: np.random.Generator, *, integer: bool) -> float:
+    times = []
+    for count in (1, 1 + MORE):
+        chain = " ".join(text.format(x=f"t{i}", y=f"t{i + 1}") for i in range(count))
+        model, feeds = between(channels, size, f"t0 = Identity(t) {chain} r = Identity(t{count})", channels, rng, integer=integer)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = 1, 4
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        times.append(min(timeit.repeat(lambda: session.run(None, feeds), number=20, repeat=15)) / 20 * 1e9)  # noqa: B023
+    return (times[1] - times[0]) / MORE
 
 
 KERNEL = re.compile(r"^(QLinear|MatMulIntegerToFloat|QGemm|Conv|FusedConv|MatMul|Gemm)")
@@ -249,6 +298,7 @@ def fit(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chains", action="store_true", help="fit elementwise operators alone, to chains of them instead of differences")
     parser.add_argument("--rows", type=Path, help="read the measured rows from this file, or write them to it")
     parser.add_argument(
         "--block", type=int, choices=(8, 16), default=8, help="channels in a block of the CPU's float layout: 16 with AVX512"
@@ -259,7 +309,11 @@ def main() -> None:
         rows = json.loads(args.rows.read_text())
     else:
         rng = np.random.default_rng(0)
-        rows = measure(conv_rows(rng, args.block) + product_rows(rng)) + between_rows(rng) + measure(plain_rows(np.random.default_rng(2)))
+        rows = (
+            chain_rows(rng)
+            if args.chains
+            else measure(conv_rows(rng, args.block) + product_rows(rng)) + between_rows(rng) + measure(plain_rows(np.random.default_rng(2)))
+        )
         if args.rows:
             args.rows.write_text(json.dumps(rows))
     table = fit(rows)
