@@ -69,14 +69,14 @@ class Data:
 
     @cache  # noqa: B019
     def _pictures(self) -> list[Image.Image]:
-        archive = downloaded(self.folder, "scikit-image")
+        archive = downloaded(self.folder, "scikit-image==0.26.0")
         large = [content for ending in (".png", ".jpg") for name, content in members(archive, ending) if len(content) > 40_000]
         return [Image.open(io.BytesIO(content)).convert("RGB") for content in large]
 
     @cache  # noqa: B019
     def _sounds(self, of: str) -> list[tuple[np.ndarray, int]]:
         found = []
-        for _, content in members(downloaded(self.folder, "audioflux"), f"{of}.wav"):
+        for _, content in members(downloaded(self.folder, "audioflux==0.1.9"), f"{of}.wav"):
             with wave.open(io.BytesIO(content)) as file:
                 kind = {2: np.int16, 4: np.int32}[file.getsampwidth()]
                 values = np.frombuffer(file.readframes(file.getnframes()), kind).astype(np.float32) / np.iinfo(kind).max

@@ -141,14 +141,15 @@ def test_a_branch_that_is_always_taken_is_inlined(rng):
     np.testing.assert_allclose(run(model, feeds)[0], run(normalized, feeds)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_branches_that_give_an_outer_value_keep_what_stands_between(rng):
+@pytest.mark.parametrize("taken", [True, False])
+def test_branches_that_give_an_outer_value_keep_what_stands_between(taken, rng):
     text = f"""g (float[N,3,8,8] x, bool c) => (float[N,4,8,8] y, float[N,4,8,8] z) {{
         h = Conv{PAD}(x, w0) z = Identity(h)
         y = If (c) <
             then_branch = t () => (float[N,4,8,8] a) {{ a = Identity(h) }},
             else_branch = e () => (float[N,4,8,8] b) {{ k = Identity(h) b = Identity(k) }}> }}"""
     model = parse(text, {"w0": normal(rng, 4, 3, 3, 3)})
-    feeds = {"x": normal(rng, 2, 3, 8, 8), "c": np.array(True)}
+    feeds = {"x": normal(rng, 2, 3, 8, 8), "c": np.array(taken)}
     before = run(model, feeds)
     normalized = normalize(to_ir(model))
     assert [value.name for value in normalized.graph.outputs] == ["y", "z"]
