@@ -31,8 +31,10 @@ from onnxq.plan import Plan, Selection, make_plan
 from onnxq.report.model import Point
 from onnxq.schemes import Feeds
 
-HELD_OUT_SHARE = 8
-"""One in so many samples is kept from calibration and verifies the result."""
+HELD_OUT_SHARE, MOST_HELD_OUT_SHARE = 8, 4
+"""One in so many samples is kept from calibration and verifies the result; of few samples as much as one in so many."""
+HELD_OUT = 16
+"""Samples to hold out if that takes no more than the larger share."""
 CHANGING = "lies in a Loop or Scan whose values change their shape from iteration to iteration"
 
 
@@ -154,8 +156,10 @@ def _split_samples(job: Job, options: QuantizeOptions) -> None:
     job.warnings += check_samples(samples, found, job.specs, forms)
     if len(samples) < options.samples:
         job.warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
-    job.held_out = samples[HELD_OUT_SHARE - 1 :: HELD_OUT_SHARE]
-    job.calibration = [s for i, s in enumerate(samples) if i % HELD_OUT_SHARE != HELD_OUT_SHARE - 1]
+    count = max(len(samples) // HELD_OUT_SHARE, min(HELD_OUT, len(samples) // MOST_HELD_OUT_SHARE))
+    last = {len(samples) * (i + 1) // count - 1 for i in range(count)}
+    job.held_out = [s for i, s in enumerate(samples) if i in last]
+    job.calibration = [s for i, s in enumerate(samples) if i not in last]
     if not job.held_out:
         job.held_out = samples[:1]
         job.warnings.append("too few samples to hold one out: the result is verified on calibration samples")

@@ -40,7 +40,9 @@ LAYER_SAMPLES = {Effort.FAST: 16, Effort.BALANCED: 48}
 LAYER_ROWS = {Effort.FAST: 0.25, Effort.BALANCED: 1.0, Effort.BEST: 2.0}
 """Rows of a layer's input, in units of what second moments of 8-bit weights need; means take fewer."""
 JUDGES = {Effort.FAST: 8, Effort.BALANCED: 16, Effort.BEST: 16}
-"""Samples over which candidates are compared: held-out ones, and calibration samples where those are too few."""
+"""Held-out samples over which candidates are compared."""
+FEW_JUDGES = 4
+"""Where fewer are held out, calibration samples help, although they flatter what was made from them."""
 GPTQ, BIAS = Technique.GPTQ, Technique.BIAS_CORRECTION
 TECHNIQUES: dict[Effort, list[tuple[Technique, ...]]] = {
     Effort.FAST: [(BIAS,)],
@@ -62,10 +64,9 @@ CHANGES: dict[Technique, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]]
 
 def find_judges(job: Job) -> list[Sample]:
     """Samples over which candidates are compared, held-out ones first."""
-    count = JUDGES[job.options.effort]
-    held_out = job.held_out if job.options.limits.min_sqnr is not None else spread(job.held_out, count)
+    held_out = job.held_out if job.options.limits.min_sqnr is not None else spread(job.held_out, JUDGES[job.options.effort])
     others = [sample for sample in job.calibration if sample not in held_out]
-    return held_out + (spread(others, count - len(held_out)) if held_out and len(held_out) < count else [])
+    return held_out + (spread(others, 2 * FEW_JUDGES) if 0 < len(held_out) < FEW_JUDGES else [])
 
 
 def find_variants(job: Job) -> list[Variant]:
