@@ -87,8 +87,8 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
 
 
 def _references(job: Job) -> References | None:
-    judges = find_judges(job)
-    return References.of(job.model, judges, job.specs) if judges else None
+    held_out, others = find_judges(job)
+    return References.of(job.model, held_out, others, job.specs) if held_out else None
 
 
 def _choose_lstms(job: Job, references: References | None) -> None:

@@ -40,9 +40,7 @@ LAYER_SAMPLES = {Effort.FAST: 16, Effort.BALANCED: 48}
 LAYER_ROWS = {Effort.FAST: 0.25, Effort.BALANCED: 1.0, Effort.BEST: 2.0}
 """Rows of a layer's input, in units of what second moments of 8-bit weights need; means take fewer."""
 JUDGES = {Effort.FAST: 8, Effort.BALANCED: 16, Effort.BEST: 16}
-"""Held-out samples over which candidates are compared."""
-FEW_JUDGES = 4
-"""Where fewer are held out, calibration samples help, although they flatter what was made from them."""
+"""Held-out samples over which candidates are compared; where there are fewer, over so many calibration samples too."""
 GPTQ, BIAS = Technique.GPTQ, Technique.BIAS_CORRECTION
 TECHNIQUES: dict[Effort, list[tuple[Technique, ...]]] = {
     Effort.FAST: [(BIAS,)],
@@ -62,11 +60,12 @@ CHANGES: dict[Technique, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]]
 """Techniques that change the float model first: matrix products, and convolutions."""
 
 
-def find_judges(job: Job) -> list[Sample]:
-    """Samples over which candidates are compared, held-out ones first."""
-    held_out = job.held_out if job.options.limits.min_sqnr is not None else spread(job.held_out, JUDGES[job.options.effort])
+def find_judges(job: Job) -> tuple[list[Sample], list[Sample]]:
+    """Samples over which candidates are compared: held-out ones, and calibration samples where those are few."""
+    count = JUDGES[job.options.effort]
+    held_out = job.held_out if job.options.limits.min_sqnr is not None else spread(job.held_out, count)
     others = [sample for sample in job.calibration if sample not in held_out]
-    return held_out + (spread(others, 2 * FEW_JUDGES) if 0 < len(held_out) < FEW_JUDGES else [])
+    return held_out, spread(others, count) if 0 < len(held_out) < count else []
 
 
 def find_variants(job: Job) -> list[Variant]:

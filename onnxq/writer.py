@@ -12,7 +12,7 @@ from onnxq.formats.lstm import quantize_lstms
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
 from onnxq.formats.run_time import quantize_at_run_time, with_clamps
-from onnxq.formats.shield import shield_floats
+from onnxq.formats.shield import shield
 from onnxq.formats.tables import KnownTables, looked_up, quantize_tables
 from onnxq.job import Job
 from onnxq.options import Format
@@ -46,7 +46,7 @@ def file_writer(job: Job) -> Writer:
         if tables:
             quantize_tables(result, known)
         narrow_weights(result, [name for name, (_, why) in plan.floats.items() if why in (SLOW, REASON)])
-        shield_floats(result)
+        shield(result)
         return result
 
     return written

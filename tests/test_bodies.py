@@ -8,6 +8,7 @@ import onnxq
 from onnxq.model.expose import expose
 from onnxq.model.normalize import normalize
 from onnxq.model.runtime import open_session
+from onnxq.plan import Selection, make_plan
 from tests.conftest import Quantized, normal, parse, run, to_ir
 
 both = pytest.mark.parametrize("qoperator", [False, True], ids=["qdq", "qoperator"])
@@ -155,3 +156,54 @@ def test_branches_that_give_an_outer_value_keep_what_stands_between(taken, rng):
     assert [value.name for value in normalized.graph.outputs] == ["y", "z"]
     for ours, theirs in zip(run(normalized, feeds), before, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def with_weights_as_states(text, states="wx, wh", taken="float[5,6] wx1, float[6,6] wh1", given="float[5,6] wx2, float[6,6] wh2"):
+    """The recurrent cell of SCAN with weights that it hands from step to step."""
+    text = text.replace("h, s = Scan", "h, u, v, s = Scan").replace("(h0, x) }", f"(h0, {states}, x) }}")
+    text = text.replace("float[1,5] xi)", f"{taken}, float[1,5] xi)").replace("float[1,6] after,", f"float[1,6] after, {given},")
+    return text.replace("(xi, wx)", "(xi, wx1) wx2 = Identity(wx1)").replace("(before, wh)", "(before, wh1) wh2 = Identity(wh1)")
+
+
+def test_weights_that_are_states_of_a_loop_are_weights(rng, tmp_path):
+    model = parse(with_weights_as_states(SCAN), {"wx": 0.4 * normal(rng, 5, 6), "wh": 0.4 * normal(rng, 6, 6)})
+    feeds = [{"h0": np.zeros((1, 6), np.float32), "x": normal(rng, 7, 1, 5)} for _ in range(8)]
+    normalized = normalize(to_ir(model))
+    for before, after in zip(run(model, feeds[0]), run(normalized, feeds[0]), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+    (scan,) = (node for node in normalized.graph if node.op_type == "Scan")
+    assert [len(scan.inputs), len(scan.outputs)] == [2, 2]
+    error, _ = Quantized(model, feeds).errors()
+    assert error < 0.05
+
+
+def test_a_state_that_a_graph_gives_or_a_body_changes_stays(rng):
+    constants = {"wx": 0.4 * normal(rng, 5, 6), "wh": 0.4 * normal(rng, 6, 6)}
+    text = with_weights_as_states(SCAN).replace("float[T,1,6] s) {", "float[T,1,6] s, float[5,6] u) {", 1)
+    model = parse(text.replace("wh2 = Identity(wh1)", "wh2 = Tanh(wh1)"), constants)
+    feeds = {"h0": np.zeros((1, 6), np.float32), "x": normal(rng, 7, 1, 5)}
+    normalized = normalize(to_ir(model))
+    (scan,) = (node for node in normalized.graph if node.op_type == "Scan")
+    assert len(scan.inputs) == 4
+    for before, after in zip(run(model, feeds), run(normalized, feeds), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loop_that_hands_weights_on_beside_what_it_counts(rng):
+    """Exporters of while loops: the weight and the bound are states, and what comes out of them is used behind the loop."""
+    text = """g (float[1,6] x, int64 n) => (float[1,6] y) {
+        go = Constant<value = bool {1}>()
+        h, v, m = Loop (n, go, x, w, n) <
+            body = b (int64 i, bool c, float[1,6] before, float[6,6] w1, int64 m1)
+                => (bool next, float[1,6] after, float[6,6] w1, int64 m1) {
+                next = Less(i, m1) p = MatMul(before, w1) after = Tanh(p) }>
+        q = MatMul(h, v) k = Cast<to = 1>(m) y = Mul(q, k) }"""
+    model = parse(text, {"w": 0.4 * normal(rng, 6, 6)})
+    feeds = {"x": normal(rng, 1, 6), "n": np.array(3)}
+    normalized = normalize(to_ir(model))
+    (loop,) = (node for node in normalized.graph if node.op_type == "Loop")
+    assert [len(loop.inputs), len(loop.outputs)] == [3, 1]
+    np.testing.assert_allclose(run(normalized, feeds)[0], run(model, feeds)[0], rtol=1e-5, atol=1e-6)
+    assert set(make_plan(normalized, Selection()).anchors) == {
+        node.name for graph in normalized.graphs() for node in graph if node.op_type == "MatMul"
+    }

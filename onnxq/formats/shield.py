@@ -1,4 +1,4 @@
-"""Keep what is to stay float as it is.
+"""Keep the runtime from rewriting what would be slower, or farther from float, for it.
 
 Where a float Conv, ConvTranspose or Gemm stands between a DequantizeLinear and a QuantizeLinear, the runtime
 (1.31, graph transformer WeightBiasQuantization) quantizes its weights by itself, with one scale for all channels.
@@ -8,22 +8,28 @@ costs little: the float kernel takes it in. With slope 0 it is a Relu, with slop
 A QuantizeLinear that alone follows a float MaxPool is pulled before it (QDQPropagation), through what only moves
 elements too. The integer MaxPool then takes some twenty times as long as the float one, for it is not in the layout
 that it is fast in, and all elements are quantized, not the pooled ones. A LeakyRelu of slope 1 keeps it in its place.
+
+A MatMul of rank 3 or more with a bias behind it becomes a float Gemm between Reshapes where its shape is static
+(MatMulAddFusion), before the runtime looks for integer kernels; its weights are widened in every run. A bias of shape [1, N]
+is added the same way, and not fused.
 """
 
 import onnx_ir as ir
 
-from onnxq.model.edit import Names, add_node, graph_of, nodes_of, only_use, take_output
+from onnxq.model.edit import Names, add_initializer, add_node, constant, graph_of, nodes_of, only_use, take_output
 
 EXPOSED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 SEEN_THROUGH = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze"})
 
 
-def shield_floats(model: ir.Model) -> int:
-    """Shield the float nodes that the runtime would change, in place; returns how many there were."""
+def shield(model: ir.Model) -> int:
+    """Shield the nodes that the runtime would change, in place; returns how many there were."""
     names, count = Names(model), 0
     for node in list(nodes_of(model)):
         if node.op_type == "QuantizeLinear":
             count += _shield_pool(node, names)
+        if node.op_type == "MatMul":
+            count += _shield_product(model, node, names)
         if node.op_type not in EXPOSED or node.domain not in ("", "ai.onnx") or not _between(node):
             continue
         count += 1
@@ -63,6 +69,22 @@ def _shield_pool(quantizer: ir.Node, names: Names) -> bool:
     if before is not None and before.op_type == "DequantizeLinear":
         return False  # on integers by plan
     last.replace_input_with(0, _leaky(node, node.outputs[0], 1.0, names))
+    return True
+
+
+def _shield_product(model: ir.Model, product: ir.Node, names: Names) -> bool:
+    """Give the bias behind a quantized MatMul the shape [1, N]; whether it had another."""
+    operands = [value.producer() if value is not None else None for value in product.inputs]
+    shape, add = product.outputs[0].shape, only_use(product.outputs[0])
+    if any(node is None or node.op_type != "DequantizeLinear" for node in operands) or shape is None or len(shape) < 3:
+        return False
+    if add is None or add.op_type != "Add" or add.domain not in ("", "ai.onnx"):
+        return False
+    index = 1 - add.inputs.index(product.outputs[0])
+    bias = constant(add.inputs[index])
+    if bias is None or bias.ndim != 1:
+        return False
+    add.replace_input_with(index, add_initializer(model.graph, names.fresh(f"{add.inputs[index].name}_row"), bias[None]))  # type: ignore[union-attr]
     return True
 
 

@@ -1,8 +1,8 @@
 """Bring any model into the form that the planner reads, without changing what it computes.
 
-Functions and branches that are always taken inlined, weights as initializers, constants folded, BatchNorm and other per-channel
-arithmetic folded into the Conv or Gemm before or behind it, opset at least 13 (per-channel quantization),
-float32 in place of other float types, every node and value with a name of its own.
+Functions and branches that are always taken inlined, states that no iteration changes read from outside, weights as
+initializers, constants folded, BatchNorm and other per-channel arithmetic folded into the Conv or Gemm before or behind it,
+opset at least 13 (per-channel quantization), float32 in place of other float types, every node and value with a name of its own.
 """
 
 import onnx
@@ -15,6 +15,7 @@ from onnxq.model.constants import fold_constants
 from onnxq.model.edit import nodes_of, tidy
 from onnxq.model.fold import fold_channel_arithmetic
 from onnxq.model.fold_forward import fold_forward
+from onnxq.model.invariants import read_invariants
 from onnxq.model.precision import compute_in_float32
 from onnxq.model.reshapes import fix_reshapes
 from onnxq.model.types import ask_types
@@ -45,7 +46,7 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     if compute_in_float32(model) | ask_types(model):
         infer_shapes(model)
     fold_constants(model)
-    if inline_branches(model):
+    if inline_branches(model) | read_invariants(model):
         infer_shapes(model)
         fold_constants(model)
     canonicalize(model)
