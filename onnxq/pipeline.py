@@ -13,7 +13,6 @@ from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.choice import Choice, Trial, Variant
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError, OnnxqError
-from onnxq.fallback import RUINED_DB, TARGET_DB
 from onnxq.hold import TIMED, Task
 from onnxq.job import Job, planned_shapes, prepare
 from onnxq.latency import medians_ms
@@ -33,6 +32,7 @@ from onnxq.parameters import Parameters
 from onnxq.plan import Plan
 from onnxq.recurrent import quantized_lstms
 from onnxq.references import References
+from onnxq.report.doubts import doubts
 from onnxq.report.model import Drop, FloatNodes, Latency, QuantizeReport
 from onnxq.search import RUN_TIME, choose_best, find_judges, find_variants, to_be_compared
 from onnxq.verify import compare_outputs, inspect_kernels
@@ -41,8 +41,6 @@ from onnxq.writer import file_writer
 
 COUNTED_FAST = COUNTED // 2
 """Values of a tensor that `--effort fast` counts a sample: over a hundred samples they are as good."""
-SLOWER = 1.03
-"""A file that takes so many times the float model's time is called slower."""
 
 
 def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeReport:
@@ -243,29 +241,15 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: 
         else planned_shapes(job.model, job.plan if options.mode is Mode.STATIC else Plan(), feeds)
     )
     kernels = inspect_kernels(path, job.model, job.plan, shapes)
-    outputs = compare_outputs(options.model, path, job.held_out, job.specs) if job.held_out else None
-    if outputs is not None and outputs.suspect:
-        job.warnings.append(
-            f"the integer kernels give {outputs.optimized_db:.1f} dB, the file as written {outputs.unoptimized_db:.1f} dB: "
-            "this runtime computes something else than the file says"
-        )
-    static = options.mode is Mode.STATIC
-    if outputs is not None and outputs.sqnr_db is not None and outputs.sqnr_db < (TARGET_DB if static else RUINED_DB):
-        remedy = f", or leave more nodes float with --min-sqnr {TARGET_DB:.0f}" if static and options.limits.min_sqnr is None else ""
-        far = f"the outputs are far from float ({outputs.sqnr_db:.1f} dB)"
-        job.warnings.append(f"{far}: check with onnxq eval before using the file{remedy}")
+    allow = options.allow_nonfinite
+    outputs = compare_outputs(options.model, path, job.held_out, job.specs, allow_nan=allow) if job.held_out else None
     latency = None
     timed = [check_feeds(sample, job.specs) for sample in job.held_out[:TIMED]]
     seconds = 0.15 if options.effort is Effort.FAST else 0.5
     details = options.details and bool(timed)
     if timed:
         latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=seconds, together=not job.large))
-        if latency.ratio > SLOWER:
-            job.warnings.append(f"the file is slower than the float model on this machine: {latency.ratio:.2f}x the time")
-    if kernels.fell_back:
-        few = ", ".join(f"'{name}'" for name in kernels.fell_back[:3])
-        more = f" and {len(kernels.fell_back) - 3} more" if len(kernels.fell_back) > 3 else ""
-        job.warnings.append(f"planned, but in float on this runtime: {few}{more}")
+    job.warnings += doubts(options, kernels, outputs, latency)
     macs = {name: node_macs(node, shapes) for name, (node, _) in job.plan.floats.items()}
     floats = [(node, why) for node, why in job.plan.floats.values() if node.name not in job.lstms]
     return QuantizeReport(

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
+from onnxq.errors import DataError
 from onnxq.formats.join import JOINT
 from onnxq.macs import ShapeByName, node_macs
 from onnxq.metrics import OutputError
@@ -135,16 +136,19 @@ def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     return [re.sub(r"_(quantized|QuantizeLinear)$", "", node.output[0]) for node in again]
 
 
-def compare_outputs(source: Path, path: Path, samples: Sequence[Sample], specs: list[InputSpec]) -> Outputs:
+def compare_outputs(source: Path, path: Path, samples: Sequence[Sample], specs: list[InputSpec], *, allow_nan: bool = False) -> Outputs:
     """Compare a written file with the float model over some samples, optimized and as written.
 
     One session is open at a time, for each may hold all weights, and a bounded share of the outputs.
+
+    Raises:
+        DataError: a sample holds NaN, which would count as right whatever the file gives.
     """
     names = [value.name for value in onnx.load_model(path, load_external_data=False).graph.output]
     everything, optimized, written = (OutputError(names) for _ in range(3))
     done = 0
     while done < len(samples):
-        block = _float_outputs(source, samples[done:], specs)
+        block = _float_outputs(source, samples[done:], specs, allow_nan)
         session = open_session(path)
         for index, (feeds, expected) in enumerate(block, start=done):
             found = run(session, feeds, samples[index].name)
@@ -162,13 +166,19 @@ def compare_outputs(source: Path, path: Path, samples: Sequence[Sample], specs: 
     return Outputs(len(samples), everything.sqnr_db(), min(CHECKED, len(samples)), optimized.sqnr_db(), written.sqnr_db())
 
 
-def _float_outputs(source: Path, samples: Sequence[Sample], specs: list[InputSpec]) -> list[tuple[Feeds, list[Array]]]:
+def _float_outputs(source: Path, samples: Sequence[Sample], specs: list[InputSpec], allow_nan: bool) -> list[tuple[Feeds, list[Array]]]:
     """Feeds and outputs of as many samples as fit into `HELD_BYTES`, at least one."""
     session = open_session(source)
     block: list[tuple[Feeds, list[Array]]] = []
     held = 0
     for sample in samples:
         feeds = check_feeds(sample, specs)
+        for name, array in feeds.items():
+            if not allow_nan and array.dtype.kind == "f" and np.isnan(array).any():
+                count = np.count_nonzero(np.isnan(array))
+                raise DataError(
+                    f"sample {sample.name}: tensor '{name}' holds {count} NaN: remove the sample, or allow it with --allow-nonfinite"
+                )
         block.append((feeds, run(session, feeds, sample.name)))
         held += sum(array.nbytes for array in (*feeds.values(), *block[-1][1]) if isinstance(array, np.ndarray))
         if held >= HELD_BYTES:

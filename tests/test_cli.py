@@ -332,3 +332,16 @@ def test_python_api(work):
     assert scores[1].sqnr_db > 30
     with pytest.raises(api.OnnxqError):
         api.quantize("missing.onnx", "data")
+
+
+def test_nan_in_a_held_out_sample_is_no_success(work):
+    """Outputs that are NaN in float would count as right."""
+    last = sorted(Path("data").glob("*.npy"))[-1]
+    image = np.load(last)
+    image[..., 0] = np.nan
+    np.save(last, image)
+    for extra, code in (((), 2), (("--allow-nonfinite",), 0)):
+        result = quantize(*extra)
+        assert result.exit_code == code
+        assert (f"sample {last.name}: tensor 'image' holds" in result.stderr) == (code == 2)
+        assert Path("model.int8.onnx").exists() == (code == 0)

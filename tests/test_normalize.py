@@ -164,9 +164,18 @@ def chain(rng, text, expected, *, extra=None, tolerance=1e-4):
         ("m = Mul(r, k) n = Add(m, c) y = Conv<pads=[1,1,1,1]>(n, w, b)", ["Tanh", "Add", "Conv"]),
         ('m = Mul(r, a) n = Add(s, m) y = Conv<auto_pad="SAME_UPPER">(n, w)', ["Tanh", "Add", "Conv"]),
         ("n = Add(r, c) y = Conv<pads=[1,1,1,1]>(n, w, b)", ["Tanh", "Add", "Conv"]),
-        ("m = Mul(r, k) u = Conv(m, w) v = Conv(m, w) y = Concat<axis=1>(u, v)", ["Tanh", "Conv", "Conv", "Concat"]),
+        ("m = Mul(r, k) u = Conv(m, w) v = Conv(m, w, b) y = Concat<axis=1>(u, v)", ["Tanh", "Conv", "Conv", "Concat"]),
         ("m = Mul(r, k) u = Conv(m, p) v = Relu(m) y = Concat<axis=1>(u, v)", ["Tanh", "Mul", "Conv", "Relu", "Concat"]),
     ],
 )
 def test_channel_arithmetic_folds_into_the_conv_behind_it(rng, text, expected):
     chain(rng, text, expected)
+
+
+def test_what_is_computed_twice_is_computed_once(rng):
+    """As exporters that unroll a loop write it: the runtime merges the products in float, and would not behind Q/DQ of their own."""
+    text = """g (float[2,5,8] x) => (float[2,5,4] y) {
+        z = Tanh(x) t = Tanh(x) a0 = Constant<value_ints = [1, -1, 8]>() a1 = Constant<value_ints = [1, -1, 8]>()
+        u = Reshape(z, a0) v = Reshape(t, a1) a = MatMul(u, w) b = MatMul(v, w) c = Add(a, b)
+        s = Constant<value_ints = [2, 5, 4]>() y = Reshape(c, s) }"""
+    check(parse(text, {"w": normal(rng, 8, 4)}), {"x": normal(rng, 2, 5, 8)}, ["Tanh", "Reshape", "MatMul", "Add", "Reshape"])

@@ -1,8 +1,9 @@
 """Bring any model into the form that the planner reads, without changing what it computes.
 
 Functions and branches that are always taken inlined, states that no iteration changes read from outside, weights as
-initializers, constants folded, BatchNorm and other per-channel arithmetic folded into the Conv or Gemm before or behind it,
-opset at least 13 (per-channel quantization), float32 in place of other float types, every node and value with a name of its own.
+initializers, constants folded, what is computed twice computed once, BatchNorm and other per-channel arithmetic folded into the
+Conv or Gemm before or behind it, opset at least 13 (per-channel quantization), float32 in place of other float types, every node
+and value with a name of its own.
 """
 
 import onnx
@@ -23,6 +24,8 @@ from onnxq.model.types import ask_types
 SEQUENCES = frozenset(
     {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence", "Optional"}
 )
+SAME_SIZES = 8
+"""Elements up to which equal constants count as one, as for the runtime: axes and bounds that exporters repeat."""
 LEAST_OPSET = 13
 """Q/DQ take an axis from opset 13 on."""
 
@@ -49,6 +52,8 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     if inline_branches(model) | read_invariants(model):
         infer_shapes(model)
         fold_constants(model)
+    passes.DeduplicateInitializersPass(SAME_SIZES)(model)
+    passes.CommonSubexpressionEliminationPass()(model)  # the runtime does so too, before it looks for integer kernels
     canonicalize(model)
     fold_channel_arithmetic(model)
     fold_forward(model)
