@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxq.model.files import load
 from onnxq.model.normalize import normalize, opset_of
 from tests.conftest import normal, parse, run, to_ir
 
@@ -179,3 +180,18 @@ def test_what_is_computed_twice_is_computed_once(rng):
         u = Reshape(z, a0) v = Reshape(t, a1) a = MatMul(u, w) b = MatMul(v, w) c = Add(a, b)
         s = Constant<value_ints = [2, 5, 4]>() y = Reshape(c, s) }"""
     check(parse(text, {"w": normal(rng, 8, 4)}), {"x": normal(rng, 2, 5, 8)}, ["Tanh", "Reshape", "MatMul", "Add", "Reshape"])
+
+
+def test_sizes_below_zero_are_unknown(tmp_path, rng):
+    """Paddle writes -1 for what a run decides; computed with, it gives sizes by which the runtime shares buffers."""
+    text = CONV + "c = Conv<strides=[2,2], pads=[1,1,1,1]>(x, w) d = Relu(c) y = Add(d, k) }"
+    model = parse(text, conv_constants(rng) | {"k": normal(rng, 1, 4, 1, 1)})
+    for value in (model.graph.input[0], model.graph.output[0]):
+        for dim in value.type.tensor_type.shape.dim:
+            dim.dim_value = -1
+    onnx.save(model, tmp_path / "model.onnx")
+    normalized = normalize(load(tmp_path / "model.onnx"))
+    stated = [size for node in normalized.graph for value in node.outputs for size in value.shape]
+    assert all(not isinstance(size, int) or size in (4,) for size in stated)
+    feeds = x(rng)
+    np.testing.assert_allclose(run(normalized, feeds)[0], run(model, feeds)[0], atol=1e-5)

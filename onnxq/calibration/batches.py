@@ -23,6 +23,7 @@ from onnxq.data.source import Sample
 from onnxq.errors import ModelError
 from onnxq.model.expose import Exposed, expose
 from onnxq.model.runtime import InputSpec, input_specs, open_session, run
+from onnxq.model.seeds import drawing
 from onnxq.schemes import Array, Feeds
 
 BATCH_VALUES = 1 << 20
@@ -81,7 +82,7 @@ def observe(
     exposed = expose(model, produced or [model.graph.outputs[0].name or ""])
     session = open_session(exposed.model, threads=1, patterns=False)
     specs = input_specs(session)
-    size, workers = batching(session, specs, samples, exposed)
+    size, workers = (1, 1) if drawing(model) else batching(session, specs, samples, exposed)  # what is drawn depends on the order
     if workers < cpus():
         del session  # not two at a time: each may hold all weights
         session = open_session(exposed.model, threads=cpus() // workers, patterns=False)

@@ -41,7 +41,16 @@ def load(path: Path) -> ir.Model:
             tensor.base_dir = str(path.parent)
             _check_external(path, tensor)
     _follow_links(model)
+    _forget_negative_sizes(model)
     return model
+
+
+def _forget_negative_sizes(model: ir.Model) -> None:
+    """Sizes below 0 are unknown ones, for the runtime too; shape inference would compute with them."""
+    for graph in model.graphs():
+        for value in [*graph.inputs, *graph.outputs, *(value for node in graph for value in node.outputs)]:
+            if value.shape is not None and any(isinstance(size, int) and size < 0 for size in value.shape):
+                value.shape = ir.Shape([None if isinstance(size, int) and size < 0 else size for size in value.shape])
 
 
 def _follow_links(model: ir.Model) -> None:

@@ -9,6 +9,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from onnxq.errors import ModelError, first_line
+from onnxq.model.files import load
+from onnxq.model.seeds import may_draw, seeded
 from onnxq.model.spill import weights_on_disk
 from onnxq.schemes import Array, Feeds
 
@@ -54,6 +56,8 @@ def open_session(
 ) -> ort.InferenceSession:
     """A CPU session; `optimize=False` runs every node as written (Q/DQ in float: the reference).
 
+    Nodes that draw random numbers draw the same ones in each.
+
     Args:
         model: a file, or a model in memory whose external weights stay where they lie.
         optimize: let the runtime fuse nodes into its integer kernels.
@@ -65,6 +69,7 @@ def open_session(
     Raises:
         ModelError: the runtime cannot load the model.
     """
+    name = str(model) if isinstance(model, Path) else None
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
@@ -80,14 +85,18 @@ def open_session(
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     try:
+        if isinstance(model, Path) and may_draw(model):
+            model = load(model)
         if isinstance(model, Path):
             return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        with weights_on_disk(model) as root:
+        with weights_on_disk(model) as root, seeded(model):
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
             payload = ir.serde.serialize_model(model).SerializeToString()
             return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+    except ModelError:
+        raise
     except Exception as error:  # the runtime raises many types, all of them about the model
-        where = str(model) if isinstance(model, Path) else "model"
+        where = name or "model"
         raise ModelError(f"{where}: onnxruntime {ort.__version__} cannot load it: {first_line(error)}") from error
 
 
