@@ -12,7 +12,7 @@ from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError
 from onnxq.evaluation import EvalOptions, evaluate, evaluated_samples
-from onnxq.fallback import REASON, TARGET_DB, Goal, Load, Step
+from onnxq.fallback import REASON, RUINED_DB, TARGET_DB, Goal, Load, Step
 from onnxq.job import Job, planned_shapes
 from onnxq.latency import medians_ms
 from onnxq.macs import node_macs
@@ -81,7 +81,10 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
         if task is not None and limits.max_drop is not None:
             least = -math.inf if limits.min_sqnr is None else limits.min_sqnr  # the metric decides, unless both are asked for
             goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
-        choice = keep_outputs(candidates, choice, loads, without, goal)
+        everything, choice = choice, keep_outputs(candidates, choice, loads, without, goal)
+        if (goal.asked or _reached(choice) < RUINED_DB) and candidates.quality(without(frozenset(loads)), kept) < goal.target_db:
+            job.half = False  # the outputs hang on the last bits of the weights
+            choice = keep_outputs(candidates, everything, loads, without, goal)
         if costs is not None and not goal.asked and choice.fallback is not None:
             choice = _worth_their_noise(job, candidates, choice, loads, savings(choice.plan, shapes, costs))
         steps = (
@@ -95,19 +98,24 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
     return choice
 
 
+def _reached(choice: Choice) -> float:
+    """SQNR in dB on the judges."""
+    return choice.fallback.after_db if choice.fallback is not None else choice.kept.sqnr_db or 0.0
+
+
 def _worth_their_noise(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load], saved: Savings) -> Choice:
     """The choice, or all float where its integers save too little of the time and of the size."""
     if not saved.too_little:
         return choice
     job.warnings.append(
         f"what could stay on integers would save {saved.time:.1%} of the time and {saved.size:.1%} of the size: "
-        "the model stays float, its weights in half precision; --all-int8 quantizes it all the same"
+        f"the model stays float{', its weights in half precision' if job.half else ''}; --all-int8 quantizes it all the same"
     )
     return _all_float(job, candidates, choice, loads)
 
 
 def _all_float(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load]) -> Choice:
-    """The plain model, with its weights in half precision."""
+    """The plain model, with its weights in half precision where they may be."""
     plain = candidates.others[0] if candidates.others else candidates
     assert choice.fallback is not None
     assert plain.references is not None

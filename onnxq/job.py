@@ -50,6 +50,7 @@ class Job:
     lstms  LSTMs whose weights become int8, by name
     run_time  products whose activations' ranges are found when they run
     few_rows  whether they see so few rows that fewer and larger operators pay
+    half   whether products that stay float may have their weights stored in half precision
     scratch  folder that holds the model's weights, where they are many
     points  what was tried to reach a target that the user set
     """
@@ -67,6 +68,7 @@ class Job:
     lstms: dict[str, LstmForm] = field(default_factory=dict)
     run_time: list[str] = field(default_factory=list)
     few_rows: bool = False
+    half: bool = True
     scratch: Path | None = None
     points: list[Point] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -45,7 +45,8 @@ def file_writer(job: Job) -> Writer:
             quantize_lstms(result, job.lstms)
         if tables:
             quantize_tables(result, known)
-        narrow_weights(result, [name for name, (_, why) in plan.floats.items() if why in (SLOW, REASON)])
+        if job.half:
+            narrow_weights(result, [name for name, (_, why) in plan.floats.items() if why in (SLOW, REASON)])
         shield(result)
         return result
 

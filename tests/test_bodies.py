@@ -207,3 +207,19 @@ def test_a_loop_that_hands_weights_on_beside_what_it_counts(rng):
     assert set(make_plan(normalized, Selection()).anchors) == {
         node.name for graph in normalized.graphs() for node in graph if node.op_type == "MatMul"
     }
+
+
+def test_bodies_that_use_the_same_names(rng):
+    """Exporters repeat a cell's names in every loop: what stands for one value must not stand for the other."""
+    cell = """Loop (n, go, {x}) <body = b{i} (int64 i, bool c, float[1,6] before) => (bool next, float[1,6] after) {{
+        next = Identity(c) p = MatMul(before, {w}) after = Tanh(p) }}>"""
+    text = f"""g (float[1,6] x, int64 n) => (float[1,6] y) {{
+        go = Constant<value = bool {{1}}>() h = {cell.format(x="x", w="w1", i=1)} k = Mul(h, ten) y = {cell.format(x="k", w="w2", i=2)} }}"""
+    model = parse(text, {"w1": normal(rng, 6, 6), "w2": 0.2 * normal(rng, 6, 6), "ten": np.float32(3)})
+    feeds = [{"x": normal(rng, 1, 6), "n": np.array(2)} for _ in range(16)]
+    quantized = Quantized(model, feeds)
+    assert len(quantized.plan.anchors) == 2
+    assert len({tensor.source for tensor in quantized.plan.tensors.values()}) == len(quantized.plan.tensors) == 2
+    error, difference = quantized.errors()
+    assert error < 0.05
+    assert difference < 0.02

@@ -44,7 +44,7 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     passes.OutputFixPass()(model)  # the runtime gives garbage for a body that puts one value out twice
     passes.NameFixPass()(model)
     passes.LiftSubgraphInitializersToMainGraphPass()(model)
-    name_nodes(model)
+    name_all(model)
     infer_shapes(model)
     if compute_in_float32(model) | ask_types(model):
         infer_shapes(model)
@@ -58,7 +58,7 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     fold_channel_arithmetic(model)
     fold_forward(model)
     tidy(model)
-    name_nodes(model)
+    name_all(model)
     infer_shapes(model)
     if fix_reshapes(model):
         tidy(model)
@@ -129,18 +129,31 @@ def remove_identities(model: ir.Model) -> None:
             graph.remove(node, safe=True)
 
 
-def name_nodes(model: ir.Model) -> None:
-    """Give each node a name that no other has: nodes are found again by name in the optimized graph."""
+def name_all(model: ir.Model) -> None:
+    """Give each node and each value a name that no other has: nodes are found again by name in the optimized graph, values in the plan.
+
+    Bodies that lie beside each other may use the same names for what is not the same.
+    """
     seen: set[str] = set()
     for graph in model.graphs():
         for node in graph:
-            wish = node.name or f"{node.op_type}_{node.outputs[0].name}"
-            name, count = wish, 1
-            while name in seen:
-                count += 1
-                name = f"{wish}_{count}"
-            seen.add(name)
-            node.name = name
+            node.name = _own_name(node.name or f"{node.op_type}_{node.outputs[0].name}", seen)
+    main = model.graph
+    ends = {*main.inputs, *main.initializers.values(), *main.outputs}
+    seen = {value.name or "" for value in ends}
+    for graph in model.graphs():
+        for value in [*graph.inputs, *(value for node in graph for value in node.outputs)]:
+            if value not in ends and value.name:
+                value.name = _own_name(value.name, seen)
+
+
+def _own_name(wish: str, seen: set[str]) -> str:
+    name, count = wish, 1
+    while name in seen:
+        count += 1
+        name = f"{wish}_{count}"
+    seen.add(name)
+    return name
 
 
 def infer_shapes(model: ir.Model) -> None:
