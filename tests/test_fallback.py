@@ -183,3 +183,19 @@ def test_integers_that_save_neither_time_nor_size_are_not_worth_their_noise(frag
     written = onnx.load(fragile / "float.onnx")
     assert written.opset_import[0].version == 11
     assert {node.op_type for node in written.graph.node} == {"Conv", "Tanh", "Mul", "Cast"}
+
+
+def test_outputs_that_hang_on_the_last_bits_of_the_weights(tmp_path, rng):
+    """What is left of two products that nearly cancel out: half precision ruins it too."""
+    text = "g (float[1,16,4,4] x) => (float[1,16,4,4] y) { a = Conv(x, w0) b = Conv(x, w1) y = Sub(a, b) }"
+    weight = normal(rng, 16, 16, 1, 1)
+    constants = {"w0": weight, "w1": weight * (1 + 1e-4 * normal(rng, 16, 16, 1, 1))}
+    onnx.save(parse(text, constants), tmp_path / "model.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(32):
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 16, 4, 4))
+    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "data", tmp_path / "out.onnx")
+    assert report.outputs.sqnr_db > 60
+    assert len(report.fallback.nodes) == 2
+    assert all(tensor.data_type != onnx.TensorProto.FLOAT16 for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer)
+    assert any("the model stays float; --all-int8" in warning for warning in report.warnings)
