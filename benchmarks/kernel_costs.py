@@ -28,6 +28,7 @@ from onnxq.costs import PLAIN, PROFILING_NS, Work, conv_kind, is_blocked
 RUNS = 15
 CONVS = 320
 PLAIN_CONVS = 200
+GROUPED_CONVS = 160
 PRODUCTS = 60
 
 
@@ -131,6 +132,32 @@ def plain_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
         kind = PLAIN + conv_kind(groups, cin, cout, kernel**axes)
         rows.append({"kind": kind, "op": "Conv", "shapes": {"x": [1, cin, *[size] * axes]}, "w": weight, "attributes": attributes,
                      "work": work, "forms": (False,)})  # fmt: skip
+    return rows
+
+
+def grouped_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
+    """Convolutions of several channels a group, or of several outputs for each channel."""
+    rows: list[dict[str, Any]] = []
+    while len(rows) < GROUPED_CONVS:
+        size, kernel, stride = int(rng.choice([4, 7, 14, 20, 28, 40, 56])), int(rng.choice([1, 3, 3, 5, 7])), int(rng.choice([1, 1, 2]))
+        inside, more, groups = (
+            int(rng.choice([1, 2, 4, 8, 16, 32, 64])),
+            int(rng.choice([1, 1, 2, 4])),
+            int(rng.choice([2, 4, 8, 16, 32, 64])),
+        )
+        cin, cout, out = inside * groups, inside * more * groups, -(-size // stride)
+        if inside * more == 1:
+            continue
+        work = Work(out**2 * cout * inside * kernel**2, size**2 * cin, out**2 * cout,
+                    out**2 * groups * kernel**2, cout * inside * kernel**2, out**2)  # fmt: skip
+        if work.macs > 80e6 or cin > 512 or cout > 1024:
+            continue
+        weight = (rng.normal(size=(cout, inside, kernel, kernel)) * 0.1).astype(np.float32)
+        attributes = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": groups}
+        kind = "grouped" if is_blocked(weight.shape, groups, block) else PLAIN + "grouped"
+        rows.append(
+            {"kind": kind, "op": "Conv", "shapes": {"x": [1, cin, size, size]}, "w": weight, "attributes": attributes, "work": work}
+        )
     return rows
 
 
@@ -312,7 +339,10 @@ def main() -> None:
         rows = (
             chain_rows(rng)
             if args.chains
-            else measure(conv_rows(rng, args.block) + product_rows(rng)) + between_rows(rng) + measure(plain_rows(np.random.default_rng(2)))
+            else measure(conv_rows(rng, args.block) + product_rows(rng))
+            + between_rows(rng)
+            + measure(plain_rows(np.random.default_rng(2)))
+            + measure(grouped_rows(np.random.default_rng(3), args.block))
         )
         if args.rows:
             args.rows.write_text(json.dumps(rows))

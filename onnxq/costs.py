@@ -18,7 +18,10 @@ from onnxq.options import Target
 
 
 class Work(NamedTuple):
-    """Sizes of one node: MACs, elements read and written, of all patches of a convolution, and of the weights; places written."""
+    """Sizes of one node: MACs, elements read and written, of all patches of a convolution, and of the weights; places written.
+
+    Of a grouped convolution runs of a group's channels count in place of its patches' elements: each is copied by itself.
+    """
 
     macs: float
     inputs: float
@@ -46,7 +49,9 @@ TABLES: dict[Target, Table] = {
         "float Resize": (0.0, 0.0, 0.836, 0.209, 0.0, 0.0, 0.0),
         "float Sigmoid": (10100.0, 0.0, 0.0336, 0.0336, 0.0, 0.0, 0.0),
         "float depthwise": (2180.0, 0.0153, 0.0, 0.0, 0.0153, 0.117, 0.616),
+        "float grouped": (2450.0, 0.0163, 0.0, 0.0, 1.17, 0.0, 0.0),
         "float plain depthwise": (2610.0, 0.0523, 0.18, 0.0, 0.0523, 14.6, 1.04),
+        "float plain grouped": (3480.0, 0.0343, 0.0142, 0.0, 0.236, 1.28, 0.0),
         "float plain pointwise": (2710.0, 0.0151, 0.157, 0.000918, 0.0, 0.114, 0.0),
         "float plain spatial": (2600.0, 0.0147, 0.103, 0.073, 0.36, 0.138, 0.0),
         "float pointwise": (1990.0, 0.0133, 0.018, 0.0421, 0.143, 0.0406, 0.0),
@@ -63,6 +68,7 @@ TABLES: dict[Target, Table] = {
         "integer Sigmoid": (1060.0, 0.0, 0.148, 0.148, 0.0, 0.0, 0.0),
         "integer depthwise": (3270.0, 0.0202, 0.0, 0.0, 0.0202, 0.0129, 10.3),
         "integer dequantize": (1970.0, 0.0, 0.101, 0.0, 0.0, 0.0, 0.0),
+        "integer grouped": (3570.0, 0.00836, 0.0519, 0.131, 3.4, 0.00258, 2.01),
         "integer pointwise": (3000.0, 0.0067, 0.0237, 0.134, 0.0186, 0.0135, 2.09),
         "integer product": (3020.0, 0.00854, 0.0, 0.162, 0.0, 0.0041, 0.472),
         "integer quantize": (1930.0, 0.0, 0.241, 0.0, 0.0, 0.0, 0.0),
@@ -80,7 +86,9 @@ TABLES: dict[Target, Table] = {
         "float Resize": (0.0, 0.0, 1.02, 0.254, 0.0, 0.0, 0.0),
         "float Sigmoid": (1170.0, 0.0, 0.137, 0.137, 0.0, 0.0, 0.0),
         "float depthwise": (2230.0, 0.00791, 0.00714, 0.0, 0.00791, 0.0448, 0.736),
+        "float grouped": (1950.0, 0.00892, 0.00359, 0.0, 1.07, 0.0302, 0.0),
         "float plain depthwise": (2580.0, 0.0507, 0.192, 0.0, 0.0507, 15.3, 0.0881),
+        "float plain grouped": (3070.0, 0.0202, 0.0, 0.0, 0.245, 1.37, 0.0),
         "float plain pointwise": (2590.0, 0.00776, 0.13, 0.0, 0.0, 0.0952, 0.0),
         "float plain spatial": (2720.0, 0.00702, 0.26, 0.062, 0.271, 0.119, 0.0),
         "float pointwise": (1980.0, 0.00523, 0.028, 0.0711, 0.101, 0.0372, 0.58),
@@ -97,6 +105,7 @@ TABLES: dict[Target, Table] = {
         "integer Sigmoid": (902.0, 0.0, 0.133, 0.133, 0.0, 0.0, 0.0),
         "integer depthwise": (3420.0, 0.00884, 0.0, 0.0, 0.00884, 0.0186, 9.06),
         "integer dequantize": (1960.0, 0.0, 0.0974, 0.0, 0.0, 0.0, 0.0),
+        "integer grouped": (3360.0, 0.00216, 0.0456, 0.153, 2.78, 0.0104, 1.63),
         "integer pointwise": (2990.0, 0.000896, 0.0285, 0.0521, 0.0195, 0.0325, 1.78),
         "integer product": (2930.0, 0.00213, 0.0175, 0.167, 0.0, 0.00939, 0.0),
         "integer quantize": (1920.0, 0.0, 0.0625, 0.0, 0.0, 0.0, 0.0),
@@ -154,8 +163,8 @@ def work_of(node: ir.Node, shapes: ShapeByName, block: int) -> tuple[str, Work] 
     groups, kernel = attribute(node, "group", 1), math.prod(weight[2:])
     assert isinstance(groups, int)
     channels = weight[1] * groups
-    patches = written / weight[0] * channels * kernel
     kind = conv_kind(groups, channels, weight[0], kernel)
+    patches = written / weight[0] * kernel * (groups if kind == "grouped" else channels)
     work = Work(written * weight[1] * kernel, read, written, patches, size, written / weight[0])
     return kind if is_blocked(weight, groups, block) else PLAIN + kind, work
 
@@ -164,7 +173,7 @@ def nanoseconds(table: Table, form: str, kind: str, work: Work) -> float:
     """What a kernel takes in a form, `float` or `integer`; kinds without a row take the same in both, and count as nothing."""
     if form == "integer":
         kind = kind.removeprefix(PLAIN)
-    row = table.get(f"{form} {kind.replace('grouped', 'spatial')}")
+    row = table.get(f"{form} {kind}")
     if row is None:
         return 0.0
     return max(0.0, sum(cost * size for cost, size in zip(row, work.features(), strict=True)) - PROFILING_NS)

@@ -17,7 +17,7 @@ from onnxq.model.edit import Names, constant
 from onnxq.model.expose import Exposed, expose
 from onnxq.model.files import load
 from onnxq.model.normalize import normalize
-from onnxq.model.runtime import model_inputs, open_session, run
+from onnxq.model.runtime import model_inputs, open_exposed, run
 from onnxq.plan import make_plan
 from onnxq.schemes import Array, Feeds
 from onnxq.techniques.saturation import kernel_order, saturating_pairs
@@ -169,7 +169,7 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
     held = {name: _held(written, b) for name, (_, b) in pairs.items()}
     seen = {name: _Seen(OutputError([name]), OutputError([name])) for name in pairs}
     reached = _fed(alone, pairs)
-    sessions = [open_session(each.model) for each in (wanted, *forms)]
+    sessions = [open_exposed(each.model) for each in (wanted, *forms)]
     for sample in samples:
         feeds = check_feeds(sample, specs)
         left = _values(wanted, sessions[0], feeds, sample.name)

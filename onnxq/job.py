@@ -21,7 +21,7 @@ from onnxq.model.edit import is_constant, nodes_of
 from onnxq.model.expose import expose
 from onnxq.model.files import SINGLE_FILE_LIMIT, load, weight_bytes
 from onnxq.model.normalize import normalize
-from onnxq.model.runtime import InputSpec, model_inputs, open_session, run
+from onnxq.model.runtime import InputSpec, model_inputs, open_exposed, open_session, run
 from onnxq.model.spill import move_to_disk
 from onnxq.operators import ALREADY_QUANTIZED
 from onnxq.options import Mode, QuantizeOptions
@@ -203,7 +203,7 @@ def planned_shapes(model: ir.Model, plan: Plan, feeds: Feeds) -> ShapeByName:
     if not unknown:
         return shapes
     exposed = expose(model, unknown)
-    fetched = run(open_session(exposed.model), feeds, "a sample", [output for output, _ in exposed.outputs.values()])
+    fetched = run(open_exposed(exposed.model), feeds, "a sample", [output for output, _ in exposed.outputs.values()])
     seen = {name: list(array.shape[levels:]) for (name, (_, levels)), array in zip(exposed.outputs.items(), fetched, strict=True)}
     return shapes | seen  # of a body, those of its last iteration
 
@@ -219,7 +219,7 @@ def _unobservable(job: Job) -> bool:
     sample = job.calibration[0]
     feeds = check_feeds(sample, job.specs)
     try:
-        run(open_session(exposed.model), feeds, sample.name)
+        run(open_exposed(exposed.model), feeds, sample.name)
     except ModelError:
         for name in inside:
             planned = job.plan.nodes[name]

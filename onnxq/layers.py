@@ -17,7 +17,7 @@ from onnxq.metrics import OutputError
 from onnxq.model.edit import nodes_of, only_use
 from onnxq.model.expose import expose
 from onnxq.model.files import load
-from onnxq.model.runtime import open_session, run
+from onnxq.model.runtime import open_exposed, open_session, run
 from onnxq.parameters import Parameters
 from onnxq.plan import Plan
 from onnxq.schemes import Feeds
@@ -109,7 +109,7 @@ def _errors(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str
     wanted, found = expose(model, [a for a, _ in pairs.values()]), expose(written, [b for _, b in pairs.values()])
     outputs = [[output for output, _ in each.outputs.values()] for each in (wanted, found)]
     errors = {name: OutputError([name]) for name in pairs}
-    sessions = open_session(wanted.model), open_session(found.model)
+    sessions = open_exposed(wanted.model), open_exposed(found.model)
     for sample, feeds in samples:
         expected, actual = (
             dict(zip(names, run(session, feeds, sample, list(names)), strict=True))

@@ -90,7 +90,7 @@ def following_bias(planned: PlannedNode) -> tuple[ir.Node, int] | None:
     index = 1 if follower.inputs[0] is output else 0
     array = constant(follower.inputs[index])
     weight = sizes(planned.node.inputs[1])
-    if array is None or weight is None or array.size != weight[1] or array.shape[-1:] != (weight[1],):
+    if array is None or weight is None or len(weight) != 2 or array.size != weight[1] or array.shape[-1:] != (weight[1],):
         return None
     return follower, index
 

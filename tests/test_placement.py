@@ -165,3 +165,14 @@ def test_given_back_weights_are_stored_in_half_precision(rng, tmp_path, give_bac
     feeds = dict(np.load(tmp_path / "x.npz"))
     expected, found = (runtime_outputs(tmp_path / name, feeds)[0] for name in ("model.onnx", "model.int8.onnx"))
     assert np.square(expected - found).sum() < 0.01 * np.square(expected).sum()
+
+
+@pytest.mark.parametrize(("groups", "outputs", "floats"), [(32, 64, 4), (16, 64, 4), (2, 64, 0)])
+def test_many_groups_of_few_channels_are_not_worth_integers(groups, outputs, floats, rng):
+    """Their integer kernel copies each group's channels for each element of its patches."""
+    chain = " ".join(f"{y} = Conv<pads=[1,1,1,1], group={groups}>({x}, w{i}) " for i, (x, y) in enumerate(itertools.pairwise("xabcy")))
+    text = f"g (float[1,{outputs},40,40] x) => (float[1,{outputs},40,40] y) {{ {chain} }}"
+    weights = {f"w{i}": normal(rng, outputs, outputs // groups, 3, 3) for i in range(4)}
+    model = normalize(to_ir(parse(text, weights)))
+    for target in TABLES:
+        assert len(place(make_plan(model), concrete_shapes(model, None), Costs.of(target)).floats) == floats

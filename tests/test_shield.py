@@ -151,3 +151,14 @@ def test_a_product_of_static_shape_runs_on_integers(rows, order, tmp_path, rng):
     assert shield(model) == 0
     assert {"Gemm", "DequantizeLinear"}.isdisjoint(kernels_of(model, tmp_path))
     np.testing.assert_allclose(open_session(model).run(None, {"x": x})[0], before, atol=1e-5)
+
+
+def test_a_product_with_one_row_of_weights(tmp_path, rng):
+    """A MatMul by a vector has no channels."""
+    text = "g (float[5,16] x) => (float[5] y) { a = MatMul(x, w0) r = Relu(a) m = MatMul(r, w1) y = Add(m, b) }"
+    onnx.save(parse(text, {"w0": normal(rng, 16, 16), "w1": normal(rng, 16), "b": normal(rng, 1)}), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for i in range(16):
+        np.save(tmp_path / "calib" / f"{i}.npy", normal(rng, 5, 16))
+    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", give_back=False)
+    assert report.outputs.sqnr_db > 25

@@ -22,7 +22,7 @@ from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
 from onnxq.errors import ModelError
 from onnxq.model.expose import Exposed, expose
-from onnxq.model.runtime import InputSpec, input_specs, open_session, run
+from onnxq.model.runtime import InputSpec, input_specs, open_exposed, run
 from onnxq.model.seeds import drawing
 from onnxq.schemes import Array, Feeds
 
@@ -80,12 +80,12 @@ def observe(
     produced = [name for name in dict.fromkeys(names) if name not in graph_inputs]
     # a model of which nothing is wanted is still run: its samples are checked
     exposed = expose(model, produced or [model.graph.outputs[0].name or ""])
-    session = open_session(exposed.model, threads=1, patterns=False)
+    session = open_exposed(exposed.model, threads=1, patterns=False)
     specs = input_specs(session)
     size, workers = (1, 1) if drawing(model) else batching(session, specs, samples, exposed)  # what is drawn depends on the order
     if workers < cpus():
         del session  # not two at a time: each may hold all weights
-        session = open_session(exposed.model, threads=cpus() // workers, patterns=False)
+        session = open_exposed(exposed.model, threads=cpus() // workers, patterns=False)
 
     def work(start: int) -> tuple[bytes, list[T], int]:
         content, parts = run_batch(session, specs, samples[start : start + size], exposed)
