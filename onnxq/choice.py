@@ -176,6 +176,7 @@ def keep_outputs(
         lambda names: references.sqnr_db(written(names)),
         before,
         goal,
+        nodes=len(choice.model.graph),
     )
     if not fallback.nodes:
         return replace(choice, fallback=fallback if goal.asked else None)

@@ -19,8 +19,10 @@ MOST_TIME, MOST_WEIGHTS = 0.15, 0.5
 """What may go back to float: nodes that lengthen the expected time by this share, with this share of the planned weights."""
 RUINED_DB = 12.0
 """Where the outputs are worse than this, whatever it takes goes back: a file that is of no use is not fast."""
-MOST_UNITS = 64
-"""Neighbouring nodes are measured together where there are more than so many."""
+MOST_UNITS, LEAST_UNITS = 64, 16
+"""Neighbouring nodes are measured together where there are more than so many; fewer at a time where a model's nodes are many, ..."""
+MOST_LOADED = 64_000
+"""... for opening the model takes longer then than running it: so many of its nodes are loaded in all."""
 ROUNDS = 6
 STEP_DB = 3.0
 """Noise that a round takes away where a metric decides, of which nobody knows beforehand how much it bears."""
@@ -117,7 +119,9 @@ class _Unit:
         return self.noise / self.load.cost
 
 
-def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: float, goal: Goal | None = None) -> Fallback:
+def fall_back(
+    loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: float, goal: Goal | None = None, nodes: int = 0
+) -> Fallback:
     """Choose the nodes to leave float.
 
     Args:
@@ -126,6 +130,7 @@ def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: 
         judge: judges over all held-out samples.
         before_db: what `judge` says with everything quantized.
         goal: what has to hold; the default without one.
+        nodes: how many the model has.
     """
     goal = goal or Goal()
     steps = [goal.step((), before_db, 0.0)]
@@ -138,7 +143,7 @@ def fall_back(loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: 
         steps.append(step)
         return step
 
-    units = [_measured(names, loads, quick) for names in grouped(list(loads))]
+    units = [_measured(names, loads, quick) for names in grouped(list(loads), nodes)]
     ranked = sorted(units, key=lambda unit: unit.worth, reverse=True)
     chosen: list[_Unit] = []
     enough = 0  # units without which it did not hold
@@ -186,9 +191,9 @@ def _measured(names: Sequence[str], loads: Mapping[str, Load], quick: Judge) -> 
     return _Unit(tuple(names), sum((loads[name] for name in names), NOTHING), noise_power(quick(others)))
 
 
-def grouped(names: Sequence[T]) -> list[Sequence[T]]:
-    """Neighbours together, so that there are no more than `MOST_UNITS`."""
-    count = min(len(names), MOST_UNITS)
+def grouped(names: Sequence[T], nodes: int = 0) -> list[Sequence[T]]:
+    """Neighbours together, so that there are no more than `MOST_UNITS`, or fewer in a model of many nodes."""
+    count = min(len(names), max(LEAST_UNITS, min(MOST_UNITS, MOST_LOADED // max(nodes, 1))))
     cuts = [len(names) * i // max(count, 1) for i in range(count + 1)]
     return [names[start:stop] for start, stop in pairwise(cuts)]
 

@@ -7,7 +7,7 @@ import pytest
 import onnxq
 from onnxq import placement
 from onnxq.evaluation import EvalOptions
-from onnxq.fallback import LEAST_GAIN_DB, MOST_TIME, TARGET_DB, Goal, Load, fall_back
+from onnxq.fallback import LEAST_GAIN_DB, MOST_TIME, TARGET_DB, Goal, Load, fall_back, grouped
 from onnxq.frontier import quantize
 from onnxq.gates import Limits
 from onnxq.hold import Task
@@ -199,3 +199,13 @@ def test_outputs_that_hang_on_the_last_bits_of_the_weights(tmp_path, rng):
     assert len(report.fallback.nodes) == 2
     assert all(tensor.data_type != onnx.TensorProto.FLOAT16 for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer)
     assert any("the model stays float; --all-int8" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("count", "nodes", "units"), [(200, 0, 64), (200, 900, 64), (200, 2000, 32), (200, 9000, 16), (10, 9000, 10), (0, 5, 0)]
+)
+def test_neighbours_are_measured_together_where_nodes_are_many(count, nodes, units):
+    found = grouped(list(range(count)), nodes)
+    assert len(found) == units
+    assert [one for group in found for one in group] == list(range(count))
+    assert all(found)
