@@ -195,3 +195,23 @@ def test_sizes_below_zero_are_unknown(tmp_path, rng):
     assert all(not isinstance(size, int) or size in (4,) for size in stated)
     feeds = x(rng)
     np.testing.assert_allclose(run(normalized, feeds)[0], run(model, feeds)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("y = ReduceMean<axes=[2,3], keepdims=1>(t)", ["Tanh", "GlobalAveragePool"]),
+        ("y = ReduceMean<axes=[-1,-2], keepdims=0>(t)", ["Tanh", "GlobalAveragePool", "Flatten"]),
+        ("y = ReduceMean<axes=[1,3]>(t)", ["Tanh", "ReduceMean"]),
+        ("y = ReduceMean<axes=[2]>(t)", ["Tanh", "ReduceMean"]),
+        ("y = ReduceMean<keepdims=0>(t)", ["Tanh", "ReduceMean"]),
+        ("u = Flatten(t) y = ReduceMean<axes=[1]>(u)", ["Tanh", "Flatten", "ReduceMean"]),
+    ],
+)
+def test_a_mean_over_an_image_is_a_pool(rng, text, expected):
+    check(parse(f"g (float[N,3,6,6] x) => (float y) {{ t = Tanh(x) {text} }}", {}), x(rng), expected)
+
+
+def test_a_mean_whose_axes_are_an_input(rng):
+    text = "g (float[N,3,6,6] x) => (float[N,3,1,1] y) { t = Tanh(x) y = ReduceMean(t, axes) }"
+    check(parse(text, {"axes": np.array([2, 3])}, opset=18), x(rng), ["Tanh", "GlobalAveragePool"])

@@ -7,9 +7,14 @@ import onnx_ir as ir
 
 from onnxq.model.edit import attribute
 
+OLDEST = 9
+"""Opset from which a Scan has no lengths before its states."""
+
 
 def read_invariants(model: ir.Model) -> bool:
     """Take such states away, outermost loops first; returns whether there was any."""
+    if model.graph.opset_imports.get("", 1) < OLDEST:
+        return False
     loops = [node for graph in model.graphs() for node in list(graph) if node.op_type in ("Loop", "Scan") and not node.domain]
     return sum(_take_away(loop) for loop in loops) > 0
 
