@@ -67,15 +67,19 @@ def place(plan: Plan, shapes: ShapeByName, costs: Costs) -> Placement:
 
 @dataclass(frozen=True)
 class Savings:
-    """Shares of the whole model's expected time, in float, and of its size, in half precision, that a plan's integers save."""
+    """Shares of the whole model's expected time, in float, and of its size, in half precision, that a plan's integers save.
+
+    small  whether the model is one of those of which the tables say little: size does not count then
+    """
 
     time: float
     size: float
+    small: bool = False
 
     @property
     def too_little(self) -> bool:
         """Whether they are not worth their noise."""
-        return self.time < LEAST_TIME and self.size < LEAST_SIZE
+        return self.time < WORTH_SMALL if self.small else self.time < LEAST_TIME and self.size < LEAST_SIZE
 
 
 def savings(plan: Plan, shapes: ShapeByName, costs: Costs) -> Savings:
@@ -85,7 +89,8 @@ def savings(plan: Plan, shapes: ShapeByName, costs: Costs) -> Savings:
     rest = sum(costs.kernel_ns("float", *other) for other in others if other is not None)
     integers = _weights(planned.node for planned in plan.nodes.values())
     share = integers / max(1, integers + _weights(node for node, _ in plan.floats.values()))
-    return Savings((found.float_ns - found.integer_ns) / ((found.float_ns + rest) or 1.0), share / 2)
+    whole = found.float_ns + rest
+    return Savings((found.float_ns - found.integer_ns) / (whole or 1.0), share / 2, LEAST_NS < whole < SMALL_NS)
 
 
 def _weights(nodes: Iterable[ir.Node]) -> int:
