@@ -25,7 +25,8 @@ MOST_LOADED = 64_000
 """... for opening the model takes longer then than running it: so many of its nodes are loaded in all."""
 ROUNDS = 6
 STEP_DB = 3.0
-"""Noise that a round takes away where a metric decides, of which nobody knows beforehand how much it bears."""
+"""Noise that a round takes away where a metric decides, of which nobody knows beforehand how much it bears; and how far beyond
+a target that nobody asked for is close enough."""
 REASON = "kept float for accuracy: the outputs are too far from float with it"
 
 T = TypeVar("T")
@@ -75,6 +76,10 @@ class Goal:
     def step(self, nodes: tuple[str, ...], sqnr_db: float, mac_share: float) -> "Step":
         """What is found with these nodes float."""
         return Step(nodes, sqnr_db, mac_share, None if self.drop is None else self.drop(frozenset(nodes)))
+
+    def exceeded(self, step: "Step") -> bool:
+        """Whether less would do: of what a user asked for as little as can be, else without hitting it closely."""
+        return self.holds(step) and (self.asked or step.sqnr_db > self.target_db + STEP_DB)
 
     def holds(self, step: "Step") -> bool:
         """Whether that is enough."""
@@ -163,7 +168,7 @@ def fall_back(
         left = whole - sum(unit.noise for unit in chosen)
         scale = max(scale * (1.5 if goal.drop is None else 1.0), noise_power(step.sqnr_db) / max(left, 1e-12))
     more = len(chosen)
-    while goal.asked and more - enough > 1 and any(goal.holds(step) for step in steps):
+    while more - enough > 1 and (found := _best(steps, goal)) and goal.exceeded(found):
         middle = (enough + more) // 2
         enough, more = (enough, middle) if goal.holds(take(chosen[:middle])) else (middle, more)
     best = _best(steps, goal)

@@ -14,6 +14,7 @@ from onnxq.errors import DataError
 from onnxq.evaluation import EvalOptions, evaluate, evaluated_samples
 from onnxq.fallback import REASON, RUINED_DB, TARGET_DB, Goal, Load, Step
 from onnxq.job import Job, planned_shapes
+from onnxq.judges import DOUBT_DB, more_references
 from onnxq.latency import medians_ms
 from onnxq.macs import node_macs
 from onnxq.model.edit import sizes
@@ -81,6 +82,8 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
         if task is not None and limits.max_drop is not None:
             least = -math.inf if limits.min_sqnr is None else limits.min_sqnr  # the metric decides, unless both are asked for
             goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
+        if not goal.asked and (choice.kept.sqnr_db or 0.0) < goal.target_db + DOUBT_DB:
+            choice = _judged_by_more(job, candidates, choice)
         everything, choice = choice, keep_outputs(candidates, choice, loads, without, goal)
         if (goal.asked or _reached(choice) < RUINED_DB) and candidates.quality(without(frozenset(loads)), kept) < goal.target_db:
             job.half = False  # the outputs hang on the last bits of the weights
@@ -96,6 +99,13 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
             files = [stored(step.nodes, f"{i}.onnx") for i, step in enumerate(steps)]
             job.points = _points(job, choice, steps, files)
     return choice
+
+
+def _judged_by_more(job: Job, candidates: Candidates, choice: Choice) -> Choice:
+    """The choice held against more samples, as all that follows is."""
+    assert candidates.references is not None
+    candidates.references = more_references(job, candidates.references)
+    return replace(choice, kept=replace(choice.kept, sqnr_db=candidates.quality(choice.plan, choice.kept)))
 
 
 def _reached(choice: Choice) -> float:

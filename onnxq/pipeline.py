@@ -15,6 +15,7 @@ from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError, OnnxqError
 from onnxq.hold import TIMED, Task
 from onnxq.job import Job, planned_shapes, prepare
+from onnxq.judges import find_references
 from onnxq.latency import medians_ms
 from onnxq.layers import histograms, layer_rows
 from onnxq.macs import concrete_shapes, node_macs
@@ -34,7 +35,7 @@ from onnxq.recurrent import quantized_lstms
 from onnxq.references import References
 from onnxq.report.doubts import doubts
 from onnxq.report.model import Drop, FloatNodes, Latency, QuantizeReport
-from onnxq.search import RUN_TIME, choose_best, find_judges, find_variants, to_be_compared
+from onnxq.search import RUN_TIME, choose_best, find_variants, to_be_compared
 from onnxq.verify import compare_outputs, inspect_kernels
 from onnxq.version import __version__
 from onnxq.writer import file_writer
@@ -60,7 +61,7 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
         return _without_ranges(job, clock, task)
     if options.measure:
         place_measured(job)
-    references = _references(job) if job.wanted_lstms() else None
+    references = find_references(job) if job.wanted_lstms() else None
     _choose_lstms(job, references)
     clock.lap(job, "prepare")
     variants = find_variants(job)
@@ -68,7 +69,7 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
     statistics = _statistics(job, variants)
     clock.lap(job, "calibrate")
     if references is None and to_be_compared(job, variants):
-        references = _references(job)
+        references = find_references(job)
     choice = choose_best(job, variants, references, statistics, task)
     clock.lap(job, "choose")
     del variants
@@ -82,11 +83,6 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
         report = _verify(job, building, choice, statistics, task)
     clock.lap(job, "verify")
     return report
-
-
-def _references(job: Job) -> References | None:
-    held_out, others = find_judges(job)
-    return References.of(job.model, held_out, others, job.specs) if held_out else None
 
 
 def _choose_lstms(job: Job, references: References | None) -> None:
@@ -112,7 +108,7 @@ def _at_its_own_opset(job: Job, choice: Choice) -> Choice:
 def _without_ranges(job: Job, clock: "_Clock", task: Task | None) -> QuantizeReport:
     """The modes that need no calibrated ranges."""
     options = job.options
-    references = _references(job) if options.mode is Mode.DYNAMIC else None
+    references = find_references(job) if options.mode is Mode.DYNAMIC else None
     clock.lap(job, "prepare")
     made = MODES[options.mode](job, references)
     if not made.plan.nodes and not made.stored:
@@ -242,7 +238,7 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: 
     )
     kernels = inspect_kernels(path, job.model, job.plan, shapes)
     allow = options.allow_nonfinite
-    outputs = compare_outputs(options.model, path, job.held_out, job.specs, allow_nan=allow) if job.held_out else None
+    outputs = compare_outputs(options.model, path, job.held_out, job.specs, job.plan.tensors, allow_nan=allow) if job.held_out else None
     latency = None
     timed = [check_feeds(sample, job.specs) for sample in job.held_out[:TIMED]]
     seconds = 0.15 if options.effort is Effort.FAST else 0.5

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxq.data.samples import check_feeds
@@ -70,6 +71,13 @@ class References:
         outer = [values[: len(taps)] for values in found]
         inner = [[values[column] for column in columns] for values in found]
         return References(taps, feeds, outer, inner, len(held_out))
+
+    @property
+    def size(self) -> int:
+        """Bytes of what goes in and comes out."""
+        feeds = [array for sample in self.feeds for array in sample.values()]
+        outputs = [array for values in (self.outer, self.inner) for sample in values for array in sample]
+        return sum({id(array): array.nbytes for array in (*feeds, *outputs) if isinstance(array, np.ndarray)}.values())
 
     def sqnr_db(self, model: ir.Model) -> float:
         """How close a form of the model comes, in dB: on the held-out samples, or on the others if it is worse there.

@@ -12,7 +12,6 @@ from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
 from onnxq.choice import Candidates, Choice, Variant, choose
 from onnxq.data.samples import spread
-from onnxq.data.source import Sample
 from onnxq.divisions import with_fewer_divisions
 from onnxq.equalize import equalize
 from onnxq.errors import ModelError
@@ -39,8 +38,6 @@ LAYER_SAMPLES = {Effort.FAST: 16, Effort.BALANCED: 48}
 """Calibration samples from which the layers' moments are taken, else all; more, for layers of which these have too few rows."""
 LAYER_ROWS = {Effort.FAST: 0.25, Effort.BALANCED: 1.0, Effort.BEST: 2.0}
 """Rows of a layer's input, in units of what second moments of 8-bit weights need; means take fewer."""
-JUDGES = {Effort.FAST: 8, Effort.BALANCED: 16, Effort.BEST: 16}
-"""Held-out samples over which candidates are compared; where there are fewer, over so many calibration samples too."""
 GPTQ, BIAS = Technique.GPTQ, Technique.BIAS_CORRECTION
 TECHNIQUES: dict[Effort, list[tuple[Technique, ...]]] = {
     Effort.FAST: [(BIAS,)],
@@ -58,14 +55,6 @@ CHANGES: dict[Technique, Callable[[ir.Model, Plan, Mapping[LayerInput, Moments]]
     Technique.EQUALIZATION: equalize,
 }
 """Techniques that change the float model first: matrix products, and convolutions."""
-
-
-def find_judges(job: Job) -> tuple[list[Sample], list[Sample]]:
-    """Samples over which candidates are compared: held-out ones, and calibration samples where those are few."""
-    count = JUDGES[job.options.effort]
-    held_out = job.held_out if job.options.limits.min_sqnr is not None else spread(job.held_out, count)
-    others = [sample for sample in job.calibration if sample not in held_out]
-    return held_out, spread(others, count) if 0 < len(held_out) < count else []
 
 
 def find_variants(job: Job) -> list[Variant]:

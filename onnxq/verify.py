@@ -7,7 +7,7 @@ is compared three ways: the float model, the file optimized (integer kernels), t
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,19 +136,22 @@ def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     return [re.sub(r"_(quantized|QuantizeLinear)$", "", node.output[0]) for node in again]
 
 
-def compare_outputs(source: Path, path: Path, samples: Sequence[Sample], specs: list[InputSpec], *, allow_nan: bool = False) -> Outputs:
+def compare_outputs(
+    source: Path, path: Path, samples: Sequence[Sample], specs: list[InputSpec], finite: Collection[str] = (), *, allow_nan: bool = False
+) -> Outputs:
     """Compare a written file with the float model over some samples, optimized and as written.
 
     One session is open at a time, for each may hold all weights, and a bounded share of the outputs.
 
     Raises:
-        DataError: a sample holds NaN, which would count as right whatever the file gives.
+        DataError: a sample holds NaN, or an infinite value in one of the inputs that are to be finite: what they make of the
+            outputs would count as right whatever the file gives.
     """
     names = [value.name for value in onnx.load_model(path, load_external_data=False).graph.output]
     everything, optimized, written = (OutputError(names) for _ in range(3))
     done = 0
     while done < len(samples):
-        block = _float_outputs(source, samples[done:], specs, allow_nan)
+        block = _float_outputs(source, samples[done:], specs, None if allow_nan else finite)
         session = open_session(path)
         for index, (feeds, expected) in enumerate(block, start=done):
             found = run(session, feeds, samples[index].name)
@@ -166,21 +169,32 @@ def compare_outputs(source: Path, path: Path, samples: Sequence[Sample], specs: 
     return Outputs(len(samples), everything.sqnr_db(), min(CHECKED, len(samples)), optimized.sqnr_db(), written.sqnr_db())
 
 
-def _float_outputs(source: Path, samples: Sequence[Sample], specs: list[InputSpec], allow_nan: bool) -> list[tuple[Feeds, list[Array]]]:
-    """Feeds and outputs of as many samples as fit into `HELD_BYTES`, at least one."""
+def _float_outputs(
+    source: Path, samples: Sequence[Sample], specs: list[InputSpec], finite: Collection[str] | None
+) -> list[tuple[Feeds, list[Array]]]:
+    """Feeds and outputs of as many samples as fit into `HELD_BYTES`, at least one; without `finite` whatever they hold."""
     session = open_session(source)
     block: list[tuple[Feeds, list[Array]]] = []
     held = 0
     for sample in samples:
         feeds = check_feeds(sample, specs)
-        for name, array in feeds.items():
-            if not allow_nan and array.dtype.kind == "f" and np.isnan(array).any():
-                count = np.count_nonzero(np.isnan(array))
-                raise DataError(
-                    f"sample {sample.name}: tensor '{name}' holds {count} NaN: remove the sample, or allow it with --allow-nonfinite"
-                )
+        if finite is not None:
+            _check_numbers(sample.name, feeds, finite)
         block.append((feeds, run(session, feeds, sample.name)))
         held += sum(array.nbytes for array in (*feeds.values(), *block[-1][1]) if isinstance(array, np.ndarray))
         if held >= HELD_BYTES:
             break
     return block
+
+
+def _check_numbers(sample: str, feeds: Feeds, finite: Collection[str]) -> None:
+    for name, array in feeds.items():
+        if array.dtype.kind != "f":
+            continue
+        wrong = ~np.isfinite(array) if name in finite else np.isnan(array)
+        if wrong.any():
+            what = "NaN or infinite values" if name in finite else "NaN"
+            raise DataError(
+                f"sample {sample}: tensor '{name}' holds {np.count_nonzero(wrong)} {what}: remove the sample, "
+                "or allow it with --allow-nonfinite"
+            )

@@ -153,7 +153,7 @@ def test_products_of_one_activation_become_one(biases, rng):
 
 @pytest.mark.parametrize("mode", [Mode.STATIC, Mode.DYNAMIC])
 def test_a_transformer_of_short_sequences(mode, tmp_path):
-    options = QuantizeOptions(TRANSFORMER, SAMPLES / "calib", tmp_path / "out.onnx", samples=48, mode=mode, give_back=False)
+    options = QuantizeOptions(TRANSFORMER, SAMPLES / "calib", tmp_path / "out.onnx", mode=mode, give_back=False)
     report = quantize(replace(options, details=True))
     nodes = onnx.load(tmp_path / "out.onnx").graph.node
     assert [node.op_type for node in nodes].count("MultiHeadAttention") == 2

@@ -1,5 +1,7 @@
 """Lines 15 to 30: who takes a value, bodies, where weights come from, and values out of the ordinary."""
 
+import itertools
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -99,12 +101,13 @@ def _(rng):
     return cnn(rng, text, 3, extra=extra)
 
 
-for _value in (np.nan, np.inf):
+for _value, _sample in itertools.product((np.nan, np.inf), range(4)):
 
-    @line(26 if np.isnan(_value) else 27, f"{_value} in calibration")
-    def _(rng, value=_value):
-        case = cnn(rng, f"h = Conv{PAD}(x, w1) y = Conv{PAD}(h, w2)", 2, says="sample 04.npz: tensor 'x' holds 1 NaN or infinite")
-        case.feeds[4]["x"][0, 1, 2, 3] = value
+    @line(26 if np.isnan(_value) else 27, f"{_value} in sample {_sample}, which calibrates or is held out")
+    def _(rng, value=_value, sample=_sample):
+        says = f"sample {sample:02}.npz: tensor 'x' holds 1 NaN or infinite"
+        case = cnn(rng, f"h = Conv{PAD}(x, w1) y = Conv{PAD}(h, w2)", 2, says=says)
+        case.feeds[sample]["x"][0, 1, 2, 3] = value
         return case
 
 
