@@ -1,5 +1,6 @@
 """What is to be done: the normalized model, its plan, and the samples, part of them held out."""
 
+import random
 import shutil
 import weakref
 from collections.abc import Mapping, Sequence
@@ -36,8 +37,6 @@ HELD_OUT_SHARE, MOST_HELD_OUT_SHARE = 8, 4
 """One in so many samples is kept from calibration and verifies the result; of few samples as much as one in so many."""
 HELD_OUT = 16
 """Samples to hold out if that takes no more than the larger share."""
-GOLDEN = (5**0.5 - 1) / 2
-"""Its multiples lie everywhere between whole numbers, whatever the step."""
 CHANGING = "lies in a Loop or Scan whose values change their shape from iteration to iteration"
 
 
@@ -162,7 +161,7 @@ def _split_samples(job: Job, options: QuantizeOptions) -> None:
     if len(samples) < options.samples:
         job.warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
     count = max(len(samples) // HELD_OUT_SHARE, min(HELD_OUT, len(samples) // MOST_HELD_OUT_SHARE))
-    kept = _scattered(len(samples), count)
+    kept = scattered(len(samples), count)
     job.held_out = [s for i, s in enumerate(samples) if i in kept]
     job.calibration = [s for i, s in enumerate(samples) if i not in kept]
     if not job.held_out:
@@ -170,10 +169,10 @@ def _split_samples(job: Job, options: QuantizeOptions) -> None:
         job.warnings.append("too few samples to hold one out: the result is verified on calibration samples")
 
 
-def _scattered(of: int, count: int) -> set[int]:
-    """One of each of `count` neighbourhoods, at another place each time: data may repeat itself with any period."""
-    starts = [of * i // max(count, 1) for i in range(count + 1)]
-    return {start + int((stop - start) * (i * GOLDEN % 1)) for i, (start, stop) in enumerate(pairwise(starts), start=1)}
+def scattered(of: int, count: int) -> set[int]:
+    """One of each of `count` neighbourhoods, by chance but the same each time: data may repeat themselves with any period."""
+    starts, chance = [of * i // max(count, 1) for i in range(count + 1)], random.Random(0)
+    return {start + int((stop - start) * chance.random()) for start, stop in pairwise(starts)}
 
 
 def _give_back(job: Job) -> None:

@@ -10,7 +10,7 @@ import onnx
 from onnxq.schemes import Array, Feeds
 from tests.conftest import normal, parse
 
-SAMPLES = 16
+SAMPLES = 32
 PAD = "<pads=[1,1,1,1]>"
 
 

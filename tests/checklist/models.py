@@ -12,7 +12,7 @@ from tests.conftest import normal, parse, runtime_outputs
 def _(rng):
     text = f"(float[N,4,H,W] x) => (float[N,4,H,W] y) {{ h = Conv{PAD}(x, w1) r = Relu(h) y = Conv{PAD}(r, w2) }}"
     case = cnn(rng, text, 2)
-    case.feeds = [{"x": normal(rng, 1 + i % 2, 4, 5 + i, 20 - i)} for i in range(SAMPLES)]
+    case.feeds = [{"x": normal(rng, 1 + i % 2, 4, 5 + i, SAMPLES + 4 - i)} for i in range(SAMPLES)]
     return case
 
 

@@ -1,0 +1,54 @@
+"""Who judges: held-out samples from everywhere, and more of them where few cannot tell."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxq import judges
+from onnxq.hold import DOUBT_DB
+from onnxq.job import prepare, scattered
+from onnxq.judges import find_references, more_references
+from onnxq.options import QuantizeOptions
+from onnxq.pipeline import quantize
+from tests.conftest import CNN, SAMPLES
+
+
+@given(st.integers(1, 500), st.integers(0, 60))
+def test_one_of_each_neighbourhood(of, count):
+    count = min(count, of)
+    kept = sorted(scattered(of, count))
+    assert len(kept) == count
+    assert all(of * i // count <= index < of * (i + 1) // count for i, index in enumerate(kept))
+
+
+@pytest.mark.parametrize("period", range(2, 11))
+def test_data_that_repeat_themselves_are_seen(period):
+    """Every eighth sample sees half of ten classes that take turns, and one of eight."""
+    assert len({index % period for index in scattered(200, 25)}) > period * 2 / 3
+
+
+def test_more_judges_where_few_cannot_tell(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("onnxq.hold.more_references", lambda job, few: asked.append(len(few.feeds)) or more_references(job, few))
+    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False)
+    reached = quantize(options).outputs.sqnr_db
+    assert not asked
+    monkeypatch.setattr("onnxq.hold.TARGET_DB", reached - DOUBT_DB / 2)
+    quantize(replace(options, force=True))
+    assert len(asked) == 1
+
+
+def test_as_many_as_fit_into_memory(tmp_path, monkeypatch):
+    job = prepare(QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx"))
+    few = find_references(job)
+    more = more_references(job, few)
+    assert (more.held_out, len(more.feeds)) == (min(len(job.held_out), judges.MORE), min(judges.MORE, len(job.held_out + job.calibration)))
+    one = sum(np.asarray(array).nbytes for array in (*few.feeds[0].values(), *few.outer[0]))
+    assert few.size >= one * len(few.feeds)
+    monkeypatch.setattr(judges, "MOST_BYTES", 20 * (few.size // len(few.feeds)))
+    assert len(more_references(job, few).feeds) == 20
+    monkeypatch.setattr(judges, "MOST_BYTES", 0)
+    assert len(more_references(job, few).feeds) == len(few.feeds)
