@@ -170,7 +170,7 @@ def _dims(value: ir.Value) -> list[int | str | None]:
 def _kept(reshape: ir.Node) -> tuple[bool, bool]:
     """Whether a Reshape leaves the first axis, and the second one, as they are."""
     x, wanted = reshape.inputs[0], constant(reshape.inputs[1])
-    if x is None or wanted is None or len(wanted) < 2 or attribute(reshape, "allowzero", 0):
+    if x is None or wanted is None or len(wanted) < 2 or (attribute(reshape, "allowzero", 0) and not wanted.all()):
         return False, False
     same = [size in (0, before) for size, before in zip(wanted[:2].tolist(), _dims(x)[:2], strict=True)]
     return same[0], same[1]

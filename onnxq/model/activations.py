@@ -10,7 +10,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.model.edit import Names, add_node, attribute, constant, is_float, known_rank, only_use, take_output
+from onnxq.model.edit import Names, add_node, attribute, constant, is_float, only_use, scalar_operand, take_output
 
 
 def unify_activations(model: ir.Model, names: Names) -> None:
@@ -30,7 +30,7 @@ def _written_out(graph: ir.Graph, clip: ir.Node, names: Names) -> None:
     bounds = _bounds(clip)
     if added is None or added.op_type != "Add" or bounds is None or bounds[0] != 0 or not 0 < bounds[1] < math.inf:
         return
-    x, shift = _scalar_operand(added)
+    x, shift = scalar_operand(added)
     if x is None or shift is None:
         return
     high = bounds[1]
@@ -80,23 +80,12 @@ def _bounds(clip: ir.Node) -> tuple[float, float] | None:
     return float(arrays[0].reshape(())), float(arrays[1].reshape(()))  # type: ignore[union-attr]
 
 
-def _scalar_operand(node: ir.Node) -> tuple[ir.Value | None, float | None]:
-    """(x, c) of a commutative node over a value and one number that does not add axes."""
-    for x, other in (node.inputs, node.inputs[::-1]):
-        array = constant(other)
-        if array is None or array.size != 1 or x is None or constant(x) is not None:
-            continue
-        if array.ndim == 0 or array.ndim <= (known_rank(x) or 0):
-            return x, float(array.reshape(()))
-    return None, None
-
-
 def _divides_by(node: ir.Node, value: ir.Value, divisor: float) -> bool:
     if node.op_type == "Div" and node.inputs[0] is value:
         array = constant(node.inputs[1])
         number = float(array.reshape(())) if array is not None and array.size == 1 else 0.0
     elif node.op_type == "Mul":
-        x, factor = _scalar_operand(node)
+        x, factor = scalar_operand(node)
         number = 1 / factor if x is value and factor else 0.0
     else:
         return False

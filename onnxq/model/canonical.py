@@ -24,15 +24,18 @@ from onnxq.model.edit import (
     is_float,
     known_rank,
     only_use,
+    reduced_axes,
     sizes,
     take_output,
 )
+from onnxq.model.fusible import make_fusible
 
 
 def canonicalize(model: ir.Model) -> None:
     """Apply all rules to the main graph and the bodies, in place."""
     names = Names(model)
     unify_activations(model, names)
+    make_fusible(model, names)
     for graph in list(model.graphs()):
         for node in list(graph):
             if node.domain in ("", "ai.onnx"):
@@ -136,10 +139,8 @@ def _gemm_from_matmul(graph: ir.Graph, node: ir.Node, names: Names) -> None:
 
 def _pool_from_mean(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     """A pool has an integer kernel; in float it is as fast, and faster where the runtime has the channels last, as behind integer Convs."""
-    x, given = node.inputs[0], input_at(node, 1)
-    stated = constant(given)
-    axes = attribute(node, "axes", []) if given is None else [] if stated is None else stated.ravel().tolist()
-    if x is None or known_rank(x) != 4 or not is_float(x) or not isinstance(axes, list) or sorted(axis % 4 for axis in axes) != [2, 3]:
+    x = node.inputs[0]
+    if x is None or known_rank(x) != 4 or not is_float(x) or sorted(axis % 4 for axis in reduced_axes(node)) != [2, 3]:
         return
     flat, output = not attribute(node, "keepdims", 1), ir.Value()
     pooled = ir.Value(name=names.fresh(f"{node.outputs[0].name}_pooled"), type=x.type) if flat else output

@@ -176,3 +176,22 @@ def take_output(new_output: ir.Value, old: ir.Value) -> None:
     ir.convenience.replace_all_uses_with(old, new_output, replace_graph_outputs=True)
     old.name = None
     new_output.name = name
+
+
+def scalar_operand(node: ir.Node) -> tuple[ir.Value | None, float | None]:
+    """(x, c) of a commutative node over a value and one number that does not add axes."""
+    for x, other in (node.inputs, node.inputs[::-1]):
+        array = constant(other)
+        if array is None or array.size != 1 or x is None or constant(x) is not None:
+            continue
+        if array.ndim == 0 or array.ndim <= (known_rank(x) or 0):
+            return x, float(array.reshape(()))
+    return None, None
+
+
+def reduced_axes(node: ir.Node) -> list[int]:
+    """The axes that a reduction names; none where it names none, or they are computed."""
+    given = input_at(node, 1)
+    stated = constant(given)
+    axes = attribute(node, "axes", []) if given is None else [] if stated is None else stated.ravel().tolist()
+    return axes if isinstance(axes, list) else []

@@ -23,6 +23,7 @@ from onnxq.model.edit import (
     take_output,
 )
 from onnxq.model.fold import channel_affine
+from onnxq.model.fusible import ends_gelu
 from onnxq.schemes import Array
 
 ARITHMETIC = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
@@ -40,7 +41,7 @@ def fold_forward(model: ir.Model) -> None:
 def _fold(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     output = node.outputs[0]
     takers = [use.node for use in output.uses()]
-    if not takers or output.is_graph_output() or not all(_takes(taker, output) for taker in takers):
+    if not takers or output.is_graph_output() or ends_gelu(node) or not all(_takes(taker, output) for taker in takers):
         return
     found = _affine(node)
     if found is None:
