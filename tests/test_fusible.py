@@ -7,6 +7,8 @@ import onnxruntime as ort
 import pytest
 
 from onnxq.model.normalize import normalize
+from onnxq.options import QuantizeOptions
+from onnxq.pipeline import quantize
 from tests.conftest import normal, parse, run
 
 HEAD = "g (float[2,5,16] v) => (float[2,5,16] y) { x = Abs(v) "
@@ -106,3 +108,21 @@ def test_the_half_of_a_gelu_is_not_folded_into_the_convolution_behind(end, rng, 
     text = f"""g (float[1,8,6,6] v) => (float[1,8,6,6] y) {{ x = Conv(v, w1) d = Div(x, root) e = Erf(d) a = Add(e, one) {end} y = Conv(g, w2) }}"""
     model = parse(text, SCALARS | {"w1": normal(rng, 8, 8, 1, 1), "w2": normal(rng, 8, 8, 1, 1)})
     assert in_the_runtime(normalized(model), tmp_path).count("Gelu") == 1
+
+
+@pytest.mark.parametrize("end", ["m = Mul(g, a) z = Mul(m, half)", "m = Mul(g, half) z = Mul(a, m)", "h = Mul(half, a) z = Mul(g, h)"])
+@pytest.mark.parametrize("standard", [False, True])
+def test_a_gelu_between_integer_convolutions_is_one_operator(end, standard, rng, tmp_path):
+    """Behind a DequantizeLinear the runtime does not fuse it: each of the two that take the value gets one of its own."""
+    text = f"""g (float[N,8,6,6] v) => (float[N,8,6,6] y) {{ g = Conv<pads=[1,1,1,1]>(v, w1) d = Div(g, root) e = Erf(d) a = Add(e, one)
+        {end} y = Conv<pads=[1,1,1,1]>(z, w2) }}"""
+    onnx.save(parse(text, SCALARS | {"w1": 0.3 * normal(rng, 8, 8, 3, 3), "w2": 0.3 * normal(rng, 8, 8, 3, 3)}), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for i in range(16):
+        np.save(tmp_path / "calib" / f"{i}.npy", normal(rng, 1, 8, 6, 6))
+    options = QuantizeOptions(tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", give_back=False, standard=standard)
+    report = quantize(options)
+    assert report.kernels.counts["QLinearConv"] == 2
+    assert report.kernels.counts["DequantizeLinear"] == 2 + standard
+    assert report.kernels.counts.get("Gelu", 0) == (not standard)
+    assert report.outputs.sqnr_db > 30

@@ -36,6 +36,41 @@ def _half_first(_: ir.Graph, curve: ir.Node, __: Names) -> None:
     last.replace_input_with(1 - index, raised.outputs[0])
 
 
+def find_gelu(erf: ir.Node) -> tuple[ir.Value, ir.Node] | None:
+    """The value that a Gelu written out is of, and its last node; None where an Erf is something else's."""
+    scaled, raised = _producer(erf.inputs[0], "Div"), _by_scalar(erf.outputs[0], "Add", 1.0)
+    last = only_use(raised.outputs[0]) if raised is not None else None
+    if scaled is None or raised is None or last is None or last.op_type != "Mul" or only_use(scaled.outputs[0]) is None:
+        return None
+    x, divisor = scaled.inputs[0], constant(scaled.inputs[1])
+    if x is None or divisor is None or divisor.size != 1 or not np.isclose(divisor.item(), np.sqrt(2), rtol=1e-5):
+        return None
+    other = next((value for value in last.inputs if value is not raised.outputs[0]), None)
+    if other is x:
+        end = _by_scalar(last.outputs[0], "Mul", 0.5)
+        return (x, end) if end is not None else None
+    halved = _producer(other, "Mul")
+    found = halved is not None and scalar_operand(halved) == (x, 0.5) and only_use(halved.outputs[0]) is last
+    return (x, last) if found else None
+
+
+def gelu_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """All that belong to a Gelu written out, from its value to its last node."""
+    members: set[ir.Node] = set()
+    for node in graph:
+        found = find_gelu(node) if node.op_type == "Erf" else None
+        left = [found[1]] if found is not None else []
+        while found is not None and left:
+            member = left.pop()
+            members.add(member)
+            left += [
+                before
+                for value in member.inputs
+                if value is not found[0] and value is not None and (before := value.producer()) is not None
+            ]
+    return members
+
+
 def ends_gelu(node: ir.Node) -> bool:
     """Whether a node is the last of those that the runtime makes one Gelu of; folded into what follows, it would leave the others alone."""
     product, number = scalar_operand(node) if node.op_type == "Mul" else (None, None)
