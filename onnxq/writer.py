@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnxq.fallback import REASON
 from onnxq.formats.attention import fuse_attention
 from onnxq.formats.gelu import fuse_gelu
-from onnxq.formats.half import narrow_weights
+from onnxq.formats.half import ALWAYS_FLOAT, narrow_weights
 from onnxq.formats.join import join_products
 from onnxq.formats.lstm import quantize_lstms
 from onnxq.formats.qdq import write_qdq
@@ -49,8 +49,12 @@ def file_writer(job: Job) -> Writer:
         if tables:
             quantize_tables(result, known)
         if job.half:
-            narrow_weights(result, [name for name, (_, why) in plan.floats.items() if why in (SLOW, REASON)])
+            narrow_weights(result, [name for name, (node, why) in plan.floats.items() if why in (SLOW, REASON) or _always_float(job, node)])
         shield(result)
         return result
 
     return written
+
+
+def _always_float(job: Job, node: ir.Node) -> bool:
+    return node.op_type in ALWAYS_FLOAT and job.selection.refusal(node) is None

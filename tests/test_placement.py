@@ -183,3 +183,22 @@ def test_size_does_not_count_where_tables_say_little():
     assert Savings(0.05, 0.4, small=True).too_little
     assert not Savings(0.11, 0.0, small=True).too_little
     assert not Savings(0.0, 0.4).too_little
+
+
+@pytest.mark.parametrize("exclude", [(), ("g",)])
+def test_weights_of_recurrent_layers_are_stored_in_half_precision(exclude, rng, tmp_path):
+    """A GRU has no integer form; one that was excluded by hand is left as it is."""
+    text = """m (float[N,5,16] x) => (float[N,5,16] y) { a = MatMul(x, w) b = Tanh(a) s, h = GRU<hidden_size=32, layout=0>(b, k, r)
+        c = Squeeze(s, one) y = MatMul(c, v) }"""
+    shapes = {"w": (16, 16), "k": (1, 96, 16), "r": (1, 96, 32), "v": (32, 16)}
+    model = parse(text, {name: 0.3 * normal(rng, *shape) for name, shape in shapes.items()} | {"one": np.array([1])})
+    next(node for node in model.graph.node if node.op_type == "GRU").name = "g"
+    onnx.save_model(model, tmp_path / "model.onnx")
+    for i in range(12):
+        np.savez(tmp_path / f"{i}.npz", x=normal(rng, 3, 5, 16))
+    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path, give_back=False, exclude=exclude)
+    written = onnx.load(tmp_path / "model.int8.onnx")
+    halves = {tensor.name for tensor in written.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    assert halves == (set() if exclude else {"k_half", "r_half"})
+    assert report.kernels.counts.get("Cast", 0) == 0
+    assert report.outputs.sqnr_db > 30

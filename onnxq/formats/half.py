@@ -5,31 +5,44 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.model.edit import Names, add_initializer, add_node, constant, graph_of, is_float, nodes_of, tidy
+from onnxq.model.edit import Names, add_initializer, add_node, constant, graph_of, input_at, is_float, nodes_of, tidy
 from onnxq.schemes import Array
 
 MOST_ERROR = 1e-3
 """Largest root mean square error of the narrowed weights, by that of the weights."""
 
 
+WEIGHTS: dict[str, tuple[int, ...]] = {
+    "Conv": (1,), "ConvTranspose": (1,), "GRU": (1, 2), "Gemm": (1,), "LSTM": (1, 2), "MatMul": (1,), "RNN": (1, 2)
+}  # fmt: skip
+"""Inputs that are weights, by operator."""
+ALWAYS_FLOAT = frozenset({"ConvTranspose", "GRU", "LSTM", "RNN"})
+"""Those of which no integer form is planned."""
+
+
 def narrow_weights(model: ir.Model, names: Collection[str]) -> None:
     """Put a Cast from float16 before the weights of the named nodes, in place, where that loses next to nothing."""
     fresh, wanted = Names(model), set(names)
     narrowed: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
-    for node in [node for node in nodes_of(model) if node.name in wanted and node.op_type in ("Conv", "Gemm", "MatMul")]:
-        value = node.inputs[1] if len(node.inputs) > 1 else None
-        if value is not None and (value, graph_of(node)) in narrowed:
-            node.replace_input_with(1, narrowed[value, graph_of(node)])
+    found = [(node, index) for node in nodes_of(model) if node.name in wanted for index in WEIGHTS.get(node.op_type, ())]
+    for node, index in found:
+        value, graph = input_at(node, index), graph_of(node)
+        if value is None:
             continue
-        weight = constant(value) if is_float(value) else None
-        if value is None or weight is None or not fits(weight):
-            continue
-        stored = add_initializer(model.graph, fresh.fresh(f"{value.name}_half"), weight.astype(np.float16))
-        widened = ir.Value(name=fresh.fresh(f"{value.name}_widened"), shape=value.shape, type=value.type)
-        add_node(graph_of(node), "Cast", [stored], [widened], name=fresh.fresh(f"{value.name}_Cast"), to=int(ir.DataType.FLOAT))
-        node.replace_input_with(1, widened)
-        narrowed[value, graph_of(node)] = widened
+        if (value, graph) not in narrowed:
+            weight = constant(value) if is_float(value) else None
+            if weight is None or not fits(weight):
+                continue
+            narrowed[value, graph] = _narrowed(model, graph, value, weight, fresh)
+        node.replace_input_with(index, narrowed[value, graph])
     tidy(model)
+
+
+def _narrowed(model: ir.Model, graph: ir.Graph, value: ir.Value, weight: Array, fresh: Names) -> ir.Value:
+    stored = add_initializer(model.graph, fresh.fresh(f"{value.name}_half"), weight.astype(np.float16))
+    widened = ir.Value(name=fresh.fresh(f"{value.name}_widened"), shape=value.shape, type=value.type)
+    add_node(graph, "Cast", [stored], [widened], name=fresh.fresh(f"{value.name}_Cast"), to=int(ir.DataType.FLOAT))
+    return widened
 
 
 def fits(weight: Array) -> bool:
