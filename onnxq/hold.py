@@ -83,7 +83,8 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
             least = -math.inf if limits.min_sqnr is None else limits.min_sqnr  # the metric decides, unless both are asked for
             goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
         if not goal.asked and (choice.kept.sqnr_db or 0.0) < goal.target_db + DOUBT_DB:
-            choice = _judged_by_more(job, candidates, choice)
+            choice, doubt = _judged_by_more(job, candidates, choice)
+            goal = replace(goal, target_db=goal.target_db + doubt)
         everything, choice = choice, keep_outputs(candidates, choice, loads, without, goal)
         if (goal.asked or _reached(choice) < RUINED_DB) and candidates.quality(without(frozenset(loads)), kept) < goal.target_db:
             job.half = False  # the outputs hang on the last bits of the weights
@@ -101,11 +102,12 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
     return choice
 
 
-def _judged_by_more(job: Job, candidates: Candidates, choice: Choice) -> Choice:
-    """The choice held against more samples, as all that follows is."""
+def _judged_by_more(job: Job, candidates: Candidates, choice: Choice) -> tuple[Choice, float]:
+    """The choice held against more samples, as all that follows is, and how many dB their standard error is worth."""
     assert candidates.references is not None
     candidates.references = more_references(job, candidates.references)
-    return replace(choice, kept=replace(choice.kept, sqnr_db=candidates.quality(choice.plan, choice.kept)))
+    found, doubt = candidates.references.judged(candidates.model(choice.plan, choice.kept))
+    return replace(choice, kept=replace(choice.kept, sqnr_db=found)), doubt
 
 
 def _reached(choice: Choice) -> float:
@@ -128,11 +130,11 @@ def _all_float(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[
     """The plain model, with its weights in half precision where they may be."""
     plain = candidates.others[0] if candidates.others else candidates
     assert choice.fallback is not None
-    assert plain.references is not None
+    assert candidates.references is not None
     plan = job.replan(plain.variant.model, dict.fromkeys(loads, SLOW) | dict.fromkeys(choice.fallback.nodes, REASON))
     kept = replace(choice.kept, techniques=())
     nothing = Parameters()  # without products nothing is planned
-    after = plain.references.sqnr_db(plain.write(plain.variant.model, plan, nothing))
+    after = candidates.references.sqnr_db(plain.write(plain.variant.model, plan, nothing))
     fallback = replace(choice.fallback, nodes=tuple(loads), mac_share=1.0, after_db=after)
     return replace(choice, kept=kept, model=plain.variant.model, plan=plan, parameters=nothing, fallback=fallback)
 

@@ -85,6 +85,10 @@ class References:
         Held-out samples flatter by chance where they are few, calibration samples by what was made from them.
         -200 where the runtime cannot load or run it, whatever the reason: other nodes left float may help.
         """
+        return self.judged(model)[0]
+
+    def judged(self, model: ir.Model) -> tuple[float, float]:
+        """The same, and how many dB one standard error of the samples that decide is worth."""
         return self._compare(model, self.outer, len(self.feeds))
 
     def inner_sqnr_db(self, model: ir.Model, most: int) -> float:
@@ -93,20 +97,21 @@ class References:
         values = [copy.graph.outputs[column] for column in columns]
         copy.graph.outputs.clear()
         copy.graph.outputs.extend(values)
-        return self._compare(copy, self.inner, most)
+        return self._compare(copy, self.inner, most)[0]
 
-    def _compare(self, model: ir.Model, references: Sequence[Sequence[Array]], most: int) -> float:
+    def _compare(self, model: ir.Model, references: Sequence[Sequence[Array]], most: int) -> tuple[float, float]:
         pairs = list(zip(self.feeds, references, strict=True))[:most]
+        groups = [group for group in (pairs[: self.held_out], pairs[self.held_out :]) if group]
         found = []
         try:
             session = open_session(model)
-            for group in (pairs[: self.held_out], pairs[self.held_out :]):
+            for group in groups:
                 error = OutputError([str(tap.output) for tap in self.taps])
                 for feeds, expected in group:
                     error.add(expected, run(session, feeds, "a sample"))
-                found += [error.sqnr_db() or 0.0] if group else []
+                found.append((error.sqnr_db() or 0.0, error.standard_error_db()))
         except ModelError:
-            return -MAX_DB
+            return -MAX_DB, 0.0
         return min(found)
 
 

@@ -8,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq import judges
+from onnxq.fallback import fall_back
 from onnxq.hold import DOUBT_DB
 from onnxq.job import prepare, scattered
 from onnxq.judges import find_references, more_references
+from onnxq.metrics import OutputError
 from onnxq.options import QuantizeOptions
 from onnxq.pipeline import quantize
+from onnxq.references import References
 from tests.conftest import CNN, SAMPLES
 
 
@@ -52,3 +55,39 @@ def test_as_many_as_fit_into_memory(tmp_path, monkeypatch):
     assert len(more_references(job, few).feeds) == 20
     monkeypatch.setattr(judges, "MOST_BYTES", 0)
     assert len(more_references(job, few).feeds) == len(few.feeds)
+
+
+def judged(noises, signal=1.0):
+    error = OutputError(["y"])
+    for noise in noises:
+        error.add([np.array([signal], np.float32)], [np.array([signal + noise**0.5], np.float32)])
+    return error
+
+
+def test_a_standard_error_says_how_much_chance_there_is():
+    assert judged([0.01] * 20).standard_error_db() == pytest.approx(0, abs=1e-3)
+    assert judged([0.01]).standard_error_db() == 0  # nothing is known
+    rng = np.random.default_rng(0)
+    noises = rng.exponential(0.01, 64)
+    drawn = [np.mean(rng.choice(noises, 64)) for _ in range(4000)]
+    expected = 10 * np.log10(1 + np.std(drawn) / np.mean(noises))
+    assert judged(noises).standard_error_db() == pytest.approx(expected, rel=0.05)
+    assert judged([0.0] * 15 + [0.16]).standard_error_db() == pytest.approx(10 * np.log10(2), rel=0.02)  # one decision that tipped
+
+
+def test_the_target_is_held_with_a_standard_error_to_spare(tmp_path, monkeypatch):
+    goals, doubts = [], []
+
+    def remember(few, model):
+        doubts.append(judged_by(few, model))
+        return doubts[-1]
+
+    judged_by = References.judged
+    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False)
+    monkeypatch.setattr(References, "judged", remember)
+    monkeypatch.setattr("onnxq.hold.TARGET_DB", 45.0)
+    monkeypatch.setattr("onnxq.choice.fall_back", lambda *args, **more: goals.append(args[4]) or fall_back(*args, **more))
+    report = quantize(options)
+    assert report.fallback is not None
+    assert any(goals[0].target_db == 45.0 + doubt for _, doubt in doubts)
+    assert goals[0].target_db > 45.0

@@ -114,7 +114,13 @@ def _unguarded(graph: ir.Graph, guard: ir.Node, _: Names) -> None:
     nothing = constant(zero)
     if isnan is None or softmax is None or kept is None or isnan.inputs[0] is not kept or only_use(isnan.outputs[0]) is not guard:
         return
-    if nothing is None or nothing.any() or guard.outputs[0].is_graph_output() or not _without_infinity(softmax.inputs[0]):
+    if (
+        nothing is None
+        or nothing.size > 1
+        or nothing.any()
+        or guard.outputs[0].is_graph_output()
+        or not _without_infinity(softmax.inputs[0])
+    ):
         return
     ir.convenience.replace_all_uses_with(guard.outputs[0], kept)
     graph.remove([guard, isnan], safe=True)
