@@ -311,10 +311,13 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="write all results to this file")
     args = parser.parse_args(own)
     args.folder.mkdir(parents=True, exist_ok=True)
+    known = sorted(path.name for path in args.folder.iterdir()) if args.prepared else list(CASES)
+    if unknown := set(args.only or []) - set(known):
+        parser.error(f"--only {' '.join(sorted(unknown))}: the cases are {', '.join(known)}")
     ort.set_default_logger_severity(4)
     print("| model | SQNR dB | x float | size | int MACs |\n|---|---|---|---|---|")
     results = []
-    for name in args.only or (sorted(path.name for path in args.folder.iterdir()) if args.prepared else CASES):
+    for name in args.only or known:
         results.append(run_case(name, args.folder / name, options) if args.prepared else run_wild(name, args.folder, options))
         print("| " + " | ".join(map(str, results[-1].values())) + " |", flush=True)
     speedups = [result["x_float"] for result in results if "x_float" in result]

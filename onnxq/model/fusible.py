@@ -4,7 +4,7 @@ x * (0.5 * (1 + Erf(x / sqrt 2))), or Tanh               -> (x * 0.5) * (1 + Erf
 x * Reciprocal(Sqrt(ReduceMean(x^2) + epsilon))          -> x / Sqrt(ReduceMean(x^2) + epsilon)         SimplifiedLayerNormalization
 Where(IsNaN(Softmax(s)), 0, Softmax(s)), s without -inf  -> Softmax(s)                                  attention
 
-PyTorch's exporter of 2024 and later writes the left ones. The right ones are plain ONNX too, and compute the same.
+PyTorch's default exporter (2.13) writes the left ones. The right ones are plain ONNX too, and compute the same.
 """
 
 import numpy as np
