@@ -9,27 +9,34 @@ The fit minimises the relative error of a sum of non-negative costs; printed is 
 
 import argparse
 import json
+import math
 import re
 import statistics
 import tempfile
 import timeit
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxq
-from onnxq.costs import PLAIN, PROFILING_NS, Work, conv_kind, is_blocked
+from onnxq.costs import PLAIN, PROFILING_NS, Work, work_of
+from onnxq.macs import concrete_shapes
 
 RUNS = 15
-CONVS = 320
+SESSIONS = 3
+CONVS = 400
+STEMS = 80
 PLAIN_CONVS = 200
 GROUPED_CONVS = 160
-PRODUCTS = 60
+PRODUCTS = 100
+MOST_MACS = 200e6
 
 
 def profile(model: onnx.ModelProto, feeds: dict[str, np.ndarray], *, total: bool = False) -> dict[str, float]:
@@ -88,88 +95,94 @@ def rng_int8(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).integers(-60, 60, shape).astype(np.int8)
 
 
-def conv_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
-    rows = []
-    while len(rows) < CONVS:
-        size = int(rng.choice([3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112]))
-        cin, cout = (int(c) for c in rng.choice([3, 4, 8, 8, 16, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384], 2))
-        kernel, stride = int(rng.choice([1, 1, 3, 3, 5])), int(rng.choice([1, 1, 2]))
-        depthwise = kernel > 1 and rng.random() < 0.4
-        groups = cin if depthwise else 1
-        cout = cin if depthwise else cout
-        out = -(-size // stride)
-        work = Work(macs=out * out * cout * (cin // groups) * kernel**2, inputs=size * size * cin, outputs=out * out * cout,
-                    patches=out * out * cin * kernel**2, weights=cout * (cin // groups) * kernel**2, places=out * out)  # fmt: skip
-        if work.macs > 80e6:
-            continue
-        pads = [kernel // 2] * 4
-        weight = (rng.normal(size=(cout, cin // groups, kernel, kernel)) * 0.1).astype(np.float32)
-        attributes = {"pads": pads, "strides": [stride] * 2, "group": groups}
-        kind = conv_kind(groups, cin, cout, kernel**2)
-        kind = kind if is_blocked(weight.shape, groups, block) else PLAIN + kind
-        rows.append(
-            {"kind": kind, "op": "Conv", "shapes": {"x": [1, cin, size, size]}, "w": weight, "attributes": attributes, "work": work}
-        )
+def row_of(op: str, shape: list[int], weight: tuple[int, ...], attributes: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """An operator over an input of a shape and a weight of one."""
+    w = (rng.normal(size=weight) * 0.1).astype(np.float32)
+    return {"op": op, "shapes": {"x": shape}, "w": w, "attributes": attributes}
+
+
+def described(row: dict[str, Any], block: int) -> tuple[str, Work]:
+    """The table's kind of a row's operator, and its sizes."""
+    model = ir.from_proto(single(row["op"], row["shapes"], {"w": row["w"]}, row["attributes"], integer=False))
+    found = work_of(model.graph[0], concrete_shapes(model, None), block)
+    assert found is not None
+    return found
+
+
+def drawn(count: int, draw: Callable[[], dict[str, Any] | None], block: int) -> list[dict[str, Any]]:
+    """As many of the rows that are drawn as that, each small enough to be timed."""
+    rows: list[dict[str, Any]] = []
+    while len(rows) < count:
+        row = draw()
+        if row is not None and described(row, block)[1].macs <= MOST_MACS:
+            rows.append(row)
     return rows
 
 
-def plain_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
+def conv_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
+    def draw() -> dict[str, Any]:
+        size = int(rng.choice([3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112]))
+        cin, cout = (int(c) for c in rng.choice([3, 4, 8, 8, 16, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384], 2))
+        kernel, stride = int(rng.choice([1, 1, 1, 3, 3, 3, 5, 7, 9])), int(rng.choice([1, 1, 2]))
+        depthwise = kernel > 1 and rng.random() < 0.4
+        weight = (cin, 1, kernel, kernel) if depthwise else (cout, cin, kernel, kernel)
+        attributes = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": cin if depthwise else 1}
+        return row_of("Conv", [1, cin, size, size], weight, attributes, rng)
+
+    return drawn(CONVS, draw, block)
+
+
+def stem_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
+    """Convolutions of few channels, as models begin and end with."""
+
+    def draw() -> dict[str, Any]:
+        size, kernel = int(rng.choice([28, 56, 112, 160, 224, 256])), int(rng.choice([3, 3, 5, 7, 9]))
+        cin, cout, stride = int(rng.choice([1, 2, 3, 3, 3, 4, 6])), int(rng.choice([3, 8, 16, 24, 32, 64])), int(rng.choice([1, 2]))
+        attributes = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": 1}
+        return row_of("Conv", [1, cin, size, size], (cout, cin, kernel, kernel), attributes, rng)
+
+    return drawn(STEMS, draw, block)
+
+
+def plain_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
     """Convolutions that the runtime's blocked layout does not take, in float: over one axis, or of channels that fill no block."""
-    rows: list[dict[str, Any]] = []
-    while len(rows) < PLAIN_CONVS:
+
+    def draw() -> dict[str, Any]:
         axes = int(rng.choice([1, 1, 2]))
         size = int(rng.choice([4, 16, 50, 100, 300, 1000, 3000] if axes == 1 else [3, 5, 7, 10, 14, 20, 28, 40, 56]))
         cin, cout = (int(c) for c in rng.choice([16, 24, 32, 64, 96, 128, 256, 512] if axes == 1 else [17, 18, 22, 30, 35, 58, 90, 122], 2))
         kernel, stride = int(rng.choice([1, 1, 3, 3, 5, 7])), int(rng.choice([1, 1, 2]))
-        groups = cin if kernel > 1 and rng.random() < 0.4 else 1
-        cout = cin if groups > 1 else cout
-        places, weights = (-(-size // stride)) ** axes, cout * (cin // groups) * kernel**axes
-        work = Work(places * weights, size**axes * cin, places * cout, places * cin * kernel**axes, weights, places)
-        if work.macs > 80e6:
-            continue
-        weight = (rng.normal(size=(cout, cin // groups, *[kernel] * axes)) * 0.1).astype(np.float32)
-        attributes = {"pads": [kernel // 2] * 2 * axes, "strides": [stride] * axes, "group": groups}
-        kind = PLAIN + conv_kind(groups, cin, cout, kernel**axes)
-        rows.append({"kind": kind, "op": "Conv", "shapes": {"x": [1, cin, *[size] * axes]}, "w": weight, "attributes": attributes,
-                     "work": work, "forms": (False,)})  # fmt: skip
-    return rows
+        depthwise = kernel > 1 and rng.random() < 0.4
+        weight = (cin, 1, *[kernel] * axes) if depthwise else (cout, cin, *[kernel] * axes)
+        attributes = {"pads": [kernel // 2] * 2 * axes, "strides": [stride] * axes, "group": cin if depthwise else 1}
+        return row_of("Conv", [1, cin, *[size] * axes], weight, attributes, rng) | {"forms": (False,)}
+
+    return drawn(PLAIN_CONVS, draw, block)
 
 
 def grouped_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
     """Convolutions of several channels a group, or of several outputs for each channel."""
-    rows: list[dict[str, Any]] = []
-    while len(rows) < GROUPED_CONVS:
+
+    def draw() -> dict[str, Any] | None:
         size, kernel, stride = int(rng.choice([4, 7, 14, 20, 28, 40, 56])), int(rng.choice([1, 3, 3, 5, 7])), int(rng.choice([1, 1, 2]))
-        inside, more, groups = (
-            int(rng.choice([1, 2, 4, 8, 16, 32, 64])),
-            int(rng.choice([1, 1, 2, 4])),
-            int(rng.choice([2, 4, 8, 16, 32, 64])),
-        )
-        cin, cout, out = inside * groups, inside * more * groups, -(-size // stride)
-        if inside * more == 1:
-            continue
-        work = Work(out**2 * cout * inside * kernel**2, size**2 * cin, out**2 * cout,
-                    out**2 * groups * kernel**2, cout * inside * kernel**2, out**2)  # fmt: skip
-        if work.macs > 80e6 or cin > 512 or cout > 1024:
-            continue
-        weight = (rng.normal(size=(cout, inside, kernel, kernel)) * 0.1).astype(np.float32)
+        inside, more = int(rng.choice([1, 2, 4, 8, 16, 32, 64])), int(rng.choice([1, 1, 2, 4]))
+        groups = int(rng.choice([2, 4, 8, 16, 32, 64]))
+        cin, cout = inside * groups, inside * more * groups
+        if inside * more == 1 or cin > 512 or cout > 1024:
+            return None
         attributes = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": groups}
-        kind = "grouped" if is_blocked(weight.shape, groups, block) else PLAIN + "grouped"
-        rows.append(
-            {"kind": kind, "op": "Conv", "shapes": {"x": [1, cin, size, size]}, "w": weight, "attributes": attributes, "work": work}
-        )
-    return rows
+        return row_of("Conv", [1, cin, size, size], (cout, inside, kernel, kernel), attributes, rng)
+
+    return drawn(GROUPED_CONVS, draw, block)
 
 
-def product_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
-    rows = []
-    for _ in range(PRODUCTS):
+def product_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
+    def draw() -> dict[str, Any]:
         m = int(rng.choice([1, 4, 16, 64, 128, 256]))
-        k, n = (int(c) for c in rng.choice([32, 64, 128, 256, 384, 768, 1536], 2))
-        work = Work(macs=m * k * n, inputs=m * k, outputs=m * n, patches=0, weights=k * n, places=m)
-        weight = (rng.normal(size=(k, n)) * 0.1).astype(np.float32)
-        rows.append({"kind": "product", "op": "MatMul", "shapes": {"x": [1, m, k]}, "w": weight, "attributes": {}, "work": work})
-    return rows
+        k, n = (int(c) for c in rng.choice([32, 64, 72, 128, 250, 256, 384, 768, 1536], 2))
+        return row_of("MatMul", [1, m, k], (k, n), {}, rng)
+
+    return drawn(PRODUCTS, draw, block)
 
 
 BETWEEN = {
@@ -282,23 +295,31 @@ AROUND = {
 }
 
 
-def measure(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def measure(rows: list[dict[str, Any]], block: int) -> list[dict[str, Any]]:
+    """Nanoseconds of each row's kernel, and of the conversions around it; the least of several sessions."""
     found = []
     rng = np.random.default_rng(1)
     for row in rows:
+        kind, work = described(row, block)
         feeds = {name: rng.normal(size=shape).astype(np.float32) for name, shape in row["shapes"].items()}
-        constants = {} if row["w"] is None else {"w": row["w"]}
         for integer in row.get("forms", (False, True)):
-            times = profile(single(row["op"], row["shapes"], constants, row["attributes"], integer=integer), feeds)
-            form, kind = ("integer", row["kind"].removeprefix(PLAIN)) if integer else ("float", row["kind"])
+            model = single(row["op"], row["shapes"], {"w": row["w"]}, row["attributes"], integer=integer)
+            times = least(profile(model, feeds) for _ in range(SESSIONS))
+            form = "integer" if integer else "float"
             for name, nanoseconds in times.items():
                 if name in AROUND:
-                    elements = row["work"].outputs if name in ("DequantizeLinear", "ReorderOutput") else row["work"].inputs
-                    work = Work(0, elements, 0)
-                    found.append({"kind": AROUND[name], "form": form, "ns": nanoseconds, "work": list(work)})
+                    elements = work.outputs if name in ("DequantizeLinear", "ReorderOutput") else work.inputs
+                    found.append({"kind": AROUND[name], "form": form, "ns": nanoseconds, "work": list(Work(0, elements, 0))})
                 elif KERNEL.match(name) or name == row["op"]:
-                    found.append({"kind": kind, "form": form, "ns": nanoseconds, "work": list(row["work"])})
+                    own = kind.removeprefix(PLAIN) if integer else kind
+                    found.append({"kind": own, "form": form, "ns": nanoseconds, "work": list(work)})
     return found
+
+
+def least(times: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Of each kernel the shortest of several times."""
+    every = list(times)
+    return {name: min(each.get(name, math.inf) for each in every) for name in every[0]}
 
 
 def fit(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -339,10 +360,15 @@ def main() -> None:
         rows = (
             chain_rows(rng)
             if args.chains
-            else measure(conv_rows(rng, args.block) + product_rows(rng))
+            else measure(
+                conv_rows(rng, args.block)
+                + product_rows(rng, args.block)
+                + stem_rows(np.random.default_rng(4), args.block)
+                + plain_rows(np.random.default_rng(2), args.block)
+                + grouped_rows(np.random.default_rng(3), args.block),
+                args.block,
+            )
             + between_rows(rng)
-            + measure(plain_rows(np.random.default_rng(2)))
-            + measure(grouped_rows(np.random.default_rng(3), args.block))
         )
         if args.rows:
             args.rows.write_text(json.dumps(rows))

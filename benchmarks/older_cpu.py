@@ -1,6 +1,7 @@
 """Run a command as on an x86 CPU with AVX2 but without AVX-512, VNNI and AMX.
 
     python benchmarks/older_cpu.py onnxq eval model.onnx model.int8.onnx --data eval/
+    OLDER_CPU=avx512 python benchmarks/older_cpu.py ...    # with AVX-512, as the first Xeons of that kind: without VNNI and AMX alone
 
 A file that is right on a VNNI machine can be wrong on an older one, where the U8S8 kernels add two
 products in saturating int16. This shows it without an older machine: ONNX Runtime is copied, each
@@ -26,14 +27,14 @@ def overlay() -> Path:
         raise SystemExit("onnxruntime is not installed in this environment")
     package = Path(spec.origin).parent
     (library,) = package.glob("capi/onnxruntime_pybind11_state*.so")
-    stamp = f"{library.stat().st_size}-{library.stat().st_mtime_ns}-{sys.version_info[1]}"
+    source = Path(__file__).with_suffix(".c")
+    stamp = f"{library.stat().st_size}-{library.stat().st_mtime_ns}-{source.stat().st_mtime_ns}-{sys.version_info[1]}"
     folder = Path(tempfile.gettempdir()) / f"older-cpu-{os.getuid()}-{stamp}"
     if folder.exists():
         return folder
     building = Path(tempfile.mkdtemp(dir=folder.parent))
     shutil.copytree(package, building / "onnxruntime", ignore=shutil.ignore_patterns("__pycache__"))
     patch(building / "onnxruntime" / "capi" / library.name)
-    source = Path(__file__).with_suffix(".c")
     subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", building / "older_cpu.so", source], check=True)
     building.rename(folder)
     return folder

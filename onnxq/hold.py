@@ -58,13 +58,13 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
     """The choice with as many nodes float as it takes for the outputs, or the task's metric, to hold."""
     limits, kept, model = job.options.limits, choice.kept, candidates.variant.model
     shapes = planned_shapes(model, choice.plan, check_feeds(job.held_out[0], job.specs))
-    costs = job.costs if job.options.give_back else None
+    costs = job.costs if job.options.give_back else ()
 
     def without(names: frozenset[str]) -> Plan:
         left = dict.fromkeys(names, REASON)
         plan = job.replan(model, left)
         # what lies between them may not be worth its conversions any more
-        slow = place(plan, shapes, costs).floats if costs is not None and names else ()
+        slow = place(plan, shapes, costs).floats if costs and names else ()
         return job.replan(model, dict.fromkeys(slow, SLOW) | left) if slow else plan
 
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
@@ -89,7 +89,7 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
         if (goal.asked or _reached(choice) < RUINED_DB) and candidates.quality(without(frozenset(loads)), kept) < goal.target_db:
             job.half = False  # the outputs hang on the last bits of the weights
             choice = keep_outputs(candidates, everything, loads, without, goal)
-        if costs is not None and not goal.asked and choice.fallback is not None:
+        if costs and not goal.asked and choice.fallback is not None:
             choice = _worth_their_noise(job, candidates, choice, loads, savings(choice.plan, shapes, costs))
         steps = (
             sorted(choice.fallback.steps, key=lambda step: step.mac_share)
@@ -151,7 +151,7 @@ def _points(job: Job, choice: Choice, steps: Sequence[Step], files: Sequence[Pat
     ]
 
 
-def loads_of(variant: Variant, feeds: Feeds, costs: Costs | None) -> dict[str, Load]:
+def loads_of(variant: Variant, feeds: Feeds, costs: Sequence[Costs]) -> dict[str, Load]:
     """What each planned product costs in float; where no table knows its time, it counts as its MACs do."""
     shapes = planned_shapes(variant.model, variant.plan, feeds)
     anchors = {name: planned.node for name, planned in variant.plan.anchors.items()}
@@ -159,5 +159,5 @@ def loads_of(variant: Variant, feeds: Feeds, costs: Costs | None) -> dict[str, L
     weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
     whole = max(1, sum(macs.values())), max(1, sum(weights.values()))
     shares = {name: (macs[name] / whole[0], weights[name] / whole[1]) for name in anchors}
-    times = slowdowns(variant.plan, shapes, costs) if costs is not None else {}
+    times = slowdowns(variant.plan, shapes, costs) if costs else {}
     return {name: Load(*shares[name], times.get(name, shares[name][0])) for name in anchors}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxq.costs import Costs
+from onnxq.costs import CPUS, Costs
 from onnxq.data.checks import check_samples
 from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
@@ -46,7 +46,7 @@ class Job:
 
     specs  inputs of the model as it came
     large  whether two sessions side by side may not fit into memory
-    costs  what nodes take on the target's CPUs, if that is known
+    costs  what nodes take on each of the target's CPUs, as far as that is known
     kept   nodes that stay float whatever the plan, with the reason
     aliases  tensors that views make of others, by name, before anything was given back
     lstms  LSTMs whose weights become int8, by name
@@ -62,7 +62,7 @@ class Job:
     plan: Plan
     specs: list[InputSpec]
     large: bool
-    costs: Costs | None
+    costs: tuple[Costs, ...]
     calibration: list[Sample] = field(default_factory=list)
     held_out: list[Sample] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
@@ -109,7 +109,7 @@ def prepare(options: QuantizeOptions) -> Job:
     _selection(options).check(given + [(node.name or "", node.op_type) for node in nodes_of(model)])
     static = options.mode is Mode.STATIC
     plan = make_plan(model, _selection(options)) if static else Plan()
-    costs = Costs.of(options.target)
+    costs = CPUS.get(options.target, ())
     job = Job(options, model, plan, specs, large, costs, scratch=move_to_disk(model))
     if job.scratch is not None:
         weakref.finalize(job, shutil.rmtree, job.scratch, ignore_errors=True)
@@ -177,7 +177,7 @@ def scattered(of: int, count: int) -> set[int]:
 
 def _give_back(job: Job) -> None:
     """Leave float what the cost model expects to be faster so."""
-    if job.costs is not None:
+    if job.costs:
         shapes = planned_shapes(job.model, job.plan, check_feeds(job.calibration[0], job.specs))
         floats = place(job.plan, shapes, job.costs).floats
         left = job.replan(job.model, dict.fromkeys(floats, SLOW))

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxq.calibration.collect import Collecting, collect
 from onnxq.calibration.methods import MethodOptions
-from onnxq.costs import PROFILING_NS, Costs, Line
+from onnxq.costs import CPUS, PROFILING_NS, Costs, Line
 from onnxq.data.samples import check_feeds, spread
 from onnxq.errors import DataError, OnnxqError
 from onnxq.job import Job, leave_float, planned_shapes
@@ -55,12 +55,12 @@ def place_measured(job: Job) -> None:
         return
     feeds = [check_feeds(sample, job.specs) for sample in spread(job.calibration, SAMPLES)]
     shapes = planned_shapes(job.model, job.plan, feeds[0])
-    quick, known = _Quick(job), Costs.of(job.options.target)
+    quick, known = _Quick(job), CPUS.get(job.options.target, ())
     quantize, dequantize = _conversions()
     nodes = _node_ns(job, quick.model(job.plan), feeds)
-    job.costs = replace(known or Costs({}, 8), nodes=nodes, quantize=quantize, dequantize=dequantize)
+    job.costs = (replace(known[0] if known else Costs({}, 8), nodes=nodes, quantize=quantize, dequantize=dequantize),)
     plans: dict[str, tuple[str, ...]] = {"all int8": (), "as nodes were timed": place(job.plan, shapes, job.costs).floats}
-    if known is not None:
+    if known:
         plans |= {"as the target's table says": place(job.plan, shapes, known).floats}
     plans = {next(name for name, same in plans.items() if same == floats): floats for floats in plans.values()}  # each once
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:

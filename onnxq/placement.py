@@ -5,7 +5,7 @@ conversion. The cheapest assignment is a minimum cut (source side: integers, sin
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -20,6 +20,8 @@ from onnxq.plan import Plan, PlannedNode
 from onnxq.refusals import clamp_bounds
 
 REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
+LEANING = (0.5, 1.0)
+"""Where the mean of several CPUs makes one of them slower than in float, it counts so much more than the others."""
 WORTH = 0.01
 """Share of the planned nodes' expected time that leaving nodes float has to save."""
 LEAST_TIME, LEAST_SIZE = 0.03, 0.1
@@ -32,37 +34,98 @@ whose ranges are found at run time stay on integers there, for what that form sa
 
 
 @dataclass(frozen=True)
+class Expected:
+    """Nanoseconds of all planned nodes on one CPU: on integers, as they are placed, and in float; conversions counted."""
+
+    integer: float
+    placed: float
+    float: float
+
+
+@dataclass(frozen=True)
 class Placement:
-    """Nodes to leave float, and the expected nanoseconds of all planned nodes with and without that, and in float."""
+    """Nodes to leave float, and what is expected of that on each CPU."""
 
     floats: tuple[str, ...]
-    integer_ns: float
-    placed_ns: float
-    float_ns: float
+    expected: tuple[Expected, ...]
 
 
-def place(plan: Plan, shapes: ShapeByName, costs: Costs) -> Placement:
-    """The planned nodes that are expected to be faster in float; `shapes` of all their values."""
-    network = Network()
-    numbers = {name: network.node() for name in plan.nodes}
-    times = {name: _times(planned, shapes, costs) for name, planned in plan.nodes.items()}
-    for name, (integer, as_float) in times.items():
-        network.edge(numbers[name], 1, integer)
-        network.edge(0, numbers[name], as_float)
-    conversions = _conversions(plan, shapes, costs)
-    for each in conversions:
-        each.add(network, numbers)
-    side = network.source_side()
-    floats = tuple(name for name, number in numbers.items() if number not in side)
-    kept = set(floats)
-    whole = [sum(each[i] for each in times.values()) for i in (0, 1)]
-    integer = whole[0] + sum(each.paid(set()) for each in conversions)
-    placed = sum(each[1] if name in kept else each[0] for name, each in times.items()) + sum(each.paid(kept) for each in conversions)
-    small = whole[1] < SMALL_NS
-    too_little = placed > (1 - (WORTH_SMALL if small else WORTH)) * integer
-    if too_little or whole[1] < LEAST_NS or (small and among_floats(plan)):
-        return Placement((), integer, integer, whole[1])
-    return Placement(floats, integer, placed, whole[1])
+def place(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Placement:
+    """The planned nodes that are expected to be faster in float; `shapes` of all their values.
+
+    On several CPUs their mean counts, each against float there, as long as none of them is slower than in float.
+    """
+    network = _Network(plan, shapes, cpus)
+    even = [1 / len(cpus)] * len(cpus)
+    floats = network.cut(even)
+    slowest = max(range(len(cpus)), key=network.slowness(floats).__getitem__)
+    if max(network.slowness(floats)) > 1:
+        leaning = [[(1 - much) * each + much * (i == slowest) for i, each in enumerate(even)] for much in LEANING]
+        floats = min([floats, *map(network.cut, leaning)], key=lambda found: network.preference(found))
+    expected, unplaced = network.expected(floats), network.expected(())
+    small = min(each.float for each in expected) < SMALL_NS
+    least = 1 - (WORTH_SMALL if small else WORTH)
+    too_little = all(each.placed > least * each.integer for each in expected)
+    if too_little or min(each.float for each in expected) < LEAST_NS or (small and among_floats(plan)):
+        return Placement((), unplaced)
+    return Placement(floats, expected)
+
+
+class _Network:
+    """What nodes and conversions take on each CPU, and cuts of it."""
+
+    def __init__(self, plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> None:
+        self.names = tuple(plan.nodes)
+        self.conversions = _conversions(plan, shapes)
+        self.nodes = [{name: _times(planned, shapes, costs) for name, planned in plan.nodes.items()} for costs in cpus]
+        self.prices = [
+            [(costs.conversion_ns(each.elements, to_integers=True), costs.conversion_ns(each.elements, to_integers=False))
+             for each in self.conversions]
+            for costs in cpus
+        ]  # fmt: skip
+
+    def cut(self, weights: Sequence[float]) -> tuple[str, ...]:
+        """Float nodes of the cheapest assignment, where each CPU's times, as shares of float there, count so much."""
+        whole = [self.as_float(cpu) or 1.0 for cpu in range(len(weights))]
+        scales = [weight * whole[0] / each for weight, each in zip(weights, whole, strict=True)]
+
+        def mixed(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+            both = list(zip(*pairs, strict=True))
+            integer, as_float = (sum(scale * value for scale, value in zip(scales, each, strict=True)) for each in both)
+            return integer, as_float
+
+        network = Network()
+        numbers = {name: network.node() for name in self.names}
+        for name, number in numbers.items():
+            integer, as_float = mixed(times[name] for times in self.nodes)
+            network.edge(number, 1, integer)
+            network.edge(0, number, as_float)
+        for each, *prices in zip(self.conversions, *self.prices, strict=True):
+            each.add(network, numbers, *mixed(prices))
+        side = network.source_side()
+        return tuple(name for name, number in numbers.items() if number not in side)
+
+    def as_float(self, cpu: int) -> float:
+        """Nanoseconds of all nodes in float."""
+        return sum(as_float for _, as_float in self.nodes[cpu].values())
+
+    def expected(self, floats: Sequence[str]) -> tuple[Expected, ...]:
+        """On each CPU, with these nodes in float."""
+        cpus = range(len(self.nodes))
+        return tuple(Expected(self._placed(cpu, set()), self._placed(cpu, set(floats)), self.as_float(cpu)) for cpu in cpus)
+
+    def _placed(self, cpu: int, floats: set[str]) -> float:
+        nodes = sum(times[name in floats] for name, times in self.nodes[cpu].items())
+        return nodes + sum(each.paid(floats, *prices) for each, prices in zip(self.conversions, self.prices[cpu], strict=True))
+
+    def slowness(self, floats: Sequence[str]) -> list[float]:
+        """Time on each CPU, in units of float's."""
+        return [each.placed / (each.float or 1.0) for each in self.expected(floats)]
+
+    def preference(self, floats: Sequence[str]) -> tuple[float, float]:
+        """Less is better: none is slower than float, then the mean counts."""
+        slowness = self.slowness(floats)
+        return max(1.0, *slowness), sum(slowness)
 
 
 @dataclass(frozen=True)
@@ -82,15 +145,20 @@ class Savings:
         return self.time < WORTH_SMALL if self.small else self.time < LEAST_TIME and self.size < LEAST_SIZE
 
 
-def savings(plan: Plan, shapes: ShapeByName, costs: Costs) -> Savings:
-    """What the planned nodes' integers save."""
-    found = place(plan, shapes, costs)
-    others = [costs.work_of(node, shapes) for node, _ in plan.floats.values()]
-    rest = sum(costs.kernel_ns("float", *other) for other in others if other is not None)
+def savings(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Savings:
+    """What the planned nodes' integers save, on the CPU on which that is least."""
     integers = _weights(planned.node for planned in plan.nodes.values())
     share = integers / max(1, integers + _weights(node for node, _ in plan.floats.values()))
-    whole = found.float_ns + rest
-    return Savings((found.float_ns - found.integer_ns) / (whole or 1.0), share / 2, LEAST_NS < whole < SMALL_NS)
+    expected = _Network(plan, shapes, cpus).expected(())
+    wholes = [each.float + _rest(plan, shapes, costs) for each, costs in zip(expected, cpus, strict=True)]
+    time = min((each.float - each.integer) / (whole or 1.0) for each, whole in zip(expected, wholes, strict=True))
+    return Savings(time, share / 2, LEAST_NS < min(wholes) < SMALL_NS)
+
+
+def _rest(plan: Plan, shapes: ShapeByName, costs: Costs) -> float:
+    """Nanoseconds of what is float anyway."""
+    others = [costs.work_of(node, shapes) for node, _ in plan.floats.values()]
+    return sum(costs.kernel_ns("float", *other) for other in others if other is not None)
 
 
 def _weights(nodes: Iterable[ir.Node]) -> int:
@@ -98,11 +166,15 @@ def _weights(nodes: Iterable[ir.Node]) -> int:
     return sum(math.prod(sizes(node.inputs[1]) or ()) for node in products)
 
 
-def slowdowns(plan: Plan, shapes: ShapeByName, costs: Costs) -> dict[str, float]:
-    """By how much the planned nodes' expected time grows with each alone in float, as a share; conversions are left out."""
-    times = {name: _times(planned, shapes, costs) for name, planned in plan.nodes.items()}
-    whole = sum(integer for integer, _ in times.values())
-    return {name: (as_float - integer) / whole for name, (integer, as_float) in times.items() if whole and integer}
+def slowdowns(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> dict[str, float]:
+    """By how much the planned nodes' expected time grows with each alone in float, as a share, on the mean; conversions are left out."""
+    found = dict.fromkeys(plan.nodes, 0.0)
+    for costs in cpus:
+        times = {name: _times(planned, shapes, costs) for name, planned in plan.nodes.items()}
+        whole = sum(integer for integer, _ in times.values()) or 1.0
+        for name, (integer, as_float) in times.items():
+            found[name] += (as_float - integer) / whole / len(cpus) if integer else 0.0
+    return found
 
 
 def _times(planned: PlannedNode, shapes: ShapeByName, costs: Costs) -> tuple[float, float]:
@@ -134,35 +206,34 @@ class _Conversion:
     producer: str | None
     consumers: tuple[str, ...]
     outside: bool
-    to_integers: float
-    to_float: float
+    elements: int
 
-    def add(self, network: Network, numbers: dict[str, int]) -> None:
+    def add(self, network: Network, numbers: dict[str, int], to_integers: float, to_float: float) -> None:
         start = numbers[self.producer] if self.producer is not None else 1
         if self.consumers:
             quantized = network.node()
-            network.edge(quantized, start, self.to_integers)
+            network.edge(quantized, start, to_integers)
             for name in self.consumers:
                 network.edge(numbers[name], quantized, INFINITE)
         if self.producer is None:
             return
         if self.outside:
-            network.edge(start, 1, self.to_float)
+            network.edge(start, 1, to_float)
         elif self.consumers:
             dequantized = network.node()
-            network.edge(start, dequantized, self.to_float)
+            network.edge(start, dequantized, to_float)
             for name in self.consumers:
                 network.edge(dequantized, numbers[name], INFINITE)
 
-    def paid(self, floats: set[str]) -> float:
+    def paid(self, floats: set[str], to_integers: float, to_float: float) -> float:
         """The cost with these nodes in float."""
         producer_float = self.producer is None or self.producer in floats
         if producer_float:
-            return self.to_integers if any(name not in floats for name in self.consumers) else 0.0
-        return self.to_float if self.outside or any(name in floats for name in self.consumers) else 0.0
+            return to_integers if any(name not in floats for name in self.consumers) else 0.0
+        return to_float if self.outside or any(name in floats for name in self.consumers) else 0.0
 
 
-def _conversions(plan: Plan, shapes: ShapeByName, costs: Costs) -> list[_Conversion]:
+def _conversions(plan: Plan, shapes: ShapeByName) -> list[_Conversion]:
     producers = {planned.output.name: name for name, planned in plan.nodes.items() if planned.row.role is not Role.VIEW}
     producers |= {v.name: name for name, p in plan.nodes.items() if p.row.role is Role.VIEW for v in p.node.outputs}
     found = []
@@ -178,8 +249,7 @@ def _conversions(plan: Plan, shapes: ShapeByName, costs: Costs) -> list[_Convers
         producer = producers.get(planned.name)
         if producer is not None and not plan.nodes[producer].integer_output and plan.nodes[producer].row.role is Role.ANCHOR:
             outside = False  # its kernel gives float at no cost
-        both = (costs.conversion_ns(elements, to_integers=integers) for integers in (True, False))
-        found.append(_Conversion(producer, tuple(dict.fromkeys(consumers)), outside, *both))
+        found.append(_Conversion(producer, tuple(dict.fromkeys(consumers)), outside, elements))
     return found
 
 

@@ -25,7 +25,7 @@ def chain(rng):
 def placed(model, nodes, conversion):
     plan = make_plan(model)
     costs = Costs({}, 8, dict(zip(plan.nodes, nodes, strict=True)), Line(conversion, 0.0), Line(conversion, 0.0))
-    return [list(plan.nodes).index(name) for name in place(plan, concrete_shapes(model, None), costs).floats]
+    return [list(plan.nodes).index(name) for name in place(plan, concrete_shapes(model, None), [costs]).floats]
 
 
 def test_a_node_that_was_slower_on_integers_goes_back_and_conversions_count(chain):

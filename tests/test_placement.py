@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import onnxq
 from onnxq import job
-from onnxq.costs import BLOCKS, TABLES, Costs, Work, is_blocked, nanoseconds
+from onnxq.costs import CPUS, Work, is_blocked, nanoseconds
 from onnxq.macs import concrete_shapes
 from onnxq.mincut import INFINITE, Network
 from onnxq.model.normalize import normalize
@@ -55,9 +55,9 @@ def test_an_infinite_edge_is_never_cut():
     assert network.source_side() == {0, a, b}
 
 
-@pytest.mark.parametrize("target", list(TABLES))
-def test_tables_have_both_forms_and_costs_that_grow(target):
-    table = TABLES[target]
+@pytest.mark.parametrize("costs", [costs for cpus in CPUS.values() for costs in cpus])
+def test_tables_have_both_forms_and_costs_that_grow(costs):
+    table = costs.table
     for kind in (
         "pointwise",
         "spatial",
@@ -88,8 +88,8 @@ def test_convolutions_of_the_blocked_layout(weight, groups, tmp_path):
     text = f"g (float[1,{weight[1] * groups},{','.join(map(str, size))}] x) => (float y) {{ y = Conv<group={groups}>(x, w) }}"
     open_session(to_ir(parse(text, {"w": np.zeros(weight, np.float32)})), save_optimized=tmp_path / "runs.onnx")
     domains = {node.domain for node in onnx.load(tmp_path / "runs.onnx", load_external_data=False).graph.node}
-    for block in BLOCKS.values():
-        assert is_blocked(weight, groups, block) == ("com.microsoft.nchwc" in domains)
+    for costs in CPUS[Target.PORTABLE] + CPUS[Target.VNNI]:
+        assert is_blocked(weight, groups, costs.block) == ("com.microsoft.nchwc" in domains)
 
 
 @pytest.mark.parametrize(("size", "floats"), [([4096], 0), ([64, 64], 4)])
@@ -99,7 +99,7 @@ def test_depthwise_over_one_axis_is_worth_integers_and_over_two_it_is_not(size, 
     chain = " ".join(f"{y} = Conv<pads={pads}, group=64>({x}, d)" for x, y in itertools.pairwise("xabcy"))
     text = f"g (float[1,64,{dims}] x) => (float[1,64,{dims}] y) {{ {chain} }}"
     model = normalize(to_ir(parse(text, {"d": normal(rng, 64, 1, *kernel)})))
-    assert len(place(make_plan(model), concrete_shapes(model, None), Costs.of(Target.PORTABLE)).floats) == floats
+    assert len(place(make_plan(model), concrete_shapes(model, None), CPUS[Target.PORTABLE]).floats) == floats
 
 
 DEPTHWISE = """g (float[1,8,96,96] x) => (float[1,256,12,12] y) {
@@ -133,12 +133,12 @@ def test_statistics_serve_whatever_is_given_back(rng, tmp_path, calib):
 def test_depthwise_goes_back_to_float_and_wide_products_do_not(rng):
     model = normalize(to_ir(depthwise_model(rng)))
     plan = make_plan(model)
-    placement = place(plan, concrete_shapes(model, None), Costs.of(Target.PORTABLE))
+    placement = place(plan, concrete_shapes(model, None), CPUS[Target.PORTABLE])
     groups = {name: planned.node.attributes.get("group") for name, planned in plan.nodes.items()}
     back = {name for name in placement.floats if name in groups}
     assert {name for name, group in groups.items() if group is not None and group.as_int() == 8} <= back
     assert len(back) <= 3
-    assert placement.placed_ns < 0.9 * placement.integer_ns
+    assert all(each.placed < 0.9 * each.integer for each in placement.expected)
 
 
 @pytest.mark.parametrize(("time", "size", "integers"), [(0.02, 0.05, 0), (0.02, 0.2, 2), (0.1, 0.05, 2)])
@@ -174,8 +174,32 @@ def test_many_groups_of_few_channels_are_not_worth_integers(groups, outputs, flo
     text = f"g (float[1,{outputs},40,40] x) => (float[1,{outputs},40,40] y) {{ {chain} }}"
     weights = {f"w{i}": normal(rng, outputs, outputs // groups, 3, 3) for i in range(4)}
     model = normalize(to_ir(parse(text, weights)))
-    for target in TABLES:
-        assert len(place(make_plan(model), concrete_shapes(model, None), Costs.of(target)).floats) == floats
+    for target in (Target.PORTABLE, Target.VNNI):  # between them int8 gains next to nothing anyway
+        assert len(place(make_plan(model), concrete_shapes(model, None), CPUS[target]).floats) == floats
+
+
+CHAIN = "g (float[1,8,64,64] x) => (float[1,8,64,64] y) { a = Conv(x, w0) b = Conv(a, w1) y = Conv(b, w2) }"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "floats"),
+    [
+        ([(1, 3), (4, 3), (1, 3)], [(1, 3), (4, 3), (1, 3)], [1]),  # the same on both
+        ([(1, 3), (1, 3), (1, 3)], [(1, 3), (4, 3), (1, 3)], []),  # what one loses the other gains, and more
+        ([(1, 3), (1, 3), (1, 3)], [(2, 3), (6, 3), (3, 3)], [1]),  # the mean would keep all, and be slower than float on the second
+        ([(1, 3), (1, 3), (1, 3)], [(4, 3), (4, 3), (4, 3)], [0, 1, 2]),
+    ],
+)
+def test_no_cpu_is_slower_than_in_float_and_then_the_mean_counts(first, second, floats, rng):
+    model = normalize(to_ir(parse(CHAIN, {f"w{i}": normal(rng, 8, 8, 1, 1) for i in range(3)})))
+    plan, free = make_plan(model), Line(0.0, 0.0)
+    cpus = [
+        Costs({}, 8, {name: (a * unit, b * unit) for name, (a, b) in zip(plan.nodes, times, strict=True)}, free, free)
+        for times, unit in ((first, 1e5), (second, 3e5))  # another CPU is three times as slow: shares count
+    ]
+    found = place(plan, concrete_shapes(model, None), cpus)
+    assert [list(plan.nodes).index(name) for name in found.floats] == floats
+    assert all(each.placed <= each.float for each in found.expected)
 
 
 def test_size_does_not_count_where_tables_say_little():
