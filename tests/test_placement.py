@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import onnxq
 from onnxq import job
-from onnxq.costs import CPUS, Work, is_blocked, nanoseconds
+from onnxq.costs import CPUS, Costs, Line, Work, is_blocked, nanoseconds
 from onnxq.macs import concrete_shapes
 from onnxq.mincut import INFINITE, Network
 from onnxq.model.normalize import normalize
@@ -95,7 +95,7 @@ def test_convolutions_of_the_blocked_layout(weight, groups, tmp_path):
 @pytest.mark.parametrize(("size", "floats"), [([4096], 0), ([64, 64], 4)])
 def test_depthwise_over_one_axis_is_worth_integers_and_over_two_it_is_not(size, floats, rng):
     """Over one axis its float kernel is a plain one."""
-    dims, pads, kernel = ",".join(map(str, size)), [1] * 2 * len(size), [3] * len(size)
+    dims, pads, kernel = ",".join(map(str, size)), [3] * 2 * len(size), [7] * len(size)
     chain = " ".join(f"{y} = Conv<pads={pads}, group=64>({x}, d)" for x, y in itertools.pairwise("xabcy"))
     text = f"g (float[1,64,{dims}] x) => (float[1,64,{dims}] y) {{ {chain} }}"
     model = normalize(to_ir(parse(text, {"d": normal(rng, 64, 1, *kernel)})))
