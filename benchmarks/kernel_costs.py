@@ -2,7 +2,8 @@
 
     python benchmarks/kernel_costs.py [--chains] [--block 16] [--rows FILE] [--json FILE]
 
-Run it as `python benchmarks/older_cpu.py python benchmarks/kernel_costs.py` for CPUs without VNNI.
+Run it as `python benchmarks/older_cpu.py python benchmarks/kernel_costs.py` for CPUs without VNNI. The tables are
+`onnxq/kernel_times.py`.
 Each row is one operator in a model of its own; the runtime's profiler gives the kernel's time alone.
 The fit minimises the relative error of a sum of non-negative costs; printed is a table of nanoseconds.
 """
@@ -271,19 +272,44 @@ def chain_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
                 added -= _one_more(channels, size, "{y} = Neg({x})", rng, integer=False) if op == "Relu" else 0.0
                 work = Work(0, elements * (2 if op in TWICE else 1), elements)
                 rows.append({"kind": op, "form": form, "ns": PROFILING_NS + max(added, 0.0), "work": list(work)})
+        clipped = PROFILING_NS + _one_more_clip(elements, rng)
+        rows.append({"kind": "Clip", "form": "integer", "ns": clipped, "work": list(Work(0, elements, elements))})
     return rows
 
 
 def _one_more(channels: int, size: int, text: str, rng: np.random.Generator, *, integer: bool) -> float:
+    def made(count: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+        chain = " ".join(text.format(x=f"t{i}", y=f"t{i + 1}") for i in range(count))
+        return between(channels, size, f"t0 = Identity(t) {chain} r = Identity(t{count})", channels, rng, integer=integer)
+
+    return _added_ns(made)
+
+
+def _one_more_clip(elements: int, rng: np.random.Generator) -> float:
+    """Of stored integers, as a HardSigmoid is written."""
+
+    def made(count: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+        chain = " ".join(f"t{i + 1} = Clip(t{i}, low{i % 2}, high)" for i in range(count))
+        ends = f"g (float[{elements}] x) => (float[{elements}] y)"
+        text = f"{ends} {{ t0 = QuantizeLinear(x, s, z) {chain} y = DequantizeLinear(t{count}, s, z) }}"
+        model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {text}')
+        constants = {"s": np.float32(0.02), "z": np.uint8(128), "low0": np.uint8(10), "low1": np.uint8(20), "high": np.uint8(200)}
+        model.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items())
+        return model, {"x": rng.normal(size=elements).astype(np.float32)}
+
+    return _added_ns(made)
+
+
+def _added_ns(made: Callable[[int], tuple[onnx.ModelProto, dict[str, np.ndarray]]]) -> float:
+    """What one more adds to the whole of a model of so many, by the clock."""
     times = []
     for count in (1, 1 + MORE):
-        chain = " ".join(text.format(x=f"t{i}", y=f"t{i + 1}") for i in range(count))
-        model, feeds = between(channels, size, f"t0 = Identity(t) {chain} r = Identity(t{count})", channels, rng, integer=integer)
+        model, feeds = made(count)
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 4
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         times.append(min(timeit.repeat(lambda: session.run(None, feeds), number=20, repeat=15)) / 20 * 1e9)  # noqa: B023
-    return (times[1] - times[0]) / MORE
+    return max(0.0, times[1] - times[0]) / MORE
 
 
 KERNEL = re.compile(r"^(QLinear|MatMulIntegerToFloat|QGemm|Conv|FusedConv|MatMul|Gemm)")

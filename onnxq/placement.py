@@ -186,7 +186,7 @@ def _times(planned: PlannedNode, shapes: ShapeByName, costs: Costs) -> tuple[flo
         return 0.0, 0.0
     kind, work = found
     if planned.row.role is Role.RAMP:
-        return costs.kernel_ns("integer", "Concat", work), costs.kernel_ns("float", "HardSigmoid", work)
+        return costs.kernel_ns("integer", "Clip", work), costs.kernel_ns("float", "HardSigmoid", work)
     as_float = costs.kernel_ns("float", kind, work)
     clamp = planned.output.producer()
     if clamp is not None and clamp is not planned.node and planned.node.op_type != "Conv":  # a Conv takes its clamp in

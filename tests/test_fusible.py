@@ -126,3 +126,50 @@ def test_a_gelu_between_integer_convolutions_is_one_operator(end, standard, rng,
     assert report.kernels.counts["DequantizeLinear"] == 2 + standard
     assert report.kernels.counts.get("Gelu", 0) == (not standard)
     assert report.outputs.sqnr_db > 30
+
+
+PLACES = {"places": np.array([2, 3]), "rows": np.array([-2]), "eps": np.float32(1e-3), "one": np.float32(1), "two": np.float32(2)}
+VARIANCE = "m = ReduceMean(x, places) c = Sub(x, m) q = Pow(c, two) v = ReduceMean(q, places) a = Add(v, eps) s = Sqrt(a) "
+NORMS = {
+    "divided": VARIANCE + "y = Div(c, s)",
+    "times the inverse": VARIANCE + "i = Div(one, s) y = Mul(c, i)",
+    "times the reciprocal": VARIANCE + "i = Reciprocal(s) y = Mul(i, c)",
+    "a product for the square": VARIANCE.replace("Pow(c, two)", "Mul(c, c)") + "y = Div(c, s)",
+}
+NO_NORMS = {
+    "over rows": VARIANCE.replace("ReduceMean(q, places)", "ReduceMean(q, rows)") + "y = Div(c, s)",
+    "a mean of others": VARIANCE.replace("ReduceMean(x, places)", "ReduceMean(w, places)") + "y = Div(c, s)",
+    "the root of others": VARIANCE + "i = Div(two, s) y = Mul(c, i)",
+    "not what is divided": VARIANCE + "y = Div(x, s)",
+    "a cube": VARIANCE.replace("Pow(c, two)", "Pow(c, one)").replace("Sqrt(a)", "Exp(a)") + "y = Div(c, s)",
+}
+
+
+def norm_over_places(text, rng):
+    text = f"g (float[2,3,5,7] x) => (float[2,3,5,7] y) {{ {text} }}"
+    return parse(text, {name: array for name, array in PLACES.items() if name in text} | {"w": normal(rng, 2, 3, 5, 7)}, opset=18)
+
+
+@pytest.mark.parametrize("text", NORMS.values(), ids=list(NORMS))
+def test_a_norm_over_an_image_is_one_kernel(text, rng):
+    model, x = norm_over_places(text, rng), 3 + normal(rng, 2, 3, 5, 7)
+    after = normalized(model)
+    assert [node.op_type for node in after.graph.node] == ["InstanceNormalization"]
+    np.testing.assert_allclose(run(after, {"x": x})[0], run(model, {"x": x})[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("text", NO_NORMS.values(), ids=list(NO_NORMS))
+def test_what_only_looks_like_a_norm_over_an_image_stays(text, rng):
+    model, x = norm_over_places(text, rng), 3 + normal(rng, 2, 3, 5, 7)
+    after = normalized(model)
+    assert "InstanceNormalization" not in [node.op_type for node in after.graph.node]
+    np.testing.assert_allclose(run(after, {"x": x})[0], run(model, {"x": x})[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_norm_over_the_last_of_three_axes_stays_for_the_runtime(rng, tmp_path):
+    model = parse(
+        "g (float[2,5,16] v) => (float[2,5,16] y) { x = Abs(v) m = ReduceMean(x, last) c = Sub(x, m) q = Pow(c, two) u = ReduceMean(q, last)"
+        " a = Add(u, eps) s = Sqrt(a) d = Div(c, s) e = Mul(d, w) y = Add(e, w) }",
+        {"last": np.array([-1]), "two": np.float32(2), "eps": np.float32(1e-5), "w": normal(rng, 16)}, opset=18,
+    )  # fmt: skip
+    assert "LayerNormalization" in in_the_runtime(normalized(model), tmp_path)

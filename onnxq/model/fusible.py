@@ -3,14 +3,28 @@
 x * (0.5 * (1 + Erf(x / sqrt 2))), or Tanh               -> (x * 0.5) * (1 + Erf(x / sqrt 2))           Gelu, FastGelu
 x * Reciprocal(Sqrt(ReduceMean(x^2) + epsilon))          -> x / Sqrt(ReduceMean(x^2) + epsilon)         SimplifiedLayerNormalization
 Where(IsNaN(Softmax(s)), 0, Softmax(s)), s without -inf  -> Softmax(s)                                  attention
+(x - mean) / Sqrt(mean((x - mean)^2) + epsilon), or * 1/ -> InstanceNormalization(x)                    itself
 
-PyTorch's default exporter (2.13) writes the left ones. The right ones are plain ONNX too, and compute the same.
+PyTorch's default exporter (2.13) writes the first three; people write the last one, whose means are over an image's
+places. The right ones are plain ONNX too, and compute the same.
 """
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.model.edit import Names, add_node, constant, is_float, known_rank, only_use, reduced_axes, scalar_operand, take_output
+from onnxq.model.edit import (
+    Names,
+    add_initializer,
+    add_node,
+    attribute,
+    constant,
+    is_float,
+    known_rank,
+    only_use,
+    reduced_axes,
+    scalar_operand,
+    take_output,
+)
 
 
 def make_fusible(model: ir.Model, names: Names) -> None:
@@ -107,6 +121,60 @@ def _over_last_axis(mean: ir.Node) -> bool:
     return reduced_axes(mean) in ([-1], [(known_rank(mean.inputs[0]) or 0) - 1])
 
 
+def _instance_norm(graph: ir.Graph, root: ir.Node, names: Names) -> None:
+    raised = _producer(root.inputs[0], "Add")
+    variance, epsilon = scalar_operand(raised) if raised is not None else (None, None)
+    squares = _producer(variance, "ReduceMean")
+    square = squares.inputs[0].producer() if squares is not None and squares.inputs[0] is not None else None
+    central = _producer(square.inputs[0], "Sub") if square is not None and _squares(square) else None
+    means = _producer(central.inputs[1], "ReduceMean") if central is not None else None
+    last = _divided(root)
+    if squares is None or central is None or means is None or last is None or epsilon is None or last.graph is not graph:
+        return
+    x, output = central.inputs[0], ir.Value()
+    shape = x.shape if x is not None else None
+    channels = shape[1] if shape is not None and len(shape) > 3 else None  # of three axes it is a LayerNormalization
+    if central.outputs[0] not in last.inputs or means.inputs[0] is not x or not isinstance(channels, int):
+        return
+    if not (_over_places(squares) and _over_places(means)):
+        return
+    scale, shift = (
+        add_initializer(graph, names.fresh(f"{last.name}_{part}"), np.full(channels, value, np.float32))
+        for part, value in (("scale", 1), ("shift", 0))
+    )
+    inputs = [x, scale, shift]
+    add_node(graph, "InstanceNormalization", inputs, [output], name=names.fresh(f"{last.name}_norm"), epsilon=epsilon)
+    take_output(output, last.outputs[0])
+    graph.remove([last], safe=True)
+
+
+def _squares(node: ir.Node) -> bool:
+    if node.op_type == "Pow":
+        exponent = constant(node.inputs[1])
+        return exponent is not None and exponent.size == 1 and exponent.item() == 2
+    return node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
+
+
+def _divided(root: ir.Node) -> ir.Node | None:
+    """The node that divides by a root, or multiplies by its inverse."""
+    last = only_use(root.outputs[0])
+    if last is None or last.op_type == "Reciprocal" or (last.op_type == "Div" and _is_one(last.inputs[0])):
+        last = only_use(last.outputs[0]) if last is not None else None
+        return last if last is not None and last.op_type == "Mul" else None
+    return last if last.op_type == "Div" and last.inputs[1] is root.outputs[0] else None
+
+
+def _is_one(value: ir.Value | None) -> bool:
+    array = constant(value)
+    return array is not None and array.size == 1 and array.item() == 1
+
+
+def _over_places(mean: ir.Node) -> bool:
+    """Whether a mean is over all axes but the first two, and keeps these axes."""
+    rank = known_rank(mean.inputs[0]) or 0
+    return bool(attribute(mean, "keepdims", 1)) and {axis % rank for axis in reduced_axes(mean)} == set(range(2, rank))
+
+
 def _unguarded(graph: ir.Graph, guard: ir.Node, _: Names) -> None:
     """A Softmax gives NaN where a whole row is -inf; masks of the lowest finite number leave none."""
     tested, zero, kept = guard.inputs
@@ -153,4 +221,4 @@ def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op_type else None
 
 
-RULES = {"Erf": _half_first, "Tanh": _half_first, "Reciprocal": _root_mean_square, "Where": _unguarded}
+RULES = {"Erf": _half_first, "Tanh": _half_first, "Reciprocal": _root_mean_square, "Where": _unguarded, "Sqrt": _instance_norm}
