@@ -18,6 +18,8 @@ from onnxq.model.expose import OBSERVABLE
 from onnxq.model.fusible import gelu_nodes
 from onnxq.model.normalize import opset_of
 from onnxq.operators import KNOWN_RANGES, OPERATORS, Operator, Role
+from onnxq.pools import REASON as SLOW_POOL
+from onnxq.pools import slow_pools
 from onnxq.refusals import Range, clamp_bounds, ramp_factors, refusal
 
 GELU = "belongs to a Gelu, for which the runtime has one float kernel"
@@ -153,6 +155,7 @@ def make_plan(model: ir.Model, selection: Selection | None = None, kept: Mapping
             reason = reason or refusal(node, opset)
             if reason:
                 refusals[node] = reason
+        refusals |= dict.fromkeys(slow_pools(graph, refusals), SLOW_POOL)
         reached = _reached(graph, refusals)
         _assemble(plan, graph, refusals, _taken(graph, refusals, reached))
     return plan

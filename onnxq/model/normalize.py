@@ -45,7 +45,7 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     passes.NameFixPass()(model)
     passes.LiftSubgraphInitializersToMainGraphPass()(model)
     name_all(model)
-    infer_shapes(model)
+    infer_anew(model)
     if compute_in_float32(model) | ask_types(model):
         infer_shapes(model)
     fold_constants(model)
@@ -154,6 +154,26 @@ def _own_name(wish: str, seen: set[str]) -> str:
         name = f"{wish}_{count}"
     seen.add(name)
     return name
+
+
+def infer_anew(model: ir.Model) -> None:
+    """Fill in types and shapes, trusting what a file says of a node's outputs only where inference does not contradict it.
+
+    The runtime warns of a wrong shape and runs the float model all the same; what it makes of an int8 one it cannot run.
+    """
+    stated = {value: value.shape for node in nodes_of(model) for value in node.outputs if value.shape is not None}
+    for value in stated:
+        value.shape = None
+    infer_shapes(model)
+    for value, shape in stated.items():
+        if value.shape is None or _agree(value.shape, shape):
+            value.shape = shape
+    infer_shapes(model)
+
+
+def _agree(found: ir.Shape, stated: ir.Shape) -> bool:
+    pairs = zip(found, stated, strict=False)
+    return len(found) == len(stated) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
 
 
 def infer_shapes(model: ir.Model) -> None:
