@@ -10,16 +10,18 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxq.costs import Costs
+from onnxq.costs import Costs, Work
 from onnxq.formats.run_time import among_floats
 from onnxq.macs import ShapeByName
 from onnxq.mincut import INFINITE, Network
-from onnxq.model.edit import is_constant, sizes
+from onnxq.model.edit import factor, is_constant, sizes
 from onnxq.operators import Role
 from onnxq.plan import Plan, PlannedNode
 from onnxq.refusals import clamp_bounds
 
 REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
+ACTIVATIONS, FUSED = ("HardSigmoid", "LeakyRelu", "Sigmoid"), 0.6
+"""A float convolution computes these on what it has in its registers; what is left of their time, where no table says it."""
 LEANING = (0.5, 1.0)
 """Where the mean of several CPUs makes one of them slower than in float, it counts so much more than the others."""
 WORTH = 0.01
@@ -185,13 +187,42 @@ def _times(planned: PlannedNode, shapes: ShapeByName, costs: Costs) -> tuple[flo
     if found is None:
         return 0.0, 0.0
     kind, work = found
+    as_float = _float_ns(planned.node, kind, work, costs)
     if planned.row.role is Role.RAMP:
-        return costs.kernel_ns("integer", "Clip", work), costs.kernel_ns("float", "HardSigmoid", work)
-    as_float = costs.kernel_ns("float", kind, work)
+        return costs.kernel_ns("integer", "Clip", work), as_float
     clamp = planned.output.producer()
     if clamp is not None and clamp is not planned.node and planned.node.op_type != "Conv":  # a Conv takes its clamp in
         as_float += costs.kernel_ns("float", "Relu", work)
     return costs.kernel_ns("integer", kind, work), as_float
+
+
+def _float_ns(node: ir.Node, kind: str, work: Work, costs: Costs) -> float:
+    """Nanoseconds in float, where a convolution takes in an activation behind it, and the product of a HardSwish."""
+    alone = costs.kernel_ns("float", kind, work)
+    others = [taker for taker in _takers(node.inputs[0]) if taker is not node]
+    if node.op_type in ACTIVATIONS and _of_convolution(node.inputs[0]) and all(_closes_hard_swish(taker, node) for taker in others):
+        return costs.kernel_ns("float", f"fused {kind}", work) or FUSED * alone
+    if node.op_type == "Mul":
+        gates = [value.producer() for value in node.inputs if value is not None]
+        if any(gate is not None and _closes_hard_swish(node, gate) and _of_convolution(gate.inputs[0]) for gate in gates):
+            return 0.0
+    return alone
+
+
+def _closes_hard_swish(node: ir.Node, ramp: ir.Node) -> bool:
+    """Whether a product is x * HardSigmoid(x) with HardSwish's slope."""
+    if node.op_type != "Mul" or ramp.op_type != "HardSigmoid" or set(node.inputs) != {ramp.inputs[0], ramp.outputs[0]}:
+        return False
+    return math.isclose(factor(ramp, "alpha", 0.2), 1 / 6, rel_tol=1e-4) and factor(ramp, "beta", 0.5) == 0.5
+
+
+def _of_convolution(value: ir.Value | None) -> bool:
+    before = value.producer() if value is not None else None
+    return before is not None and before.op_type == "Conv"
+
+
+def _takers(value: ir.Value | None) -> set[ir.Node]:
+    return {use.node for use in value.uses()} if value is not None else set()
 
 
 @dataclass(frozen=True)

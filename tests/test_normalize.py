@@ -8,6 +8,8 @@ import pytest
 
 from onnxq.model.files import load
 from onnxq.model.normalize import normalize, opset_of
+from onnxq.options import QuantizeOptions
+from onnxq.pipeline import quantize
 from tests.conftest import normal, parse, run, to_ir
 
 CONV = "g (float[N,3,6,6] x) => (float[N,4,6,6] y) {"
@@ -195,6 +197,28 @@ def test_sizes_below_zero_are_unknown(tmp_path, rng):
     assert all(not isinstance(size, int) or size in (4,) for size in stated)
     feeds = x(rng)
     np.testing.assert_allclose(run(normalized, feeds)[0], run(model, feeds)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[], [4], [1, 4, 8, 9], [1, 1000, 8, 8]])
+def test_a_stated_shape_that_inference_contradicts_is_not_believed(sizes, tmp_path, rng):
+    """The runtime warns of it, runs the float model, and cannot load the int8 one."""
+    text = "g (float[1,4,8,8] x) => (float[1,4,8,8] y) { c = Conv<pads=[1,1,1,1]>(x, w) d = Relu(c) y = Conv<pads=[1,1,1,1]>(d, w) }"
+    model = parse(text, {"w": normal(rng, 4, 4, 3, 3)})
+    wrong = onnx.helper.make_tensor_value_info
+    model.graph.output[0].CopyFrom(wrong("y", onnx.TensorProto.FLOAT, sizes))
+    model.graph.value_info.extend([wrong("c", onnx.TensorProto.FLOAT, sizes)])
+    onnx.save(model, tmp_path / "model.onnx")
+    np.savez(tmp_path / "x.npz", x=normal(rng, 1, 4, 8, 8))
+    report = quantize(QuantizeOptions(tmp_path / "model.onnx", tmp_path / "x.npz", give_back=False))
+    assert report.kernels.counts["QLinearConv"] == 2
+    (output,) = onnx.load(tmp_path / "model.int8.onnx").graph.output
+    assert [dim.dim_value for dim in output.type.tensor_type.shape.dim] == [1, 4, 8, 8]
+
+
+def test_stated_names_of_sizes_stay(rng):
+    text = "g (float[batch,4,8,8] x) => (float[many,4,8,8] y) { c = Conv<pads=[1,1,1,1]>(x, w) y = Relu(c) }"
+    normalized = normalize(to_ir(parse(text, {"w": normal(rng, 4, 4, 3, 3)})))
+    assert [str(size) for size in normalized.graph.outputs[0].shape] == ["many", "4", "8", "8"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from onnxq.model.normalize import normalize
 from onnxq.model.runtime import open_session
 from onnxq.options import Target
 from onnxq.pipeline import calibrate
-from onnxq.placement import Savings, place
+from onnxq.placement import Savings, _times, place
 from onnxq.plan import make_plan
 from tests.conftest import normal, parse, runtime_outputs, to_ir
 
@@ -200,6 +200,54 @@ def test_no_cpu_is_slower_than_in_float_and_then_the_mean_counts(first, second, 
     found = place(plan, concrete_shapes(model, None), cpus)
     assert [list(plan.nodes).index(name) for name in found.floats] == floats
     assert all(each.placed <= each.float for each in found.expected)
+
+
+ACTIVATED = "g (float[1,32,56,56] x) => (float[1,32,56,56] y) { %s y = Conv(r, w) }"
+
+
+@pytest.mark.parametrize(
+    ("text", "free"),
+    [
+        ("t = Conv(x, w) s = HardSigmoid<alpha=0.16666667>(t) r = Mul(t, s)", True),  # a HardSwish, which the convolution computes
+        ("t = Conv(x, w) s = HardSigmoid<alpha=0.16666667>(t) r = Mul(s, t)", True),
+        ("t = Conv(x, w) s = HardSigmoid<alpha=0.2>(t) r = Mul(t, s)", False),
+        ("t = Conv(x, w) u = Relu(t) q = Conv(u, w) s = HardSigmoid<alpha=0.16666667>(q) r = Mul(t, s)", False),  # of another value
+        ("p = Conv(x, w) t = MaxPool<kernel_shape=[1,1]>(p) s = HardSigmoid<alpha=0.16666667>(t) r = Mul(t, s)", False),
+    ],
+)
+def test_a_float_convolution_computes_a_hard_swish_behind_it(text, free, rng):
+    model = normalize(to_ir(parse(ACTIVATED % text, {"w": normal(rng, 32, 32, 1, 1)})))
+    plan, shapes = make_plan(model), concrete_shapes(model, None)
+    (product,) = [planned for planned in plan.nodes.values() if planned.node.op_type == "Mul"]
+    for costs in CPUS[Target.PORTABLE] + CPUS[Target.VNNI]:
+        integer, as_float = _times(product, shapes, costs)
+        assert integer > 0
+        assert (as_float == 0) == free
+
+
+@pytest.mark.parametrize("text", ["t = Conv(x, w) r = Sigmoid(t)", "t = Conv(x, w) s = Sigmoid(t) r = Mul(s, t)"])
+def test_an_activation_costs_less_where_a_float_convolution_computes_it(text, rng):
+    """Not a Sigmoid whose argument something else takes too."""
+    model = normalize(to_ir(parse(ACTIVATED.replace("56", "112") % text, {"w": normal(rng, 32, 32, 1, 1)})))
+    plan, shapes = make_plan(model), concrete_shapes(model, None)
+    (planned,) = [planned for planned in plan.nodes.values() if planned.node.op_type == "Sigmoid"]
+    for costs in CPUS[Target.PORTABLE] + CPUS[Target.VNNI]:
+        _, work = costs.work_of(planned.node, shapes)
+        assert (_times(planned, shapes, costs)[1] < costs.kernel_ns("float", "Sigmoid", work)) == ("Mul" not in text)
+
+
+def test_three_outputs_cost_an_integer_kernel_no_less_than_sixteen():
+    for costs in (CPUS[Target.PORTABLE][1], *CPUS[Target.AVX512]):
+        few, many = (costs.kernel_ns("integer", "spatial", _conv_work(costs, channels)) for channels in (3, 16))
+        assert few > 0.85 * many
+
+
+def _conv_work(costs, channels):
+    text = f"g (float[1,64,40,40] x) => (float[1,{channels},40,40] y) {{ y = Conv<pads=[1,1,1,1]>(x, w) }}"
+    model = to_ir(parse(text, {"w": np.zeros((channels, 64, 3, 3), np.float32)}))
+    kind, work = costs.work_of(model.graph[0], concrete_shapes(model, None))
+    assert kind == "spatial"
+    return work
 
 
 def test_size_does_not_count_where_tables_say_little():
