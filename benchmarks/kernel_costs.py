@@ -1,10 +1,10 @@
 """Time the runtime's float and integer kernels one by one, and fit the cost model of `onnxq/costs.py`.
 
-    python benchmarks/kernel_costs.py [--chains] [--block 16] [--rows FILE] [--json FILE]
+    python benchmarks/kernel_costs.py [--block 16] [--times 3] [--rows FILE] [--json FILE]
 
 Run it as `python benchmarks/older_cpu.py python benchmarks/kernel_costs.py` for CPUs without VNNI. The tables are
-`onnxq/kernel_times.py`.
-Each row is one operator in a model of its own; the runtime's profiler gives the kernel's time alone.
+`onnxq/kernel_times.py`. What has weights is one operator in a model of its own, of which the runtime's profiler gives the kernel's
+time alone; of elementwise operators one more in a chain of them is timed by the clock, of those that change sizes what they add to a model.
 The fit minimises the relative error of a sum of non-negative costs; printed is a table of nanoseconds.
 """
 
@@ -22,22 +22,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from kernel_rows import all_rows, described, single
+from onnx import numpy_helper
 
 import onnxq
-from onnxq.costs import PLAIN, PROFILING_NS, Work, work_of
-from onnxq.macs import concrete_shapes
+from onnxq.costs import PLAIN, PROFILING_NS, Work
 
 RUNS = 15
-SESSIONS = 3
-CONVS = 400
-STEMS = 80
-PLAIN_CONVS = 200
-GROUPED_CONVS = 160
-PRODUCTS = 100
-MOST_MACS = 200e6
+SESSIONS = 2
 
 
 def profile(model: onnx.ModelProto, feeds: dict[str, np.ndarray], *, total: bool = False) -> dict[str, float]:
@@ -52,150 +45,22 @@ def profile(model: onnx.ModelProto, feeds: dict[str, np.ndarray], *, total: bool
         for _ in range(RUNS):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text())
-    times = defaultdict(list)
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            times[event["args"]["op_name"]].append(event["dur"] * 1000)
-    calls = {name: len(values) // RUNS if total else 1 for name, values in times.items()}
+            op = event["args"]["op_name"]
+            times[op, event["name"] if total else ""].append(event["dur"] * 1000)
     typical = min if total else statistics.median  # small differences of totals need what is least disturbed
-    return {name: typical(values[3:] or values) * calls[name] for name, values in times.items()}
-
-
-def single(
-    op: str, shapes: dict[str, list[int]], constants: dict[str, np.ndarray], attributes: dict[str, Any], *, integer: bool
-) -> onnx.ModelProto:
-    """A model of one operator over float inputs, with Q/DQ around it where it is to run on integers."""
-    nodes, inits, inputs = [], {k: v for k, v in constants.items() if not integer}, []
-    scalars = {"s": np.float32(0.02), "z": np.uint8(128)}
-    if integer:
-        inits |= scalars
-        for name in shapes:
-            nodes.append(helper.make_node("QuantizeLinear", [name, "s", "z"], [f"{name}_q"]))
-            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", "s", "z"], [f"{name}_d"]))
-            inputs.append(f"{name}_d")
-        for name, array in constants.items():
-            axis = 1 if op in ("MatMul",) else 0
-            scale = np.full(array.shape[axis], 0.01, np.float32)
-            inits |= {f"{name}_q": rng_int8(array.shape), f"{name}_s": scale, f"{name}_z": np.zeros(len(scale), np.int8)}
-            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_s", f"{name}_z"], [f"{name}_d"], axis=axis))
-            inputs.append(f"{name}_d")
-        nodes.append(helper.make_node(op, inputs, ["r"], **attributes))
-        nodes.append(helper.make_node("QuantizeLinear", ["r", "s", "z"], ["r_q"]))
-        nodes.append(helper.make_node("DequantizeLinear", ["r_q", "s", "z"], ["y"]))
-    else:
-        nodes.append(helper.make_node(op, [*shapes, *constants], ["y"], **attributes))
-    graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(a), n) for n, a in inits.items()],
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def rng_int8(shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(0).integers(-60, 60, shape).astype(np.int8)
-
-
-def row_of(op: str, shape: list[int], weight: tuple[int, ...], attributes: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """An operator over an input of a shape and a weight of one."""
-    w = (rng.normal(size=weight) * 0.1).astype(np.float32)
-    return {"op": op, "shapes": {"x": shape}, "w": w, "attributes": attributes}
-
-
-def described(row: dict[str, Any], block: int) -> tuple[str, Work]:
-    """The table's kind of a row's operator, and its sizes."""
-    model = ir.from_proto(single(row["op"], row["shapes"], {"w": row["w"]}, row["attributes"], integer=False))
-    found = work_of(model.graph[0], concrete_shapes(model, None), block)
-    assert found is not None
-    return found
-
-
-def drawn(count: int, draw: Callable[[], dict[str, Any] | None], block: int) -> list[dict[str, Any]]:
-    """As many of the rows that are drawn as that, each small enough to be timed."""
-    rows: list[dict[str, Any]] = []
-    while len(rows) < count:
-        row = draw()
-        if row is not None and described(row, block)[1].macs <= MOST_MACS:
-            rows.append(row)
-    return rows
-
-
-def conv_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
-    def draw() -> dict[str, Any]:
-        size = int(rng.choice([3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112]))
-        cin, cout = (int(c) for c in rng.choice([3, 4, 8, 8, 16, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384], 2))
-        kernel, stride = int(rng.choice([1, 1, 1, 3, 3, 3, 5, 7, 9])), int(rng.choice([1, 1, 2]))
-        depthwise = kernel > 1 and rng.random() < 0.4
-        weight = (cin, 1, kernel, kernel) if depthwise else (cout, cin, kernel, kernel)
-        attributes = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": cin if depthwise else 1}
-        return row_of("Conv", [1, cin, size, size], weight, attributes, rng)
-
-    return drawn(CONVS, draw, block)
-
-
-def stem_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
-    """Convolutions of few channels, as models begin and end with."""
-
-    def draw() -> dict[str, Any]:
-        size, kernel = int(rng.choice([28, 56, 112, 160, 224, 256])), int(rng.choice([3, 3, 5, 7, 9]))
-        cin, cout, stride = int(rng.choice([1, 2, 3, 3, 3, 4, 6])), int(rng.choice([3, 8, 16, 24, 32, 64])), int(rng.choice([1, 2]))
-        attributes = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": 1}
-        return row_of("Conv", [1, cin, size, size], (cout, cin, kernel, kernel), attributes, rng)
-
-    return drawn(STEMS, draw, block)
-
-
-def plain_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
-    """Convolutions that the runtime's blocked layout does not take, in float: over one axis, or of channels that fill no block."""
-
-    def draw() -> dict[str, Any]:
-        axes = int(rng.choice([1, 1, 2]))
-        size = int(rng.choice([4, 16, 50, 100, 300, 1000, 3000] if axes == 1 else [3, 5, 7, 10, 14, 20, 28, 40, 56]))
-        cin, cout = (int(c) for c in rng.choice([16, 24, 32, 64, 96, 128, 256, 512] if axes == 1 else [17, 18, 22, 30, 35, 58, 90, 122], 2))
-        kernel, stride = int(rng.choice([1, 1, 3, 3, 5, 7])), int(rng.choice([1, 1, 2]))
-        depthwise = kernel > 1 and rng.random() < 0.4
-        weight = (cin, 1, *[kernel] * axes) if depthwise else (cout, cin, *[kernel] * axes)
-        attributes = {"pads": [kernel // 2] * 2 * axes, "strides": [stride] * axes, "group": cin if depthwise else 1}
-        return row_of("Conv", [1, cin, *[size] * axes], weight, attributes, rng) | {"forms": (False,)}
-
-    return drawn(PLAIN_CONVS, draw, block)
-
-
-def grouped_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
-    """Convolutions of several channels a group, or of several outputs for each channel."""
-
-    def draw() -> dict[str, Any] | None:
-        size, kernel, stride = int(rng.choice([4, 7, 14, 20, 28, 40, 56])), int(rng.choice([1, 3, 3, 5, 7])), int(rng.choice([1, 1, 2]))
-        inside, more = int(rng.choice([1, 2, 4, 8, 16, 32, 64])), int(rng.choice([1, 1, 2, 4]))
-        groups = int(rng.choice([2, 4, 8, 16, 32, 64]))
-        cin, cout = inside * groups, inside * more * groups
-        if inside * more == 1 or cin > 512 or cout > 1024:
-            return None
-        attributes = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": groups}
-        return row_of("Conv", [1, cin, size, size], (cout, inside, kernel, kernel), attributes, rng)
-
-    return drawn(GROUPED_CONVS, draw, block)
-
-
-def product_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
-    def draw() -> dict[str, Any]:
-        m = int(rng.choice([1, 4, 16, 64, 128, 256]))
-        k, n = (int(c) for c in rng.choice([32, 64, 72, 128, 250, 256, 384, 768, 1536], 2))
-        return row_of("MatMul", [1, m, k], (k, n), {}, rng)
-
-    return drawn(PRODUCTS, draw, block)
+    found: dict[str, float] = defaultdict(float)
+    for (op, _), values in times.items():
+        found[op] += typical(values[3:] or values)
+    return dict(found)
 
 
 BETWEEN = {
-    "Add": "r = Add(t, t)",
-    "Mul": "r = Mul(t, t)",
     "Concat": "r = Concat<axis=1>(t, t)",
-    "Sigmoid": "r = Sigmoid(t)",
-    "LeakyRelu": "r = LeakyRelu<alpha=0.1>(t)",
-    "HardSigmoid": "r = HardSigmoid(t)",
     "AveragePool": "r = AveragePool<kernel_shape=[3,3], strides=[2,2]>(t)",
-    "Resize": 'r = Resize<mode="nearest">(t, , scales)',
-    "Relu": "s = Neg(t) r = Relu(s)",
+    "Resize": 'r = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(t, , scales)',
 }
 """Operators between two pointwise convolutions, whose layout they then have."""
 TWICE = ("Add", "Mul")
@@ -208,15 +73,10 @@ def between_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
         areas = {"AveragePool": ((size - 3) // 2 + 1) ** 2, "Resize": 4 * size**2}
         for integer, form in ((False, "float"), (True, "integer")):
             plain = whole(channels, size, "r = Identity(t)", channels, rng, integer=integer)
-            negated = whole(channels, size, "r = Neg(t)", channels, rng, integer=False)
             for op, text in BETWEEN.items():
-                if op == "Relu" and integer:
-                    continue
-                before = negated if op == "Relu" else plain
                 produced = 2 * channels if op == "Concat" else channels
-                added = whole(channels, size, text, produced, rng, integer=integer) - before
-                written = areas.get(op, size**2) * produced
-                work = Work(0, size**2 * channels * (2 if op in TWICE else 1), written)
+                added = whole(channels, size, text, produced, rng, integer=integer) - plain
+                work = Work(0, size**2 * channels, areas.get(op, size**2) * produced)
                 rows.append({"kind": op, "form": form, "ns": max(added, 1000.0), "work": list(work)})
     return rows
 
@@ -244,6 +104,69 @@ def between(
             onnxq.quantize(f"{folder}/m.onnx", f"{folder}/x.npz", f"{folder}/q.onnx", effort=onnxq.Effort.FAST, give_back=False)
             model = onnx.load(f"{folder}/q.onnx")
     return model, feeds
+
+
+FUSED = {
+    "Clip": "r = Clip(t, low, high)",
+    "LeakyRelu": "r = LeakyRelu<alpha = 0.1>(t)",
+    "Sigmoid": "r = Sigmoid(t)",
+    "HardSigmoid": "r = HardSigmoid(t)",
+    "HardSwish": "r = HardSwish(t)",
+}
+"""Activations that a float convolution takes in, if another one follows; it takes a Relu in at no cost."""
+
+
+def fused_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """What an activation behind a float convolution adds to that."""
+    rows = []
+    for cin, cout, size, groups in (
+        (64, 64, 56, 1),
+        (16, 96, 112, 1),
+        (96, 24, 56, 1),
+        (256, 256, 14, 1),
+        (128, 128, 28, 128),
+        (32, 32, 112, 32),
+    ):
+        weight = (rng.normal(size=(cout, cin // groups, 1, 1)) / 8).astype(np.float32)
+        feeds = {"x": rng.normal(size=(1, cin, size, size)).astype(np.float32)}
+        texts = {"": "r = Identity(t)"} | FUSED
+        models = {name: _activated(text, weight, feeds["x"].shape, groups) for name, text in texts.items()}
+        rounds = [{name: sum(_kernels(profile(model, feeds, total=True))) for name, model in models.items()} for _ in range(2 * SESSIONS)]
+        times = least(rounds)
+        work = Work(0, size**2 * cout, size**2 * cout)
+        rows += [
+            {"kind": f"fused {name}", "form": "float", "ns": PROFILING_NS + max(0.0, times[name] - times[""]), "work": list(work)}
+            for name in FUSED
+        ]
+    return rows
+
+
+def _activated(text: str, weight: np.ndarray, shape: tuple[int, ...], groups: int) -> onnx.ModelProto:
+    sizes = ",".join(map(str, shape))
+    ends = f"g (float[{sizes}] x) => (float[1,A,B,C] y)"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> {ends} {{ t = Conv<group = {groups}>(x, w) {text} y = Conv(r, v) }}'
+    )
+    behind = np.full((8, weight.shape[0], 1, 1), 0.1, np.float32)
+    constants = {"w": weight, "v": behind, "low": np.float32(0), "high": np.float32(6)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items())
+    return model
+
+
+def _kernels(times: dict[str, float]) -> list[float]:
+    return [ns for name, ns in times.items() if name not in AROUND]
+
+
+def transpose_rows() -> list[dict[str, Any]]:
+    """Stored integers brought into the layout of the integer convolutions."""
+    rows = []
+    for channels, size in ((3, 32), (3, 224), (16, 32), (32, 112), (64, 14), (64, 28), (64, 56), (256, 7), (256, 14), (128, 28)):
+        ends = f"g (uint8[1,{channels},{size},{size}] x) => (uint8[1,A,B,C] y)"
+        model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {ends} {{ y = Transpose<perm = [0, 2, 3, 1]>(x) }}')
+        feeds = {"x": np.zeros((1, channels, size, size), np.uint8)}
+        nanoseconds = least(profile(model, feeds) for _ in range(SESSIONS))["Transpose"]
+        rows.append({"kind": "transpose", "form": "integer", "ns": nanoseconds, "work": list(Work(0, channels * size**2, 0))})
+    return rows
 
 
 CHAINED = {
@@ -370,10 +293,26 @@ def fit(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
     return table
 
 
+def everything(block: int) -> list[dict[str, Any]]:
+    """All rows of a table; each time the same, in the same order."""
+    rng = np.random.default_rng(0)
+    return measure(all_rows(block), block) + between_rows(rng) + transpose_rows() + fused_rows(rng) + chain_rows(rng)
+
+
+def shortest(times: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Of each row the least of several times; of differences, for which that would be a bias, the middle one."""
+    ranked = [sorted(same, key=lambda row: row["ns"]) for same in zip(*times, strict=True)]
+    return [same[len(same) // 2 if _is_difference(same[0]["kind"]) else 0] for same in ranked]
+
+
+def _is_difference(kind: str) -> bool:
+    return kind in BETWEEN or kind.startswith("fused")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chains", action="store_true", help="fit elementwise operators alone, to chains of them instead of differences")
     parser.add_argument("--rows", type=Path, help="read the measured rows from this file, or write them to it")
+    parser.add_argument("--times", type=int, default=3, help="measure everything so often, for a clock changes over minutes")
     parser.add_argument(
         "--block", type=int, choices=(8, 16), default=8, help="channels in a block of the CPU's float layout: 16 with AVX512"
     )
@@ -382,20 +321,7 @@ def main() -> None:
     if args.rows and args.rows.exists():
         rows = json.loads(args.rows.read_text())
     else:
-        rng = np.random.default_rng(0)
-        rows = (
-            chain_rows(rng)
-            if args.chains
-            else measure(
-                conv_rows(rng, args.block)
-                + product_rows(rng, args.block)
-                + stem_rows(np.random.default_rng(4), args.block)
-                + plain_rows(np.random.default_rng(2), args.block)
-                + grouped_rows(np.random.default_rng(3), args.block),
-                args.block,
-            )
-            + between_rows(rng)
-        )
+        rows = shortest([everything(args.block) for _ in range(args.times)])
         if args.rows:
             args.rows.write_text(json.dumps(rows))
     table = fit(rows)

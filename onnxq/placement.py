@@ -14,19 +14,18 @@ from onnxq.costs import Costs, Work
 from onnxq.formats.run_time import among_floats
 from onnxq.macs import ShapeByName
 from onnxq.mincut import INFINITE, Network
-from onnxq.model.edit import factor, is_constant, sizes
+from onnxq.model.edit import is_constant, sizes
+from onnxq.node_times import times_of
 from onnxq.operators import Role
-from onnxq.plan import Plan, PlannedNode
+from onnxq.plan import Plan
 from onnxq.refusals import clamp_bounds
 
 REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
-ACTIVATIONS, FUSED = ("HardSigmoid", "LeakyRelu", "Sigmoid"), 0.6
-"""A float convolution computes these on what it has in its registers; what is left of their time, where no table says it."""
 LEANING = (0.5, 1.0)
 """Where the mean of several CPUs makes one of them slower than in float, it counts so much more than the others."""
 WORTH = 0.01
 """Share of the planned nodes' expected time that leaving nodes float has to save."""
-LEAST_TIME, LEAST_SIZE = 0.03, 0.1
+LEAST_TIME, LEAST_SIZE = 0.03, 0.2
 """Shares of the time and of the size, in half precision, of which integers have to save one where other nodes are left float."""
 LEAST_NS = 10_000
 """Models that take less than this in float are left on integers: a call of the runtime itself takes as long, and size counts."""
@@ -79,12 +78,8 @@ class _Network:
     def __init__(self, plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> None:
         self.names = tuple(plan.nodes)
         self.conversions = _conversions(plan, shapes)
-        self.nodes = [{name: _times(planned, shapes, costs) for name, planned in plan.nodes.items()} for costs in cpus]
-        self.prices = [
-            [(costs.conversion_ns(each.elements, to_integers=True), costs.conversion_ns(each.elements, to_integers=False))
-             for each in self.conversions]
-            for costs in cpus
-        ]  # fmt: skip
+        self.nodes = [{name: times_of(planned, shapes, costs) for name, planned in plan.nodes.items()} for costs in cpus]
+        self.prices = [[each.prices(costs) for each in self.conversions] for costs in cpus]
 
     def cut(self, weights: Sequence[float]) -> tuple[str, ...]:
         """Float nodes of the cheapest assignment, where each CPU's times, as shares of float there, count so much."""
@@ -172,57 +167,11 @@ def slowdowns(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> dict[st
     """By how much the planned nodes' expected time grows with each alone in float, as a share, on the mean; conversions are left out."""
     found = dict.fromkeys(plan.nodes, 0.0)
     for costs in cpus:
-        times = {name: _times(planned, shapes, costs) for name, planned in plan.nodes.items()}
+        times = {name: times_of(planned, shapes, costs) for name, planned in plan.nodes.items()}
         whole = sum(integer for integer, _ in times.values()) or 1.0
         for name, (integer, as_float) in times.items():
             found[name] += (as_float - integer) / whole / len(cpus) if integer else 0.0
     return found
-
-
-def _times(planned: PlannedNode, shapes: ShapeByName, costs: Costs) -> tuple[float, float]:
-    """Nanoseconds on integers and in float."""
-    if planned.name in costs.nodes:
-        return costs.nodes[planned.name]
-    found = costs.work_of(planned.node, shapes)
-    if found is None:
-        return 0.0, 0.0
-    kind, work = found
-    as_float = _float_ns(planned.node, kind, work, costs)
-    if planned.row.role is Role.RAMP:
-        return costs.kernel_ns("integer", "Clip", work), as_float
-    clamp = planned.output.producer()
-    if clamp is not None and clamp is not planned.node and planned.node.op_type != "Conv":  # a Conv takes its clamp in
-        as_float += costs.kernel_ns("float", "Relu", work)
-    return costs.kernel_ns("integer", kind, work), as_float
-
-
-def _float_ns(node: ir.Node, kind: str, work: Work, costs: Costs) -> float:
-    """Nanoseconds in float, where a convolution takes in an activation behind it, and the product of a HardSwish."""
-    alone = costs.kernel_ns("float", kind, work)
-    others = [taker for taker in _takers(node.inputs[0]) if taker is not node]
-    if node.op_type in ACTIVATIONS and _of_convolution(node.inputs[0]) and all(_closes_hard_swish(taker, node) for taker in others):
-        return costs.kernel_ns("float", f"fused {kind}", work) or FUSED * alone
-    if node.op_type == "Mul":
-        gates = [value.producer() for value in node.inputs if value is not None]
-        if any(gate is not None and _closes_hard_swish(node, gate) and _of_convolution(gate.inputs[0]) for gate in gates):
-            return 0.0
-    return alone
-
-
-def _closes_hard_swish(node: ir.Node, ramp: ir.Node) -> bool:
-    """Whether a product is x * HardSigmoid(x) with HardSwish's slope."""
-    if node.op_type != "Mul" or ramp.op_type != "HardSigmoid" or set(node.inputs) != {ramp.inputs[0], ramp.outputs[0]}:
-        return False
-    return math.isclose(factor(ramp, "alpha", 0.2), 1 / 6, rel_tol=1e-4) and factor(ramp, "beta", 0.5) == 0.5
-
-
-def _of_convolution(value: ir.Value | None) -> bool:
-    before = value.producer() if value is not None else None
-    return before is not None and before.op_type == "Conv"
-
-
-def _takers(value: ir.Value | None) -> set[ir.Node]:
-    return {use.node for use in value.uses()} if value is not None else set()
 
 
 @dataclass(frozen=True)
@@ -232,12 +181,21 @@ class _Conversion:
     producer   the planned node that gives it, None for what is float anyway
     consumers  planned nodes that take it as integers
     outside    whether something that is float anyway takes it
+    sums       arithmetic of integers alone that takes it, one behind the other: behind a float convolution it has another layout
+               than what integer ones give, and the runtime turns that round for each, and back
     """
 
     producer: str | None
     consumers: tuple[str, ...]
     outside: bool
     elements: int
+    sums: int
+
+    def prices(self, costs: Costs) -> tuple[float, float]:
+        """Nanoseconds of a change to integers, and to float."""
+        turned = 2 * self.sums * costs.kernel_ns("integer", "transpose", Work(0, self.elements, 0))
+        to_integers = costs.conversion_ns(self.elements, to_integers=True)
+        return to_integers + turned, costs.conversion_ns(self.elements, to_integers=False)
 
     def add(self, network: Network, numbers: dict[str, int], to_integers: float, to_float: float) -> None:
         start = numbers[self.producer] if self.producer is not None else 1
@@ -280,8 +238,24 @@ def _conversions(plan: Plan, shapes: ShapeByName) -> list[_Conversion]:
         producer = producers.get(planned.name)
         if producer is not None and not plan.nodes[producer].integer_output and plan.nodes[producer].row.role is Role.ANCHOR:
             outside = False  # its kernel gives float at no cost
-        found.append(_Conversion(producer, tuple(dict.fromkeys(consumers)), outside, elements))
+        found.append(
+            _Conversion(producer, tuple(dict.fromkeys(consumers)), outside, elements, _sums(plan, consumers) if producer is not None else 0)
+        )
     return found
+
+
+def _sums(plan: Plan, takers: Iterable[str]) -> int:
+    """How many sums and products of two integer tensors take a value, or what such sums give."""
+    seen: set[str] = set()
+    waiting = list(takers)
+    while waiting:
+        name = waiting.pop()
+        planned = plan.nodes.get(name)
+        if name in seen or planned is None or planned.row.role is not Role.ARITHMETIC or len(planned.activations) < 2:
+            continue
+        seen.add(name)
+        waiting += [use.node.name or "" for use in planned.output.uses()]
+    return len(seen)
 
 
 def _absorbed(plan: Plan, node: ir.Node) -> bool:
