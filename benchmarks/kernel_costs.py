@@ -169,6 +169,23 @@ def transpose_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def broadcast_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Sums and products of stored integers with the channels last, one operand with a value for each channel."""
+    rows = []
+    for op in TWICE:
+        for channels, places in ((16, 4096), (64, 3136), (96, 1024), (32, 784), (256, 196), (200, 192), (512, 49)):
+            ends = f"g (uint8[{places},{channels}] x, uint8[1,{channels}] k) => (uint8[{places},{channels}] y)"
+            head = '<ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]>'
+            model = onnx.parser.parse_model(f"{head} {ends} {{ y = com.microsoft.QLinear{op}(x, s, z, k, s, z, s, z) }}")
+            for name, array in (("s", np.float32(0.02)), ("z", np.uint8(3))):
+                model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+            feeds = {name: rng.integers(0, 255, (count, channels)).astype(np.uint8) for name, count in (("x", places), ("k", 1))}
+            nanoseconds = least(profile(model, feeds) for _ in range(SESSIONS))[f"QLinear{op}"]
+            work = Work(0, 2 * places * channels, places * channels, places=places)
+            rows.append({"kind": op, "form": "integer", "ns": nanoseconds, "work": list(work)})
+    return rows
+
+
 CHAINED = {
     "Add": "{y} = Add({x}, {x})",
     "Mul": "{y} = Mul({x}, t0)",
@@ -296,7 +313,7 @@ def fit(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
 def everything(block: int) -> list[dict[str, Any]]:
     """All rows of a table; each time the same, in the same order."""
     rng = np.random.default_rng(0)
-    return measure(all_rows(block), block) + between_rows(rng) + transpose_rows() + fused_rows(rng) + chain_rows(rng)
+    return measure(all_rows(block), block) + between_rows(rng) + transpose_rows() + broadcast_rows(rng) + fused_rows(rng) + chain_rows(rng)
 
 
 def shortest(times: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

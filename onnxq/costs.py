@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxq.kernel_times import EPYC_AVX2, EPYC_VNNI, XEON_AVX2, XEON_AVX512, XEON_VNNI, Table
 from onnxq.macs import ShapeByName
-from onnxq.model.edit import attribute
+from onnxq.model.edit import attribute, sizes
 from onnxq.options import Target
 
 
@@ -25,7 +25,7 @@ class Work(NamedTuple):
     inputs, outputs  elements read and written
     patches   elements of all patches of a convolution; of a grouped one the runs of a group's channels, each is copied by itself
     weights   elements
-    places    of the output, without its channels
+    places    of the output, without its channels; of sums and products where one operand has a value for each channel
     runs      of a patch that lie together, each copied as a whole; of a depthwise convolution its elements, each has an address
     idle      multiplications that are for nothing, where the channels written fill no vector
     """
@@ -83,8 +83,10 @@ def work_of(node: ir.Node, shapes: ShapeByName, block: int) -> tuple[str, Work] 
     if not inputs or any(shape is None for shape in (*inputs, *outputs)):
         return None
     read, written = (float(sum(math.prod(shape or ()) for shape in group)) for group in (inputs, outputs))
+    if node.op_type in ("Add", "Mul"):
+        return node.op_type, Work(0, read * len(node.inputs), written, places=_rows(node, shapes))
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
-        return node.op_type, Work(0, read * (len(node.inputs) if node.op_type in ("Add", "Mul") else 1), written)
+        return node.op_type, Work(0, read, written)
     weight = shapes.get((node.inputs[1].name if node.inputs[1] is not None else None) or "")
     if weight is None:
         return None
@@ -103,6 +105,14 @@ def work_of(node: ir.Node, shapes: ShapeByName, block: int) -> tuple[str, Work] 
     idle = _idle(weight[0]) * places * deep if groups == 1 else 0.0
     work = Work(written * deep, read, written, patches, size, places, runs, idle)
     return kind if is_blocked(weight, groups, block) else PLAIN + kind, work
+
+
+def _rows(node: ir.Node, shapes: ShapeByName) -> float:
+    """Places of an image whose channels a sum or product treats each on its own; 0 where its operands are of one shape."""
+    found = [sizes(value) or shapes.get(value.name or "") or [] for value in node.inputs if value is not None]
+    largest = max(found, key=math.prod, default=[])
+    alike = len(found) == 2 and found[0] == found[1]
+    return 0.0 if alike or len(largest) != 4 else math.prod(largest) / max(largest[1], 1)
 
 
 def _idle(channels: float) -> float:

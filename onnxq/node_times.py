@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from onnxq.costs import Costs, Work
 from onnxq.macs import ShapeByName
-from onnxq.model.edit import factor, sizes
+from onnxq.model.edit import factor
 from onnxq.operators import Role
 from onnxq.plan import PlannedNode
 
@@ -23,7 +23,7 @@ def times_of(planned: PlannedNode, shapes: ShapeByName, costs: Costs) -> tuple[f
         return 0.0, 0.0
     kind, work = found
     as_float = _float_ns(planned.node, kind, work, costs)
-    if _leaves_blocks(planned.node, shapes):
+    if kind in ("Add", "Mul") and work.places:  # the float convolutions' blocked layout has them for operands of one shape
         as_float += 2 * costs.kernel_ns("float", "reorder", Work(0, work.outputs, 0))
     if planned.row.role is Role.RAMP:
         return costs.kernel_ns("integer", "Clip", work), as_float
@@ -39,12 +39,6 @@ def _clamp_ns(clamp: ir.Node, work: Work, costs: Costs, *, by_convolution: bool)
     if not by_convolution:
         return costs.kernel_ns("float", "Relu", read)
     return costs.kernel_ns("float", "fused Clip", read) if clamp.op_type == "Clip" else 0.0
-
-
-def _leaves_blocks(node: ir.Node, shapes: ShapeByName) -> bool:
-    """Whether a node over images is one that the float convolutions' blocked layout has not: there operands are of one shape."""
-    found = [sizes(value) or shapes.get(value.name or "") for value in node.inputs if value is not None]
-    return node.op_type in ("Add", "Mul") and len(found) == 2 and found[0] != found[1] and max(len(shape or ()) for shape in found) == 4
 
 
 def _float_ns(node: ir.Node, kind: str, work: Work, costs: Costs) -> float:
