@@ -237,6 +237,39 @@ def test_an_activation_costs_less_where_a_float_convolution_computes_it(text, rn
         assert (times_of(planned, shapes, costs)[1] < costs.kernel_ns("float", "Sigmoid", work)) == ("Mul" not in text)
 
 
+@pytest.mark.parametrize(("blocks", "floats"), [(0, 1), (6, 0)])
+def test_a_float_beginning_of_a_residual_chain_costs_transposes(blocks, floats, rng):
+    """An image's first convolution is faster in float on this CPU, but each sum behind it would be in two layouts."""
+    text = "t0 = Conv<pads=[1,1,1,1]>(x, w) r0 = Relu(t0) "
+    for i in range(1, blocks + 1):
+        text += f"t{i} = Conv<pads=[1,1,1,1]>(r{i - 1}, v) a{i} = Add(t{i}, r{i - 1}) r{i} = Relu(a{i}) "
+    text += f"u = Conv<pads=[1,1,1,1]>(r{blocks}, v) y = Conv<pads=[1,1,1,1]>(u, v) "
+    weights = {"w": normal(rng, 16, 3, 3, 3), "v": normal(rng, 16, 16, 3, 3)}
+    model = normalize(to_ir(parse(f"g (float[1,3,32,32] x) => (float[1,16,32,32] y) {{ {text} }}", weights)))
+    assert len(place(make_plan(model), concrete_shapes(model, None), CPUS[Target.PORTABLE][1:]).floats) == floats
+
+
+MORE = {"a clamp at 6": ("r = Relu(q)", "r = Clip(q, low, high)")} | {
+    f"{op} of a value for each channel": (f"u = Conv(s, w) r = {op}(q, u)", f"g = GlobalAveragePool(q) r = {op}(q, g)")
+    for op in ("Add", "Mul")
+}
+
+
+@pytest.mark.parametrize(("name", "form"), [("a clamp at 6", 1), *[(name, form) for name in list(MORE)[1:] for form in (0, 1)]])
+def test_what_costs_more_than_its_like(name, form, rng):
+    """On integers (0) and in float (1)."""
+    bodies = MORE[name]
+    found = []
+    for body in bodies:
+        clamps = {"low": np.float32(0), "high": np.float32(6)} if "Clip" in body else {}
+        text = ACTIVATED % f"t = Conv(x, w) s = Sigmoid(t) q = Conv(s, w) {body}"
+        model = normalize(to_ir(parse(text, {"w": normal(rng, 32, 32, 1, 1)} | clamps)))
+        plan, shapes = make_plan(model), concrete_shapes(model, None)
+        nodes = [planned for planned in plan.nodes.values() if planned.output.name in ("q", "r")]
+        found.append([sum(times_of(planned, shapes, costs)[form] for planned in nodes) for costs in CPUS[Target.PORTABLE]])
+    assert all(more > less for less, more in zip(*found, strict=True))
+
+
 def test_three_outputs_cost_an_integer_kernel_no_less_than_sixteen():
     for costs in (CPUS[Target.PORTABLE][1], *CPUS[Target.AVX512]):
         few, many = (costs.kernel_ns("integer", "spatial", _conv_work(costs, channels)) for channels in (3, 16))
