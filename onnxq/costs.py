@@ -161,12 +161,12 @@ class Costs:
         """By the table, in a form, `float` or `integer`."""
         return nanoseconds(self.table, form, kind, work)
 
-    def conversion_ns(self, elements: float, *, to_integers: bool) -> float:
-        """A Q (or DQ) over so many elements, with the change of layout that goes with it."""
+    def conversion_ns(self, elements: float, *, to_integers: bool, image: bool) -> float:
+        """A Q (or DQ) over so many elements, of an image with the change of layout that goes with it."""
         measured, work = self.quantize if to_integers else self.dequantize, Work(0, elements, 0)
         kind = "quantize" if to_integers else "dequantize"
         itself = self.kernel_ns("integer", kind, work) if measured is None else measured.call + measured.element * elements
-        return itself + self.kernel_ns("float", "reorder", work)
+        return itself + (self.kernel_ns("float", "reorder", work) if image else 0.0)
 
 
 CPUS: dict[Target, tuple[Costs, ...]] = {

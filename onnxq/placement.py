@@ -188,14 +188,15 @@ class _Conversion:
     producer: str | None
     consumers: tuple[str, ...]
     outside: bool
-    elements: int
+    shape: tuple[int, ...]
     sums: int
 
     def prices(self, costs: Costs) -> tuple[float, float]:
         """Nanoseconds of a change to integers, and to float."""
-        turned = 2 * self.sums * costs.kernel_ns("integer", "transpose", Work(0, self.elements, 0))
-        to_integers = costs.conversion_ns(self.elements, to_integers=True)
-        return to_integers + turned, costs.conversion_ns(self.elements, to_integers=False)
+        elements, image = math.prod(self.shape), len(self.shape) == 4
+        turned = 2 * self.sums * costs.kernel_ns("integer", "transpose", Work(0, elements, 0)) if image else 0.0
+        both = [costs.conversion_ns(elements, to_integers=to_integers, image=image) for to_integers in (True, False)]
+        return both[0] + turned, both[1]
 
     def add(self, network: Network, numbers: dict[str, int], to_integers: float, to_float: float) -> None:
         start = numbers[self.producer] if self.producer is not None else 1
@@ -227,7 +228,7 @@ def _conversions(plan: Plan, shapes: ShapeByName) -> list[_Conversion]:
     producers |= {v.name: name for name, p in plan.nodes.items() if p.row.role is Role.VIEW for v in p.node.outputs}
     found = []
     for planned in plan.tensors.values():
-        elements = math.prod(shapes.get(planned.name) or ())
+        shape = tuple(shapes.get(planned.name) or ())
         consumers, outside = [], planned.value.is_graph_output()
         for use in planned.value.uses():
             taker = plan.nodes.get(use.node.name or "")
@@ -239,7 +240,7 @@ def _conversions(plan: Plan, shapes: ShapeByName) -> list[_Conversion]:
         if producer is not None and not plan.nodes[producer].integer_output and plan.nodes[producer].row.role is Role.ANCHOR:
             outside = False  # its kernel gives float at no cost
         found.append(
-            _Conversion(producer, tuple(dict.fromkeys(consumers)), outside, elements, _sums(plan, consumers) if producer is not None else 0)
+            _Conversion(producer, tuple(dict.fromkeys(consumers)), outside, shape, _sums(plan, consumers) if producer is not None else 0)
         )
     return found
 
