@@ -133,8 +133,7 @@ def _keys(command: click.Command) -> dict[str, Key]:
     type=click.Choice([str(t) for t in Target]),
     default=str(Target.PORTABLE),
     show_default=True,
-    help="CPUs on which the file must be right, and for which it is planned: portable is all of them, planned for x86 with AVX2; "
-    "avx512 is x86 with AVX-512 but without VNNI. vnni and arm lift the limit on weights that older x86 CPUs need.",
+    help="CPUs on which the file must be right; vnni and arm lift the limit on weights that older x86 CPUs need.",
 )
 @click.option("--per-channel/--per-tensor", default=True, show_default=True, help="One weight scale an output channel, or one a tensor.")
 @click.option(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from onnxq.kernel_times import EPYC_AVX2, EPYC_VNNI, XEON_AVX2, XEON_AVX512, XEON_VNNI, Table
+from onnxq.kernel_times import EPYC_AVX2, EPYC_VNNI, XEON_AVX2, XEON_VNNI, Table
 from onnxq.macs import ShapeByName
 from onnxq.model.edit import attribute, sizes
 from onnxq.options import Target
@@ -171,7 +171,6 @@ class Costs:
 
 CPUS: dict[Target, tuple[Costs, ...]] = {
     Target.PORTABLE: (Costs(EPYC_AVX2, 8), Costs(XEON_AVX2, 8)),
-    Target.AVX512: (Costs(XEON_AVX512, 16),),
     Target.VNNI: (Costs(EPYC_VNNI, 16), Costs(XEON_VNNI, 16)),
 }
 """What a target's files run on; of others nothing is known."""

@@ -79,14 +79,8 @@ class Target(StrEnum):
     """The CPUs on which the file has to be right."""
 
     PORTABLE = "portable"
-    AVX512 = "avx512"
     VNNI = "vnni"
     ARM = "arm"
-
-    @property
-    def saturates(self) -> bool:
-        """Whether integer kernels there add two products in int16, without VNNI."""
-        return self in (Target.PORTABLE, Target.AVX512)
 
 
 class Effort(StrEnum):

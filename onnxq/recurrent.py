@@ -14,7 +14,7 @@ from onnxq.data.source import Sample
 from onnxq.formats.lstm import LstmForm, lstm_weights, quantize_lstms
 from onnxq.job import Job
 from onnxq.model.edit import Names, constant, sizes
-from onnxq.options import Effort, Technique
+from onnxq.options import Effort, Target, Technique
 from onnxq.references import References
 from onnxq.schemes import Floats, Integers
 from onnxq.techniques.gptq import gptq_round
@@ -40,7 +40,7 @@ def quantized_lstms(job: Job, references: References | None) -> tuple[dict[str, 
     """
     nodes = sorted(job.wanted_lstms(), key=lambda node: -lstm_weights(node))
     moments = _moments(job, nodes)
-    safe = job.options.target.saturates and Technique.NO_SATURATION not in job.options.without
+    safe = job.options.target is Target.PORTABLE and Technique.NO_SATURATION not in job.options.without
     forms: dict[str, LstmForm] = {}
     refused: dict[str, str] = {}
     for node in nodes:

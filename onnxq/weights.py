@@ -158,7 +158,7 @@ def quantize_weight(uses: Sequence[Use], options: WeightOptions, *, always_shift
     assert array is not None
     rows = kernel_order(array, axis).astype(np.float32, copy=False)
     del array  # of the largest weights one copy is enough
-    safe = options.target.saturates and _can_saturate(first, shape)
+    safe = options.target is Target.PORTABLE and _can_saturate(first, shape)
     scales = weight_scales(rows, _bias_steps(uses), per_channel=options.per_channel, pair_safe=safe)
     takes_bias = [options.bias_correction and (always_shift or _has_bias(use.planned)) for use in uses]
     second = second_moments(uses, centred=all(takes_bias)) if options.gptq else None
