@@ -5,7 +5,8 @@ a place of the output, a run of patches, an idle MAC). `fused`: behind a float c
 first: they have no costs of runs and idle MACs, for stems the rows of other convolutions, and its float activations alone are those of
 AVX-512. What was not measured there is the Xeon's: the Clip of integers as it is; transposes, places of sums and products and
 fused activations (of EPYC_AVX2 the Clip) at 0.7 of the time, as other elementwise operators take there. Without a row for HardSwish
-its parts have theirs.
+its parts have theirs; what a row is too short for costs nothing. XEON_AVX2 is fitted to the shortest of four passes,
+Concat, Resize and AveragePool to the middle one of five; XEON_VNNI to one pass.
 """
 
 Table = dict[str, tuple[float, ...]]

@@ -59,8 +59,9 @@ def place(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Placement:
     network = _Network(plan, shapes, cpus)
     even = [1 / len(cpus)] * len(cpus)
     floats = network.cut(even)
-    slowest = max(range(len(cpus)), key=network.slowness(floats).__getitem__)
-    if max(network.slowness(floats)) > 1:
+    slowness = network.slowness(floats)
+    slowest = slowness.index(max(slowness))
+    if slowness[slowest] > 1:
         leaning = [[(1 - much) * each + much * (i == slowest) for i, each in enumerate(even)] for much in LEANING]
         floats = min([floats, *map(network.cut, leaning)], key=lambda found: network.preference(found))
     expected, unplaced = network.expected(floats), network.expected(())

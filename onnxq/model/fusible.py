@@ -109,8 +109,8 @@ def _root_mean_square(graph: ir.Graph, reciprocal: ir.Node, names: Names) -> Non
     square = _producer(mean.inputs[0], "Pow") if mean is not None else None
     if root is None or mean is None or square is None or last is None or last.op_type != "Mul" or square.inputs[0] not in last.inputs:
         return
-    exponent, output = constant(square.inputs[1]), ir.Value()
-    if exponent is None or exponent.size != 1 or exponent.item() != 2 or last.graph is not graph or not _over_last_axis(mean):
+    output = ir.Value()
+    if not _is_number(square.inputs[1], 2) or last.graph is not graph or not _over_last_axis(mean):
         return
     add_node(graph, "Div", [square.inputs[0], root.outputs[0]], [output], name=names.fresh(f"{last.name}_Div"))
     take_output(output, last.outputs[0])
@@ -150,23 +150,24 @@ def _instance_norm(graph: ir.Graph, root: ir.Node, names: Names) -> None:
 
 def _squares(node: ir.Node) -> bool:
     if node.op_type == "Pow":
-        exponent = constant(node.inputs[1])
-        return exponent is not None and exponent.size == 1 and exponent.item() == 2
+        return _is_number(node.inputs[1], 2)
     return node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
 
 
 def _divided(root: ir.Node) -> ir.Node | None:
     """The node that divides by a root, or multiplies by its inverse."""
-    last = only_use(root.outputs[0])
-    if last is None or last.op_type == "Reciprocal" or (last.op_type == "Div" and _is_one(last.inputs[0])):
-        last = only_use(last.outputs[0]) if last is not None else None
+    taker = only_use(root.outputs[0])
+    if taker is None:
+        return None
+    if taker.op_type == "Reciprocal" or (taker.op_type == "Div" and _is_number(taker.inputs[0], 1)):
+        last = only_use(taker.outputs[0])
         return last if last is not None and last.op_type == "Mul" else None
-    return last if last.op_type == "Div" and last.inputs[1] is root.outputs[0] else None
+    return taker if taker.op_type == "Div" and taker.inputs[1] is root.outputs[0] else None
 
 
-def _is_one(value: ir.Value | None) -> bool:
+def _is_number(value: ir.Value | None, number: float) -> bool:
     array = constant(value)
-    return array is not None and array.size == 1 and array.item() == 1
+    return array is not None and array.size == 1 and array.item() == number
 
 
 def _over_places(mean: ir.Node) -> bool:
