@@ -3,6 +3,7 @@
 Every candidate runs in the runtime's integer kernels, as the written file will.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +17,7 @@ from onnxq.fallback import Fallback, Goal, Load, fall_back
 from onnxq.options import Method, Technique
 from onnxq.parameters import Parameters, Ranges, activation_parameters, make_parameters
 from onnxq.plan import Plan
-from onnxq.references import References
+from onnxq.references import Judged, References
 from onnxq.schemes import QuantParams
 from onnxq.weights import QuantizedWeight, WeightOptions, layer_inputs, quantize_weights
 
@@ -26,7 +27,7 @@ QUICK = 3
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate and its quality on the held-out samples, dB; None where it was not measured."""
+    """One candidate and its quality on the held-out samples, in front of a final Softmax, dB; None where it was not measured."""
 
     method: Method
     techniques: tuple[str, ...]
@@ -79,7 +80,12 @@ class Candidates:
     def __post_init__(self) -> None:
         self._ranges: Ranges = {}
         self._weights: dict[tuple[str, ...], dict[str, QuantizedWeight]] = {}
-        self.trials: list[Trial] = []
+        self._judged: dict[Trial, Judged] = {}
+
+    @property
+    def trials(self) -> list[Trial]:
+        """What was tried."""
+        return list(self._judged)
 
     def parameters(self, plan: Plan, method: Method, techniques: tuple[str, ...]) -> Parameters:
         """All numbers for a plan (this one, or a part of it), a method and techniques."""
@@ -122,25 +128,39 @@ class Candidates:
         """A part of the plan with a trial's method and techniques."""
         return self.write(self.variant.model, plan, self.parameters(plan, trial.method, trial.techniques))
 
-    def quality(self, plan: Plan, trial: Trial) -> float:
-        """SQNR of the outputs in dB."""
+    def judged(self, plan: Plan, trial: Trial) -> Judged:
+        """How close the outputs come, in front of a final Softmax."""
         assert self.references is not None
-        return self.references.sqnr_db(self.model(plan, trial))
+        return self.references.inner_judged(self.model(plan, trial))
 
-    def best(self, options: Sequence[tuple[Method, tuple[str, ...]]]) -> Choice:
-        """The best of some candidates; the first where nothing can be measured."""
-        measured: list[Trial] = []
-        for method, techniques in options:
-            techniques = tuple(dict.fromkeys((*self.variant.techniques, *techniques)))
-            known = next((t for t in self.trials if (t.method, t.techniques) == (method, techniques)), None)
-            trial = known or Trial(method, techniques, None)
-            if self.references is not None and known is None:
-                trial = replace(trial, sqnr_db=self.quality(self.variant.plan, trial))
-                self.trials.append(trial)
-            measured.append(trial)
-        kept = measured[0] if self.references is None else max(measured, key=lambda trial: trial.sqnr_db or 0.0)
+    def best(self, options: Sequence[tuple[Method, tuple[str, ...]]], *, cautious: bool = False) -> Choice:
+        """The best of some candidates, or with caution the first that is as good; the first where nothing can be measured."""
+        measured = [self._tried(method, tuple(dict.fromkeys((*self.variant.techniques, *techniques)))) for method, techniques in options]
+        kept = max(measured, key=lambda trial: trial.sqnr_db or 0.0) if self.references is not None else measured[0]
+        if cautious:
+            kept = next((trial for trial in measured if self.as_good(trial, self, kept)), kept)
         plan = self.variant.plan
         return Choice(kept, self.variant.model, plan, self.parameters(plan, kept.method, kept.techniques), self.trials)
+
+    def _tried(self, method: Method, techniques: tuple[str, ...]) -> Trial:
+        if self.references is None:
+            return Trial(method, techniques, None)
+        known = next((trial for trial in self._judged if (trial.method, trial.techniques) == (method, techniques)), None)
+        if known is None:
+            judged = self.judged(self.variant.plan, Trial(method, techniques, None))
+            known = Trial(method, techniques, judged.sqnr_db)
+            self._judged[known] = judged
+        return known
+
+    def as_good(self, trial: Trial, others: "Candidates", other: Trial) -> bool:
+        """Whether a trial can hardly be told apart from another candidate's, or is better."""
+        mine, its = self._judged.get(trial), others._judged.get(other)
+        return mine is not None and its is not None and mine.as_good_as(its)
+
+    def widest_first(self) -> list[Method]:
+        """The methods by what they leave outside of the activations' ranges, on the whole: the widest ranges first."""
+        params = {method: self._activations(self.variant.plan, method).values() for method in self.methods}
+        return sorted(self.methods, key=lambda method: -sum(math.log(float(each.scale)) for each in params[method]))
 
 
 def _weight_names(plan: Plan) -> dict[str, tuple[str | None, ...]]:
@@ -151,12 +171,16 @@ def _weight_names(plan: Plan) -> dict[str, tuple[str | None, ...]]:
 
 
 def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tuple[str, ...]]) -> Choice:
-    """The techniques first, with a middling method; then the method, if it is left open."""
+    """The techniques first, with a middling method; then the method, if it is left open.
+
+    Of methods that can hardly be told apart the one that cuts off least: what is rare is missing in a few samples, and where it
+    is cut off, a whole output is wrong.
+    """
     first = Method.MSE if method is Method.AUTO else method
     choice = candidates.best([(first, techniques) for techniques in technique_sets])
     if method is not Method.AUTO or candidates.references is None:
         return choice
-    return candidates.best([(each, choice.kept.techniques) for each in candidates.methods])
+    return candidates.best([(each, choice.kept.techniques) for each in candidates.widest_first()], cautious=True)
 
 
 def keep_outputs(

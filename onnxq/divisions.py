@@ -49,7 +49,7 @@ def with_fewer_divisions(job: Job, candidates: Candidates, choice: Choice) -> tu
 
     def judge(links: Links) -> float:
         form = without(links)
-        judged[links] = form, form.quality(form.variant.plan, kept)
+        judged[links] = form, form.judged(form.variant.plan, kept).sqnr_db
         return judged[links][1]
 
     idle = find_idle({layer: layer.size for layer in takers}, quick, judge, before)

@@ -56,6 +56,10 @@ class Task:
 
 def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load], task: Task | None) -> Choice:
     """The choice with as many nodes float as it takes for the outputs, or the task's metric, to hold."""
+    assert candidates.references is not None
+    if any(tap.softmax for tap in candidates.references.taps):  # candidates are compared in front of it
+        found = candidates.references.sqnr_db(candidates.model(choice.plan, choice.kept))
+        choice = replace(choice, kept=replace(choice.kept, sqnr_db=found))
     limits, kept, model = job.options.limits, choice.kept, candidates.variant.model
     shapes = planned_shapes(model, choice.plan, check_feeds(job.held_out[0], job.specs))
     costs = job.costs if job.options.give_back else ()
@@ -86,7 +90,8 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
             choice, doubt = _judged_by_more(job, candidates, choice)
             goal = replace(goal, target_db=goal.target_db + doubt)
         everything, choice = choice, keep_outputs(candidates, choice, loads, without, goal)
-        if (goal.asked or _reached(choice) < RUINED_DB) and candidates.quality(without(frozenset(loads)), kept) < goal.target_db:
+        ruined = goal.asked or _reached(choice) < RUINED_DB
+        if ruined and candidates.references.sqnr_db(candidates.model(without(frozenset(loads)), kept)) < goal.target_db:
             job.half = False  # the outputs hang on the last bits of the weights
             choice = keep_outputs(candidates, everything, loads, without, goal)
         if costs and not goal.asked and choice.fallback is not None:
@@ -106,8 +111,8 @@ def _judged_by_more(job: Job, candidates: Candidates, choice: Choice) -> tuple[C
     """The choice held against more samples, as all that follows is, and how many dB their standard error is worth."""
     assert candidates.references is not None
     candidates.references = more_references(job, candidates.references)
-    found, doubt = candidates.references.judged(candidates.model(choice.plan, choice.kept))
-    return replace(choice, kept=replace(choice.kept, sqnr_db=found)), doubt
+    judged = candidates.references.judged(candidates.model(choice.plan, choice.kept))
+    return replace(choice, kept=replace(choice.kept, sqnr_db=judged.sqnr_db)), judged.error_db
 
 
 def _reached(choice: Choice) -> float:

@@ -1,7 +1,7 @@
 """What is measured between a float and a quantized model's outputs; everything is added sample by sample."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,3 +92,13 @@ class OutputError:
     def cosine(self) -> float | None:
         """Mean over samples of the cosine between all float outputs."""
         return self.cosines[0] / self.cosines[1] if self.cosines[1] else None
+
+
+def noise_shares(samples: Sequence[Mapping[str, tuple[float, float]]]) -> list[float]:
+    """What each sample adds to the ratio of noise to signal, mean over the outputs, from its own (signal, noise) by output."""
+    signal: dict[str, float] = {}
+    for own in samples:
+        for name, (power, _) in own.items():
+            signal[name] = signal.get(name, 0.0) + power
+    counted = {name: power for name, power in signal.items() if power > 0}
+    return [sum(own[name][1] / counted[name] for name in own if name in counted) / max(len(counted), 1) for own in samples]

@@ -128,9 +128,7 @@ def choose_best(
         sets = TECHNIQUES[options.effort] if variant.moments else [()]
         techniques = list(dict.fromkeys(tuple(t for t in each if t not in options.without) for each in sets))
         tried.append((candidates, choose(candidates, options.method, techniques)))
-    candidates, choice = max(
-        tried, key=lambda item: (item[1].kept.sqnr_db or 0.0) - WORTH_DB * (Technique.SMOOTHING in item[0].variant.techniques)
-    )
+    candidates, choice = _preferred(tried)
     choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
     asked = task is not None or options.limits.min_sqnr is not None
     fast = options.effort is Effort.FAST
@@ -150,6 +148,16 @@ def choose_best(
     return choice
 
 
+def _preferred(tried: Sequence[tuple[Candidates, Choice]]) -> tuple[Candidates, Choice]:
+    """The closest form of the model; the plain one, which comes first, where the samples can hardly tell it from that."""
+
+    def closeness(item: tuple[Candidates, Choice]) -> float:
+        return (item[1].kept.sqnr_db or 0.0) - WORTH_DB * (Technique.SMOOTHING in item[0].variant.techniques)
+
+    (plain, as_it_is), (best, changed) = tried[0], max(tried, key=closeness)
+    return tried[0] if plain.as_good(as_it_is.kept, best, changed.kept) else (best, changed)
+
+
 def _with_ranges_at_run_time(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load]) -> Choice:
     """Let products among float operators find their ranges when they run, where that takes the outputs no farther from float.
 
@@ -162,7 +170,7 @@ def _with_ranges_at_run_time(job: Job, candidates: Candidates, choice: Choice, l
         return choice
     shapes = planned_shapes(choice.model, choice.plan, job.held_out[0].load())
     job.run_time, job.few_rows = names, few_rows(choice.plan, names, shapes)
-    found = candidates.quality(choice.plan, choice.kept)
+    found = candidates.judged(choice.plan, choice.kept).sqnr_db
     trial = replace(choice.kept, techniques=(*choice.kept.techniques, RUN_TIME), sqnr_db=found)
     choice = replace(choice, trials=[*choice.trials, trial])
     if found < min(choice.kept.sqnr_db or 0.0, CLEAR_DB):

@@ -12,10 +12,10 @@ from onnxq.fallback import fall_back
 from onnxq.hold import DOUBT_DB
 from onnxq.job import prepare, scattered
 from onnxq.judges import find_references, more_references
-from onnxq.metrics import OutputError
-from onnxq.options import QuantizeOptions
+from onnxq.metrics import OutputError, noise_shares
+from onnxq.options import Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
-from onnxq.references import References
+from onnxq.references import Judged, References
 from tests.conftest import CNN, SAMPLES
 
 
@@ -89,5 +89,67 @@ def test_the_target_is_held_with_a_standard_error_to_spare(tmp_path, monkeypatch
     monkeypatch.setattr("onnxq.choice.fall_back", lambda *args, **more: goals.append(args[4]) or fall_back(*args, **more))
     report = quantize(options)
     assert report.fallback is not None
-    assert any(goals[0].target_db == 45.0 + doubt for _, doubt in doubts)
+    assert any(goals[0].target_db == 45.0 + doubt.error_db for doubt in doubts)
     assert goals[0].target_db > 45.0
+
+
+SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=64)
+
+
+@given(SHARES)
+def test_what_cannot_be_told_apart_is_as_good(shares):
+    one = Judged(20, shares=shares)
+    assert one.as_good_as(one)
+    assert one.as_good_as(Judged(10, shares=[share + 0.1 for share in shares]))
+    assert not Judged(10, shares=[share + 0.1 for share in shares]).as_good_as(one)  # worse on each by as much
+    by_chance = [*shares, 1.0]  # one more that tipped, of two or more
+    assert Judged(10, shares=by_chance).as_good_as(Judged(20, shares=[*shares, 0.0]))
+    assert not Judged(-200).as_good_as(one)  # it did not run
+    assert not Judged(10, shares=[*shares, float("inf")]).as_good_as(Judged(20, shares=by_chance))
+
+
+def test_shares_are_those_of_the_ratio():
+    rng = np.random.default_rng(0)
+    error = OutputError(["a", "unused", "b"])
+    for _ in range(7):
+        values = [rng.normal(size=size).astype(np.float32) for size in (3, 0, 50)]
+        error.add(values, [value + np.float32(0.1) for value in values])
+    assert sum(noise_shares(error.samples)) == pytest.approx(10 ** (-error.sqnr_db() / 10))
+
+
+def settled(tmp_path, monkeypatch, judge, **options):
+    """What is chosen where the n-th candidate is judged as `judge(n)` says."""
+    judged: list[int] = []
+    monkeypatch.setattr(References, "inner_judged", lambda self, model, most=None: judge(judged.append(0) or len(judged)))
+    return quantize(QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False, **options))
+
+
+def closer(n, shares):
+    """Closer than those before it in all."""
+    return Judged(30 + 0.1 * n, shares=shares)
+
+
+def by_chance(n):
+    """On another sample than the others."""
+    return closer(n, [0.001 - 0.0002 * (i == n % 8) - 1e-6 * n for i in range(8)])
+
+
+def clearly(n):
+    """On every sample."""
+    return closer(n, [0.001 * 0.9**n] * 8)
+
+
+def test_of_methods_alike_the_one_that_cuts_off_least(tmp_path, monkeypatch):
+    assert settled(tmp_path, monkeypatch, by_chance).method == Method.MINMAX
+
+
+def test_a_clearly_closer_method_is_kept(tmp_path, monkeypatch):
+    report = settled(tmp_path, monkeypatch, clearly)
+    assert report.method == max(report.trials, key=lambda trial: trial.sqnr_db).method != Method.MINMAX
+
+
+@pytest.mark.parametrize("judge", [by_chance, clearly])
+def test_a_changed_form_has_to_be_told_from_the_plain_one(tmp_path, monkeypatch, judge):
+    report = settled(tmp_path, monkeypatch, judge, method=Method.MSE)
+    assert any(Technique.EQUALIZATION in trial.techniques for trial in report.trials)
+    assert (Technique.EQUALIZATION in report.techniques) is (judge is clearly)
