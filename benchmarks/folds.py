@@ -23,12 +23,13 @@ from onnxq.evaluation import EvalOptions, evaluate
 
 
 class Fold(NamedTuple):
-    """One run: samples scored, those that only float and only int8 put right, and dB."""
+    """One run: samples scored, those that only float and only int8 put right, dB, and the share of decisions that are float's."""
 
     samples: int
     lost: int
     won: int
     sqnr_db: float
+    agreement: float
 
 
 def scored(args: argparse.Namespace, names: list[str], calibrated: list[str], options: list[str]) -> Fold:
@@ -51,7 +52,7 @@ def scored(args: argparse.Namespace, names: list[str], calibrated: list[str], op
     other = report.scores[1]
     lost = sum(change.count for change in other.changed if change.label == change.float_class)
     won = sum(change.count for change in other.changed if change.label == change.other_class)
-    return Fold(report.samples, lost, won, other.sqnr_db or 0.0)
+    return Fold(report.samples, lost, won, other.sqnr_db or 0.0, other.agreement or 0.0)
 
 
 def part(labels: Path, names: list[str], scratch: str) -> Path:
@@ -76,17 +77,18 @@ def main() -> None:
     args = parser.parse_args(own)
     names = sorted(path.name for path in args.data.iterdir())
     rows = []
-    print("| fold | scored | lost | won | SQNR dB |\n|---|---|---|---|---|")
+    print("| fold | scored | lost | won | SQNR dB | agreement |\n|---|---|---|---|---|---|")
     for fold in range(args.folds):
         taken = {(fold + i) % args.folds for i in range(args.calibrate)}
         calibrated = [name for i, name in enumerate(names) if i % args.folds in taken]
         rows.append(scored(args, names, calibrated, options))
-        print(
-            f"| {fold} | " + " | ".join(f"{value:.1f}" if isinstance(value, float) else str(value) for value in rows[-1]) + " |", flush=True
-        )
-    samples, lost, won = (sum(row[i] for row in rows) for i in range(3))
+        one = rows[-1]
+        print(f"| {fold} | {one.samples} | {one.lost} | {one.won} | {one.sqnr_db:.1f} | {one.agreement:.4f} |", flush=True)
+    samples, lost, won = sum(row.samples for row in rows), sum(row.lost for row in rows), sum(row.won for row in rows)
     points, spread = 100 * (lost - won) / samples, 100 * math.sqrt(lost + won) / samples
-    print(f"drop {points:.2f} +- {spread:.2f} points over {samples} scores")
+    agreeing = sum(row.agreement * row.samples for row in rows) / samples
+    error = math.sqrt(agreeing * (1 - agreeing) / samples)
+    print(f"drop {points:.2f} +- {spread:.2f} points, agreement {agreeing:.4f} +- {error:.4f} over {samples} scores")
 
 
 if __name__ == "__main__":

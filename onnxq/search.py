@@ -34,7 +34,7 @@ WORTH_DB = 0.5
 """What a technique that adds nodes to the graph has to gain."""
 CLEAR_DB = 40.0
 """Outputs as close as this are as good as float, however much closer others may be."""
-LAYER_SAMPLES = {Effort.FAST: 16, Effort.BALANCED: 48}
+LAYER_SAMPLES = {Effort.FAST: 16, Effort.BALANCED: 100}
 """Calibration samples from which the layers' moments are taken, else all; more, for layers of which these have too few rows."""
 LAYER_ROWS = {Effort.FAST: 0.25, Effort.BALANCED: 1.0, Effort.BEST: 2.0}
 """Rows of a layer's input, in units of what second moments of 8-bit weights need; means take fewer."""
