@@ -1,6 +1,6 @@
 """`onnxq debug`: a quantized file against its float model, layer by layer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from onnxq.addends import Addend, find_addends
 from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import ModelError
@@ -38,7 +39,7 @@ class DebugRow:
 
     sqnr_db     behind it, all layers before it quantized too, dB; channels that the file divides are scaled back
     own_db      behind it, its inputs float's, dB: what it does itself; None where its inputs are none of the float model's
-    low, high   least and largest value seen in float
+    low, high   least and largest value seen in float; of an addend, of what counts in front of a Relu behind the sum
     clipped     share of its values outside what its integers hold; None where it stays float
     saturating  pairs of its weights that CPUs without VNNI add wrongly
     advice      what to try; empty where nothing is wrong
@@ -164,7 +165,9 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
         raise ModelError(f"{other}: has no layer of {model} in QDQ form: give a file that onnxq made of this model")
     float_values = {value.name or "" for node in source.graph for value in node.outputs}
     alone, entries = fed_with_floats(written, float_values)
-    wanted = expose(source, list(dict.fromkeys([*(a for a, _ in pairs.values()), *entries.values()])))
+    addends = find_addends(source, (a for a, _ in pairs.values()))
+    others = [addend.other for addend in addends.values()]
+    wanted = expose(source, list(dict.fromkeys([*(a for a, _ in pairs.values()), *entries.values(), *others])))
     forms = [expose(each, [b for _, b in pairs.values()]) for each in (written, alone)]
     held = {name: _held(written, b) for name, (_, b) in pairs.items()}
     seen = {name: _Seen(OutputError([name]), OutputError([name])) for name in pairs}
@@ -176,13 +179,19 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
         right = _values(forms[0], sessions[1], feeds, sample.name)
         own = _values(forms[1], sessions[2], feeds | {entry: left[name] for entry, name in entries.items()}, sample.name)
         for name, (a, b) in pairs.items():
-            seen[name].add(left[a], right[b], held[name])
+            want, have, alone_have = (_counting(each, addends.get(a), left) for each in (left[a], right[b], own[b]))
+            seen[name].add(want, have, held[name])
             if name in reached:
-                seen[name].add_own(left[a], own[b])
+                seen[name].add_own(want, alone_have)
     nodes = {node.name or "": node for node in written.graph}
     rows = [_row(nodes[name], seen[name], quantized=held[name] is not None) for name in pairs]
     measured = sorted((row for row in rows if row.sqnr_db is not None), key=lambda row: row.sqnr_db or 0.0)
     return DebugReport(str(model), str(other), len(samples), rows, measured[:WORST])
+
+
+def _counting(values: Array, addend: Addend | None, floats: Mapping[str, Array]) -> Array:
+    """Of an addend in front of a Relu, what counts behind the sum: no integers are spent on the rest."""
+    return values if addend is None else addend.counting(values, floats[addend.other])
 
 
 def _scaled_back(want: Array, have: Array) -> tuple[Array, Array | float]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.addends import find_addends
 from onnxq.calibration.statistics import Statistics
 from onnxq.macs import ShapeByName, node_macs
 from onnxq.metrics import OutputError
@@ -106,7 +107,9 @@ def _errors(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str
     pairs = pairs_of(plan, written)
     if not pairs:
         return {}
-    wanted, found = expose(model, [a for a, _ in pairs.values()]), expose(written, [b for _, b in pairs.values()])
+    addends = find_addends(model, (a for a, _ in pairs.values()))
+    shown = dict.fromkeys([*(a for a, _ in pairs.values()), *(addend.other for addend in addends.values())])
+    wanted, found = expose(model, list(shown)), expose(written, [b for _, b in pairs.values()])
     outputs = [[output for output, _ in each.outputs.values()] for each in (wanted, found)]
     errors = {name: OutputError([name]) for name in pairs}
     sessions = open_exposed(wanted.model), open_exposed(found.model)
@@ -118,6 +121,9 @@ def _errors(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str
         for name, (a, b) in pairs.items():
             want, have = expected[wanted.outputs[a][0]], actual[found.outputs[b][0]]
             if np.shape(want) == np.shape(have) and have.dtype.kind == "f":  # integer operators give integers
+                if a in addends:
+                    other = expected[wanted.outputs[addends[a].other][0]]
+                    want, have = (addends[a].counting(each, other) for each in (want, have))
                 errors[name].add([want], [have])
     values = {name: error.sqnr_db() for name, error in errors.items()}
     return {name: value for name, value in values.items() if value is not None}

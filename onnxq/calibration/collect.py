@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.addends import find_addends
 from onnxq.calibration.batches import Part, observe
 from onnxq.calibration.moments import LAYER_MEMORY, LayerInput, Moments, empty_moments, take_rows
 from onnxq.calibration.sketch import BINS, Measured, Sketch, measure
@@ -22,12 +24,28 @@ WAITING = 16 << 20
 NONE = np.zeros(0, np.uint16)
 
 
+class Derived(Protocol):
+    """Values that are computed from those of tensors."""
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of these."""
+
+    def of(self, values: Feeds) -> Array:
+        """From the tensors' values."""
+
+
 @dataclass(frozen=True)
 class Divided:
     """A tensor divided channel by channel, along axis 1."""
 
     tensor: str
     scales: Floats
+
+    @property
+    def tensors(self) -> tuple[str]:
+        """What is divided."""
+        return (self.tensor,)
 
     def of(self, values: Feeds) -> Array:
         """Its values, from those of the tensor."""
@@ -52,7 +70,7 @@ class Collecting:
 
 
 def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], digest: str, how: Collecting | None = None) -> Statistics:
-    """Statistics of the named values over the samples.
+    """Statistics of the named values over the samples; of addends, of what counts behind the sum.
 
     Args:
         model: the normalized float model.
@@ -65,15 +83,15 @@ def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], di
         DataError: a sample does not fit the model, or a value is NaN or infinite.
     """
     how = how or Collecting()
-    divided = how.divided
-    statistics = Statistics(digest, sketches={name: Sketch() for name in (*names, *divided)})
+    derived: dict[str, Derived] = {**find_addends(model, names), **how.divided}
+    statistics = Statistics(digest, sketches={name: Sketch() for name in (*names, *how.divided)})
     most = min(BINS, max(how.counted, WAITING // NONE.itemsize // max(len(statistics.sketches), 1)))
     locks = {name: threading.Lock() for name in statistics.sketches}
 
     def count(part: Part, position: int) -> tuple[int, dict[str, Measured], int]:
         ranges, left_out = {}, 0
         for name, sketch in statistics.sketches.items():
-            values = divided[name].of(part.values) if name in divided else part.values[name]
+            values = derived[name].of(part.values) if name in derived else part.values[name]
             stride = _stride(values.size, how.counted * part.samples)
             measured = measure(values, stride=stride, offset=how.first + position)
             if measured is not None and not (np.isfinite(measured.low) and np.isfinite(measured.high)):
@@ -95,7 +113,7 @@ def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], di
         statistics.samples += result[0]
         statistics.nonfinite += result[2]
 
-    observed = [*names, *(one.tensor for one in divided.values())]
+    observed = [*names, *(tensor for one in derived.values() for tensor in one.tensors)]
     statistics.data = observe(model, observed, samples, count, add, "calibrate")
     return statistics
 
