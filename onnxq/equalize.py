@@ -8,13 +8,16 @@ import onnx_ir as ir
 
 from onnxq.calibration.collect import Divided
 from onnxq.calibration.moments import LayerInput, Moments
-from onnxq.model.edit import Names, add_initializer, attribute, constant, input_at, only_use
+from onnxq.model.edit import Names, add_initializer, attribute, constant, factor, input_at, is_constant, known_rank, only_use
 from onnxq.model.fold_forward import fold_into
 from onnxq.plan import Plan, PlannedNode
 from onnxq.schemes import Floats
 from onnxq.smooth import Changed
 from onnxq.techniques.equalization import equalizing_scales
-from onnxq.weights import layer_inputs, read_elsewhere
+from onnxq.weights import layer_inputs
+
+HOMOGENEOUS = frozenset({"AveragePool", "LeakyRelu", "MaxPool", "PRelu", "Relu"})
+"""f(s x) = s f(x), channel by channel, for s > 0."""
 
 
 @dataclass(frozen=True)
@@ -32,42 +35,51 @@ def equalize(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments])
         plan: what is to be quantized.
         moments: of the layers' inputs.
     """
-    layers = layer_inputs(plan)
-    clone, known, divided = model.clone(), dict(moments), {}
+    layers, sources = layer_inputs(plan), set(plan.sources())
+    clone, known = model.clone(), dict(moments)
+    divided: dict[str, Divided] = {}
     copy = _Copy(clone, {node.name: node for node in clone.graph}, Names(clone))
     for tensor in plan.tensors.values():
-        producer = _producer(plan, tensor.value)
+        producer = _producer(tensor.value)
         takers = [plan.nodes.get(use.node.name or "") for use in tensor.value.uses()]
         if producer is None or not takers or not all(_takes(taker, tensor.value) for taker in takers):
             continue
-        if any(planned is None or planned.node.graph is not model.graph for planned in (producer, *takers)):
-            continue
         consumers = [taker for taker in takers if taker is not None]
-        if any(read_elsewhere(plan, [planned.name]) for planned in (producer, *consumers)):
+        if any(node.graph is not model.graph or _read_elsewhere(node) for node in (producer, *(each.node for each in consumers))):
             continue
         found = [(layers[taker.name], moments.get(layers[taker.name])) for taker in consumers if taker.name in layers]
         if len(found) < len(consumers) or any(one is None or one.rows == 0 for _, one in found):
             continue
-        scales = _scales(consumers, [(layer, one) for layer, one in found if one is not None])
+        scales = _scales(plan, tensor.value, consumers, [(layer, one) for layer, one in found if one is not None])
         if scales is None:
             continue
-        changed = _apply(copy, producer, consumers, tensor.name, scales)
-        divided[changed] = Divided(tensor.name, scales)
+        renamed = _apply(copy, producer, consumers, scales)
+        divided |= {new: Divided(old, scales) for old, new in renamed.items() if old in sources}
         for layer, one in found:
             if one is not None:
-                known[replace(layer, tensor=changed)] = one.divided(_spread(layer, scales))
+                known[replace(layer, tensor=renamed[tensor.name])] = one.divided(_spread(layer, scales))
     return Changed(clone, known, divided) if divided else None
 
 
-def _producer(plan: Plan, value: ir.Value) -> PlannedNode | None:
-    """The planned Conv that a value comes from, with nothing but one Relu between, and nowhere else to go."""
-    node = value.producer()
-    if node is None or value.is_graph_output():
-        return None
-    if node.op_type == "Relu" and node.inputs[0] is not None and only_use(node.inputs[0]) is node:
+def _producer(value: ir.Value) -> ir.Node | None:
+    """The Conv that a value comes from, with nothing between that its factors cannot pass, and nowhere else to go."""
+    node = None if value.is_graph_output() else value.producer()
+    while node is not None and node.op_type in HOMOGENEOUS and node.inputs[0] is not None and only_use(node.inputs[0]) is node:
+        if node.op_type == "PRelu" and not _one_slope_a_channel(node):
+            return None
         node = node.inputs[0].producer()
-    planned = plan.nodes.get(node.name or "") if node is not None else None
-    return planned if planned is not None and planned.node.op_type == "Conv" and planned.output is value else None
+    return (
+        node if node is not None and node.op_type == "Conv" and all(each is None or is_constant(each) for each in node.inputs[1:]) else None
+    )
+
+
+def _one_slope_a_channel(node: ir.Node) -> bool:
+    slope, rank = constant(node.inputs[1]), known_rank(node.inputs[0])
+    return slope is not None and (slope.size == 1 or (rank is not None and slope.shape[1:] == (1,) * (rank - 2) and slope.ndim == rank - 1))
+
+
+def _read_elsewhere(node: ir.Node) -> bool:
+    return any(use.node is not node for value in node.inputs[1:2] if value is not None for use in value.uses())
 
 
 def _takes(planned: PlannedNode | None, value: ir.Value) -> bool:
@@ -90,7 +102,29 @@ def _spread(layer: LayerInput, scales: Floats) -> Floats:
     return np.repeat(scales.reshape(layer.groups, 1, -1), elements, axis=1).reshape(layer.groups, layer.size)
 
 
-def _scales(consumers: list[PlannedNode], found: list[tuple[LayerInput, Moments]]) -> Floats | None:
+def _ranges(plan: Plan, value: ir.Value, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Ranges [tensors, C] of the value and of those before it that become integers too; `low` and `high` [C] are its own."""
+    found, node = [(low, high)], value.producer()
+    while node is not None and node.op_type in HOMOGENEOUS and node.inputs[0] is not None:
+        slope = _slope(node)
+        if slope is not None:  # what lies left of zero is farther away in front of it
+            inverse = 1 / np.where(slope == 0, np.inf, slope)
+            low, high = np.minimum(low * np.maximum(inverse, 0), high * np.minimum(inverse, 0)), high
+        if node.inputs[0].name in plan.tensors:
+            found.append((low, high))
+        node = node.inputs[0].producer()
+    return np.stack([each for each, _ in found]), np.stack([each for _, each in found])
+
+
+def _slope(node: ir.Node) -> Floats | None:
+    """Of a LeakyRelu, or of each channel of a PRelu; None of others."""
+    if node.op_type == "LeakyRelu":
+        return np.array([factor(node, "alpha", 0.01)], np.float32)
+    slope = constant(input_at(node, 1)) if node.op_type == "PRelu" else None
+    return None if slope is None else slope.reshape(-1).astype(np.float32)
+
+
+def _scales(plan: Plan, value: ir.Value, consumers: list[PlannedNode], found: list[tuple[LayerInput, Moments]]) -> Floats | None:
     low = np.min([_by_channel(layer, one.low).min(axis=0) for layer, one in found], axis=0)
     high = np.max([_by_channel(layer, one.high).max(axis=0) for layer, one in found], axis=0)
     power = np.mean([_by_channel(layer, one.power()).mean(axis=0) for layer, one in found], axis=0)
@@ -103,11 +137,11 @@ def _scales(consumers: list[PlannedNode], found: list[tuple[LayerInput, Moments]
         else:
             many = len(weight) // len(low)
             separate.append(weight.reshape(len(low), many, -1).transpose(1, 2, 0).reshape(-1, len(low)))
-    return equalizing_scales(low, high, power, np.concatenate(mixing), np.concatenate(separate))
+    return equalizing_scales(*_ranges(plan, value, low, high), power, np.concatenate(mixing), np.concatenate(separate))
 
 
-def _apply(copy: _Copy, producer: PlannedNode, consumers: list[PlannedNode], tensor: str, scales: Floats) -> str:
-    """Divide what the producer gives, multiply the weights that take it; returns the value's new name."""
+def _apply(copy: _Copy, producer: ir.Node, consumers: list[PlannedNode], scales: Floats) -> dict[str, str]:
+    """Divide what the producer gives, multiply the weights that take it; returns the new names of the values between."""
     graph, nodes, names = copy.model.graph, copy.nodes, copy.names
     conv = nodes[producer.name]
     for index in (1, 2):
@@ -115,12 +149,14 @@ def _apply(copy: _Copy, producer: PlannedNode, consumers: list[PlannedNode], ten
         array = constant(value)
         if array is not None and value is not None:
             divided = (array / scales.reshape(-1, *[1] * (array.ndim - 1))).astype(np.float32)
-            conv.replace_input_with(index, add_initializer(graph, names.fresh(f"{value.name}_equalized"), divided))
+            conv.replace_input_with(index, add_initializer(graph, names.fresh(f"{value.name}_eq"), divided))
     for planned in consumers:
         fold_into(graph, nodes[planned.name], scales, np.zeros_like(scales), names)
-    value = nodes[consumers[0].name].inputs[0]
-    assert value is not None
-    value.name = names.fresh(f"{tensor}_equalized")
-    if conv.outputs[0] is not value:
-        conv.outputs[0].name = names.fresh(f"{conv.outputs[0].name}_equalized")
-    return value.name
+    renamed: dict[str, str] = {}
+    node, value = None, nodes[consumers[0].name].inputs[0]
+    while node is not conv and value is not None:
+        old = value.name or ""
+        value.name = renamed[old] = names.fresh(f"{old}_eq")
+        node = value.producer()
+        value = node.inputs[0] if node is not None else None
+    return renamed

@@ -19,19 +19,21 @@ def equalizing_scales(low: Floats, high: Floats, power: Floats, rows: Floats, de
     """Divisors s [C] for the channels of an activation, or None where they gain too little.
 
     Args:
-        low: least value of each channel, [C].
-        high: largest value of each channel, [C].
+        low: least value of each channel, [tensors, C]: of the activation, and of what it was before a pool or a LeakyRelu, where that
+            becomes integers too; or [C] of the activation alone.
+        high: largest value of each channel, likewise.
         power: E[x_c^2], [C].
         rows: weights of the layers that mix channels, [rows, C].
         depthwise: weights of those that do not, [rows, C]; a factor is theirs alone.
     """
-    x_most = np.maximum(np.abs(low), np.abs(high))
+    low, high = np.atleast_2d(low), np.atleast_2d(high)
+    x_most = np.maximum(np.abs(low), np.abs(high)).max(axis=0)
     taken = np.concatenate([rows, depthwise])
     w_most = np.abs(taken).max(axis=0)
     alive = (x_most > 0) & (w_most > 0)
     if alive.sum() < 2:
         return None
-    ones = np.ones_like(low)
+    ones = np.ones_like(w_most)
     best, least = None, WORTH * _noise(low, high, power, rows, taken, ones)
     for alpha in ALPHAS:
         scales = ones.copy()
@@ -44,8 +46,8 @@ def equalizing_scales(low: Floats, high: Floats, power: Floats, rows: Floats, de
 
 
 def _noise(low: Floats, high: Floats, power: Floats, rows: Floats, taken: Floats, scales: Floats) -> float:
-    """Noise power on the outputs from rounding the activation, and the weights that mix its channels."""
-    step = (max(0.0, float((high / scales).max())) - min(0.0, float((low / scales).min()))) / 255
-    activation = step**2 * float(np.square(taken * scales).sum())
+    """Noise power on the outputs from rounding the activations [tensors, C], and the weights that mix their channels."""
+    steps = ((high / scales).max(axis=1, initial=0.0) - (low / scales).min(axis=1, initial=0.0)) / 255
+    activation = float(np.square(steps).sum() * np.square(taken * scales).sum())
     weight_steps = np.abs(rows * scales).max(axis=1, initial=0.0) / 127
     return (activation + float(np.square(weight_steps).sum()) * float((power / np.square(scales)).sum())) / 12
