@@ -14,7 +14,7 @@ from onnxq.plan import Plan, PlannedNode
 from onnxq.schemes import Floats
 from onnxq.smooth import Changed
 from onnxq.techniques.equalization import equalizing_scales
-from onnxq.weights import layer_inputs
+from onnxq.weights import layer_inputs, read_elsewhere
 
 HOMOGENEOUS = frozenset({"AveragePool", "LeakyRelu", "MaxPool", "PRelu", "Relu"})
 """f(s x) = s f(x), channel by channel, for s > 0."""
@@ -45,7 +45,7 @@ def equalize(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments])
         if producer is None or not takers or not all(_takes(taker, tensor.value) for taker in takers):
             continue
         consumers = [taker for taker in takers if taker is not None]
-        if any(node.graph is not model.graph or _read_elsewhere(node) for node in (producer, *(each.node for each in consumers))):
+        if any(node.graph is not model.graph or read_elsewhere([node]) for node in (producer, *(each.node for each in consumers))):
             continue
         found = [(layers[taker.name], moments.get(layers[taker.name])) for taker in consumers if taker.name in layers]
         if len(found) < len(consumers) or any(one is None or one.rows == 0 for _, one in found):
@@ -68,18 +68,14 @@ def _producer(value: ir.Value) -> ir.Node | None:
         if node.op_type == "PRelu" and not _one_slope_a_channel(node):
             return None
         node = node.inputs[0].producer()
-    return (
-        node if node is not None and node.op_type == "Conv" and all(each is None or is_constant(each) for each in node.inputs[1:]) else None
-    )
+    if node is None or node.op_type != "Conv":
+        return None
+    return node if all(value is None or is_constant(value) for value in node.inputs[1:]) else None
 
 
 def _one_slope_a_channel(node: ir.Node) -> bool:
     slope, rank = constant(node.inputs[1]), known_rank(node.inputs[0])
     return slope is not None and (slope.size == 1 or (rank is not None and slope.shape[1:] == (1,) * (rank - 2) and slope.ndim == rank - 1))
-
-
-def _read_elsewhere(node: ir.Node) -> bool:
-    return any(use.node is not node for value in node.inputs[1:2] if value is not None for use in value.uses())
 
 
 def _takes(planned: PlannedNode | None, value: ir.Value) -> bool:

@@ -41,7 +41,7 @@ def smooth(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -
     copy, known = model.clone(), dict(moments)
     for layer, names in takers.items():
         found = moments[layer]
-        if found.rows == 0 or read_elsewhere(plan, names):
+        if found.rows == 0 or read_elsewhere([plan.nodes[name].node for name in names]):
             continue
         weights = [(plan.nodes[name], constant(plan.nodes[name].node.inputs[1])) for name in names]
         rows = np.concatenate([kernel_order(w, channel_axis(planned)) for planned, w in weights if w is not None])

@@ -3,7 +3,7 @@
 This is done once; the activations' ranges, of which several are tried, change only the biases.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,9 +137,8 @@ def sharing(plan: Plan) -> list[list[str]]:
     return list(found.values())
 
 
-def read_elsewhere(plan: Plan, names: Iterable[str]) -> bool:
-    """Whether others than the named nodes read their weights, so that a change for these would need copies."""
-    nodes = {plan.nodes[name].node for name in names}
+def read_elsewhere(nodes: Collection[ir.Node]) -> bool:
+    """Whether others than these nodes read their weights, so that a change for these would need copies."""
     return any(use.node not in nodes for node in nodes for value in node.inputs[1:2] if value is not None for use in value.uses())
 
 

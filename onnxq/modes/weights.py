@@ -131,7 +131,7 @@ def _scaled(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], 
     copy, tables = model.clone(), find_tables(model)
     for layer, names in takers.items():
         second = moments[layer].raw()
-        if second is None or read_elsewhere(plan, names):
+        if second is None or read_elsewhere([plan.nodes[name].node for name in names]):
             continue
         weights = [weight_rows(plan.nodes[name]) for name in names]
         if any(table_of(rows, tables) for rows in weights):
