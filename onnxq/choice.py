@@ -13,7 +13,7 @@ from onnxq.calibration.collect import Divided
 from onnxq.calibration.methods import MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
-from onnxq.fallback import Fallback, Goal, Load, fall_back
+from onnxq.fallback import ALONE, REASON, Fallback, Goal, Load, fall_back
 from onnxq.options import Method, Technique
 from onnxq.parameters import Parameters, Ranges, activation_parameters, make_parameters
 from onnxq.plan import Plan
@@ -111,13 +111,22 @@ class Candidates:
         result._ranges = self._ranges
         return result
 
+    def forget_others(self, techniques: tuple[str, ...]) -> None:
+        """Keep of all weights only those with these techniques: nothing else is asked for any more."""
+        for each in (self, *self.others):
+            wanted = self._without_changes(techniques, each)
+            each._weights = {made: weights for made, weights in each._weights.items() if made == wanted}
+
+    def _without_changes(self, techniques: tuple[str, ...], other: "Candidates") -> tuple[str, ...]:
+        """The techniques with which another variant made weights that this one may share."""
+        return tuple(t for t in techniques if t not in set(self.variant.techniques) - set(other.variant.techniques))
+
     def _unchanged(self, techniques: tuple[str, ...]) -> dict[str, QuantizedWeight]:
         """Weights that other variants have quantized already: those of layers that take the same inputs."""
         found: dict[str, QuantizedWeight] = {}
         layers, weights = layer_inputs(self.variant.plan), _weight_names(self.variant.plan)
         for other in self.others:
-            changes = set(self.variant.techniques) - set(other.variant.techniques)
-            made = other._weights.get(tuple(t for t in techniques if t not in changes), {})
+            made = other._weights.get(self._without_changes(techniques, other), {})
             before = layer_inputs(other.variant.plan)
             same = _weight_names(other.variant.plan).items() & weights.items()
             kept = {name for name, _ in same if layers.get(name) == before.get(name)}
@@ -184,26 +193,26 @@ def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tupl
 
 
 def keep_outputs(
-    candidates: Candidates, choice: Choice, loads: Mapping[str, Load], without: Callable[[frozenset[str]], Plan], goal: Goal
+    candidates: Candidates, choice: Choice, loads: Mapping[str, Load], without: Callable[[frozenset[str], str], Plan], goal: Goal
 ) -> Choice:
-    """Leave nodes float until the goal holds, where it does not; `without` plans with such nodes."""
+    """Leave nodes float until the goal holds, where it does not; `without` plans with such nodes, and why they are."""
     before, references = choice.kept.sqnr_db, candidates.references
     if before is None or references is None:
         return choice
 
-    def written(names: frozenset[str]) -> ir.Model:
-        return candidates.model(without(names), choice.kept)
+    def written(names: frozenset[str], why: str) -> ir.Model:
+        return candidates.model(without(names, why), choice.kept)
 
     fallback = fall_back(
         loads,
-        lambda names: references.inner_sqnr_db(written(names), QUICK),
-        lambda names: references.sqnr_db(written(names)),
+        lambda names: references.inner_sqnr_db(written(names, ALONE), QUICK),
+        lambda names: references.sqnr_db(written(names, REASON)),
         before,
         goal,
         nodes=len(choice.model.graph),
     )
     if not fallback.nodes:
         return replace(choice, fallback=fallback if goal.asked else None)
-    plan = without(frozenset(fallback.nodes))
+    plan = without(frozenset(fallback.nodes), REASON)
     parameters = candidates.parameters(plan, choice.kept.method, choice.kept.techniques)
     return replace(choice, plan=plan, parameters=parameters, fallback=fallback)

@@ -28,6 +28,8 @@ STEP_DB = 3.0
 """Noise that a round takes away where a metric decides, of which nobody knows beforehand how much it bears; and how far beyond
 a target that nobody asked for is close enough."""
 REASON = "kept float for accuracy: the outputs are too far from float with it"
+ALONE = "kept float while another is measured alone"
+"""Why nodes are float in a form that is only judged: its weights stay as they are, for it will not be stored."""
 
 T = TypeVar("T")
 Judge = Callable[[frozenset[str]], float]

@@ -64,8 +64,8 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
     shapes = planned_shapes(model, choice.plan, check_feeds(job.held_out[0], job.specs))
     costs = job.costs if job.options.give_back else ()
 
-    def without(names: frozenset[str]) -> Plan:
-        left = dict.fromkeys(names, REASON)
+    def without(names: frozenset[str], why: str = REASON) -> Plan:
+        left = dict.fromkeys(names, why)
         plan = job.replan(model, left)
         # what lies between them may not be worth its conversions any more
         slow = place(plan, shapes, costs).floats if costs and names else ()

@@ -53,7 +53,7 @@ class Job:
     run_time  products whose activations' ranges are found when they run
     few_rows  whether they see so few rows that fewer and larger operators pay
     half   whether products that stay float may have their weights stored in half precision
-    scratch  folder that holds the model's weights, where they are many
+    scratch  folder that holds the weights of the model's forms, where they are many
     points  what was tried to reach a target that the user set
     """
 
@@ -89,6 +89,12 @@ class Job:
         found = [] if unwanted else dynamic_lstms(self.model, 0 if every else WORTH_LSTM)
         return [node for node in found if self.selection.refusal(node) is None]
 
+    def move_to_disk(self, model: ir.Model) -> None:
+        """Let the scratch folder hold the weights of a form of the model, in place, where they are many."""
+        before, self.scratch = self.scratch, move_to_disk(model, self.scratch)
+        if before is None and self.scratch is not None:
+            weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
+
     def replan(self, model: ir.Model, kept: Mapping[str, str] | None = None) -> Plan:
         """The plan for a form of the model, with more nodes kept float."""
         return make_plan(model, _selection(self.options), self.kept | dict(kept or {}))
@@ -110,9 +116,8 @@ def prepare(options: QuantizeOptions) -> Job:
     static = options.mode is Mode.STATIC
     plan = make_plan(model, _selection(options)) if static else Plan()
     costs = CPUS.get(options.target, ())
-    job = Job(options, model, plan, specs, large, costs, scratch=move_to_disk(model))
-    if job.scratch is not None:
-        weakref.finalize(job, shutil.rmtree, job.scratch, ignore_errors=True)
+    job = Job(options, model, plan, specs, large, costs)
+    job.move_to_disk(model)
     if not static:
         if options.calib is not None:
             _split_samples(job, options)

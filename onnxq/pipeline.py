@@ -22,8 +22,9 @@ from onnxq.macs import concrete_shapes, node_macs
 from onnxq.measured import place_measured
 from onnxq.memory import give_back
 from onnxq.model.edit import nodes_of
-from onnxq.model.files import check_output, digest, file_bytes, load, save, staged
+from onnxq.model.files import check_output, digest, file_bytes, load, save, staged, weight_bytes
 from onnxq.model.normalize import normalize
+from onnxq.model.spill import SPILL
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import narrow
 from onnxq.modes.products import Made
@@ -164,7 +165,7 @@ class _Clock:
         self.start = time.perf_counter()
 
     def lap(self, job: Job, stage: str) -> None:
-        if job.scratch is not None:  # a model of a size that is worth the time
+        if weight_bytes(job.model) >= SPILL:  # a model of a size that is worth the time
             give_back()
         now = time.perf_counter()
         job.seconds[stage] = now - self.start

@@ -25,7 +25,7 @@ from onnxq.options import Effort, Format, Method, QuantizeOptions, Target, Techn
 from onnxq.plan import Plan
 from onnxq.references import References
 from onnxq.smooth import Changed, smooth
-from onnxq.weights import WeightOptions, layer_inputs
+from onnxq.weights import WeightOptions, has_bias, layer_inputs
 from onnxq.writer import file_writer
 
 WORTH_MACS = 0.05
@@ -93,6 +93,7 @@ def _changed(job: Job, plain: Variant, change: Technique, loads: Mapping[str, Lo
     found = CHANGES[change](job.model, job.plan, plain.moments)
     if found is None:
         return []
+    job.move_to_disk(found.model)
     variant = Variant(found.model, job.replan(found.model), found.moments, (change,), found.divided)
     after = layer_inputs(variant.plan)
     touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
@@ -126,10 +127,13 @@ def choose_best(
         methods = _methods(options)
         candidates = Candidates(variant, statistics, methods, method, weights, write, references, others)
         sets = TECHNIQUES[options.effort] if variant.moments else [()]
-        techniques = list(dict.fromkeys(tuple(t for t in each if t not in options.without) for each in sets))
+        missing = () if any(map(has_bias, variant.plan.anchors.values())) else (BIAS,)
+        techniques = list(dict.fromkeys(tuple(t for t in each if t not in (*options.without, *missing)) for each in sets))
         tried.append((candidates, choose(candidates, options.method, techniques)))
     candidates, choice = _preferred(tried)
     choice = replace(choice, trials=[trial for _, each in tried for trial in each.trials])
+    candidates.forget_others(choice.kept.techniques)
+    del tried, others
     asked = task is not None or options.limits.min_sqnr is not None
     fast = options.effort is Effort.FAST
     if references is not None and (asked or not fast or among_floats(choice.plan)):

@@ -159,7 +159,7 @@ def quantize_weight(uses: Sequence[Use], options: WeightOptions, *, always_shift
     del array  # of the largest weights one copy is enough
     safe = options.target is Target.PORTABLE and _can_saturate(first, shape)
     scales = weight_scales(rows, _bias_steps(uses), per_channel=options.per_channel, pair_safe=safe)
-    takes_bias = [options.bias_correction and (always_shift or _has_bias(use.planned)) for use in uses]
+    takes_bias = [options.bias_correction and (always_shift or has_bias(use.planned)) for use in uses]
     second = second_moments(uses, centred=all(takes_bias)) if options.gptq else None
     if second is not None:
         groups = len(second)
@@ -175,7 +175,8 @@ def quantize_weight(uses: Sequence[Use], options: WeightOptions, *, always_shift
     return result
 
 
-def _has_bias(planned: PlannedNode) -> bool:
+def has_bias(planned: PlannedNode) -> bool:
+    """Whether something can take what rounding shifts the output by."""
     return planned.row.bias is not None or following_bias(planned) is not None
 
 

@@ -157,6 +157,7 @@ class Moments:
     """Sums over a layer's rows; added to in the order of the samples, so that they repeat exactly.
 
     first, squares, low, high [groups, size]; second [groups, size, size] or None where it is not wanted.
+    scales [groups, size], by which the rows of `second` are still to be divided: it is as large as weights are, and shared.
     """
 
     first: Array
@@ -166,6 +167,7 @@ class Moments:
     second: Array | None
     rows: int = 0
     chunk: int = CHUNK
+    scales: Floats | None = None
     _waiting: list[Floats] = field(default_factory=list)
 
     @staticmethod
@@ -206,14 +208,16 @@ class Moments:
     def divided(self, scales: Floats) -> "Moments":
         """The moments of x / scales, scales [size] or [groups, size]."""
         self._flush()
-        pairs = scales[..., :, None] * scales[..., None, :]
-        second = None if self.second is None else self.second / pairs.astype(np.float32)
-        return Moments(self.first / scales, self.squares / scales**2, self.low / scales, self.high / scales, second, self.rows)
+        changed = self.first / scales, self.squares / scales**2, self.low / scales, self.high / scales
+        return Moments(*changed, self.second, self.rows, scales=scales if self.scales is None else self.scales * scales)
 
     def raw(self) -> Floats | None:
         """E[x x^T], [groups, size, size]."""
         self._flush()
-        return None if self.second is None or self.rows == 0 else np.asarray(self.second / self.rows, np.float32)
+        if self.second is None or self.rows == 0:
+            return None
+        pairs = 1.0 if self.scales is None else (self.scales[..., :, None] * self.scales[..., None, :]).astype(np.float32)
+        return np.asarray(self.second / self.rows / pairs, np.float32)
 
     def covariance(self) -> Floats | None:
         """E[x x^T] - E[x] E[x]^T."""

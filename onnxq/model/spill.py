@@ -40,14 +40,17 @@ def weights_on_disk(model: ir.Model) -> Iterator[str]:
                 value.const_value = tensor
 
 
-def move_to_disk(model: ir.Model) -> Path | None:
-    """Let a file hold the large weights, in place, where they are worth it; its folder, to be removed when the model is done with."""
+def move_to_disk(model: ir.Model, folder: Path | None = None) -> Path | None:
+    """Let a file hold the large weights, in place, where they are worth it.
+
+    Returns its folder, a new one if none is given; it is to be removed when the model is done with.
+    """
     inside = _in_memory(_weights(model))
     if sum(tensor.nbytes for _, tensor in inside) < SPILL:
-        return None
-    scratch = Path(tempfile.mkdtemp(prefix="onnxq-"))
-    _spill(inside, scratch / "weights.data", scratch)
-    return scratch
+        return folder
+    folder = folder or Path(tempfile.mkdtemp(prefix="onnxq-"))
+    _spill(inside, folder / f"{sum(1 for _ in folder.iterdir())}.data", folder)
+    return folder
 
 
 def _weights(model: ir.Model) -> list[tuple[ir.Value, Any]]:
