@@ -134,6 +134,9 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
         other.loglog(sizes, [point["float_mb"] for point in found], ":", color="gray", label="float MB")
         axis.set(xlabel=series, ylabel="seconds")
         other.set_ylabel("MB")
+        for each in (axis, other):  # a decade at least, so that what hardly grows looks so
+            values = [value for line in each.get_lines() for value in line.get_ydata()]
+            each.set_ylim(min(values) / 3, max(values) * 10)
         lines = axis.get_lines() + other.get_lines()
         axis.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
     plt.tight_layout()

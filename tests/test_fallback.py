@@ -2,16 +2,18 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import onnxq
-from onnxq import placement
+from onnxq import placement, search
 from onnxq.evaluation import EvalOptions
 from onnxq.fallback import LEAST_GAIN_DB, MOST_TIME, STEP_DB, TARGET_DB, Goal, Load, fall_back, grouped
 from onnxq.frontier import quantize
 from onnxq.gates import Limits
 from onnxq.hold import Task
 from onnxq.options import QuantizeOptions
+from onnxq.references import References
 from tests.conftest import CNN, SAMPLES, normal, parse
 
 
@@ -171,6 +173,37 @@ def test_a_model_that_8_bits_would_ruin_is_saved(fragile):
     assert report.outputs.sqnr_db > 25
     assert len(report.fallback.nodes) == 1
     assert any("kept float for accuracy" in group.reason for group in report.floats)
+
+
+def test_what_is_only_measured_keeps_its_weights_as_they_are(fragile, monkeypatch):
+    """Half precision would take time and, of large models, memory; what may be written has it when it is judged."""
+    narrowed = {}
+
+    def listening(judge):
+        def heard(references, model, *most):
+            stored = [value.dtype for value in model.graph.initializers.values()]
+            narrowed.setdefault(judge.__name__, []).append(ir.DataType.FLOAT16 in stored)
+            return judge(references, model, *most)
+
+        return heard
+
+    for judge in (References.inner_sqnr_db, References.sqnr_db):
+        monkeypatch.setattr(References, judge.__name__, listening(judge))
+    report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
+    assert report.fallback.nodes
+    assert narrowed["inner_sqnr_db"] == [False] * 4
+    assert narrowed["sqnr_db"] == [True]
+
+
+def test_only_the_chosen_techniques_weights_are_kept(fragile, monkeypatch):
+    def hold(job, candidates, choice, loads, task):
+        assert [*candidates._weights] == [choice.kept.techniques]
+        assert all(len(other._weights) <= 1 for other in candidates.others)
+        return choice
+
+    monkeypatch.setattr(search, "hold_outputs", hold)
+    report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
+    assert len({tuple(trial.techniques) for trial in report.trials}) > 1
 
 
 def test_integers_that_save_neither_time_nor_size_are_not_worth_their_noise(fragile, monkeypatch):

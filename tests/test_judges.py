@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from onnxq.metrics import OutputError, noise_shares
 from onnxq.options import Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
 from onnxq.references import Judged, References
-from tests.conftest import CNN, SAMPLES
+from tests.conftest import CNN, SAMPLES, normal, parse
 
 
 @given(st.integers(1, 500), st.integers(0, 60))
@@ -153,3 +154,15 @@ def test_a_changed_form_has_to_be_told_from_the_plain_one(tmp_path, monkeypatch,
     report = settled(tmp_path, monkeypatch, judge, method=Method.MSE)
     assert any(Technique.EQUALIZATION in trial.techniques for trial in report.trials)
     assert (Technique.EQUALIZATION in report.techniques) is (judge is clearly)
+
+
+@pytest.mark.parametrize(("last", "tried"), [("y = Relu(b)", False), ("y = Add(b, w2)", True)])
+def test_bias_correction_is_tried_only_where_something_can_take_it(tmp_path, rng, last, tried):
+    text = f"g (float[4,16] x) => (float[4,16] y) {{ a = MatMul(x, w0) r = Relu(a) b = MatMul(r, w1) {last} }}"
+    onnx.save(parse(text, {"w0": normal(rng, 16, 16), "w1": normal(rng, 16, 16), "w2": normal(rng, 16)}), tmp_path / "m.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(16):
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 4, 16))
+    report = quantize(QuantizeOptions(tmp_path / "m.onnx", tmp_path / "data", tmp_path / "o.onnx", give_back=False))
+    assert len({trial.techniques for trial in report.trials}) > 1
+    assert any(Technique.BIAS_CORRECTION in trial.techniques for trial in report.trials) is tried

@@ -109,3 +109,5 @@ def test_moments_of_divided_inputs(rng):
     assert made.covariance() == pytest.approx(divided.covariance(), rel=1e-3, abs=1e-4)
     assert made.mean() == pytest.approx(divided.mean(), abs=1e-5)
     assert (made.low, made.high) == (pytest.approx(divided.low), pytest.approx(divided.high))
+    assert made.second is whole.second  # as large as weights are: one is enough
+    assert made.divided(scales).raw() == pytest.approx(whole.raw() / np.outer(scales, scales) ** 2, rel=1e-4)

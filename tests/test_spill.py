@@ -45,6 +45,19 @@ def test_a_file_holds_the_weights_as_long_as_the_job_lives(model, tmp_path):
     assert not folder.exists()
 
 
+def test_several_forms_lie_in_one_folder(model, tmp_path):
+    job = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
+    before = [constant(value) for value in job.model.graph.initializers.values()]
+    form = job.model.clone()
+    for value in form.graph.initializers.values():
+        value.const_value = ir.Tensor(2 * constant(value))
+    job.move_to_disk(form)
+    assert all(isinstance(value.const_value, ir.ExternalTensor) for value in form.graph.initializers.values())
+    for one, of_form, wanted in zip(job.model.graph.initializers.values(), form.graph.initializers.values(), before, strict=True):
+        np.testing.assert_array_equal(constant(one), wanted)
+        np.testing.assert_array_equal(constant(of_form), 2 * wanted)
+
+
 def test_nothing_is_left_behind(model, tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
