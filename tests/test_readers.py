@@ -293,6 +293,12 @@ def test_tables_of_forms(tmp_path):
     assert (forms.image, forms.cast, forms.audio.rate, forms.audio.scale, forms.table.inputs) == (None, True, 16000, 2.0, {"x": ["a"]})
 
 
+def test_a_file_without_the_table(tmp_path):
+    (tmp_path / "p.toml").write_text("mean = 127.5\n")
+    with pytest.raises(DataError, match=r"p.toml: has no \[preprocess\]: write that line"):
+        read_forms(str(tmp_path / "p.toml"))
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [

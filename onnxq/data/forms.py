@@ -155,7 +155,7 @@ def read_forms(text: str | None) -> Forms:
     """The preset of that name, or what the [preprocess] table of a TOML file says.
 
     Raises:
-        DataError: no such preset or file, or a key or value that is not known.
+        DataError: no such preset or file, no such table in it, or a key or value that is not known.
     """
     if text is None:
         return Forms()
@@ -168,7 +168,9 @@ def read_forms(text: str | None) -> Forms:
         raise DataError(f"--preprocess {text}: no such file, and no preset: presets are {', '.join(PRESETS)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a TOML file: {error}") from error
-    return Forms() if table is None else parse_forms(table, str(path))
+    if table is None:
+        raise DataError(f"{path}: has no [preprocess]: write that line in front of its keys")
+    return parse_forms(table, str(path))
 
 
 def parse_forms(table: dict[str, Any], where: str) -> Forms:
