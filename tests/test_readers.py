@@ -293,9 +293,9 @@ def test_tables_of_forms(tmp_path):
     assert (forms.image, forms.cast, forms.audio.rate, forms.audio.scale, forms.table.inputs) == (None, True, 16000, 2.0, {"x": ["a"]})
 
 
-def test_a_file_without_the_table(tmp_path):
-    (tmp_path / "p.toml").write_text("mean = 127.5\n")
-    with pytest.raises(DataError, match=r"p.toml: has no \[preprocess\]: write that line"):
+def test_keys_outside_of_the_table(tmp_path):
+    (tmp_path / "p.toml").write_text("mean = 127.5\n[audio]\nrate = 16000\n")
+    with pytest.raises(DataError, match=r"p.toml: audio, mean stand outside of \[preprocess\]: write that line in front"):
         read_forms(str(tmp_path / "p.toml"))
 
 

@@ -155,7 +155,7 @@ def read_forms(text: str | None) -> Forms:
     """The preset of that name, or what the [preprocess] table of a TOML file says.
 
     Raises:
-        DataError: no such preset or file, no such table in it, or a key or value that is not known.
+        DataError: no such preset or file, its keys outside of that table, or a key or value that is not known.
     """
     if text is None:
         return Forms()
@@ -163,14 +163,17 @@ def read_forms(text: str | None) -> Forms:
         return PRESETS[text]
     path = Path(text)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("preprocess")
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"--preprocess {text}: no such file, and no preset: presets are {', '.join(PRESETS)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a TOML file: {error}") from error
-    if table is None:
-        raise DataError(f"{path}: has no [preprocess]: write that line in front of its keys")
-    return parse_forms(table, str(path))
+    if "preprocess" in tables:
+        return parse_forms(tables["preprocess"], str(path))
+    outside = tables.keys() & {*_TABLES, *(each.name for each in fields(ImageForm))}
+    if outside:
+        raise DataError(f"{path}: {', '.join(sorted(outside))} stand outside of [preprocess]: write that line in front of them")
+    return Forms()
 
 
 def parse_forms(table: dict[str, Any], where: str) -> Forms:
