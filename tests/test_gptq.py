@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from onnxq.arithmetic import symmetric_scale
 from onnxq.techniques.bias import output_shift
-from onnxq.techniques.gptq import gptq_round
+from onnxq.techniques.gptq import BLOCK, DAMPING, gptq_round
 from onnxq.techniques.saturation import pair_safe_scales, round_pair_safe, saturating_pairs
 
 
@@ -45,6 +45,21 @@ def test_the_output_is_closer_than_with_plain_rounding(rng, size, pair_safe):
     seen, unseen = both[:4000], both[4000:]
     stored = gptq_round(rows[None], (seen.T @ seen)[None] / len(seen), scales[None], pair_safe=pair_safe)[0]
     assert layer_error(unseen, rows, stored, scales) < 0.7 * layer_error(unseen, rows, plain, scales)
+
+
+@pytest.mark.parametrize("size", [2, 33, 3 * BLOCK + 5])
+def test_it_is_what_the_paper_says(rng, size):
+    """One weight after another by the Cholesky factor of the inverse, in float64, against blocks without an inverse."""
+    x, rows = correlated(rng, 4 * size, size), rng.normal(size=(5, size)).astype(np.float32)
+    scales, moments = np.full(5, 0.25, np.float32), x.T @ x / len(x)
+    damped = moments.astype(np.float64) + DAMPING * np.diag(moments).mean() * np.eye(size)
+    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
+    steps, wanted = rows / scales[:, None].astype(np.float64), np.empty((5, size))
+    for i in range(size):
+        wanted[:, i] = np.rint(steps[:, i])
+        steps[:, i + 1 :] -= ((steps[:, i] - wanted[:, i]) / factor[i, i])[:, None] * factor[i, i + 1 :]
+    stored = gptq_round(rows[None], moments[None].astype(np.float32), scales[None], pair_safe=False)[0]
+    assert (stored != wanted).mean() < 0.02  # a rounding that is nearly undecided, and what follows from it
 
 
 def test_independent_inputs_leave_nothing_to_gain(rng):

@@ -1,9 +1,11 @@
 """GPTQ rounding: choose each weight's neighbour so that the layer's output, not the weight, stays close.
 
 E. Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
-ICLR 2023. Weights are rounded along K, one after another; what one rounding gets wrong is made up for
-by those not yet rounded, as far as the inputs are correlated: with H = E[x x^T] the weights after it
-change by -error * U[i, i+1:] / U[i, i], U the upper Cholesky factor of H^-1.
+ICLR 2023. Weights are rounded along K, one after another; what roundings got wrong is made up for
+by those after them, as far as the inputs are correlated. With H = E[x x^T] = V V^T, V upper triangular, errors e have the
+output error |V^T e|^2, of which the i-th term becomes zero where weight i changes by the sum over j < i of e[j] * V[j, i] / V[i, i].
+That is GPTQ without the inverse of H (J. Chen et al., "The Geometry of LLM Quantization: GPTQ as Babai's Nearest Plane
+Algorithm", 2025).
 
 Here the two members of a pair (see `saturation`) are rounded with the pair rule in force, so that the
 rule's cost is made up for like any other rounding error.
@@ -17,7 +19,8 @@ from onnxq.schemes import INT8, Array, Floats, Integers
 from onnxq.techniques.blocks import row_blocks
 from onnxq.techniques.saturation import PAIR_LIMIT
 
-BLOCK = 128
+BLOCK = 32
+"""Weights of a row whose roundings are made up for one by one within the block, and for all blocks after it at once."""
 DAMPING = 0.01
 """Share of the mean diagonal added to H, so that it can be inverted and few samples are not overfitted."""
 
@@ -31,45 +34,45 @@ def gptq_round(rows: Floats, moments: Floats, scales: Floats, *, pair_safe: bool
         scales: [groups, channels].
         pair_safe: obey the pair rule.
     """
-    factor = inverse_factor(moments)
+    shares = feedback(moments)
     blocks = row_blocks((rows.shape[1], rows.shape[0] * rows.shape[2]))
-    return np.concatenate([_round(rows[:, b], factor, scales[:, b], pair_safe=pair_safe) for b in blocks], axis=1)
+    return np.concatenate([_round(rows[:, b], shares, scales[:, b], pair_safe=pair_safe) for b in blocks], axis=1)
 
 
-def _round(rows: Floats, factor: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
-    steps = rows / scales[..., None]
-    stored = np.empty(rows.shape, np.int8)
+def _round(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
+    """Round along K; what is a weight in steps, [groups, K, channels], becomes its error."""
+    errors = np.ascontiguousarray((rows / scales[..., None]).transpose(0, 2, 1))
+    stored = np.empty(errors.shape, np.int8)
     size = rows.shape[-1]
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
-        errors = np.empty((*rows.shape[:2], stop - start), np.float32)
-        for i in range(start, stop):
-            target = _in_pair(steps, stored, i) if pair_safe else np.clip(np.rint(steps[..., i]), INT8.low, INT8.high)
-            stored[..., i] = target
-            errors[..., i - start] = (steps[..., i] - target) / factor[:, i, i, None]
-            steps[..., i + 1 : stop] -= errors[..., i - start, None] * factor[:, None, i, i + 1 : stop]
-        steps[..., stop:] -= errors @ factor[:, start:stop, stop:]
-    return stored
+        steps = errors[:, start:stop] + shares[:, :start, start:stop].transpose(0, 2, 1) @ errors[:, :start]
+        for i in range(stop - start):
+            target = _in_pair(steps, stored[:, start:stop], i) if pair_safe else np.clip(np.rint(steps[:, i]), INT8.low, INT8.high)
+            stored[:, start + i] = target
+            errors[:, start + i] -= target
+            steps[:, i + 1 :] += shares[:, start + i, start + i + 1 : stop, None] * errors[:, start + i, None]
+    return np.ascontiguousarray(stored.transpose(0, 2, 1))
 
 
 def _in_pair(steps: Floats, stored: Integers, i: int) -> Any:
-    """The i-th stored weight, in steps: the first of a pair leaves its neighbour room, the second keeps to it."""
-    x = steps[..., i]
+    """The i-th stored weights, in steps: the first of a pair leaves its neighbour room, the second keeps to it."""
+    x = steps[:, i]
     if i % 2 == 0:
-        if i + 1 == steps.shape[-1]:
+        if i + 1 == steps.shape[1]:
             return np.clip(np.rint(x), INT8.low, INT8.high)
-        y = steps[..., i + 1]
+        y = steps[:, i + 1]
         excess = np.where(x * y > 0, np.maximum(np.abs(x) + np.abs(y) - PAIR_LIMIT, 0), 0)
         return np.clip(np.rint(np.sign(x) * np.maximum(np.abs(x) - excess / 2, 0)), INT8.low, INT8.high)
-    first = stored[..., i - 1].astype(np.float32)
+    first = stored[:, i - 1].astype(np.float32)
     room = np.minimum(PAIR_LIMIT - np.abs(first), INT8.high)
     low = np.where(first < 0, -room, INT8.low)
     high = np.where(first > 0, room, INT8.high)
     return np.clip(np.rint(x), low, high)
 
 
-def inverse_factor(moments: Floats) -> Floats:
-    """Upper Cholesky factors of the damped inverses, [groups, K, K] float32.
+def feedback(moments: Floats) -> Floats:
+    """By what share of each weight's error those after it change: [groups, K, K] float32, the part above the diagonal counts.
 
     In float32, which the damping makes good enough and which is twice as fast; in float64 where it is not,
     with more damping where a covariance of nearly constant inputs is not even positive; without any
@@ -80,15 +83,15 @@ def inverse_factor(moments: Floats) -> Floats:
             factor = _damped_factor(moments.astype(kind), damping)
         except np.linalg.LinAlgError:
             continue
-        if np.isfinite(factor).all():
-            return factor
+        shares: Floats = (factor / np.einsum("gii->gi", factor)[:, None, :]).astype(np.float32)
+        if np.isfinite(shares).all():
+            return shares
     return np.broadcast_to(np.eye(moments.shape[-1], dtype=np.float32), moments.shape).copy()
 
 
-def _damped_factor(damped: Array, damping: float) -> Floats:
+def _damped_factor(damped: Array, damping: float) -> Array:
+    """The upper triangular V of V V^T."""
     diagonal = np.einsum("gii->gi", damped)  # a view: the damping lands in `damped`
     mean = diagonal.mean(axis=1, keepdims=True)
     diagonal += damping * np.abs(mean) + (mean == 0)
-    inverse = np.linalg.inv(damped)
-    lower = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
-    return np.ascontiguousarray(lower.transpose(0, 2, 1), np.float32)
+    return np.asarray(np.linalg.cholesky(damped[:, ::-1, ::-1])[:, ::-1, ::-1])

@@ -8,9 +8,7 @@ import numpy as np
 
 from onnxq.schemes import Floats
 from onnxq.techniques.blockwise import Coded, Grid, parameters
-from onnxq.techniques.gptq import inverse_factor
-
-BLOCK = 128
+from onnxq.techniques.gptq import BLOCK, feedback
 
 
 def gptq_blocks(rows: Floats, moments: Floats, grid: Grid) -> Coded:
@@ -19,21 +17,18 @@ def gptq_blocks(rows: Floats, moments: Floats, grid: Grid) -> Coded:
     scales, zeros = parameters(rows, grid, power)
     columns = rows.shape[1]
     order = np.argsort(-power, kind="stable")
-    factor = inverse_factor(moments[None][:, order][:, :, order])[0]
+    shares = feedback(moments[None][:, order][:, :, order])[0]
     of_block = order // grid.block
-    left = rows[:, order].astype(np.float32)
-    codes = np.empty(rows.shape, np.uint8)
+    errors = np.ascontiguousarray(rows.T[order], np.float32)  # [K, channels]; what is a weight becomes its error
+    codes = np.empty(errors.shape, np.uint8)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
-        errors = np.empty((len(rows), stop - start), np.float32)
+        left = errors[start:stop] + shares[:start, start:stop].T @ errors[:start]
         for i in range(start, stop):
             scale, zero = scales[:, of_block[i]], zeros[:, of_block[i]].astype(np.float32)
-            code = np.rint(left[:, i] / scale + zero).clip(0, grid.top)
-            codes[:, i] = code
-            error = (left[:, i] - (code - zero) * scale) / factor[i, i]
-            left[:, i + 1 : stop] -= error[:, None] * factor[i, i + 1 : stop]
-            errors[:, i - start] = error
-        left[:, stop:] -= errors @ factor[start:stop, stop:]
-    result = np.empty_like(codes)
-    result[:, order] = codes
+            codes[i] = np.rint(left[i - start] / scale + zero).clip(0, grid.top)
+            errors[i] -= (codes[i] - zero) * scale
+            left[i - start + 1 :] += shares[i, i + 1 : stop, None] * errors[i]
+    result = np.empty(rows.shape, np.uint8)
+    result[:, order] = codes.T
     return Coded(grid, result, scales, zeros)
