@@ -2,32 +2,42 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxq.arithmetic import symmetric_scale
+from onnxq.calibration.batches import Part, observe
 from onnxq.calibration.collect import collect_moments
-from onnxq.calibration.moments import LayerInput, Moments
+from onnxq.calibration.moments import LAYER_MEMORY, LayerInput, Moments
 from onnxq.data.samples import spread
 from onnxq.data.source import Sample
-from onnxq.formats.lstm import LstmForm, lstm_weights, quantize_lstms
+from onnxq.formats.lstm import DIVIDING_OPSET, LstmForm, lstm_weights, quantize_lstms
 from onnxq.job import Job
-from onnxq.model.edit import Names, constant, sizes
+from onnxq.model.edit import Names, attribute, constant, input_at, sizes
+from onnxq.model.normalize import opset_of
 from onnxq.options import Effort, Target, Technique
 from onnxq.references import References
 from onnxq.schemes import Floats, Integers
-from onnxq.techniques.gptq import gptq_round
+from onnxq.techniques.gptq import gptq_round, gptq_search
+from onnxq.techniques.recurrence import gate_gradients, row_gradients
 from onnxq.techniques.saturation import pair_safe_scales, round_pair_safe
-from onnxq.techniques.split import PIECES, split_input
+from onnxq.techniques.split import Split, column_steps, digits, split_weight
 from onnxq.weights import round_to_nearest
 
-HOLDS_DB = 25.0
-"""Least SQNR of the outputs with the LSTMs' weights in int8."""
-SAMPLES = 48
-"""Calibration samples from which the moments of their inputs are taken."""
-PIECE_DB = 1.0
-"""What one more piece of an input of too wide a range has to gain: its columns take a twentieth of the LSTM's time."""
+HOLDS_DB = 22.0
+"""Least SQNR of the outputs with the LSTMs' weights in int8: of the noise that 20 dB allow, two fifths are left to the rest."""
+SAMPLES, DRAWS = 48, 4
+"""Calibration samples from which the moments of their inputs are taken, and gradients of each where an input is divided."""
+ROWS = 8.0
+"""Times as many rows of these as other layers take: mean squares of wide inputs need them."""
+ROW_SCALES = (0.6, 0.8, 1.0, 1.25, 1.6)
+"""Multiples of a row's scale that are tried for an input that is divided."""
+SHARED_SCALES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""The same for one scale of all of R, which is that of a few large weights: most gain by cutting these off."""
+SHARED_DB = 0.5
+"""What that may cost the outputs, of all LSTMs together: the kernel multiplies 4 hidden scales anew at each step, a seventh of its time."""
 TOO_WIDE = "its inputs have a range that 8 bits a step cannot hold"
 
 
@@ -35,12 +45,11 @@ def quantized_lstms(job: Job, references: References | None) -> tuple[dict[str, 
     """The LSTMs whose int8 weights leave the outputs as they are, by name, and why others stay float.
 
     Those with the most weights come first: each has to leave the outputs within HOLDS_DB of float together with those before it.
-    Where its input does not allow that, it is divided, into as many pieces as each gain something. Without references nothing
-    is measured, and all are taken.
+    Where its input does not allow that, it is divided. Without references nothing is measured, and all are taken.
     """
     nodes = sorted(job.wanted_lstms(), key=lambda node: -lstm_weights(node))
     moments = _moments(job, nodes)
-    safe = job.options.target is Target.PORTABLE and Technique.NO_SATURATION not in job.options.without
+    safe = _pair_safe(job)
     forms: dict[str, LstmForm] = {}
     refused: dict[str, str] = {}
     for node in nodes:
@@ -49,17 +58,42 @@ def quantized_lstms(job: Job, references: References | None) -> tuple[dict[str, 
         form, found = lstm_form(node, known, pair_safe=safe), math.inf
         if references is not None:
             found = _sqnr_db(job.model, forms | {name: form}, references)
-            if found < HOLDS_DB and known[0] is not None and known[0].rows and Technique.SPLIT not in job.options.without:
-                for pieces in PIECES:
-                    divided = _divided(form, node, known[0], pieces)
-                    reached = _sqnr_db(job.model, forms | {name: divided}, references)
-                    if reached >= found + PIECE_DB:
-                        found, form = reached, divided
+            if found < HOLDS_DB and known[0] is not None and known[0].rows and _may_divide(job):
+                divided = _divided(job, form, node, known[0])
+                reached = _sqnr_db(job.model, forms | {name: divided}, references)
+                found, form = max((found, form), (reached, divided), key=lambda each: each[0])
         if found >= HOLDS_DB:
             forms[name] = form
         else:
             refused[name] = TOO_WIDE
+    if references is not None and forms:
+        _share_scales(job, forms, moments, references)
     return forms, refused
+
+
+def _pair_safe(job: Job) -> bool:
+    return job.options.target is Target.PORTABLE and Technique.NO_SATURATION not in job.options.without
+
+
+def _may_divide(job: Job) -> bool:
+    unwanted = Technique.SPLIT in job.options.without or Technique.GPTQ in job.options.without
+    return not unwanted and opset_of(job.model) >= DIVIDING_OPSET
+
+
+def _share_scales(job: Job, forms: dict[str, LstmForm], moments: Mapping[str, tuple[Moments, Moments]], references: References) -> None:
+    """Give all rows of an R one scale where the outputs hardly miss it, in place."""
+    least = _sqnr_db(job.model, forms, references) - SHARED_DB
+    nodes = {node.name: node for node in job.wanted_lstms()}
+    for name, form in list(forms.items()):
+        second, weight = moments[name][1].raw() if name in moments else None, constant(nodes[name].inputs[2])
+        if second is None or weight is None:
+            continue
+        largest = symmetric_scale(np.abs(weight).max(axis=(1, 2)))
+        scales = np.repeat(largest[:, None], weight.shape[1], axis=1)
+        stored, found = gptq_search(weight, second, scales, SHARED_SCALES, pair_safe=_pair_safe(job), shared=True)
+        shared = replace(form, stored=(form.stored[0], stored), scales=(form.scales[0], np.ascontiguousarray(found[:, 0])))
+        if _sqnr_db(job.model, forms | {name: shared}, references) >= least:
+            forms[name] = shared
 
 
 def _sqnr_db(model: ir.Model, forms: Mapping[str, LstmForm], references: References) -> float:
@@ -76,7 +110,7 @@ def _moments(job: Job, nodes: Sequence[ir.Node]) -> dict[str, tuple[Moments, Mom
     names = Names(job.model)
     inputs = {node.name or "": _inputs(node, names) for node in nodes}
     second = job.options.effort is not Effort.FAST and Technique.GPTQ not in job.options.without
-    found = collect_moments(job.model, [layer for pair in inputs.values() for layer in pair], samples, second=second)
+    found = collect_moments(job.model, [layer for pair in inputs.values() for layer in pair], samples, second=second, rows=ROWS)
     return {name: (found[x], found[h]) for name, (x, h) in inputs.items()}
 
 
@@ -100,12 +134,50 @@ def lstm_form(node: ir.Node, known: tuple[Moments | None, Moments | None], *, pa
     return LstmForm((w, r), (w_scales, r_scales))
 
 
-def _divided(form: LstmForm, node: ir.Node, known: Moments, pieces: int) -> LstmForm:
-    """The same with the input divided into so many pieces."""
+def _divided(job: Job, form: LstmForm, node: ir.Node, known: Moments) -> LstmForm:
+    """The same with the input divided, its weights rounded by what the outputs feel of it."""
     weight = constant(node.inputs[1])
     assert weight is not None
-    split = split_input(weight, np.maximum(-known.low, known.high)[0], pieces)
+    steps, signed = column_steps(weight, known.power()[0]), bool(known.low.min() < 0)
+    wide = split_weight(weight, steps)
+    stored, scales = [], []
+    for rows, second in zip(wide, _felt(job, node, steps, signed=signed), strict=True):
+        grouped = rows.reshape(len(second), -1, rows.shape[-1])
+        plain = symmetric_scale(np.abs(grouped).max(axis=-1))
+        rounded, found = gptq_search(grouped, second, plain, ROW_SCALES, pair_safe=_pair_safe(job))
+        stored.append(np.pad(rounded.reshape(rows.shape), ((0, 0), (0, 2 * signed))))
+        scales.append(found.reshape(-1))
+    split = Split(steps, signed, np.stack(stored), np.stack(scales))
     return LstmForm((split.stored, form.stored[1]), (split.scales, form.scales[1]), split)
+
+
+def _felt(job: Job, node: ir.Node, steps: Floats, *, signed: bool) -> list[Floats]:
+    """What the outputs feel of errors in the digits' weights, [groups of rows, 2 K, 2 K] for each direction (see `recurrence`)."""
+    w, r, b = (constant(input_at(node, index)) for index in (1, 2, 3))
+    assert w is not None
+    assert r is not None
+    x = node.inputs[0]
+    assert x is not None
+    size = 2 * len(steps)
+    groups = next(n for n in range(w.shape[1], 0, -1) if w.shape[1] % n == 0 and (n == 1 or 4 * n * size**2 <= LAYER_MEMORY))
+    sums = [np.zeros((groups, size, size), np.float32) for _ in w]
+    reverse = attribute(node, "direction", "forward") == "reverse"
+
+    def take(part: Part, position: int) -> list[Floats]:
+        values, found = np.asarray(part.values[x.name or ""], np.float32), []
+        for direction in range(len(w)):
+            turned = values[::-1] if reverse or direction == 1 else values
+            gates = gate_gradients(turned, (w[direction], r[direction], b[direction] if b is not None else None), DRAWS, position)
+            found.append(row_gradients(gates, digits(turned, steps, signed=signed)))
+        return found
+
+    def add(found: list[Floats]) -> None:
+        for total, each in zip(sums, found, strict=True):
+            rows = each.reshape(len(each), groups, -1, size).swapaxes(0, 1).reshape(groups, -1, size)
+            total += rows.swapaxes(1, 2) @ rows
+
+    observe(job.model, [x.name or ""], spread(job.calibration, SAMPLES), take, add, "LSTM")
+    return sums
 
 
 def _rounded(weight: Floats, moments: Moments | None, *, pair_safe: bool) -> tuple[Integers, Floats]:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from onnxq.arithmetic import symmetric_scale
 from onnxq.techniques.bias import output_shift
-from onnxq.techniques.gptq import BLOCK, DAMPING, gptq_round
+from onnxq.techniques.gptq import BLOCK, DAMPING, gptq_round, gptq_search
 from onnxq.techniques.saturation import pair_safe_scales, round_pair_safe, saturating_pairs
 
 
@@ -101,3 +101,28 @@ def test_moments_that_are_not_positive_still_round(rng, moments):
     scales = np.full((1, 3), 0.02, np.float32)
     stored = gptq_round(rows, moments[None].astype(np.float32), scales, pair_safe=False)
     assert np.abs(stored * scales[..., None] - rows).max() < 0.5
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_searched_scales_are_no_worse_than_any_that_were_tried(rng, shared):
+    rows = (rng.normal(size=(2, 8, 24)) * rng.uniform(0.5, 2, (2, 8, 1))).astype(np.float32)
+    rows[..., 3] *= 6  # a large weight in each row, best cut off in some
+    inputs = [correlated(np.random.default_rng(seed), 500, 24) for seed in range(2)]
+    moments = np.stack([x.T @ x / len(x) for x in inputs]).astype(np.float32)
+    scales = symmetric_scale(np.abs(rows).max(axis=-1))
+    if shared:
+        scales = np.broadcast_to(scales.max(axis=1, keepdims=True), scales.shape)
+
+    def errors(stored, found):
+        off = rows - stored * found[..., None]
+        by_row = np.stack([np.square(x @ each.T).mean(axis=0) for x, each in zip(inputs, off, strict=True)])
+        return by_row.sum(axis=1) if shared else by_row
+
+    factors = (0.4, 0.7, 1.0, 1.3)
+    stored, found = gptq_search(rows, moments, scales, factors, pair_safe=True, shared=shared)
+    tried = [errors(gptq_round(rows, moments.copy(), scales * np.float32(f), pair_safe=True), scales * np.float32(f)) for f in factors]
+    np.testing.assert_allclose(errors(stored, found), np.min(tried, axis=0), rtol=1e-3)
+    multiples = found / scales
+    assert len(np.unique(multiples.round(3))) > 1
+    assert not shared or (np.ptp(multiples, axis=1) < 1e-6).all()
+    assert all(saturating_pairs(each) == 0 for each in stored)

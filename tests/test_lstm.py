@@ -59,3 +59,18 @@ def test_one_that_gains_by_it_gets_int8_weights_where_the_outputs_hold(large):
 def test_the_users_choice_counts(large, options):
     with pytest.raises(OnnxqError, match="nothing to quantize"):
         onnxq.quantize(large, large.parent / "calib", **options)
+
+
+@pytest.mark.parametrize(("largest", "scales"), [(1, 1), (10, 384)])
+def test_rows_of_r_share_a_scale_where_the_outputs_do_not_miss_theirs(large, largest, scales):
+    model = onnx.load(large)
+    (r,) = [tensor for tensor in model.graph.initializer if tensor.name == "wr"]
+    array = onnx.numpy_helper.to_array(r).copy()
+    array[:, ::5] *= largest  # in some gates: what one scale for all makes of the others is of no use
+    r.CopyFrom(onnx.numpy_helper.from_array(array, "wr"))
+    onnx.save_model(model, large)
+    report = onnxq.quantize(large, large.parent / "calib")
+    assert report.kernels.counts["DynamicQuantizeLSTM"] == 1
+    written = onnx.load(large.with_name("model.int8.onnx"))
+    (scale,) = [tensor for tensor in written.graph.initializer if tensor.name == "wr_scale"]
+    assert onnx.numpy_helper.to_array(scale).size == scales

@@ -1,4 +1,4 @@
-"""Inputs divided by magnitude."""
+"""Inputs divided into two digits."""
 
 import numpy as np
 import onnx
@@ -8,44 +8,85 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import onnxq
+from onnxq.formats.lstm import LstmForm, quantize_lstms
 from onnxq.options import Mode
 from onnxq.techniques.saturation import saturating_pairs
-from onnxq.techniques.split import PIECES, split_input
-from tests.conftest import normal, parse
-
-
-def columns(x, split):
-    """x [rows, K] as the graph divides it."""
-    pieces, rest = [], x
-    for bound in split.bounds:
-        inner = np.clip(rest, -bound, bound)
-        pieces.append(rest - inner)
-        rest = inner
-    return np.concatenate([*pieces, rest] * 2, axis=1) * split.factors
-
+from onnxq.techniques.split import FINE, TOP, Split, by_turns, column_steps, digits, split_weight
+from tests.conftest import normal, parse, run, to_ir
 
 weights = hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.floats(-10, 10, width=32))
 
 
-@given(weights, st.integers(2, 4), st.randoms(use_true_random=False))
-def test_columns_times_weights_are_the_product_and_no_pair_saturates(weight, pieces, random):
+@given(weights, st.booleans(), st.randoms(use_true_random=False))
+def test_digits_times_their_weights_are_the_product(weight, signed, random):
     k = weight.shape[1]
     largest = np.array([10.0 ** random.uniform(-6, 3) for _ in range(k)], np.float32)
-    split = split_input(weight, largest, pieces)
-    assert saturating_pairs(split.stored) == 0
-    x = np.array([[v * random.uniform(-2, 2) * 10.0 ** random.uniform(-4, 0) for v in largest] for _ in range(5)], np.float32)
-    found = columns(x, split) @ (split.stored * split.scales[:, None]).T
-    # what is left of each weight is half a step of its copy at most
-    values = np.abs(columns(x, split)).reshape(len(x), 2, -1)
-    most = split.scales[:, None] * values.min(axis=1).sum(axis=1) / 2
-    exact = np.finfo(np.float32).tiny  # below it float32 itself rounds to steps
-    assert (most * 1.001 + 1e-5 * np.abs(x @ weight.T).T + exact >= np.abs(found - x @ weight.T).T).all()
+    x = np.array([[v * random.uniform(-2 * signed, 2) * 10.0 ** random.uniform(-4, 0) for v in largest] for _ in range(5)], np.float32)
+    steps = column_steps(weight, largest**2)
+    found = digits(x, steps, signed=signed) @ split_weight(weight, steps).T
+    most = np.abs(digits(x, steps, signed=signed)) @ np.abs(split_weight(weight, steps)).T
+    assert (np.abs(found - x @ weight.T) <= 1e-5 * most + np.finfo(np.float32).tiny).all()
 
 
-def test_columns_that_were_always_zero_take_the_largest_scale():
-    split = split_input(np.ones((2, 3), np.float32), np.array([4.0, 0.0, 1.0], np.float32), 2)
-    np.testing.assert_array_equal(split.bounds[0], np.array([4.0, 4.0, 1.0]) / PIECES[2][0])
-    assert np.isfinite(split_input(np.ones((2, 3), np.float32), np.zeros(3, np.float32), 3).factors).all()
+def test_the_columns_of_a_run_fill_eight_bits_and_no_more():
+    x = np.abs(np.random.default_rng(0).standard_normal((40, 1, 5))).astype(np.float32)
+    found = digits(x, np.ones(5, np.float32), signed=False)
+    assert np.rint(found.max() / (x.max() / TOP)) == 255
+    assert found.min() >= 0
+
+
+def test_a_column_that_was_silent_does_not_drown_the_others_when_it_is_not():
+    weight, power = np.ones((2, 3), np.float32), np.array([1.0, 0.0, 1e-12], np.float32)
+    np.testing.assert_allclose(column_steps(weight, power), [1, 0.01, 0.01])
+    np.testing.assert_array_equal(column_steps(weight, np.zeros(3, np.float32)), [1, 1, 1])
+    assert np.isfinite(column_steps(np.zeros((2, 3), np.float32), power)).all()
+
+
+def test_neighbours_are_digits_of_different_weight():
+    first, second = np.arange(5), np.arange(5) + 10
+    found = by_turns(first, second)
+    assert sorted(found) == sorted([*first, *second])
+    assert all((a >= 10) != (b >= 10) for a, b in zip(found[::2], found[1::2], strict=True))
+
+
+def divided_columns(x, steps, *, signed):
+    """What the written graph makes of an input, and the model."""
+    k, hidden = x.shape[-1], 4
+    text = f"g (float[S,B,{k}] x) => (float[S,1,B,{hidden}] y) {{ y = LSTM<hidden_size={hidden}>(x, w, r) }}"
+    model = parse(text, {"w": np.zeros((1, 16, k), np.float32), "r": np.zeros((1, 16, hidden), np.float32)})
+    model.graph.node[0].name = "lstm"
+    ir_model = to_ir(model)
+    columns = 2 * k + 2 * signed
+    split = Split(steps, signed, np.zeros((1, 16, columns), np.int8), np.ones((1, 16), np.float32))
+    form = LstmForm((split.stored, np.zeros((1, 16, hidden), np.int8)), (split.scales, np.ones((1, 16), np.float32)), split)
+    quantize_lstms(ir_model, {"lstm": form})
+    node = next(node for node in ir_model.graph if node.op_type == "DynamicQuantizeLSTM")
+    ir_model.graph.outputs.append(node.inputs[0])
+    return run(ir_model, {"x": x})[1]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("k", [4, 5])
+def test_what_the_graph_has_given_of_a_column_is_never_off_by_more_than_half_a_sixteenth(rng, signed, k):
+    x = normal(rng, 200, 3, k) * (10.0 ** -np.arange(k)).astype(np.float32) * np.exp(2 * normal(rng, 200, 1, 1))
+    x = x if signed else np.abs(x)
+    steps = (10.0 ** -np.arange(k) * 0.3).astype(np.float32)
+    found = divided_columns(x, steps, signed=signed)
+    scale = np.float32((found.max() - min(found.min(), 0)) / 255)  # as the runtime quantizes it once more
+    stored = found / scale
+    np.testing.assert_allclose(stored, np.rint(stored), atol=1e-3)
+    even = np.arange(k) % 2 == 0
+    whole, turned = np.split(found[..., : 2 * k], 2, axis=-1)
+    first, second = np.where(even, whole, turned), np.where(even, turned, whole)
+    given_so_far = np.cumsum((first + second / FINE) * steps, axis=0, dtype=np.float64)
+    off = np.abs(given_so_far - np.cumsum(x, axis=0, dtype=np.float64))
+    assert (off <= 0.51 * scale * steps / FINE + 1e-5 * np.abs(x).sum(axis=0)).all()
+    assert (off.max(axis=(0, 1)) > 0.2 * scale * steps / FINE).all()
+
+
+def test_silence_stays_silence():
+    found = divided_columns(np.zeros((6, 1, 4), np.float32), np.ones(4, np.float32), signed=False)
+    np.testing.assert_array_equal(found, 0)
 
 
 @pytest.fixture
@@ -84,6 +125,7 @@ def test_only_the_last_state_used(wide):
     assert report.outputs.sqnr_db > 24
 
 
-def test_without_it_that_lstm_stays_float(wide):
+@pytest.mark.parametrize("without", ["split", "gptq"])
+def test_without_it_that_lstm_stays_float(wide, without):
     with pytest.raises(onnxq.OnnxqError, match=r"nothing to quantize: LSTM '.*': its inputs have a range"):
-        onnxq.quantize(wide, wide.parent / "calib", without=("split",))
+        onnxq.quantize(wide, wide.parent / "calib", without=(without,))

@@ -11,6 +11,7 @@ Here the two members of a pair (see `saturation`) are rounded with the pair rule
 rule's cost is made up for like any other rounding error.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,41 @@ def gptq_round(rows: Floats, moments: Floats, scales: Floats, *, pair_safe: bool
         scales: [groups, channels].
         pair_safe: obey the pair rule.
     """
-    shares = feedback(moments)
+    return _in_blocks(rows, feedback(moments), scales, pair_safe=pair_safe)
+
+
+def gptq_search(
+    rows: Floats, moments: Floats, scales: Floats, factors: Sequence[float], *, pair_safe: bool, shared: bool = False
+) -> tuple[Integers, Floats]:
+    """Round weights with the best of several multiples of their scales, and give that too.
+
+    Args:
+        rows: [groups, channels, K], K in kernel order.
+        moments: [groups, K, K].
+        scales: [groups, channels].
+        factors: the multiples.
+        pair_safe: obey the pair rule.
+        shared: whether all channels of a group have to take the same one.
+    """
+    shares = feedback(moments.copy())
+    best: tuple[Integers, Floats, Floats] | None = None
+    for factor in factors:
+        tried = (scales * factor).astype(np.float32)
+        stored = _in_blocks(rows, shares, tried, pair_safe=pair_safe)
+        off = stored * tried[..., None] - rows
+        error = ((off @ moments) * off).sum(axis=-1)
+        if shared:
+            error = np.broadcast_to(error.sum(axis=1, keepdims=True), error.shape)
+        if best is None:
+            best = stored, tried, error
+            continue
+        better = error < best[2]
+        best = np.where(better[..., None], stored, best[0]), np.where(better, tried, best[1]), np.where(better, error, best[2])
+    assert best is not None
+    return best[0], best[1]
+
+
+def _in_blocks(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
     blocks = row_blocks((rows.shape[1], rows.shape[0] * rows.shape[2]))
     return np.concatenate([_round(rows[:, b], shares, scales[:, b], pair_safe=pair_safe) for b in blocks], axis=1)
 

@@ -1,75 +1,78 @@
-"""Inputs whose range is too wide for 8 bits, divided by magnitude: large, small and smaller values in columns of their own.
+"""Inputs whose range is too wide for 8 bits, as two digits: whole steps, and sixteenths of a step whose errors cancel over time.
 
-x is the sum of pieces, each of which is what of x lies between two bounds (those of `largest * range**-i`). Later pieces
-are multiplied by a growing gain and their weights divided by it, so that small values get small steps; and the columns
-are scaled one by one as in SmoothQuant (G. Xiao et al., ICML 2023), towards what the weights make of them. That costs the
-weights precision, which a second copy of each column gives back: divided by FINE, it multiplies what rounding left over
-of the weight. (Columns instead of bits, as in outlier channel splitting, R. Zhao et al., ICML 2019.)
+Each column of x gets a step of its own, and they grow together until the largest value of a run is 255 steps (128, where
+values may be negative). The first digit is floor(x / step). What is left, r in sixteenths, is rounded so that no error is ever
+lost: the second digit is round(s) - round(s - r) with s the sum of r so far. What a layer with a memory has seen of a column in
+all is then never off by more than half a sixteenth, where plain rounding takes what is small for nothing each time (first-order
+noise shaping; S. R. Norsworthy et al., Delta-Sigma Data Converters, 1997, ch. 1). Power spectrograms need it: what is quiet
+lasts, and it is 10^-4 of what is loud.
 
-The columns stand side by side twice, and each is itself in one place and its copy in the other, by turns: so that of two
-neighbours along K one is a copy, whose weights are small, and they obey the pair rule (see `saturation`).
+The runtime quantizes what it is given once more, by the range of the run; that range is 255 steps, so that nothing changes.
+
+The digits stand side by side twice over the columns, one column's first beside its neighbour's second, whose weight is small:
+so that two neighbours along K obey the pair rule (see `saturation`) at hardly any cost.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxq.arithmetic import symmetric_scale
-from onnxq.schemes import INT8, Array, Floats, Integers
-from onnxq.techniques.saturation import PAIR_LIMIT
+from onnxq.schemes import Array, Floats, Integers
 
-PIECES = {2: (32.0, 32.0), 3: (16.0, 8.0), 4: (8.0, 4.0)}
-"""By how much the bounds of so many pieces shrink, and by how much their gains grow: the best of a grid on power spectrograms. Of
-several pieces the product of bound and gain shrinks too, so that the largest values keep most of the range."""
 FINE = 16
-"""Steps of a weight's copy in one of the weight."""
-TOWARDS = 0.75
-"""How much of a column's range its scale takes away; the rest is left to the weights."""
+"""Parts of a step that the second digit counts."""
+TOP, TOP_SIGNED = 255.5, 127.5
+"""Steps that the largest magnitude of a run is given; the half makes floor() reach the last one whatever rounding does."""
+LEAST = 0.01
+"""Of what the strongest column contributes, as much as a column's step stands for at least: one that was silent may be loud one day."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """How an input [..., K] is divided, and its weights.
+    """How an input [seq, batch, K] is divided, and its weights.
 
-    bounds   [pieces - 1, K], falling; each piece but the last is what lies outside the next bound
-    factors  [2 * pieces * K], of the pieces side by side, twice
-    stored   [..., rows, 2 * pieces * K] int8
-    scales   [..., rows]
+    steps   [K], of the columns, relative to one another
+    signed  whether values may be negative: two more columns then hold the range of a run, and their weights are 0
+    stored  [..., rows, 2 K (+ 2)] int8
+    scales  [..., rows]
     """
 
-    bounds: Floats
-    factors: Floats
+    steps: Floats
+    signed: bool
     stored: Integers
     scales: Floats
 
 
-def split_input(weight: Floats, largest: Floats, pieces: int) -> Split:
-    """Divide an input.
+def column_steps(weight: Floats, power: Floats) -> Floats:
+    """Steps of the columns, relative to one another: their root mean squares, raised where the weights make nothing of them.
 
     Args:
         weight: [..., rows, K].
-        largest: [K], largest magnitude of each column; where a column was always 0, it counts as the largest of all.
-        pieces: how many, of `PIECES`.
+        power: [K], E[x^2].
     """
-    shrink, grow = PIECES[pieces]
-    largest = np.where(largest > 0, largest, largest.max() or 1.0).astype(np.float64)
+    magnitude = np.sqrt(power.astype(np.float64))
     weighed = np.abs(weight).reshape(-1, weight.shape[-1]).max(axis=0).astype(np.float64)
-    scales = largest**TOWARDS / np.where(weighed > 0, weighed, 1.0) ** (1 - TOWARDS)
-    gains = grow ** np.arange(pieces)
-    wide = np.concatenate([weight * (scales / gain) for gain in gains], axis=-1)
-    step = symmetric_scale(np.abs(wide).max(axis=-1)) * np.float32(INT8.high / (PAIR_LIMIT - FINE // 2))
-    steps = wide / step[..., None]
-    whole = np.rint(steps)
-    rest = np.rint((steps - whole) * FINE)
-    factors = np.concatenate([gain / scales for gain in gains])
-    itself = np.arange(len(factors)) % 2 == 0
+    weighed = np.where(weighed > 0, weighed, weighed.max() or 1.0)
+    steps = np.maximum(magnitude, LEAST * (magnitude * weighed).max() / weighed)
+    largest = steps.max()
+    return np.asarray(steps / largest if largest > 0 else np.ones_like(steps), np.float32)
 
-    def twice(own: Array, copy: Array) -> Array:
-        return np.concatenate([np.where(itself, own, copy), np.where(itself, copy, own)], axis=-1)
 
-    return Split(
-        np.stack([largest * shrink**-i for i in range(1, pieces)]).astype(np.float32),
-        twice(factors, factors / FINE).astype(np.float32),
-        twice(whole, rest).astype(np.int8),
-        step,
-    )
+def by_turns(first: Array, second: Array) -> Array:
+    """Two arrays [..., K] side by side, [..., 2 K]: even columns of the first with odd ones of the second, then the others."""
+    even = np.arange(first.shape[-1]) % 2 == 0
+    return np.concatenate([np.where(even, first, second), np.where(even, second, first)], axis=-1)
+
+
+def split_weight(weight: Floats, steps: Floats) -> Floats:
+    """The weights of the digits, [..., rows, 2 K], of [..., rows, K]."""
+    return by_turns(weight * steps, weight * (steps / FINE)).astype(np.float32)
+
+
+def digits(x: Floats, steps: Floats, *, signed: bool) -> Floats:
+    """The digits of an input [seq, ..., K] as the columns [seq, ..., 2 K] that the weights multiply, the second not rounded yet."""
+    scaled = x / steps
+    unit = max(float(np.abs(scaled).max(initial=0)), float(np.finfo(np.float32).tiny)) / (TOP_SIGNED if signed else TOP)
+    scaled /= unit
+    first = np.floor(scaled)
+    return np.asarray(by_turns(first, (scaled - first) * FINE) * unit, np.float32)
