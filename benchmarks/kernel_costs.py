@@ -27,7 +27,7 @@ from kernel_rows import all_rows, described, single
 from onnx import numpy_helper
 
 import onnxq
-from onnxq.costs import PLAIN, PROFILING_NS, Work
+from onnxq.costs import PLAIN, PROFILING_NS, Work, transposed
 
 RUNS = 15
 SESSIONS = 2
@@ -160,12 +160,14 @@ def _kernels(times: dict[str, float]) -> list[float]:
 def transpose_rows() -> list[dict[str, Any]]:
     """Stored integers brought into the layout of the integer convolutions."""
     rows = []
-    for channels, size in ((3, 32), (3, 224), (16, 32), (32, 112), (64, 14), (64, 28), (64, 56), (256, 7), (256, 14), (128, 28)):
+    usual = ((3, 224), (32, 112), (64, 14), (64, 28), (64, 56), (96, 40), (256, 7), (256, 14), (128, 28), (128, 20))
+    alike = ((3, 32), (16, 32), (48, 64), (96, 64), (64, 64), (128, 32), (192, 32), (32, 128), (96, 128))
+    for channels, size in (*usual, *alike):
         ends = f"g (uint8[1,{channels},{size},{size}] x) => (uint8[1,A,B,C] y)"
         model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {ends} {{ y = Transpose<perm = [0, 2, 3, 1]>(x) }}')
         feeds = {"x": np.zeros((1, channels, size, size), np.uint8)}
         nanoseconds = least(profile(model, feeds) for _ in range(SESSIONS))["Transpose"]
-        rows.append({"kind": "transpose", "form": "integer", "ns": nanoseconds, "work": list(Work(0, channels * size**2, 0))})
+        rows.append({"kind": "transpose", "form": "integer", "ns": nanoseconds, "work": list(transposed((1, channels, size, size)))})
     return rows
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxq.costs import Costs, Work
+from onnxq.costs import Costs
 from onnxq.formats.run_time import among_floats
 from onnxq.macs import ShapeByName
 from onnxq.mincut import INFINITE, Network
@@ -194,9 +194,8 @@ class _Conversion:
 
     def prices(self, costs: Costs) -> tuple[float, float]:
         """Nanoseconds of a change to integers, and to float."""
-        elements, image = math.prod(self.shape), len(self.shape) == 4
-        turned = 2 * self.sums * costs.kernel_ns("integer", "transpose", Work(0, elements, 0)) if image else 0.0
-        both = [costs.conversion_ns(elements, to_integers=to_integers, image=image) for to_integers in (True, False)]
+        turned = 2 * self.sums * costs.transpose_ns(self.shape)
+        both = [costs.conversion_ns(self.shape, to_integers=to_integers) for to_integers in (True, False)]
         return both[0] + turned, both[1]
 
     def add(self, network: Network, numbers: dict[str, int], to_integers: float, to_float: float) -> None:

@@ -30,6 +30,8 @@ HOLDS_DB = 22.0
 """Least SQNR of the outputs with the LSTMs' weights in int8: of the noise that 20 dB allow, two fifths are left to the rest."""
 SAMPLES, DRAWS = 48, 4
 """Calibration samples from which the moments of their inputs are taken, and gradients of each where an input is divided."""
+TOGETHER = 4
+"""Of a batch, so many are looked at."""
 ROWS = 8.0
 """Times as many rows of these as other layers take: mean squares of wide inputs need them."""
 ROW_SCALES = (0.6, 0.8, 1.0, 1.25, 1.6)
@@ -58,7 +60,7 @@ def quantized_lstms(job: Job, references: References | None) -> tuple[dict[str, 
         form, found = lstm_form(node, known, pair_safe=safe), math.inf
         if references is not None:
             found = _sqnr_db(job.model, forms | {name: form}, references)
-            if found < HOLDS_DB and known[0] is not None and known[0].rows and _may_divide(job):
+            if found < HOLDS_DB and known[0] is not None and known[0].rows and _may_divide(job, known[0]):
                 divided = _divided(job, form, node, known[0])
                 reached = _sqnr_db(job.model, forms | {name: divided}, references)
                 found, form = max((found, form), (reached, divided), key=lambda each: each[0])
@@ -75,7 +77,9 @@ def _pair_safe(job: Job) -> bool:
     return job.options.target is Target.PORTABLE and Technique.NO_SATURATION not in job.options.without
 
 
-def _may_divide(job: Job) -> bool:
+def _may_divide(job: Job, known: Moments) -> bool:
+    if 4 * (2 * known.low.shape[-1]) ** 2 > LAYER_MEMORY:
+        return False
     unwanted = Technique.SPLIT in job.options.without or Technique.GPTQ in job.options.without
     return not unwanted and opset_of(job.model) >= DIVIDING_OPSET
 
@@ -159,12 +163,12 @@ def _felt(job: Job, node: ir.Node, steps: Floats, *, signed: bool) -> list[Float
     x = node.inputs[0]
     assert x is not None
     size = 2 * len(steps)
-    groups = next(n for n in range(w.shape[1], 0, -1) if w.shape[1] % n == 0 and (n == 1 or 4 * n * size**2 <= LAYER_MEMORY))
+    groups = next(n for n in range(w.shape[1], 0, -1) if w.shape[1] % n == 0 and 4 * n * size**2 <= LAYER_MEMORY)
     sums = [np.zeros((groups, size, size), np.float32) for _ in w]
     reverse = attribute(node, "direction", "forward") == "reverse"
 
     def take(part: Part, position: int) -> list[Floats]:
-        values, found = np.asarray(part.values[x.name or ""], np.float32), []
+        values, found = _cropped(np.asarray(part.values[x.name or ""], np.float32), w.shape[1]), []
         for direction in range(len(w)):
             turned = values[::-1] if reverse or direction == 1 else values
             gates = gate_gradients(turned, (w[direction], r[direction], b[direction] if b is not None else None), DRAWS, position)
@@ -178,6 +182,12 @@ def _felt(job: Job, node: ir.Node, steps: Floats, *, signed: bool) -> list[Float
 
     observe(job.model, [x.name or ""], spread(job.calibration, SAMPLES), take, add, "LSTM")
     return sums
+
+
+def _cropped(values: Floats, gates: int) -> Floats:
+    """As much of an input [seq, batch, K] as fits into memory with its gradients: a few of a batch, the first steps of these."""
+    few = values[:, :TOGETHER]
+    return few[: max(1, LAYER_MEMORY // (4 * DRAWS * few.shape[1] * gates))]
 
 
 def _rounded(weight: Floats, moments: Moments | None, *, pair_safe: bool) -> tuple[Integers, Floats]:

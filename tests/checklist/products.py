@@ -83,11 +83,15 @@ def _(rng):
     return case
 
 
+QOPERATOR = {"format": "qoperator", "give_back": False}
+"""All integers, whether that is faster or not."""
+
+
 @line(12, "empty optional inputs of Conv, Clip and Resize")
 def _(rng):
     text = f"""h = Conv{PAD}(x, w1) c = Clip(h, , six) i = Conv{PAD}(c, w2)
         u = Resize<mode="nearest">(i, , scales) y = Conv<pads=[1,1,1,1], strides=[2,2]>(u, w3)"""
-    case = cnn(rng, text, 3, extra={"six": np.float32(6), "scales": np.float32([1, 1, 2, 2])}, options={"format": "qoperator"})
+    case = cnn(rng, text, 3, extra={"six": np.float32(6), "scales": np.float32([1, 1, 2, 2])}, options=QOPERATOR)
     case.model.graph.node[0].input.append("")
     return case
 
