@@ -23,7 +23,7 @@ from onnxq.schemes import Floats, Integers
 from onnxq.techniques.gptq import gptq_round, gptq_search
 from onnxq.techniques.recurrence import gate_gradients, row_gradients
 from onnxq.techniques.saturation import pair_safe_scales, round_pair_safe
-from onnxq.techniques.split import Split, column_steps, digits, split_weight
+from onnxq.techniques.split import WIDER, Split, column_steps, digits, split_weight
 from onnxq.weights import round_to_nearest
 
 HOLDS_DB = 22.0
@@ -150,7 +150,7 @@ def _divided(job: Job, form: LstmForm, node: ir.Node, known: Moments) -> LstmFor
         plain = symmetric_scale(np.abs(grouped).max(axis=-1))
         rounded, found = gptq_search(grouped, second, plain, ROW_SCALES, pair_safe=_pair_safe(job))
         stored.append(np.pad(rounded.reshape(rows.shape), ((0, 0), (0, 2 * signed))))
-        scales.append(found.reshape(-1))
+        scales.append((found.reshape(-1) / (1 if signed else WIDER)).astype(np.float32))
     split = Split(steps, signed, np.stack(stored), np.stack(scales))
     return LstmForm((split.stored, form.stored[1]), (split.scales, form.scales[1]), split)
 

@@ -11,7 +11,7 @@ import onnxq
 from onnxq.formats.lstm import LstmForm, quantize_lstms
 from onnxq.options import Mode
 from onnxq.techniques.saturation import saturating_pairs
-from onnxq.techniques.split import FINE, TOP, Split, by_turns, column_steps, digits, split_weight
+from onnxq.techniques.split import FINE, TOP, WIDER, Split, by_turns, column_steps, digits, split_weight
 from tests.conftest import normal, parse, run, to_ir
 
 weights = hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.floats(-10, 10, width=32))
@@ -25,7 +25,7 @@ def test_digits_times_their_weights_are_the_product(weight, signed, random):
     steps = column_steps(weight, largest**2)
     found = digits(x, steps, signed=signed) @ split_weight(weight, steps).T
     most = np.abs(digits(x, steps, signed=signed)) @ np.abs(split_weight(weight, steps)).T
-    assert (np.abs(found - x @ weight.T) <= 1e-5 * most + np.finfo(np.float32).tiny).all()
+    assert (np.abs(found - x @ weight.T) <= 1e-5 * most + 1e-30).all()  # weights may be the smallest there are
 
 
 def test_the_columns_of_a_run_fill_eight_bits_and_no_more():
@@ -67,21 +67,23 @@ def divided_columns(x, steps, *, signed):
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("k", [4, 5])
-def test_what_the_graph_has_given_of_a_column_is_never_off_by_more_than_half_a_sixteenth(rng, signed, k):
+def test_what_the_graph_has_given_of_a_column_stays_with_what_it_had(rng, signed, k):
     x = normal(rng, 200, 3, k) * (10.0 ** -np.arange(k)).astype(np.float32) * np.exp(2 * normal(rng, 200, 1, 1))
     x = x if signed else np.abs(x)
     steps = (10.0 ** -np.arange(k) * 0.3).astype(np.float32)
     found = divided_columns(x, steps, signed=signed)
-    scale = np.float32((found.max() - min(found.min(), 0)) / 255)  # as the runtime quantizes it once more
-    stored = found / scale
-    np.testing.assert_allclose(stored, np.rint(stored), atol=1e-3)
+    low, high = min(found.min(), 0), found.max()  # as the runtime quantizes it
+    scale = (high - low) / 255
+    found = np.rint(found / scale) * scale / (1 if signed else WIDER)
     even = np.arange(k) % 2 == 0
     whole, turned = np.split(found[..., : 2 * k], 2, axis=-1)
     first, second = np.where(even, whole, turned), np.where(even, turned, whole)
     given_so_far = np.cumsum((first + second / FINE) * steps, axis=0, dtype=np.float64)
-    off = np.abs(given_so_far - np.cumsum(x, axis=0, dtype=np.float64))
-    assert (off <= 0.51 * scale * steps / FINE + 1e-5 * np.abs(x).sum(axis=0)).all()
-    assert (off.max(axis=(0, 1)) > 0.2 * scale * steps / FINE).all()
+    seen = np.cumsum(x, axis=0, dtype=np.float64)
+    off, sixteenth = np.abs(given_so_far - seen), scale * steps / FINE
+    lost = np.abs(np.cumsum(np.rint(x / steps / scale) * steps * scale - x, axis=0, dtype=np.float64))
+    assert (off <= (0.51 if signed else 8) * sixteenth).all()  # without negative values the range of a run is a guess, to 10^-3
+    assert (lost.max(axis=(0, 1)) > 20 * off.max(axis=(0, 1))).all()
 
 
 def test_silence_stays_silence():

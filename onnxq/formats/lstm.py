@@ -107,7 +107,7 @@ def _divided(model: ir.Model, node: ir.Node, split: Split, names: Names) -> ir.V
     rest = made("Mul", made("Sub", steps, first, what="rest"), held(FINE, "parts"), what="in_parts")
     total = made("CumSum", rest, held(0, "time", np.int64), what="total")
     before = made("Round", made("Sub", total, rest, what="before"), what="given")
-    second = made("Round", made("Sub", total, before, what="due"), what="second")
+    second = made("Sub", total, before, what="second")  # which the runtime rounds
     even = held(np.arange(len(split.steps)) % 2 == 0, "even", np.bool_)
     turns = [made("Where", even, a, b, what="turn") for a, b in ((first, second), (second, first))]
     columns = made("Concat", *turns, what="digits", axis=2)

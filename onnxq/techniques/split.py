@@ -7,7 +7,9 @@ all is then never off by more than half a sixteenth, where plain rounding takes 
 noise shaping; S. R. Norsworthy et al., Delta-Sigma Data Converters, 1997, ch. 1). Power spectrograms need it: what is quiet
 lasts, and it is 10^-4 of what is loud.
 
-The runtime quantizes what it is given once more, by the range of the run; that range is 255 steps, so that nothing changes.
+The runtime quantizes what it is given by the range of the run; that range is 255 steps and, for what is due may be half a sixteenth
+below 0, half a unit. So the first digits stay what they are, it is the runtime that rounds the second ones, and the weights' scales
+make up for the half: to some 10^-4 of a value, for no run has to come that low.
 
 The digits stand side by side twice over the columns, one column's first beside its neighbour's second, whose weight is small:
 so that two neighbours along K obey the pair rule (see `saturation`) at hardly any cost.
@@ -22,7 +24,9 @@ from onnxq.schemes import Array, Floats, Integers
 FINE = 16
 """Parts of a step that the second digit counts."""
 TOP, TOP_SIGNED = 255.5, 127.5
-"""Steps that the largest magnitude of a run is given; the half makes floor() reach the last one whatever rounding does."""
+"""Steps that the largest magnitude of a run is given; with the half floor() reaches the last one whatever rounding does."""
+WIDER = 255.5 / 255
+"""By how much the range of a run without negative values is wider than 255 steps."""
 LEAST = 0.01
 """Of what the strongest column contributes, as much as a column's step stands for at least: one that was silent may be loud one day."""
 
@@ -34,7 +38,7 @@ class Split:
     steps   [K], of the columns, relative to one another
     signed  whether values may be negative: two more columns then hold the range of a run, and their weights are 0
     stored  [..., rows, 2 K (+ 2)] int8
-    scales  [..., rows]
+    scales  [..., rows], of the stored integers with those that the runtime makes of the digits
     """
 
     steps: Floats
