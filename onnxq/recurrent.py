@@ -30,6 +30,8 @@ HOLDS_DB = 22.0
 """Least SQNR of the outputs with the LSTMs' weights in int8: of the noise that 20 dB allow, two fifths are left to the rest."""
 SAMPLES, DRAWS = 48, 4
 """Calibration samples from which the moments of their inputs are taken, and gradients of each where an input is divided."""
+FELT_MEMORY = 16 << 20
+"""Bytes of what the outputs feel of a direction's weights: rows of more share it."""
 TOGETHER = 4
 """Of a batch, so many are looked at."""
 ROWS = 8.0
@@ -78,7 +80,7 @@ def _pair_safe(job: Job) -> bool:
 
 
 def _may_divide(job: Job, known: Moments) -> bool:
-    if 4 * (2 * known.low.shape[-1]) ** 2 > LAYER_MEMORY:
+    if 4 * (2 * known.low.shape[-1]) ** 2 > FELT_MEMORY:
         return False
     unwanted = Technique.SPLIT in job.options.without or Technique.GPTQ in job.options.without
     return not unwanted and opset_of(job.model) >= DIVIDING_OPSET
@@ -163,7 +165,7 @@ def _felt(job: Job, node: ir.Node, steps: Floats, *, signed: bool) -> list[Float
     x = node.inputs[0]
     assert x is not None
     size = 2 * len(steps)
-    groups = next(n for n in range(w.shape[1], 0, -1) if w.shape[1] % n == 0 and 4 * n * size**2 <= LAYER_MEMORY)
+    groups = next(n for n in range(w.shape[1], 0, -1) if w.shape[1] % n == 0 and 4 * n * size**2 <= FELT_MEMORY)
     sums = [np.zeros((groups, size, size), np.float32) for _ in w]
     reverse = attribute(node, "direction", "forward") == "reverse"
 
