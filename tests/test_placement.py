@@ -239,6 +239,17 @@ def test_an_activation_has_a_cost_of_its_own_where_a_float_convolution_computes_
         assert times_of(planned, shapes, costs)[1] == (alone if "Mul" in text else fused)
 
 
+@pytest.mark.parametrize("to_integers", [False, True])
+def test_an_image_changes_its_layout_with_its_form(to_integers):
+    """At a higher price where all its channels are on the same lines of a cache; a matrix has no other layout."""
+    costs = CPUS[Target.PORTABLE][0]
+    usual, alike, matrix = (costs.conversion_ns(s, to_integers=to_integers) for s in ((1, 64, 56, 56), (1, 64, 64, 64), (64 * 64, 64)))
+    assert usual > costs.conversion_ns((56 * 56, 64), to_integers=to_integers) + costs.transpose_ns((1, 64, 56, 56))
+    assert alike > matrix + costs.transpose_ns((1, 64, 64, 64))
+    assert costs.transpose_ns((1, 64, 64, 64)) > 3 * costs.transpose_ns((1, 64, 56, 56)) > 0
+    assert costs.transpose_ns((64 * 64, 64)) == 0
+
+
 @pytest.mark.parametrize(("blocks", "floats"), [(0, 1), (6, 0)])
 def test_a_float_beginning_of_a_residual_chain_costs_transposes(blocks, floats, rng):
     """An image's first convolution is faster in float on this CPU, but each sum behind it would be in two layouts."""

@@ -42,6 +42,13 @@ def test_a_column_that_was_silent_does_not_drown_the_others_when_it_is_not():
     assert np.isfinite(column_steps(np.zeros((2, 3), np.float32), power)).all()
 
 
+def test_weights_that_are_next_to_nothing_leave_the_other_columns_numbers():
+    weight = np.array([[1.0, 1e-40, 0.0]], np.float32)  # as weight decay leaves them
+    steps = column_steps(weight, np.ones(3, np.float32))
+    assert np.isfinite(1 / steps).all()
+    assert steps.argmin() == 0  # what has no weight takes no part of the range
+
+
 def test_neighbours_are_digits_of_different_weight():
     first, second = np.arange(5), np.arange(5) + 10
     found = by_turns(first, second)

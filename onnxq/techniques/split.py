@@ -27,6 +27,8 @@ TOP, TOP_SIGNED = 255.5, 127.5
 """Steps that the largest magnitude of a run is given; with the half floor() reaches the last one whatever rounding does."""
 WIDER = 255.5 / 255
 """By how much the range of a run without negative values is wider than 255 steps."""
+NEGLIGIBLE = 1e-6
+"""Of the largest weight: columns with none above that are alike, however small theirs are."""
 LEAST = 0.01
 """Of what the strongest column contributes, as much as a column's step stands for at least: one that was silent may be loud one day."""
 
@@ -56,7 +58,7 @@ def column_steps(weight: Floats, power: Floats) -> Floats:
     """
     magnitude = np.sqrt(power.astype(np.float64))
     weighed = np.abs(weight).reshape(-1, weight.shape[-1]).max(axis=0).astype(np.float64)
-    weighed = np.where(weighed > 0, weighed, weighed.max() or 1.0)
+    weighed = np.maximum(weighed, NEGLIGIBLE * (weighed.max() or 1.0))
     steps = np.maximum(magnitude, LEAST * (magnitude * weighed).max() / weighed)
     largest = steps.max()
     return np.asarray(steps / largest if largest > 0 else np.ones_like(steps), np.float32)
