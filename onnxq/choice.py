@@ -13,7 +13,7 @@ from onnxq.calibration.collect import Divided
 from onnxq.calibration.methods import MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
-from onnxq.fallback import ALONE, REASON, Fallback, Goal, Load, fall_back
+from onnxq.fallback import ALONE, REASON, Fallback, Goal, Work, fall_back
 from onnxq.options import Method, Technique
 from onnxq.parameters import Parameters, Ranges, activation_parameters, make_parameters
 from onnxq.plan import Plan
@@ -22,16 +22,25 @@ from onnxq.schemes import QuantParams
 from onnxq.weights import QuantizedWeight, WeightOptions, layer_inputs, quantize_weights
 
 QUICK = 3
-"""Samples over which each node's own noise is measured."""
+"""Samples over which each node's own noise is measured; where outputs have several parts, one more for each, up to a few."""
+FEW_MORE = 1.1
+"""Of candidates that can hardly be told apart, those that are expected to change so many times the fewest decisions are alike in it too."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate and its quality on the held-out samples, in front of a final Softmax, dB; None where it was not measured."""
+    """One candidate and what was measured of it on the samples that decide; None where nothing was.
+
+    sqnr_db  of the worst part of the outputs, in front of a final Softmax, dB
+    noise    noise / signal, mean over the parts: what candidates are compared by
+    changes  share of decisions that are expected to change, 0..1
+    """
 
     method: Method
     techniques: tuple[str, ...]
     sqnr_db: float | None
+    noise: float | None = None
+    changes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,11 +152,16 @@ class Candidates:
         return self.references.inner_judged(self.model(plan, trial))
 
     def best(self, options: Sequence[tuple[Method, tuple[str, ...]]], *, cautious: bool = False) -> Choice:
-        """The best of some candidates, or with caution the first that is as good; the first where nothing can be measured."""
+        """The best of some candidates; the first where nothing can be measured.
+
+        With caution: of those that can hardly be told from the best, the first that is expected to change no more decisions.
+        """
         measured = [self._tried(method, tuple(dict.fromkeys((*self.variant.techniques, *techniques)))) for method, techniques in options]
-        kept = max(measured, key=lambda trial: trial.sqnr_db or 0.0) if self.references is not None else measured[0]
-        if cautious:
-            kept = next((trial for trial in measured if self.as_good(trial, self, kept)), kept)
+        kept = min(measured, key=lambda trial: trial.noise or 0.0) if self.references is not None else measured[0]
+        if cautious and self.references is not None:
+            alike = [trial for trial in measured if trial is kept or self.as_good(trial, self, kept)]
+            fewest = min(trial.changes or 0.0 for trial in alike)
+            kept = next(trial for trial in alike if (trial.changes or 0.0) <= FEW_MORE * fewest)
         plan = self.variant.plan
         return Choice(kept, self.variant.model, plan, self.parameters(plan, kept.method, kept.techniques), self.trials)
 
@@ -157,7 +171,7 @@ class Candidates:
         known = next((trial for trial in self._judged if (trial.method, trial.techniques) == (method, techniques)), None)
         if known is None:
             judged = self.judged(self.variant.plan, Trial(method, techniques, None))
-            known = Trial(method, techniques, judged.sqnr_db)
+            known = Trial(method, techniques, judged.sqnr_db, judged.mean_noise, judged.changes)
             self._judged[known] = judged
         return known
 
@@ -193,23 +207,28 @@ def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tupl
 
 
 def keep_outputs(
-    candidates: Candidates, choice: Choice, loads: Mapping[str, Load], without: Callable[[frozenset[str], str], Plan], goal: Goal
+    candidates: Candidates,
+    choice: Choice,
+    work: Work,
+    without: Callable[[frozenset[str], str], Plan],
+    goal: Goal,
 ) -> Choice:
     """Leave nodes float until the goal holds, where it does not; `without` plans with such nodes, and why they are."""
-    before, references = choice.kept.sqnr_db, candidates.references
-    if before is None or references is None:
+    references = candidates.references
+    if choice.kept.sqnr_db is None or references is None:
         return choice
 
     def written(names: frozenset[str], why: str) -> ir.Model:
         return candidates.model(without(names, why), choice.kept)
 
+    before = references.judged(written(frozenset(), REASON))
+    noisiest = references.noisiest(before, QUICK)
     fallback = fall_back(
-        loads,
-        lambda names: references.inner_sqnr_db(written(names, ALONE), QUICK),
-        lambda names: references.sqnr_db(written(names, REASON)),
-        before,
+        work,
+        lambda names: references.inner_judged(written(names, ALONE), noisiest).noise,
+        lambda names: references.judged(written(names, REASON)).bound,
+        before.bound,
         goal,
-        nodes=len(choice.model.graph),
     )
     if not fallback.nodes:
         return replace(choice, fallback=fallback if goal.asked else None)

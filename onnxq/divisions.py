@@ -30,6 +30,7 @@ def with_fewer_divisions(job: Job, candidates: Candidates, choice: Choice) -> tu
     references, before, kept = candidates.references, choice.kept.sqnr_db, choice.kept
     if Technique.SMOOTHING not in candidates.variant.techniques or references is None or before is None:
         return candidates, choice
+    few = range(min(QUICK, len(references.samples)))
     plain = candidates.others[0].variant
     layers, smoothed = layer_inputs(plain.plan), layer_inputs(candidates.variant.plan)
     takers: dict[LayerInput, list[str]] = {}
@@ -43,7 +44,7 @@ def with_fewer_divisions(job: Job, candidates: Candidates, choice: Choice) -> tu
 
     def quick(links: Links) -> float:
         form = without(links)
-        return references.inner_sqnr_db(form.model(form.variant.plan, kept), QUICK)
+        return references.inner_judged(form.model(form.variant.plan, kept), few).sqnr_db
 
     judged: dict[Links, tuple[Candidates, float]] = {}
 

@@ -6,16 +6,22 @@ noise they take with them for what time they cost, until the outputs, or the tas
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
+
+import numpy as np
+
+from onnxq.comparison.errors import decibels
+from onnxq.metrics import MAX_DB
+from onnxq.schemes import Array
 
 TARGET_DB = 20.0
 """Outputs that are at least so close to float on held-out samples are left alone."""
 LEAST_GAIN_DB = 2.0
 """Nodes stay int8 where leaving them float gains less than this without reaching the target."""
-MOST_TIME, MOST_WEIGHTS = 0.15, 0.5
+MOST_TIME, MOST_WEIGHTS = 0.5, 0.75
 """What may go back to float: nodes that lengthen the expected time by this share, with this share of the planned weights."""
 RUINED_DB = 12.0
 """Where the outputs are worse than this, whatever it takes goes back: a file that is of no use is not fast."""
@@ -23,17 +29,20 @@ MOST_UNITS, LEAST_UNITS = 64, 16
 """Neighbouring nodes are measured together where there are more than so many; fewer at a time where a model's nodes are many, ..."""
 MOST_LOADED = 64_000
 """... for opening the model takes longer then than running it: so many of its nodes are loaded in all."""
+EXPLAINED, WORST_DB = 0.5, 6.0
+"""Share of the noise that nodes quantized alone have to explain, in each part that is within so many dB of the worst."""
 ROUNDS = 6
 STEP_DB = 3.0
-"""Noise that a round takes away where a metric decides, of which nobody knows beforehand how much it bears; and how far beyond
-a target that nobody asked for is close enough."""
+"""Noise that a round takes away where a metric decides, of which nobody knows beforehand how much it bears."""
+CLOSE_DB = 1.0
+"""How far beyond a target that nobody asked for is close enough."""
 REASON = "kept float for accuracy: the outputs are too far from float with it"
 ALONE = "kept float while another is measured alone"
 """Why nodes are float in a form that is only judged: its weights stay as they are, for it will not be stored."""
 
 T = TypeVar("T")
-Judge = Callable[[frozenset[str]], float]
-"""SQNR in dB of the outputs with the named nodes left float."""
+Judge = Callable[[frozenset[str]], Sequence[float]]
+"""Noise / signal of each part of the outputs with the named nodes left float."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +70,24 @@ NOTHING = Load(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
+class Work:
+    """What may be left float, and what that costs.
+
+    products   products and convolutions, by name, in the order of the graph
+    functions  groups of elementwise nodes that run on integers only between products
+    nodes      how many nodes the model has
+    """
+
+    products: Mapping[str, Load]
+    functions: Mapping[tuple[str, ...], Load] = field(default_factory=dict)
+    nodes: int = 0
+
+
+@dataclass(frozen=True)
 class Goal:
     """What has to hold.
 
-    target_db  SQNR of the outputs on held-out samples
+    target_db  SQNR of each part of the outputs that fresh samples are expected to keep
     asked      whether a user asked for it: then as many nodes go back as it takes
     drop       by how much the metric falls with nodes left float
     max_drop   how much that may be; if there is a metric, it has to hold too
@@ -81,7 +104,7 @@ class Goal:
 
     def exceeded(self, step: "Step") -> bool:
         """Whether less would do: of what a user asked for as little as can be, else without hitting it closely."""
-        return self.holds(step) and (self.asked or step.sqnr_db > self.target_db + STEP_DB)
+        return self.holds(step) and (self.asked or step.sqnr_db > self.target_db + CLOSE_DB)
 
     def holds(self, step: "Step") -> bool:
         """Whether that is enough."""
@@ -90,7 +113,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Step:
-    """Nodes left float, SQNR on held-out samples, their share of the planned MACs, and by how much the metric falls."""
+    """Nodes left float, SQNR that fresh samples are expected to keep, their share of the planned MACs, and by how much the metric falls."""
 
     nodes: tuple[str, ...]
     sqnr_db: float
@@ -103,7 +126,7 @@ class Fallback:
     """What was left float.
 
     nodes      by name
-    before_db, after_db  SQNR on held-out samples with everything quantized, and with these float
+    before_db, after_db  SQNR of the worst part that fresh samples are expected to keep, with everything quantized, and with these float
     mac_share  of the planned MACs
     steps      all that was tried, from everything quantized on
     """
@@ -115,62 +138,62 @@ class Fallback:
     steps: list[Step] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Unit:
     names: tuple[str, ...]
     load: Load
-    noise: float
-
-    @property
-    def worth(self) -> float:
-        return self.noise / self.load.cost
+    noise: Array  # [parts]
 
 
-def fall_back(
-    loads: Mapping[str, Load], quick: Judge, judge: Judge, before_db: float, goal: Goal | None = None, nodes: int = 0
-) -> Fallback:
+def fall_back(work: Work, quick: Judge, judge: Judge, before: Sequence[float], goal: Goal | None = None) -> Fallback:
     """Choose the nodes to leave float.
 
     Args:
-        loads: of each planned product or convolution, by name, in the order of the graph.
+        work: what may be left float.
         quick: judges over few samples: it is asked once a unit.
-        judge: judges over all held-out samples.
-        before_db: what `judge` says with everything quantized.
+        judge: judges over all samples that candidates are compared on.
+        before: what `judge` says with everything quantized.
         goal: what has to hold; the default without one.
-        nodes: how many the model has.
     """
-    goal = goal or Goal()
+    goal, loads, functions = goal or Goal(), work.products, work.functions
+    order = [*loads, *(name for names in functions for name in names)]
+    before_db = decibels(max(before, default=0.0))
     steps = [goal.step((), before_db, 0.0)]
     if goal.holds(steps[0]) or len(loads) < 2:
         return Fallback((), before_db, before_db, 0.0, steps)
+    found = np.asarray(before, float)
 
     def take(units: Sequence[_Unit]) -> Step:
+        nonlocal found
         names = frozenset(name for unit in units for name in unit.names)
-        step = goal.step(tuple(name for name in loads if name in names), judge(names), sum(loads[name].macs for name in names))
+        found = np.asarray(judge(names), float)
+        macs = sum(loads[name].macs for name in names if name in loads)
+        step = goal.step(tuple(name for name in order if name in names), decibels(found.max()), macs)
         steps.append(step)
         return step
 
-    units = [_measured(names, loads, quick) for names in grouped(list(loads), nodes)]
-    ranked = sorted(units, key=lambda unit: unit.worth, reverse=True)
+    units = _blamed({tuple(names): _sum(names, loads) for names in grouped(list(loads), work.nodes)}, functions, frozenset(loads), quick)
     chosen: list[_Unit] = []
     enough = 0  # units without which it did not hold
-    whole = sum(unit.noise for unit in units)
+    whole = np.sum([unit.noise for unit in units], axis=0)
     whatever = goal.asked or before_db < RUINED_DB
     most = Load(math.inf, math.inf, math.inf) if whatever else Load(math.inf, MOST_WEIGHTS, MOST_TIME)
-    scale = 1.0  # real noise / the sum of its parts, learnt round by round
+    with np.errstate(invalid="ignore", over="ignore"):  # real noise / the sum of its parts, learnt round by round
+        scale = np.where(np.isfinite(found), found / np.maximum(whole, 1e-12), 1.0)
     for _ in range(ROUNDS * (1 + whatever)):
         aim = goal.target_db if goal.drop is None else steps[-1].sqnr_db + STEP_DB
-        grown = _grow(chosen, ranked, whole - noise_power(aim) / scale, most)
+        grown = _grow(chosen, units, whole - noise_power(aim) / scale, most)
         if grown == chosen:
             break
         enough, chosen = len(chosen), grown
         step = take(chosen)
         if goal.holds(step):
             break
-        left = whole - sum(unit.noise for unit in chosen)
-        scale = max(scale * (1.5 if goal.drop is None else 1.0), noise_power(step.sqnr_db) / max(left, 1e-12))
+        left = whole - np.sum([unit.noise for unit in chosen], axis=0)
+        with np.errstate(invalid="ignore"):
+            scale = np.maximum(scale * (1.5 if goal.drop is None else 1.0), found / np.maximum(left, 1e-12))
     more = len(chosen)
-    while more - enough > 1 and (found := _best(steps, goal)) and goal.exceeded(found):
+    while more - enough > 1 and (best := _best(steps, goal)) and goal.exceeded(best):
         middle = (enough + more) // 2
         enough, more = (enough, middle) if goal.holds(take(chosen[:middle])) else (middle, more)
     best = _best(steps, goal)
@@ -193,26 +216,57 @@ def noise_power(decibels: float) -> float:
     return float(10 ** (-decibels / 10))
 
 
-def _measured(names: Sequence[str], loads: Mapping[str, Load], quick: Judge) -> _Unit:
-    others = frozenset(name for name in loads if name not in names)
-    return _Unit(tuple(names), sum((loads[name] for name in names), NOTHING), noise_power(quick(others)))
+def _sum(names: Sequence[str], loads: Mapping[str, Load]) -> Load:
+    return sum((loads[name] for name in names), NOTHING)
 
 
-def grouped(names: Sequence[T], nodes: int = 0) -> list[Sequence[T]]:
-    """Neighbours together, so that there are no more than `MOST_UNITS`, or fewer in a model of many nodes."""
-    count = min(len(names), max(LEAST_UNITS, min(MOST_UNITS, MOST_LOADED // max(nodes, 1))))
+def _blamed(
+    products: Mapping[tuple[str, ...], Load], functions: Mapping[tuple[str, ...], Load], every: frozenset[str], quick: Judge
+) -> list[_Unit]:
+    """What each unit adds to the noise.
+
+    Noise of a product quantized alone is measured well, but where it is rounded again behind, on a grid much like its own, errors
+    do not average out and the whole is more than its parts. There, what is less without a unit tells; of elementwise nodes, which
+    run on integers only between products, nothing else does.
+    """
+
+    def noise(floats: Iterable[str]) -> Array:
+        worst: Array = np.full(1, noise_power(-MAX_DB))  # what cannot run is worse than anything
+        return np.asarray(np.minimum(quick(frozenset(floats)), worst))
+
+    alone = {names: noise(every - set(names)) for names in products}
+    everything = noise(())
+    runs = bool((everything < noise_power(-MAX_DB)).all())
+    explained = np.sum(list(alone.values()), axis=0) >= EXPLAINED * everything
+    worst = everything >= everything.max() * noise_power(WORST_DB)
+    remeasured = {} if not runs or explained[worst].all() else {names: np.maximum(everything - noise(names), 0) for names in products}
+    found = {names: np.maximum(each, remeasured.get(names, 0.0)) for names, each in alone.items()}
+    found |= {names: np.maximum(everything - noise(names), 0.0) for names in functions} if runs else {}
+    return [_Unit(names, {**products, **functions}[names], each) for names, each in found.items()]
+
+
+def grouped(names: Sequence[T], nodes: int = 0, most: int = MOST_UNITS) -> list[Sequence[T]]:
+    """Neighbours together, so that there are no more than `most`, or fewer in a model of many nodes."""
+    count = min(len(names), max(LEAST_UNITS, min(most, MOST_LOADED // max(nodes, 1))))
     cuts = [len(names) * i // max(count, 1) for i in range(count + 1)]
     return [names[start:stop] for start, stop in pairwise(cuts)]
 
 
-def _grow(chosen: list[_Unit], ranked: list[_Unit], excess: float, most: Load) -> list[_Unit]:
-    """More units, at least one, until the excess of noise is gone or more than `most` would be lost."""
+def _grow(chosen: list[_Unit], units: list[_Unit], excess: Array, most: Load) -> list[_Unit]:
+    """More units, at least one, until no part has too much noise or more than `most` would be lost.
+
+    The next is the one that takes most of the excess of the parts that have too much, for what it costs.
+    """
     grown = list(chosen)
-    for unit in ranked:
-        if sum(one.noise for one in grown) >= excess and len(grown) > len(chosen):
+    left = [unit for unit in units if unit not in grown]
+    while left:
+        remaining = excess - np.sum([unit.noise for unit in grown], axis=0) if grown else excess
+        wanted = remaining > 0
+        if not wanted.any() and len(grown) > len(chosen):
             break
-        if unit in grown:
-            continue
+        wanted = wanted if wanted.any() else np.ones(len(excess), bool)
+        worth = [float((unit.noise / np.maximum(excess, 1e-30))[wanted].sum()) / unit.load.cost for unit in left]
+        unit = left.pop(int(np.argmax(worth)))
         load = sum((one.load for one in grown), unit.load)
         if load.time <= most.time and load.weights <= most.weights:
             grown.append(unit)

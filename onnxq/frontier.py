@@ -73,7 +73,7 @@ def _try_all(options: QuantizeOptions, folder: Path, task: Task | None) -> dict[
 
 
 def _point(name: str, report: QuantizeReport, *, kept: bool) -> Point:
-    sqnr = report.outputs.sqnr_db if report.outputs is not None else None
+    sqnr = report.outputs.bound_db if report.outputs is not None else None
     ratio = report.latency.ratio if report.latency is not None else None
     return Point(name, sqnr, ratio, report.bytes_after / report.bytes_before, kept, report.drop.points if report.drop else None)
 

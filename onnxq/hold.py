@@ -12,21 +12,24 @@ from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError
 from onnxq.evaluation import EvalOptions, evaluate, evaluated_samples
-from onnxq.fallback import REASON, RUINED_DB, TARGET_DB, Goal, Load, Step
+from onnxq.fallback import REASON, RUINED_DB, TARGET_DB, Goal, Load, Step, Work, grouped
 from onnxq.job import Job, planned_shapes
 from onnxq.judges import DOUBT_DB, more_references
 from onnxq.latency import medians_ms
-from onnxq.macs import node_macs
+from onnxq.macs import ShapeByName, node_macs
 from onnxq.model.edit import sizes
 from onnxq.model.files import file_bytes, save
 from onnxq.model.runtime import InputSpec
 from onnxq.parameters import Parameters
 from onnxq.placement import REASON as SLOW
-from onnxq.placement import Savings, place, savings, slowdowns
+from onnxq.placement import Savings, place, savings, slowdowns, slower
 from onnxq.plan import Plan
 from onnxq.report.model import Point
 from onnxq.schemes import Feeds
 
+FUNCTIONS = frozenset({"HardSigmoid", "LeakyRelu", "Mul", "Sigmoid"})
+MOST_FUNCTIONS = 16
+"""Groups of them that are measured."""
 TIMED = 4
 """Held-out samples that are timed."""
 
@@ -57,7 +60,7 @@ class Task:
 def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load], task: Task | None) -> Choice:
     """The choice with as many nodes float as it takes for the outputs, or the task's metric, to hold."""
     assert candidates.references is not None
-    if any(tap.softmax for tap in candidates.references.taps):  # candidates are compared in front of it
+    if candidates.references.observation.softened:  # candidates are compared in front of the Softmax
         found = candidates.references.sqnr_db(candidates.model(choice.plan, choice.kept))
         choice = replace(choice, kept=replace(choice.kept, sqnr_db=found))
     limits, kept, model = job.options.limits, choice.kept, candidates.variant.model
@@ -86,14 +89,14 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
         if task is not None and limits.max_drop is not None:
             least = -math.inf if limits.min_sqnr is None else limits.min_sqnr  # the metric decides, unless both are asked for
             goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
-        if not goal.asked and (choice.kept.sqnr_db or 0.0) < goal.target_db + DOUBT_DB:
-            choice, doubt = _judged_by_more(job, candidates, choice)
-            goal = replace(goal, target_db=goal.target_db + doubt)
-        everything, choice = choice, keep_outputs(candidates, choice, loads, without, goal)
+        if (choice.kept.sqnr_db or 0.0) < goal.target_db + DOUBT_DB:
+            choice = _judged_by_more(job, candidates, choice)
+        work = Work(loads, _functions(choice.plan, shapes, costs), len(model.graph))
+        everything, choice = choice, keep_outputs(candidates, choice, work, without, goal)
         ruined = goal.asked or _reached(choice) < RUINED_DB
-        if ruined and candidates.references.sqnr_db(candidates.model(without(frozenset(loads)), kept)) < goal.target_db:
+        if ruined and candidates.references.bound_db(candidates.model(without(frozenset(loads)), kept)) < goal.target_db:
             job.half = False  # the outputs hang on the last bits of the weights
-            choice = keep_outputs(candidates, everything, loads, without, goal)
+            choice = keep_outputs(candidates, everything, work, without, goal)
         if costs and not goal.asked and choice.fallback is not None:
             choice = _worth_their_noise(job, candidates, choice, loads, savings(choice.plan, shapes, costs))
         steps = (
@@ -107,12 +110,12 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
     return choice
 
 
-def _judged_by_more(job: Job, candidates: Candidates, choice: Choice) -> tuple[Choice, float]:
-    """The choice held against more samples, as all that follows is, and how many dB their standard error is worth."""
+def _judged_by_more(job: Job, candidates: Candidates, choice: Choice) -> Choice:
+    """The choice held against more samples, as all that follows is."""
     assert candidates.references is not None
     candidates.references = more_references(job, candidates.references)
-    judged = candidates.references.judged(candidates.model(choice.plan, choice.kept))
-    return replace(choice, kept=replace(choice.kept, sqnr_db=judged.sqnr_db)), judged.error_db
+    found = candidates.references.sqnr_db(candidates.model(choice.plan, choice.kept))
+    return replace(choice, kept=replace(choice.kept, sqnr_db=found))
 
 
 def _reached(choice: Choice) -> float:
@@ -139,7 +142,7 @@ def _all_float(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[
     plan = job.replan(plain.variant.model, dict.fromkeys(loads, SLOW) | dict.fromkeys(choice.fallback.nodes, REASON))
     kept = replace(choice.kept, techniques=())
     nothing = Parameters()  # without products nothing is planned
-    after = candidates.references.sqnr_db(plain.write(plain.variant.model, plan, nothing))
+    after = candidates.references.bound_db(plain.write(plain.variant.model, plan, nothing))
     fallback = replace(choice.fallback, nodes=tuple(loads), mac_share=1.0, after_db=after)
     return replace(choice, kept=kept, model=plain.variant.model, plan=plan, parameters=nothing, fallback=fallback)
 
@@ -154,6 +157,26 @@ def _points(job: Job, choice: Choice, steps: Sequence[Step], files: Sequence[Pat
         Point(name, step.sqnr_db, ms / whole, file_bytes(file) / size, step.nodes == kept, step.drop)
         for name, step, ms, file in zip(names, steps, times, files, strict=True)
     ]
+
+
+def _functions(plan: Plan, shapes: ShapeByName, costs: Sequence[Costs]) -> dict[tuple[str, ...], Load]:
+    """Groups of neighbouring elementwise nodes that compute on integers (x sigmoid(x) is one), with what each takes longer in float.
+
+    Their kernels round what is small beside an output's range, again and again in a deep network, which no product is to blame for.
+    """
+    names = [name for name, planned in plan.nodes.items() if planned.node.op_type in FUNCTIONS]
+    group = {name: name for name in names}
+    for name in names:
+        for value in plan.nodes[name].node.inputs:
+            before = value.producer() if value is not None else None
+            if before is not None and (before.name or "") in group:
+                group[name] = group[before.name or ""]
+    together: dict[str, list[str]] = {}
+    for name in names:
+        together.setdefault(group[name], []).append(name)
+    found = {tuple(name for part in parts for name in part): 0.0 for parts in grouped(list(together.values()), most=MOST_FUNCTIONS)}
+    times = slower(plan, shapes, costs, list(found)) if costs else [0.0] * len(found)
+    return {members: Load(0.0, 0.0, time) for members, time in zip(found, times, strict=True)}
 
 
 def loads_of(variant: Variant, feeds: Feeds, costs: Sequence[Costs]) -> dict[str, Load]:

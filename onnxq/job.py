@@ -10,10 +10,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from onnxq.comparison.feedback import Feedback, chosen_sequences, find_feedback
 from onnxq.costs import CPUS, Costs
 from onnxq.data.checks import check_samples
 from onnxq.data.forms import read_forms
-from onnxq.data.samples import check_feeds, open_samples, spread
+from onnxq.data.samples import check_feeds, open_samples
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
 from onnxq.formats.lstm import WORTH as WORTH_LSTM
@@ -33,10 +34,12 @@ from onnxq.plan import Plan, Selection, make_plan
 from onnxq.report.model import Point
 from onnxq.schemes import Feeds
 
-HELD_OUT_SHARE, MOST_HELD_OUT_SHARE = 8, 4
-"""One in so many samples is kept from calibration and verifies the result; of few samples as much as one in so many."""
-HELD_OUT = 16
+HELD_OUT_SHARE, MOST_HELD_OUT_SHARE = 6, 3
+"""One in so many samples is kept from calibration; of few samples as much as one in so many."""
+HELD_OUT = 24
 """Samples to hold out if that takes no more than the larger share."""
+UNSEEN_SHARE = 3
+"""One in so many of these is kept from every choice too: the claim is made on what nothing was chosen by."""
 CHANGING = "lies in a Loop or Scan whose values change their shape from iteration to iteration"
 
 
@@ -50,7 +53,11 @@ class Job:
     kept   nodes that stay float whatever the plan, with the reason
     aliases  tensors that views make of others, by name, before anything was given back
     lstms  LSTMs whose weights become int8, by name
+    held_out  samples that nothing is made from and that candidates are compared on
+    unseen  samples that nothing is made from or chosen by
+    feedback  outputs that are the next sample's inputs
     run_time  products whose activations' ranges are found when they run
+    order  place of each sample among all, by name
     few_rows  whether they see so few rows that fewer and larger operators pay
     half   whether products that stay float may have their weights stored in half precision
     scratch  folder that holds the weights of the model's forms, where they are many
@@ -65,16 +72,25 @@ class Job:
     costs: tuple[Costs, ...]
     calibration: list[Sample] = field(default_factory=list)
     held_out: list[Sample] = field(default_factory=list)
+    unseen: list[Sample] = field(default_factory=list)
+    feedback: Feedback = field(default_factory=Feedback)
     kept: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     lstms: dict[str, LstmForm] = field(default_factory=dict)
     run_time: list[str] = field(default_factory=list)
     few_rows: bool = False
+    order: dict[str, int] = field(default_factory=dict)
     half: bool = True
     scratch: Path | None = None
     points: list[Point] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All samples, each once, in their order."""
+        found = {sample.name: sample for sample in (*self.calibration, *self.held_out, *self.unseen)}
+        return [found[name] for name in sorted(found, key=lambda name: self.order.get(name, 0))]
 
     @property
     def selection(self) -> Selection:
@@ -161,17 +177,32 @@ def _split_samples(job: Job, options: QuantizeOptions) -> None:
     assert options.calib is not None
     forms = read_forms(options.preprocess)
     found = open_samples(options.calib, job.specs, forms, options.samples)
-    samples = spread(found, options.samples)
+    if len(job.model.graph.outputs) > 1 and len(job.specs) > 1:
+        job.feedback = find_feedback(open_session(options.model), found, options.states)
+    elif options.states:
+        raise DataError(f"--state {options.states[0]}: the model has one input or one output: none of them is a state")
+    samples = chosen_sequences(found, job.feedback, options.samples)
     job.warnings += check_samples(samples, found, job.specs, forms)
-    if len(samples) < options.samples:
+    if len(samples) < min(options.samples, len(found)) or len(found) < options.samples:
         job.warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
-    count = max(len(samples) // HELD_OUT_SHARE, min(HELD_OUT, len(samples) // MOST_HELD_OUT_SHARE))
-    kept = scattered(len(samples), count)
-    job.held_out = [s for i, s in enumerate(samples) if i in kept]
-    job.calibration = [s for i, s in enumerate(samples) if i not in kept]
+    job.order = {sample.name: place for place, sample in enumerate(samples)}
+    _hold_out(job, samples)
     if not job.held_out:
         job.held_out = samples[:1]
         job.warnings.append("too few samples to hold one out: the result is verified on calibration samples")
+
+
+def _hold_out(job: Job, samples: list[Sample]) -> None:
+    """Divide the samples into those that calibrate, that choose, and that nothing sees; sequences of a stateful model stay whole."""
+    starts = [i for i, sample in enumerate(samples) if not job.feedback.states or sample.name in job.feedback.starts]
+    parts = [samples[start:stop] for start, stop in pairwise([*starts, len(samples)])]
+    count = max(len(parts) // HELD_OUT_SHARE, min(-(-HELD_OUT * len(parts) // max(1, len(samples))), len(parts) // MOST_HELD_OUT_SHARE))
+    kept = sorted(scattered(len(parts), count))
+    unseen = set(kept[UNSEEN_SHARE - 1 :: UNSEEN_SHARE])
+    if kept and not unseen and len(kept) > 1:
+        unseen = {kept[-1]}
+    for i, part in enumerate(parts):
+        (job.unseen if i in unseen else job.held_out if i in kept else job.calibration).extend(part)
 
 
 def scattered(of: int, count: int) -> set[int]:

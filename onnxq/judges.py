@@ -1,6 +1,6 @@
 """Which samples tell candidates apart, and how many of them it takes."""
 
-from onnxq.data.samples import spread
+from onnxq.comparison.feedback import chosen_sequences
 from onnxq.data.source import Sample
 from onnxq.job import Job
 from onnxq.options import Effort
@@ -17,17 +17,18 @@ MORE, MOST_BYTES = 64, 64 << 20
 def find_references(job: Job) -> References | None:
     """What candidates are compared with, or None where no sample is held out."""
     count = JUDGES[job.options.effort]
-    held_out = job.held_out if job.options.limits.min_sqnr is not None else spread(job.held_out, count)
+    held_out = chosen_sequences(job.held_out, job.feedback, count)
     others = _others(job, held_out)
-    return _references(job, held_out, spread(others, count) if len(held_out) < count else [])
+    return _references(job, held_out, chosen_sequences(others, job.feedback, count) if len(held_out) < count else [])
 
 
 def more_references(job: Job, few: References) -> References:
     """The same with as many samples as it takes to say whether a bound holds."""
-    each = max(1, few.size // len(few.feeds))
-    count = max(len(few.feeds), min(MORE, MOST_BYTES // each))
-    held_out = spread(job.held_out, count)
-    found = _references(job, held_out, spread(_others(job, held_out), count - len(held_out)))
+    each = max(1, few.size // len(few.samples))
+    count = max(len(few.samples), min(MORE, MOST_BYTES // each))
+    held_out = chosen_sequences(job.held_out, job.feedback, count)
+    others = chosen_sequences(_others(job, held_out), job.feedback, count - len(held_out)) if count > len(held_out) else []
+    found = _references(job, held_out, others)
     assert found is not None
     return found
 
@@ -37,4 +38,4 @@ def _others(job: Job, held_out: list[Sample]) -> list[Sample]:
 
 
 def _references(job: Job, held_out: list[Sample], others: list[Sample]) -> References | None:
-    return References.of(job.model, held_out, others, job.specs) if held_out else None
+    return References.of(job.model, held_out, others, job.specs, job.feedback) if held_out else None

@@ -112,6 +112,8 @@ class QuantizeOptions:
     per_channel  one weight scale an output channel, else one a tensor
     format       QDQ or QOperator
     preprocess   preset or TOML file that says how an image becomes an input
+    states       pairs "input=output" of a stateful model, whose output is the next sample's input; ("none",) where it has none; () finds
+                 them by name and shape, or in the data
     stats        statistics of `onnxq calibrate` in place of a calibration pass; several are merged
     include, exclude, op_types  which nodes may be quantized: names or globs, operator types
     give_back    leave float what is expected to be faster so on the target's CPUs
@@ -143,6 +145,7 @@ class QuantizeOptions:
     per_channel: bool = True
     format: Format = Format.QDQ
     preprocess: str | None = None
+    states: tuple[str, ...] = ()
     stats: tuple[Path, ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

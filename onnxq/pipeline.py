@@ -38,7 +38,7 @@ from onnxq.references import References
 from onnxq.report.doubts import doubts
 from onnxq.report.model import Drop, FloatNodes, Latency, QuantizeReport
 from onnxq.search import RUN_TIME, choose_best, find_variants, to_be_compared
-from onnxq.verify import compare_outputs, inspect_kernels
+from onnxq.verify import Evidence, compare_outputs, inspect_kernels
 from onnxq.version import __version__
 from onnxq.writer import file_writer
 
@@ -150,7 +150,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     if output.exists() and not options.force:
         raise DataError(f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force")
     job = prepare(replace(options, give_back=False))  # what stays float is decided where they are used
-    samples = sorted(job.calibration + job.held_out, key=lambda sample: sample.name)
+    samples = sorted(job.samples, key=lambda sample: sample.name)
     k, n = shard
     start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n
     if start == stop:
@@ -238,12 +238,21 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: 
         if feeds is None
         else planned_shapes(job.model, job.plan if options.mode is Mode.STATIC else Plan(), feeds)
     )
-    allow = options.allow_nonfinite
+    everything = job.samples if options.effort is not Effort.FAST else [*job.held_out, *job.unseen]
+    evidence = Evidence(
+        options.model,
+        job.model,
+        everything,
+        frozenset(sample.name for sample in job.unseen),
+        job.specs,
+        job.feedback,
+        None if options.allow_nonfinite else job.plan.tensors,
+    )
     with ThreadPoolExecutor(1) as pool:  # what the runtime made of the file is read while the file runs
         reading = pool.submit(inspect_kernels, path, job.model, job.plan, shapes)
         if job.large:
             reading.result()  # not two sessions at a time
-        outputs = compare_outputs(options.model, path, job.held_out, job.specs, job.plan.tensors, allow_nan=allow) if job.held_out else None
+        outputs = compare_outputs(path, evidence) if job.held_out else None
         kernels = reading.result()
     latency = None
     timed = [check_feeds(sample, job.specs) for sample in job.held_out[:TIMED]]

@@ -175,6 +175,16 @@ def slowdowns(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> dict[st
     return found
 
 
+def slower(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs], groups: Sequence[Sequence[str]]) -> list[float]:
+    """By how much the planned nodes' expected time grows with each group in float, as a share, conversions counted; mean of the CPUs."""
+    network = _Network(plan, shapes, cpus)
+
+    def mean(floats: Sequence[str]) -> float:
+        return sum(each.placed / (each.integer or 1.0) for each in network.expected(floats)) / len(cpus)
+
+    return [mean(group) - 1.0 for group in groups]
+
+
 @dataclass(frozen=True)
 class _Conversion:
     """What a tensor costs where its producer and a consumer have different forms.

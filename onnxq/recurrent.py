@@ -105,7 +105,7 @@ def _share_scales(job: Job, forms: dict[str, LstmForm], moments: Mapping[str, tu
 def _sqnr_db(model: ir.Model, forms: Mapping[str, LstmForm], references: References) -> float:
     together = model.clone()
     quantize_lstms(together, forms)
-    return references.inner_sqnr_db(together, len(references.feeds))
+    return references.inner_judged(together).sqnr_db
 
 
 def _moments(job: Job, nodes: Sequence[ir.Node]) -> dict[str, tuple[Moments, Moments]]:

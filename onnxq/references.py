@@ -1,4 +1,4 @@
-"""What candidates are held against: held-out samples with the float model's values at its ends."""
+"""What candidates are held against: samples with the float model's values where its outputs are judged."""
 
 import math
 from collections.abc import Sequence
@@ -7,60 +7,50 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.comparison.errors import OutputErrors, bounds, decibels
+from onnxq.comparison.feedback import Feedback
+from onnxq.comparison.observation import Comparison, Observation, Observed, Opened, observe, run_all
 from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
 from onnxq.errors import ModelError
-from onnxq.metrics import MAX_DB, OutputError, noise_shares
-from onnxq.model.runtime import InputSpec, open_session, run
+from onnxq.model.runtime import InputSpec, open_session
 from onnxq.schemes import Array, Feeds
 
+MOST_NOISIEST = 8
 ERRORS = 1.01
 """Standard errors within which forms are told apart by chance alone: one is what a single sample that differs makes."""
-VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast"})
-
-
-@dataclass(frozen=True)
-class Tap:
-    """An output, and the Softmax, by name, that it comes from, if it does.
-
-    A Softmax hides what is off by little and shows a decision that tips as a large error: over a few
-    samples, its input says more.
-    """
-
-    output: int
-    softmax: str | None
-
-    def inner(self, model: ir.Model) -> ir.Value:
-        """The Softmax's input in a form of the model, or the output itself."""
-        node = next((node for node in model.graph if node.name == self.softmax), None) if self.softmax else None
-        value = node.inputs[0] if node is not None else None
-        return value or model.graph.outputs[self.output]
-
-
-def _taps(model: ir.Model) -> list[Tap]:
-    taps = []
-    for index, output in enumerate(model.graph.outputs):
-        node = output.producer()
-        while node is not None and node.op_type in VIEWS:
-            node = node.inputs[0].producer() if node.inputs[0] is not None else None
-        found = node is not None and node.op_type in ("Softmax", "LogSoftmax") and node.graph is model.graph
-        taps.append(Tap(index, node.name if found and node is not None else None))
-    return taps
 
 
 @dataclass(frozen=True)
 class Judged:
-    """How close a form of the model comes.
+    """How close a form of the model comes, over the samples that decide.
 
-    sqnr_db   in dB: on the held-out samples, or on the others if it is worse there; -200 where the runtime cannot load or run it,
-              whatever the reason: other nodes left float may help
-    error_db  how many dB one standard error of the samples that decide is worth
-    shares    what each sample adds to the ratio of noise to signal over all of them
+    noise    noise / signal of each part of the outputs, on the held-out samples or on the others, whichever is worse; infinite where
+             the runtime cannot load or run the form, whatever the reason: other nodes left float may help
+    bound    the same, with what fresh samples may be worse
+    samples  what each sample adds to the ratio of each part, [samples, parts]
+    changes  share of decisions that noise of this size is expected to change, 0..1
     """
 
-    sqnr_db: float
-    error_db: float = 0.0
-    shares: Sequence[float] = ()
+    noise: Sequence[float]
+    bound: Sequence[float] = ()
+    samples: Sequence[Sequence[float]] = ()
+    changes: float = 0.0
+
+    @property
+    def sqnr_db(self) -> float:
+        """Of the worst part, dB; -200 where the form cannot be run."""
+        return decibels(max(self.noise, default=0.0))
+
+    @property
+    def bound_db(self) -> float:
+        """What fresh samples are expected to keep, of the worst part, dB."""
+        return decibels(max(self.bound or self.noise, default=0.0))
+
+    @property
+    def mean_noise(self) -> float:
+        """Over the parts: the worst counts most, but a part that no form improves does not hide the others."""
+        return sum(self.noise) / max(1, len(self.noise))
 
     def as_good_as(self, other: "Judged") -> bool:
         """Whether it is no more than one standard error of their difference, sample by sample, farther from float.
@@ -68,9 +58,9 @@ class Judged:
         The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984): of what can hardly be told apart
         take the simplest.
         """
-        if not self.shares or len(self.shares) != len(other.shares):
+        if not self.samples or len(self.samples) != len(other.samples):
             return False
-        differences = np.array([mine - its for mine, its in zip(self.shares, other.shares, strict=True)])
+        differences = np.mean(np.asarray(self.samples) - np.asarray(other.samples), axis=1)
         if not np.isfinite(differences).all():
             return False
         return bool(differences.sum() <= ERRORS * math.sqrt(len(differences)) * differences.std(ddof=min(1, len(differences) - 1)))
@@ -80,79 +70,92 @@ class Judged:
 class References:
     """Samples with what the float model gives.
 
-    outer, inner  outputs, and the values in front of a final Softmax, a list a sample
-    held_out      how many of the samples, the first ones, are; where they are few, others follow that calibrate
+    observation  where outputs are judged, and their parts
+    samples      names and feeds, in their order
+    expected     the float model's values of each
+    held_out     how many of the samples, the first ones, are; where they are few, others follow that calibrate
     """
 
-    taps: Sequence[Tap]
-    feeds: Sequence[Feeds]
-    outer: Sequence[Sequence[Array]]
-    inner: Sequence[Sequence[Array]]
+    observation: Observation
+    samples: Sequence[tuple[str, Feeds]]
+    expected: Sequence[Observed]
     held_out: int
 
     @staticmethod
-    def of(model: ir.Model, held_out: Sequence[Sample], others: Sequence[Sample], specs: list[InputSpec]) -> "References":
+    def of(
+        model: ir.Model, held_out: Sequence[Sample], others: Sequence[Sample], specs: list[InputSpec], feedback: Feedback | None = None
+    ) -> "References":
         """Run a float model over samples."""
-        samples = [*held_out, *others]
-        taps = _taps(model)
-        copy, columns = _both_ends(model, taps)
-        session = open_session(copy)
-        feeds = [check_feeds(sample, specs) for sample in samples]
-        found = [run(session, feed, sample.name) for sample, feed in zip(samples, feeds, strict=True)]
-        outer = [values[: len(taps)] for values in found]
-        inner = [[values[column] for column in columns] for values in found]
-        return References(taps, feeds, outer, inner, len(held_out))
+        samples = [(sample.name, check_feeds(sample, specs)) for sample in (*held_out, *others)]
+        observation = observe(model, [feeds for _, feeds in samples], feedback)
+        opened = observation.opened(model)
+        expected = [found for _, found in run_all(open_session(opened.model), opened, samples, observation.feedback)]
+        return References(observation, samples, expected, len(held_out))
 
     @property
     def size(self) -> int:
         """Bytes of what goes in and comes out."""
-        feeds = [array for sample in self.feeds for array in sample.values()]
-        outputs = [array for values in (self.outer, self.inner) for sample in values for array in sample]
-        return sum({id(array): array.nbytes for array in (*feeds, *outputs) if isinstance(array, np.ndarray)}.values())
+        feeds = [array for _, sample in self.samples for array in sample.values()]
+        values = [array for each in self.expected for array in (*each.own, *each.inner, *each.outer)]
+        return sum({id(array): array.nbytes for array in (*feeds, *values) if isinstance(array, np.ndarray)}.values())
 
     def judged(self, model: ir.Model) -> Judged:
         """How close a form of the model's outputs come to float's.
 
         Held-out samples flatter by chance where they are few, calibration samples by what was made from them: the worse counts.
         """
-        return self._compare(model, self.outer, len(self.feeds))
+        return self._compare(model, range(len(self.samples)), inner=False)
+
+    def bound_db(self, model: ir.Model) -> float:
+        """What fresh samples are expected to keep of the outputs, in dB alone."""
+        return self.judged(model).bound_db
 
     def sqnr_db(self, model: ir.Model) -> float:
-        """The same in dB alone."""
+        """Of the outputs' worst part, in dB alone."""
         return self.judged(model).sqnr_db
 
-    def inner_judged(self, model: ir.Model, most: int | None = None) -> Judged:
-        """The same in front of a final Softmax, over the first few samples or all: it tells apart what a Softmax hides."""
-        copy, columns = _both_ends(model, self.taps)
-        values = [copy.graph.outputs[column] for column in columns]
-        copy.graph.outputs.clear()
-        copy.graph.outputs.extend(values)
-        return self._compare(copy, self.inner, len(self.feeds) if most is None else most)
+    def inner_judged(self, model: ir.Model, chosen: Sequence[int] | None = None) -> Judged:
+        """The same in front of a final Softmax, over some of the samples or all: it tells apart what a Softmax hides."""
+        return self._compare(model, range(len(self.samples)) if chosen is None else chosen, inner=True)
 
-    def inner_sqnr_db(self, model: ir.Model, most: int) -> float:
-        """The same in dB alone."""
-        return self.inner_judged(model, most).sqnr_db
+    def noisiest(self, judged: Judged, least: int) -> list[int]:
+        """A few samples, in their order, that carry most of a form's noise in each part: those that tell where it comes from.
 
-    def _compare(self, model: ir.Model, references: Sequence[Sequence[Array]], most: int) -> Judged:
-        pairs = list(zip(self.feeds, references, strict=True))[:most]
-        groups = [group for group in (pairs[: self.held_out], pairs[self.held_out :]) if group]
-        found = []
+        Of a stateful model the first ones, for a sample hangs on those before it.
+        """
+        shares = np.asarray(judged.samples, float)
+        if self.observation.feedback.states or shares.ndim != 2 or not np.isfinite(shares).all():
+            return list(range(min(least, len(self.samples))))
+        relative = shares / np.maximum(shares.sum(0), 1e-30)
+        count = min(len(self.samples), least + shares.shape[1] - 1, MOST_NOISIEST)
+        chosen: list[int] = []
+        while len(chosen) < count:  # one more for the part of which they carry the least
+            part = int(np.argmin(relative[chosen].sum(0) if chosen else np.zeros(shares.shape[1])))
+            chosen.append(max((i for i in range(len(shares)) if i not in chosen), key=lambda i: (relative[i, part], -i)))
+        return sorted(chosen)
+
+    def _compare(self, model: ir.Model, chosen: Sequence[int], *, inner: bool) -> Judged:
+        comparison = Comparison(self.observation)
+        parts = self.observation.inner if inner else self.observation.outer
         try:
-            session = open_session(model)
-            for group in groups:
-                found.append(OutputError([str(tap.output) for tap in self.taps]))
-                for feeds, expected in group:
-                    found[-1].add(expected, run(session, feeds, "a sample"))
+            opened = Opened.of(model, self.observation)
+            session = open_session(opened.model)
+            samples = [self.samples[i] for i in chosen]
+            for i, (name, found) in zip(chosen, run_all(session, opened, samples, self.observation.feedback), strict=True):
+                comparison.add(name, self.expected[i], found)
         except ModelError:
-            return Judged(-MAX_DB)
-        worse = min(found, key=lambda error: error.sqnr_db() or 0.0)
-        return Judged(worse.sqnr_db() or 0.0, worse.standard_error_db(), noise_shares([own for error in found for own in error.samples]))
+            return Judged((math.inf,) * max(1, len(parts)))
+        return self._judged(comparison.inner if inner else comparison.outer, chosen, comparison)
 
-
-def _both_ends(model: ir.Model, taps: Sequence[Tap]) -> tuple[ir.Model, list[int]]:
-    """A copy whose outputs are the model's and the inner ones, and for each tap the number of its inner one."""
-    copy = model.clone()
-    values = [tap.inner(copy) for tap in taps]
-    copy.graph.outputs.extend(value for value in dict.fromkeys(values) if value not in copy.graph.outputs)
-    outputs = list(copy.graph.outputs)
-    return copy, [outputs.index(value) for value in values]
+    def _judged(self, errors: OutputErrors, chosen: Sequence[int], comparison: Comparison) -> Judged:
+        groups = [[row for row, i in enumerate(chosen) if (i < self.held_out) is first] for first in (True, False)]
+        found = [errors.some(group) for group in groups if group]
+        noise: Array = np.max([each.ratios() for each in found], axis=0) if errors.parts else np.zeros(0)
+        bound = np.maximum(bounds(errors), noise) if errors.parts else noise
+        changes = [each.expected() for each in comparison.decisions.values() if each.count]
+        return Judged(
+            tuple(noise.tolist()),
+            tuple(bound.tolist()),
+            errors.shares().tolist() if errors.parts else [],
+            sum(changes) / max(1, len(changes)),
+        )

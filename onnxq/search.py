@@ -11,6 +11,7 @@ from onnxq.calibration.methods import METHODS, MethodOptions
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
 from onnxq.choice import Candidates, Choice, Variant, choose
+from onnxq.comparison.errors import decibels
 from onnxq.data.samples import spread
 from onnxq.divisions import with_fewer_divisions
 from onnxq.equalize import equalize
@@ -156,7 +157,7 @@ def _preferred(tried: Sequence[tuple[Candidates, Choice]]) -> tuple[Candidates, 
     """The closest form of the model; the plain one, which comes first, where the samples can hardly tell it from that."""
 
     def closeness(item: tuple[Candidates, Choice]) -> float:
-        return (item[1].kept.sqnr_db or 0.0) - WORTH_DB * (Technique.SMOOTHING in item[0].variant.techniques)
+        return decibels(item[1].kept.noise or 0.0) - WORTH_DB * (Technique.SMOOTHING in item[0].variant.techniques)
 
     (plain, as_it_is), (best, changed) = tried[0], max(tried, key=closeness)
     return tried[0] if plain.as_good(as_it_is.kept, best, changed.kept) else (best, changed)
@@ -174,10 +175,10 @@ def _with_ranges_at_run_time(job: Job, candidates: Candidates, choice: Choice, l
         return choice
     shapes = planned_shapes(choice.model, choice.plan, job.held_out[0].load())
     job.run_time, job.few_rows = names, few_rows(choice.plan, names, shapes)
-    found = candidates.judged(choice.plan, choice.kept).sqnr_db
-    trial = replace(choice.kept, techniques=(*choice.kept.techniques, RUN_TIME), sqnr_db=found)
-    choice = replace(choice, trials=[*choice.trials, trial])
-    if found < min(choice.kept.sqnr_db or 0.0, CLEAR_DB):
+    judged = candidates.judged(choice.plan, choice.kept)
+    found = replace(choice.kept, sqnr_db=judged.sqnr_db, noise=judged.mean_noise, changes=judged.changes)
+    choice = replace(choice, trials=[*choice.trials, replace(found, techniques=(*choice.kept.techniques, RUN_TIME))])
+    if decibels(judged.mean_noise) < min(decibels(choice.kept.noise or 0.0), CLEAR_DB):
         job.run_time = []
         return choice
-    return replace(choice, kept=replace(choice.kept, sqnr_db=found))
+    return replace(choice, kept=found)

@@ -15,14 +15,18 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxq.comparison.errors import OutputErrors, PartError, bounds, decibels
+from onnxq.comparison.feedback import Feedback, chosen_sequences
+from onnxq.comparison.observation import SEEN, Comparison, Observation, Observed, Opened, observe, run_all
 from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
 from onnxq.errors import DataError
 from onnxq.formats.join import JOINT
 from onnxq.macs import ShapeByName, node_macs
-from onnxq.metrics import OutputError
+from onnxq.metrics import MAX_DB
 from onnxq.model.edit import nodes_of
-from onnxq.model.runtime import InputSpec, open_session, run
+from onnxq.model.files import load
+from onnxq.model.runtime import InputSpec, open_session
 from onnxq.operators import INTEGER_KERNELS
 from onnxq.plan import Plan
 from onnxq.schemes import Array, Feeds
@@ -33,6 +37,8 @@ CLEAN_DB = 40.0
 """... unless it is better than this anyway."""
 CHECKED = 4
 """Samples run as written, which is slow: nothing is fused."""
+HEAVY, MANY = 0.5, 20
+"""Samples are named where no more than one in so many carries this share of the noise."""
 HELD_BYTES = 64 << 20
 """Inputs and float outputs kept in memory while the other file runs."""
 
@@ -58,20 +64,61 @@ class Kernels:
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """SQNR in dB over all float outputs; None where nothing could be compared.
+class DecisionShare:
+    """Decisions of one output for the largest of several values.
 
-    samples, sqnr_db  held-out samples, and the file in the runtime's integer kernels against float
-    checked           the first so many of them, over which the file is also run as written:
-    optimized_db      on these, in the integer kernels
-    unoptimized_db    on these, as written (Q/DQ in float)
+    count     how many the samples show
+    changed   share of them that the file decides otherwise
+    expected  share that noise of this size is expected to change on other samples
+    """
+
+    output: str
+    count: int
+    changed: float
+    expected: float
+
+
+@dataclass(frozen=True)
+class SampleError:
+    """A sample that is far from float: SQNR of its own worst part, dB, and its share of the noise of the worst part of all."""
+
+    sample: str
+    sqnr_db: float
+    noise_share: float
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """How far the written file's outputs are from float, in the runtime's integer kernels; None where nothing could be compared.
+
+    samples, unseen  how many were compared, and how many of them nothing was made from or chosen by
+    bound_db   SQNR of the worst part of the outputs that fresh samples are expected to keep
+    sqnr_db    of the same part, over all samples
+    parts      every part, in the order of the outputs
+    worst      samples that carry most of the noise, where few do
+    decisions, selections  what the outputs decide; of the nodes that select, the share of entries that are the same
+    sequences  of a stateful model how many were run, each model with its own states; else None
+    checked    samples over which the file was also run as written (Q/DQ in float), with the SQNR of the worst part both ways:
+    optimized_db, unoptimized_db
     """
 
     samples: int
+    unseen: int
+    bound_db: float | None
     sqnr_db: float | None
+    parts: list[PartError]
+    worst: list[SampleError]
+    decisions: list[DecisionShare]
+    selections: dict[str, float]
+    sequences: int | None
     checked: int
     optimized_db: float | None
     unoptimized_db: float | None
+
+    @property
+    def worst_part(self) -> PartError | None:
+        """The part with the least bound."""
+        return min(self.parts, key=lambda part: part.bound_db, default=None)
 
     @property
     def suspect(self) -> bool:
@@ -79,6 +126,28 @@ class Outputs:
         if self.optimized_db is None or self.unoptimized_db is None:
             return False
         return self.optimized_db < min(self.unoptimized_db, CLEAN_DB) - SUSPECT_DB
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a written file is compared on.
+
+    source    the float model's file
+    model     its normalized form, which has the places where outputs are judged
+    samples   all of them, in their order
+    unseen    names of those that nothing was made from or chosen by
+    specs     the model's inputs
+    feedback  outputs that are the next sample's inputs
+    finite    inputs that must not be infinite; None where NaN and infinite values may be anywhere
+    """
+
+    source: Path
+    model: ir.Model
+    samples: Sequence[Sample]
+    unseen: frozenset[str]
+    specs: list[InputSpec]
+    feedback: Feedback
+    finite: Collection[str] | None = ()
 
 
 def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName) -> Kernels:
@@ -136,10 +205,8 @@ def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     return [re.sub(r"_(quantized|QuantizeLinear)$", "", node.output[0]) for node in again]
 
 
-def compare_outputs(
-    source: Path, path: Path, samples: Sequence[Sample], specs: list[InputSpec], finite: Collection[str] = (), *, allow_nan: bool = False
-) -> Outputs:
-    """Compare a written file with the float model over some samples, optimized and as written.
+def compare_outputs(path: Path, evidence: Evidence) -> Outputs:
+    """Compare a written file with the float model, optimized and as written.
 
     One session is open at a time, for each may hold all weights, and a bounded share of the outputs.
 
@@ -147,44 +214,93 @@ def compare_outputs(
         DataError: a sample holds NaN, or an infinite value in one of the inputs that are to be finite: what they make of the
             outputs would count as right whatever the file gives.
     """
-    names = [value.name for value in onnx.load_model(path, load_external_data=False).graph.output]
-    everything, optimized, written = (OutputError(names) for _ in range(3))
+    samples, specs = evidence.samples, evidence.specs
+    seen = [check_feeds(sample, specs) for sample in chosen_sequences(samples, Feedback(), SEEN)]
+    observation = observe(evidence.model, seen, evidence.feedback)
+    # the file as it came, wherever its outputs are all that is compared
+    forms = [observation.opened(model) for model in (load(evidence.source) if observation.plain else evidence.model, load(path))]
+    everything, optimized, written = (Comparison(observation) for _ in range(3))
+    states: list[Sequence[Array] | None] = [None, None, None]
     done = 0
     while done < len(samples):
-        block = _float_outputs(source, samples[done:], specs, None if allow_nan else finite)
-        session = open_session(path)
-        for index, (feeds, expected) in enumerate(block, start=done):
-            found = run(session, feeds, samples[index].name)
-            everything.add(expected, found)
-            if index < CHECKED:
-                optimized.add(expected, found)
-        del session
-        checked = block[: max(0, CHECKED - done)]
-        if checked:
-            session = open_session(path, optimize=False)
-            for sample, (feeds, expected) in zip(samples[done:], checked, strict=False):
-                written.add(expected, run(session, feeds, sample.name))
-            del session
+        block = _float_outputs(forms[0], observation.feedback, samples[done:], evidence, states)
+        for optimize, comparisons in ((True, (everything, optimized)), (False, (written,))):
+            part = block if optimize else block[: max(0, CHECKED - done)]
+            if not part:
+                continue
+            session = open_session(forms[1].model, optimize=optimize)
+            runs = run_all(session, forms[1], [(name, feeds) for name, feeds, _ in part], observation.feedback, states, 2 - optimize)
+            for number, ((_, _, expected), (name, found)) in enumerate(zip(part, runs, strict=True), start=done):
+                for comparison in comparisons[: 1 + (number < CHECKED)]:
+                    comparison.add(name, expected, found)
+            del session, runs
         done += len(block)
-    return Outputs(len(samples), everything.sqnr_db(), min(CHECKED, len(samples)), optimized.sqnr_db(), written.sqnr_db())
+    return _outputs(observation, evidence, everything, optimized, written)
 
 
 def _float_outputs(
-    source: Path, samples: Sequence[Sample], specs: list[InputSpec], finite: Collection[str] | None
-) -> list[tuple[Feeds, list[Array]]]:
-    """Feeds and outputs of as many samples as fit into `HELD_BYTES`, at least one; without `finite` whatever they hold."""
-    session = open_session(source)
-    block: list[tuple[Feeds, list[Array]]] = []
+    form: Opened, feedback: Feedback, samples: Sequence[Sample], evidence: Evidence, states: list[Sequence[Array] | None]
+) -> list[tuple[str, Feeds, Observed]]:
+    """Name, feeds and float values of as many samples as fit into `HELD_BYTES`, at least one."""
+    session = open_session(form.model)
+    block: list[tuple[str, Feeds, Observed]] = []
     held = 0
     for sample in samples:
-        feeds = check_feeds(sample, specs)
-        if finite is not None:
-            _check_numbers(sample.name, feeds, finite)
-        block.append((feeds, run(session, feeds, sample.name)))
-        held += sum(array.nbytes for array in (*feeds.values(), *block[-1][1]) if isinstance(array, np.ndarray))
+        feeds = check_feeds(sample, evidence.specs)
+        if evidence.finite is not None:
+            _check_numbers(sample.name, feeds, evidence.finite)
+        ((_, found),) = run_all(session, form, [(sample.name, feeds)], feedback, states, 0)
+        block.append((sample.name, feeds, found))
+        arrays = {id(array): array for array in (*feeds.values(), *found.own, *found.inner, *found.outer) if isinstance(array, np.ndarray)}
+        held += sum(array.nbytes for array in arrays.values())
         if held >= HELD_BYTES:
             break
     return block
+
+
+def _outputs(observation: Observation, evidence: Evidence, everything: Comparison, optimized: Comparison, written: Comparison) -> Outputs:
+    errors = everything.outer
+    fresh = errors.some([row for row, name in enumerate(everything.names) if name in evidence.unseen])
+    kept, found = bounds(errors, fresh), errors.ratios()
+    parts = [PartError(errors.parts[i].name, decibels(found[i]), decibels(kept[i])) for i in errors.measured]
+    worst = min(errors.measured, key=lambda i: (-kept[i], i), default=None)
+    feedback = observation.feedback
+    return Outputs(
+        samples=len(everything.names),
+        unseen=fresh.samples,
+        bound_db=None if worst is None else decibels(kept[worst]),
+        sqnr_db=None if worst is None else decibels(found[worst]),
+        parts=parts,
+        worst=[] if worst is None else heavy_samples(errors, worst, everything.names),
+        decisions=decision_shares(everything),
+        selections=everything.selected_alike(),
+        sequences=sum(name in feedback.starts for name in everything.names) if feedback.states else None,
+        checked=len(written.names),
+        optimized_db=optimized.outer.worst_db(),
+        unoptimized_db=written.outer.worst_db(),
+    )
+
+
+def heavy_samples(errors: OutputErrors, part: int, names: Sequence[str]) -> list[SampleError]:
+    """The samples that carry half of a part's noise, where they are few."""
+    alone, total, result = errors.sample_db(), 0.0, []
+    for row, share in errors.heaviest(part):
+        own = alone[row]
+        result.append(SampleError(names[row], own if own is not None else MAX_DB, share))
+        total += share
+        if total >= HEAVY:
+            break
+    return result if len(result) <= max(1, len(names) // MANY) and len(names) > 2 * MANY else []
+
+
+def decision_shares(comparison: Comparison) -> list[DecisionShare]:
+    """Of each output that decides."""
+    taps = comparison.observation.taps
+    return [
+        DecisionShare(taps[number].name, each.count, each.changed / each.count, each.expected())
+        for number, each in comparison.decisions.items()
+        if each.count
+    ]
 
 
 def _check_numbers(sample: str, feeds: Feeds, finite: Collection[str]) -> None:

@@ -21,9 +21,13 @@ def doubts(options: QuantizeOptions, kernels: Kernels, outputs: Outputs | None, 
             "this runtime computes something else than the file says"
         )
     static = options.mode is Mode.STATIC
-    if outputs is not None and outputs.sqnr_db is not None and outputs.sqnr_db < (TARGET_DB if static else RUINED_DB):
+    least = TARGET_DB if static else RUINED_DB
+    weak = [part for part in outputs.parts if part.bound_db < least] if outputs is not None else []
+    if weak:
+        few = ", ".join(f"'{part.name}' {part.bound_db:.1f} dB" for part in sorted(weak, key=lambda part: part.bound_db)[:NAMED])
+        more = f" and {len(weak) - NAMED} more" if len(weak) > NAMED else ""
         remedy = f", or leave more nodes float with --min-sqnr {TARGET_DB:.0f}" if static and options.limits.min_sqnr is None else ""
-        yield f"the outputs are far from float ({outputs.sqnr_db:.1f} dB): check with onnxq eval before using the file{remedy}"
+        yield f"outputs are far from float ({few}{more}): check with onnxq eval before using the file{remedy}"
     if latency is not None and latency.ratio > SLOWER:
         yield f"the file is slower than the float model on this machine: {latency.ratio:.2f}x the time"
     if kernels.fell_back:

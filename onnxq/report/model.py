@@ -113,7 +113,7 @@ class QuantizeReport:
 
     def gated(self, limits: Limits) -> "QuantizeReport":
         """The report with the gates that were asked for."""
-        sqnr = self.outputs.sqnr_db if self.outputs is not None else None
+        sqnr = self.outputs.bound_db if self.outputs is not None else None
         speedup = 1 / self.latency.ratio if self.latency is not None else None
         lost = (self.drop.points, f"{self.drop.metric} is {{:.2f}} below float") if self.drop is not None else (None, "")
         gates = [

@@ -8,6 +8,7 @@ from onnxq.inspection import InspectReport
 from onnxq.operators import INTEGER_KERNELS
 from onnxq.report.model import QuantizeReport
 from onnxq.report.scores import EvalReport, ModelScore
+from onnxq.verify import Outputs
 
 
 def size(count: int) -> str:
@@ -63,10 +64,7 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
     ]
     if kernels.requantizations:
         rows.append(["requantized", f"{len(kernels.requantizations)}: {_some(kernels.requantizations)}"])
-    if outputs is not None and outputs.sqnr_db is not None:
-        rows.append(["outputs", f"{outputs.sqnr_db:.1f} dB SQNR against float on {outputs.samples} held-out samples"])
-        both = f"{outputs.optimized_db:.1f} dB in integer kernels, {outputs.unoptimized_db:.1f} dB as written"
-        rows.append(["", f"{both}, on {outputs.checked} of them"])
+    rows += _output_rows(outputs) if outputs is not None else []
     if report.drop is not None:
         rows.append(
             ["metric", f"{report.drop.metric} is {abs(report.drop.points):.2f} {'below' if report.drop.points > 0 else 'above'} float"]
@@ -87,6 +85,29 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
     if hidden:
         rows.append(["", f"{hidden} more nodes; -v lists them"])
     rows.append(["time", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())])
+    return rows
+
+
+def _output_rows(outputs: Outputs) -> list[list[str]]:
+    """How far the outputs are from float."""
+    worst = outputs.worst_part
+    if worst is None:
+        return []
+    where = f" in '{worst.name}', the worst of {len(outputs.parts)} parts" if len(outputs.parts) > 1 else ""
+    rows = [["outputs", f"{worst.bound_db:.1f} dB SQNR against float, or better, on fresh samples{where}"]]
+    unseen = f", {outputs.unseen} of them unseen by calibration and choice" if outputs.unseen else ""
+    closed = f", in {outputs.sequences} sequences with the model's own states" if outputs.sequences is not None else ""
+    rows.append(["", f"{worst.sqnr_db:.1f} dB on {outputs.samples} samples{unseen}{closed}"])
+    others = sorted((part for part in outputs.parts if part is not worst), key=lambda part: part.bound_db)[:3]
+    if others:
+        rows.append(["", "next: " + ", ".join(f"'{part.name}' {part.bound_db:.1f} dB" for part in others)])
+    if outputs.worst:
+        share = sum(sample.noise_share for sample in outputs.worst)
+        rows.append(["", f"{share:.0%} of the noise is in {_some([sample.sample for sample in outputs.worst])}"])
+    for each in outputs.decisions:
+        rows.append(["decisions", f"{each.changed:.2%} of {each.count} changed, {each.expected:.2%} expected ('{each.output}')"])
+    for node, share in outputs.selections.items():
+        rows.append(["selection", f"{share:.1%} the same ('{node}')"])
     return rows
 
 

@@ -1,0 +1,170 @@
+"""Stateful models: outputs that are inputs of the next sample, as a recurrent state or a cache of attention is.
+
+Such a model's error accumulates over time, which single samples do not show. So samples that follow one another are run as
+the application runs them: each model gets its own state back.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import TypeVar
+
+import numpy as np
+import onnxruntime as ort
+
+from onnxq.data.samples import check_feeds, spread
+from onnxq.data.source import Sample
+from onnxq.errors import DataError
+from onnxq.model.runtime import input_specs, run
+from onnxq.schemes import Array, Feeds
+
+T = TypeVar("T")
+LONGEST, LEAST = 64, 6
+"""Samples that are run as one sequence; a folder without folders in it is cut into at least so many sequences."""
+STATE = frozenset({"state", "h", "c", "lstm", "gru", "rnn", "buffer"})
+SYNONYMS = {
+    "past": "state", "present": "state", "prev": "state", "previous": "state", "next": "state", "new": "state", "states": "state",
+    "cache": "state", "caches": "state", "mem": "state", "memory": "state", "memories": "state", "hidden": "h", "hn": "h", "cell": "c",
+    "cn": "c", "buf": "buffer", "buffers": "buffer",
+}  # fmt: skip
+"""Words by which states are called on their way in or out."""
+IGNORED = frozenset({"in", "input", "out", "output", "i", "o", "n"})
+FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
+LOOKED_AT = 4
+CLOSE = 1e-3
+"""Relative difference up to which a sample's input is the output of the sample before."""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Which outputs become which inputs, and where a sequence starts.
+
+    states  input name -> output index
+    starts  names of the samples that are run with the state that they bring
+    """
+
+    states: Mapping[str, int] = field(default_factory=dict)
+    starts: frozenset[str] = frozenset()
+
+    def feeds(self, sample: str, given: Feeds, previous: Sequence[Array] | None) -> Feeds:
+        """A sample's feeds, with the states that the sample before it left."""
+        if not self.states or previous is None or sample in self.starts:
+            return given
+        if any(np.shape(given[name]) != np.shape(previous[index]) for name, index in self.states.items()):
+            return given  # a cache of another length: the samples do not follow one another
+        return given | {name: np.asarray(previous[index], given[name].dtype) for name, index in self.states.items()}
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of them, evenly spaced."""
+    return list(items) if count >= len(items) else [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def find_feedback(session: ort.InferenceSession, samples: Sequence[Sample], told: Iterable[str] = ()) -> Feedback:
+    """The states of a model and the sequences that samples make.
+
+    Args:
+        session: the float model.
+        samples: in their order; those of a folder follow one another.
+        told: the user's pairs `input=output`, or "none".
+
+    Raises:
+        DataError: a pair that was told names no input or output.
+    """
+    states = find_states(session, told)
+    if not told and not states:
+        states = _seen_states(session, samples)
+    return Feedback(states, frozenset(each[0].name for each in sequences(samples))) if states else Feedback()
+
+
+def find_states(session: ort.InferenceSession, told: Iterable[str] = ()) -> dict[str, int]:
+    """Inputs that take an output of the sample before, by name, with the output's index.
+
+    The names of a pair differ by no more than the words for before and after, and their shapes may be the same.
+    """
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    names = {value.name: index for index, value in enumerate(outputs)}
+    told = list(told)
+    if told:
+        return {} if told == ["none"] else dict(_told(pair, [value.name for value in inputs], names) for pair in told)
+    found: dict[str, int] = {}
+    for value in inputs:
+        words = _words(value.name)
+        fits = [
+            index
+            for other, index in zip(outputs, names.values(), strict=True)
+            if words and words == _words(other.name) and _fits(value, other)
+        ]
+        if len(fits) == 1 and fits[0] not in found.values():
+            found[value.name] = fits[0]
+    return found if len(found) < len(inputs) else {}
+
+
+def _told(pair: str, inputs: Sequence[str], outputs: Mapping[str, int]) -> tuple[str, int]:
+    source, equals, target = pair.partition("=")
+    if not equals or source not in inputs or target not in outputs:
+        raise DataError(f"--state {pair}: expected INPUT=OUTPUT; inputs are {', '.join(inputs)}, outputs {', '.join(outputs)}")
+    return source, outputs[target]
+
+
+def _words(name: str) -> frozenset[str]:
+    """What a name says of a state apart from its direction; nothing where it is called none."""
+    name = re.sub(r"key_?values?(?![a-z])", "", name)
+    name = re.sub(r"(?<![a-zA-Z])([hc])0(?![a-zA-Z0-9])", r"\1", name)
+    words = {SYNONYMS.get(word.lower(), word.lower()) for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)} - IGNORED
+    return frozenset(words) if words & STATE else frozenset()
+
+
+def _fits(value: ort.NodeArg, other: ort.NodeArg) -> bool:
+    """Whether an output may have an input's type and shape; open sizes may be anything."""
+    if value.type != other.type or len(value.shape) != len(other.shape):
+        return False
+    return all(a == b or not isinstance(a, int) or not isinstance(b, int) for a, b in zip(value.shape, other.shape, strict=True))
+
+
+def _seen_states(session: ort.InferenceSession, samples: Sequence[Sample]) -> dict[str, int]:
+    """Inputs that are, in the data, what an output of the sample before was."""
+    specs, outputs = {spec.name: spec for spec in input_specs(session)}, session.get_outputs()
+    pairs = [
+        (value.name, index)
+        for value in session.get_inputs()
+        for index, other in enumerate(outputs)
+        if value.name in specs and value.type in FLOATS and _fits(value, other)
+    ]
+    few = max(sequences(samples), key=len, default=[])[:LOOKED_AT]
+    if len(specs) < 2 or not pairs or len(few) < 2:
+        return {}
+    feeds = [check_feeds(sample, list(specs.values())) for sample in few]
+    found = [run(session, each, sample.name) for each, sample in zip(feeds[:-1], few[:-1], strict=True)]
+    return {
+        name: index
+        for name, index in pairs
+        if all(_close(after[name], before[index]) for before, after in zip(found, feeds[1:], strict=True))
+    }
+
+
+def _close(given: Array, left: Array) -> bool:
+    if np.shape(given) != np.shape(left):
+        return False
+    size = float(np.abs(given).max(initial=0.0))
+    return size > 0 and float(np.abs(given - left).max(initial=0.0)) <= CLOSE * size
+
+
+def sequences(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Samples that follow one another: those of a folder, in their order; a single folder is cut into several sequences."""
+    folders: dict[PurePath, list[Sample]] = {}
+    for sample in samples:
+        folders.setdefault(PurePath(sample.name).parent, []).append(sample)
+    longest = LONGEST if len(folders) > 1 else max(2, min(LONGEST, len(samples) // LEAST))
+    return [each[start : start + longest] for each in folders.values() for start in range(0, len(each), longest)]
+
+
+def chosen_sequences(samples: Sequence[Sample], feedback: Feedback, count: int) -> list[Sample]:
+    """At most `count` samples, evenly spaced; of a stateful model whole sequences, at least one."""
+    if not feedback.states:
+        return spread(samples, count)
+    starts = [i for i, sample in enumerate(samples) if sample.name in feedback.starts]
+    parts = [list(samples[start:stop]) for start, stop in zip(starts, [*starts[1:], len(samples)], strict=True)]
+    mean = max(1, len(samples) // max(1, len(parts)))
+    return [sample for part in evenly(parts, max(1, count // mean)) for sample in part]

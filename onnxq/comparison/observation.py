@@ -1,0 +1,194 @@
+"""What of a model is compared, found once from the float model, and how other models are held against it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from onnxq.comparison.decisions import Decisions
+from onnxq.comparison.errors import OutputErrors
+from onnxq.comparison.feedback import Feedback, evenly
+from onnxq.comparison.parts import Part, find_parts
+from onnxq.comparison.taps import Selection, Tap, find_selections, find_taps
+from onnxq.macs import concrete_shapes
+from onnxq.model.edit import Names
+from onnxq.model.runtime import open_session, run
+from onnxq.schemes import Array, Feeds
+
+SEEN = 16
+"""Samples whose values tell the parts of outputs apart."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Where two forms of a model are compared.
+
+    taps        one for each output, or for each value that goes into the selection that an output comes from
+    outer       parts of what the model gives: the outputs, or what goes into a selection
+    inner       the same in front of a final Softmax
+    selections  nodes that select by computed values
+    feedback    outputs that are the next sample's inputs
+    """
+
+    taps: tuple[Tap, ...]
+    outer: tuple[Part, ...]
+    inner: tuple[Part, ...]
+    selections: tuple[Selection, ...] = ()
+    feedback: Feedback = field(default_factory=Feedback)
+
+    @property
+    def softened(self) -> bool:
+        """Whether an output comes from a Softmax, so that it is not judged where candidates are."""
+        return any(tap.node is not None and not tap.selected for tap in self.taps)
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but the outputs themselves is compared."""
+        return not self.selections and all(tap.node is None for tap in self.taps)
+
+    def opened(self, model: ir.Model) -> "Opened":
+        """A form of the model with all that is compared among its outputs."""
+        return Opened.of(model, self)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A copy of a model whose outputs are its own and the observed values.
+
+    own          how many of them are the model's own, the first ones
+    inner, outer  of each tap, the index of its value
+    selections   index of each selection's indices, None where this form lacks the node
+    """
+
+    model: ir.Model
+    own: int
+    inner: tuple[int, ...]
+    outer: tuple[int, ...]
+    selections: tuple[int | None, ...]
+
+    @staticmethod
+    def of(model: ir.Model, observation: Observation) -> "Opened":
+        """A form of the model, opened up."""
+        copy = model.clone()
+        own = len(copy.graph.outputs)
+        inner = [tap.inner(copy) for tap in observation.taps]
+        outer = [tap.outer(copy) for tap in observation.taps]
+        nodes = {node.name: node for node in copy.graph}
+        chosen = [nodes[each.node].outputs[each.slot] if each.node in nodes else None for each in observation.selections]
+        names = Names(copy)
+        for value in dict.fromkeys([*inner, *outer, *(value for value in chosen if value is not None)]):
+            if value not in copy.graph.outputs:
+                value.name = value.name or names.fresh("selected")
+                copy.graph.outputs.append(value)
+        values = list(copy.graph.outputs)
+        at = [None if value is None else values.index(value) for value in chosen]
+        return Opened(copy, own, tuple(map(values.index, inner)), tuple(map(values.index, outer)), tuple(at))
+
+
+def observe(
+    model: ir.Model, feeds: Sequence[Feeds], feedback: Feedback | None = None, session: ort.InferenceSession | None = None
+) -> Observation:
+    """Find what to compare.
+
+    Args:
+        model: the normalized float model.
+        feeds: some samples; the more, the surer the parts that differ in scale.
+        feedback: the model's states.
+        session: of `Opened` with the taps alone, where it is open already.
+    """
+    taps = tuple(find_taps(model))
+    selections = tuple(find_selections(model))
+    first = Observation(taps, (), (), selections, feedback or Feedback())
+    opened = first.opened(model)
+    session = session or open_session(opened.model)
+    shapes = concrete_shapes(model, feeds[0]) if feeds else {}
+    seen = [run(session, each, "a sample") for each in evenly(feeds, SEEN)]
+    found: dict[str, tuple[Part, ...]] = {}
+    for level, columns in (("inner", opened.inner), ("outer", opened.outer)):
+        parts: list[Part] = []
+        for number, (tap, column) in enumerate(zip(taps, columns, strict=True)):
+            value = tap.inner(model) if level == "inner" else tap.outer(model)
+            arrays = [values[column] for values in seen]
+            if tap.node is not None and not tap.selected:  # one part on both sides of a Softmax
+                parts.append(Part(number, tap.name))
+            elif all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays):
+                parts += find_parts(value, number, tap.name, shapes, arrays)
+        found[level] = tuple(parts)
+    return Observation(taps, found["outer"], found["inner"], selections, feedback or Feedback())
+
+
+@dataclass
+class Comparison:
+    """Two models over samples: errors at the outputs, in front of a Softmax, of decisions and of selections.
+
+    names  of the samples that were added
+    """
+
+    observation: Observation
+    names: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.outer, self.inner = OutputErrors(self.observation.outer), OutputErrors(self.observation.inner)
+        self.decisions = {number: Decisions(tap.axis) for number, tap in enumerate(self.observation.taps) if tap.axis is not None}
+        self.same: dict[str, list[float]] = {each.node: [0.0, 0.0] for each in self.observation.selections}
+
+    def add(self, sample: str, expected: "Observed", found: "Observed") -> None:
+        """Add one sample."""
+        self.names.append(sample)
+        self.outer.add(expected.outer, found.outer)
+        self.inner.add(expected.inner, found.inner)
+        for number, decisions in self.decisions.items():
+            want, have = expected.inner[number], found.inner[number]
+            if isinstance(want, np.ndarray) and want.dtype.kind == "f" and isinstance(have, np.ndarray) and have.dtype.kind == "f":
+                decisions.add(want, have)
+        for selection, one, other in zip(self.observation.selections, expected.selections, found.selections, strict=True):
+            if one is not None and other is not None:
+                same, of = selection.same(one, other)
+                self.same[selection.node][0] += same
+                self.same[selection.node][1] += of
+
+    def selected_alike(self) -> dict[str, float]:
+        """Share of each selection's entries that are the same, 0..1, by node."""
+        return {node: same / of for node, (same, of) in self.same.items() if of}
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The observed values of one sample; lists over taps and over selections."""
+
+    own: Sequence[Array]
+    inner: Sequence[Array]
+    outer: Sequence[Array]
+    selections: Sequence[Array | None]
+
+    @staticmethod
+    def of(opened: Opened, values: Sequence[Array]) -> "Observed":
+        """From what a run of an opened form gives."""
+        return Observed(
+            values[: opened.own],
+            [values[i] for i in opened.inner],
+            [values[i] for i in opened.outer],
+            [None if i is None else values[i] for i in opened.selections],
+        )
+
+
+def run_all(
+    session: ort.InferenceSession,
+    opened: Opened,
+    samples: Sequence[tuple[str, Feeds]],
+    feedback: Feedback,
+    states: list[Sequence[Array] | None] | None = None,
+    slot: int = 0,
+) -> Iterator[tuple[str, Observed]]:
+    """Run samples in their order; of a stateful model each with the state that the one before it left.
+
+    `states[slot]` keeps what the last run gave, for a call that goes on.
+    """
+    kept: list[Sequence[Array] | None] = states if states is not None else [None]
+    for name, given in samples:
+        values = run(session, feedback.feeds(name, given, kept[slot]), name)
+        if feedback.states:
+            kept[slot] = values[: opened.own]
+        yield name, Observed.of(opened, values)

@@ -1,0 +1,198 @@
+"""Where a model's outputs are judged: at the outputs, or in front of a decision that they come from.
+
+A Softmax hides what is off by little and shows a decision that tips as a large error. Behind a selection (TopK,
+NonMaxSuppression, ArgMax, ...) values come in another order, or other values come, wherever a decision tips: row by row they
+say nothing. So the values that go into the selection are compared, and how often it selects the same is counted.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.macs import WITH_MACS
+from onnxq.model.edit import attribute, is_constant
+from onnxq.schemes import Array
+
+VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Identity"})
+SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
+COMPARISONS = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+SELECTIONS = {"TopK": 1, "NonMaxSuppression": 0, "ArgMax": 0, "ArgMin": 0}
+"""Selections of floats, with the output that holds what they select."""
+SCATTERING = frozenset({"NonMaxSuppression", "NonZero", "Compress", "Unique"})
+"""Operators that give as many values as the data says."""
+WORK = WITH_MACS | {"LSTM", "GRU", "RNN"}
+
+
+@dataclass(frozen=True)
+class Tap:
+    """An output and where it is judged.
+
+    output    index among the model's outputs
+    name      of the output, as shown
+    node, slot  the judged value is this input of that node; at the output itself where `node` is None
+    selected  whether the output itself says nothing, because it comes from a selection
+    axis      along which the largest value decides, where one does
+    """
+
+    output: int
+    name: str
+    node: str | None = None
+    slot: int = 0
+    selected: bool = False
+    axis: int | None = None
+
+    def inner(self, model: ir.Model) -> ir.Value:
+        """The judged value in a form of the model; the output itself where it lacks the node."""
+        node = next((node for node in model.graph if node.name == self.node), None) if self.node else None
+        value = node.inputs[self.slot] if node is not None and self.slot < len(node.inputs) else None
+        return value or model.graph.outputs[self.output]
+
+    def outer(self, model: ir.Model) -> ir.Value:
+        """The output, or what is judged in its place where it comes from a selection."""
+        return self.inner(model) if self.selected else model.graph.outputs[self.output]
+
+
+def find_taps(model: ir.Model) -> list[Tap]:
+    """A tap for each output; one for each value that goes into the selection that outputs come from."""
+    selected = _behind_selections(model)
+    taps: list[Tap] = []
+    for index, output in enumerate(model.graph.outputs):
+        producer = output.producer()
+        if producer in selected:
+            taps += [tap for tap in _entries(model, index, selected, producer) if tap not in taps]
+        else:
+            taps.append(_softmax_tap(model, index))
+    return _each_once(taps, model)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A node that selects by computed values.
+
+    slot  of its outputs the one that holds indices
+    axis  along which they lie, in any order; None where each decides for itself; rows where they are [selected, 3]
+    """
+
+    node: str
+    slot: int
+    axis: int | None
+    rows: bool = False
+
+    def same(self, wanted: Array, found: Array) -> tuple[float, float]:
+        """How many of the entries are in both, twice, and how many there are in each, added."""
+        if self.rows:
+            sets = [{tuple(row) for row in array.tolist()} for array in (wanted, found)]
+            return 2.0 * len(sets[0] & sets[1]), float(len(sets[0]) + len(sets[1]))
+        if wanted.shape != found.shape:
+            return 0.0, float(wanted.size + found.size)
+        if self.axis is None:
+            return 2.0 * int(np.count_nonzero(wanted == found)), 2.0 * wanted.size
+        one, other = (np.moveaxis(array, self.axis, -1).reshape(-1, array.shape[self.axis]) for array in (wanted, found))
+        return 2.0 * sum(len(np.intersect1d(a, b)) for a, b in zip(one, other, strict=True)), 2.0 * wanted.size
+
+
+def find_selections(model: ir.Model) -> list[Selection]:
+    """Nodes of the main graph that select by computed values."""
+    computed = _reached(model, [node for node in model.graph if node.op_type in WORK])
+    found = []
+    for node in model.graph:
+        if node in computed and node.op_type in SELECTIONS and node.outputs[SELECTIONS[node.op_type]].name:
+            axis = int(attribute(node, "axis", -1)) if node.op_type == "TopK" else None  # type: ignore[arg-type]
+            found.append(Selection(node.name or "", SELECTIONS[node.op_type], axis, node.op_type == "NonMaxSuppression"))
+    return found
+
+
+def _softmax_tap(model: ir.Model, index: int) -> Tap:
+    output = model.graph.outputs[index]
+    node = output.producer()
+    while node is not None and node.op_type in VIEWS:
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    name = output.name or ""
+    if node is None or node.op_type not in SOFTMAX or node.graph is not model.graph:
+        return Tap(index, name)
+    return Tap(index, name, node.name, axis=int(attribute(node, "axis", -1)))  # type: ignore[arg-type]
+
+
+def _reached(model: ir.Model, starts: Iterable[ir.Node]) -> set[ir.Node]:
+    """Nodes of the main graph that depend on the given ones, these included."""
+    found = set(starts)
+    for node in model.graph:
+        if node not in found and any(value is not None and value.producer() in found for value in _read(node)):
+            found.add(node)
+    return found
+
+
+def _read(node: ir.Node) -> list[ir.Value | None]:
+    """What a node reads, its bodies included."""
+    values = list(node.inputs)
+    for each in node.attributes.values():
+        if isinstance(each, ir.Attr) and each.type == ir.AttributeType.GRAPH:
+            values += [value for inner in each.as_graph() for value in _read(inner)]
+    return values
+
+
+def _behind_selections(model: ir.Model) -> set[ir.Node]:
+    """Nodes whose values are in another order, or others, where a computed decision tips.
+
+    Selections in the middle of a model, with products behind them, count only where the number of values hangs on them:
+    an expert or a token that is chosen by a few values leaves the outputs comparable.
+    """
+    computed = _reached(model, [node for node in model.graph if node.op_type in WORK])
+    behind = set[ir.Node]()
+    for start in [node for node in model.graph if node in computed and _selects(node, computed)]:
+        if start not in behind:
+            reached = _reached(model, [start])
+            if any(_has(node, SCATTERING) for node in reached) or not any(node.op_type in WORK for node in reached):
+                behind |= reached
+    return behind
+
+
+def _selects(node: ir.Node, computed: set[ir.Node]) -> bool:
+    if node.op_type in SELECTIONS or node.op_type in COMPARISONS:
+        return any(
+            value is not None and value.producer() in computed and (value.dtype is None or value.dtype.is_floating_point())
+            for value in node.inputs[:2]
+        )
+    return node.op_type in ("If", "Loop", "Scan") and _has(node, SCATTERING)
+
+
+def _has(node: ir.Node, kinds: Iterable[str]) -> bool:
+    """Whether a node is of one of these kinds, or has one in a body."""
+    if node.op_type in kinds:
+        return True
+    graphs = [each.as_graph() for each in node.attributes.values() if isinstance(each, ir.Attr) and each.type == ir.AttributeType.GRAPH]
+    return any(_has(inner, kinds) for graph in graphs for inner in graph)
+
+
+def _entries(model: ir.Model, index: int, behind: set[ir.Node], producer: ir.Node | None) -> list[Tap]:
+    """The computed floats that go into what lies between the first selections and an output, in the order of the graph."""
+    wanted, pending = set[ir.Node](), [producer]
+    while pending:
+        node = pending.pop()
+        if node is not None and node in behind and node not in wanted:
+            wanted.add(node)
+            pending += [value.producer() for value in _read(node) if value is not None]
+    computed = _reached(model, [node for node in model.graph if node.op_type in WORK])
+    taps = []
+    for node in model.graph:
+        if node not in wanted:
+            continue
+        for slot, value in enumerate(node.inputs):
+            if value is None or is_constant(value) or value.producer() in behind or value.producer() not in computed:
+                continue
+            if value.dtype is None or value.dtype.is_floating_point():
+                axis = int(attribute(node, "axis", 0)) if node.op_type in ("ArgMax", "ArgMin") else None  # type: ignore[arg-type]
+                taps.append(Tap(index, value.name or "", node.name, slot, selected=True, axis=axis))
+    return taps
+
+
+def _each_once(taps: Sequence[Tap], model: ir.Model) -> list[Tap]:
+    """Without taps that read the same value in place of an output; the first of them stays, or one that decides."""
+    found: dict[tuple[ir.Value, bool] | int, Tap] = {}
+    for tap in taps:
+        key = (tap.inner(model), True) if tap.selected else tap.output
+        if key not in found or (tap.axis is not None and found[key].axis is None):
+            found[key] = tap
+    return list(found.values())
