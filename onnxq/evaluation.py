@@ -1,15 +1,18 @@
 """`onnxq eval`: a float model against one or more others, over a folder of samples, one at a time."""
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 from tqdm import tqdm
 
 from onnxq.baseline import read_baseline
+from onnxq.comparison.errors import decibels
+from onnxq.comparison.feedback import Feedback, evenly, find_feedback
+from onnxq.comparison.observation import SEEN, Comparison, Observation, Observed, Opened, observe, run_all
 from onnxq.data.checks import check_samples
 from onnxq.data.forms import Forms, read_forms
 from onnxq.data.labels import labelled
@@ -18,15 +21,17 @@ from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
 from onnxq.gates import Gate, Limits, at_least, at_most
 from onnxq.latency import medians_ms
-from onnxq.metrics import OutputError, aligned
+from onnxq.metrics import aligned
 from onnxq.model.files import file_bytes, load
-from onnxq.model.runtime import InputSpec, input_specs, open_session, run
-from onnxq.report.scores import Changed, ClassRow, EvalReport, ModelScore, Worst
+from onnxq.model.normalize import normalize
+from onnxq.model.runtime import InputSpec, input_specs, open_session
+from onnxq.report.scores import Changed, ClassRow, EvalReport, ModelScore, PartScore, Worst
 from onnxq.schemes import Array, Feeds
 from onnxq.scores.classification import class_of, is_classes
 from onnxq.scores.kinds import UNLABELLED, make_scores
 from onnxq.scores.score import Case, Score, ScoreOptions, pick
 from onnxq.scores.uncertainty import measure
+from onnxq.verify import decision_shares, heavy_samples
 
 WORST = 10
 DECIDING = {"": -1, "classification": -1, "text": -1, "perplexity": -1, "segmentation": 1}
@@ -45,6 +50,7 @@ class EvalOptions:
     latency     whether it is measured
     preprocess  preset or TOML file that says how a file becomes an input
     limits      gates
+    states      pairs "input=output" of a stateful model; ("none",) where it has none; () finds them
     baseline    an earlier report (JSON) to compare with
     """
 
@@ -56,39 +62,56 @@ class EvalOptions:
     latency: bool = True
     preprocess: str | None = None
     limits: Limits = field(default_factory=Limits)
+    states: tuple[str, ...] = ()
     baseline: Path | None = None
 
 
 class Tally:
     """What is added up for one model, sample by sample."""
 
-    def __init__(self, names: Sequence[str], scores: list[Score], options: ScoreOptions, axis: int | None) -> None:
+    def __init__(
+        self, names: Sequence[str], observation: Observation, scores: list[Score], options: ScoreOptions, axis: int | None
+    ) -> None:
         self.names, self.scores, self.options, self.axis = names, scores, options, axis
-        self.error = OutputError(names)
+        self.comparison = Comparison(observation)
+        self.cosines = [0.0, 0]
         self.contributions: list[list[object]] = [[] for _ in scores]
         self.decisions = self.agreeing = 0
         self.changed: dict[tuple[int | None, int, int], int] = {}
         self.classes: dict[int, tuple[int, int, int]] = {}
-        self.worst: list[tuple[float, int, Worst]] = []
-        self.seen = 0
+        self.decided: list[tuple[str | None, int | None, int | None]] = []
 
-    def add(self, sample: Sample, feeds: Feeds, expected: Sequence[Array], found: Sequence[Array]) -> None:
-        """Add one sample: the float model's outputs and this model's."""
-        case = Case(sample.name, feeds, dict(zip(self.names, found, strict=True)), sample.label)
+    def add(self, sample: Sample, feeds: Feeds, expected: Observed, found: Observed) -> None:
+        """Add one sample: what the float model gives and what this model does."""
+        wanted = dict(zip(self.names, expected.own, strict=True))
+        case = Case(
+            sample.name, feeds, dict(zip(self.names, found.own, strict=True)), sample.label, wanted if found is not expected else None
+        )
         for score, kept in zip(self.scores, self.contributions, strict=True):
             contribution = score.contribution(case)
             if contribution is not None:
                 kept.append(contribution)
-        self.error.add(expected, found)
-        classes = self._decide(case, pick(Case(case.name, feeds, dict(zip(self.names, expected, strict=True)), case.label), self.options))
-        alone = OutputError(self.names)
-        alone.add(expected, found)
-        distance = alone.sqnr_db()
-        if distance is not None:
-            self.seen += 1
-            heapq.heappush(self.worst, (-distance, -self.seen, Worst(sample.name, distance, sample.label, *classes)))
-            if len(self.worst) > WORST:
-                heapq.heappop(self.worst)
+        self.comparison.add(sample.name, expected, found)
+        self._add_cosine(expected.own, found.own)
+        classes = self._decide(case, pick(case.of_float(), self.options))
+        self.decided.append((sample.label, *classes))
+
+    def _add_cosine(self, expected: Sequence[Array], found: Sequence[Array]) -> None:
+        products = np.zeros(3)
+        for want, have in zip(expected, found, strict=True):
+            if isinstance(want, np.ndarray) and want.dtype.kind == "f" and np.shape(want) == np.shape(have):
+                finite = np.isfinite(want)
+                x, y = want[finite].astype(np.float64), have[finite].astype(np.float64)
+                products += [x @ y, x @ x, y @ y]
+        if products[1] > 0 and products[2] > 0:
+            self.cosines[0] += products[0] / np.sqrt(products[1] * products[2])
+            self.cosines[1] += 1
+
+    def worst(self) -> list[Worst]:
+        """The samples that are farthest from float, worst first."""
+        alone = self.comparison.outer.sample_db()
+        rows = sorted((db, row) for row, db in enumerate(alone) if db is not None)[:WORST]
+        return [Worst(self.comparison.names[row], db, *self.decided[row]) for db, row in rows]
 
     def _decide(self, case: Case, expected: Array) -> tuple[int | None, int | None]:
         """Count the decisions that differ; the two classes where a sample is one decision."""
@@ -120,8 +143,7 @@ def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptio
     options = options or EvalOptions()
     earlier = read_baseline(options.baseline) if options.baseline is not None else None
     paths = [model, *others]
-    for path in paths:
-        load(path)
+    models = [load(path) for path in paths]
     sessions = [open_session(path) for path in paths]
     specs = input_specs(sessions[0])
     names = [node.name for node in sessions[0].get_outputs()]
@@ -135,8 +157,14 @@ def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptio
         raise DataError(f"--metric {kind} needs labels: give --labels FILE, or --labels folders")
     known = _known(options, forms)
     axis = DECIDING.get(kind or "") if options.score.class_axis is None else options.score.class_axis
-    tallies = [Tally(names, make_scores(kind, known) if kind else [], known, axis) for _ in paths]
-    kept = _run(samples, specs, sessions, tallies)
+    feedback = find_feedback(sessions[0], samples, options.states)
+    observation, opened = _opened(model, models, samples, specs, feedback)
+    if not observation.plain:
+        sessions = [open_session(each.model) for each in opened]
+    labelled_samples = any(sample.label for sample in samples)
+    tallies = [Tally(names, observation, make_scores(kind, known, labelled=labelled_samples) if kind else [], known, axis) for _ in paths]
+    kept = _run(samples, specs, sessions, opened, tallies)
+    del sessions
     times = medians_ms(paths, kept, options.threads) if options.latency else [None] * len(paths)
     rows = _rows(paths, tallies, times)
     if earlier is not None:
@@ -168,15 +196,38 @@ def evaluated_samples(data: Path, specs: list[InputSpec], forms: Forms, options:
     return chosen, check_samples(chosen, chosen, specs, forms)
 
 
-def _run(samples: list[Sample], specs: list[InputSpec], sessions: Sequence[ort.InferenceSession], tallies: Sequence[Tally]) -> list[Feeds]:
+def _opened(
+    path: Path, models: Sequence[ir.Model], samples: Sequence[Sample], specs: list[InputSpec], feedback: Feedback
+) -> tuple[Observation, list[Opened]]:
+    """What is compared, and each model with it among its outputs; the outputs alone where a model has other nodes than the float one."""
+    source = normalize(load(path))
+    few = [check_feeds(sample, specs) for sample in evenly(samples, SEEN)]
+    observation = observe(source, few, feedback)
+    if not observation.plain and not all(observation.fits(model) for model in models[1:]):
+        observation = observe(source, few, feedback, at_outputs=True)
+    return observation, [observation.opened(model) for model in (models if observation.plain else [source, *models[1:]])]
+
+
+def _run(
+    samples: list[Sample],
+    specs: list[InputSpec],
+    sessions: Sequence[ort.InferenceSession],
+    opened: Sequence[Opened],
+    tallies: Sequence[Tally],
+) -> list[Feeds]:
     """Run every sample through every model; the first feeds are given back, to measure latency with."""
     kept: list[Feeds] = []
+    feedback = tallies[0].comparison.observation.feedback
+    states: list[Sequence[Array] | None] = [None] * len(sessions)
     for sample in tqdm(samples, desc="eval", unit="sample", disable=None):
         feeds = check_feeds(sample, specs)
         kept = [*kept, feeds][:4]
-        results = [run(session, feeds, sample.name) for session in sessions]
+        results = []
+        for slot, (session, form) in enumerate(zip(sessions, opened, strict=True)):
+            ((_, found),) = run_all(session, form, [(sample.name, feeds)], feedback, states, slot)
+            results.append(found)
         for tally, result in zip(tallies, results, strict=True):
-            _check_ranks(sample, tally.names, results[0], result)
+            _check_ranks(sample, tally.names, results[0].own, result.own)
             tally.add(sample, feeds, results[0], result)
     return kept
 
@@ -210,18 +261,34 @@ def _rows(paths: Sequence[Path], tallies: Sequence[Tally], times: Sequence[float
                 model=str(path),
                 metrics=metrics,
                 agreement=tally.agreeing / tally.decisions if tally.decisions else None,
-                sqnr_db=tally.error.sqnr_db(),
-                cosine=tally.error.cosine(),
-                max_error=tally.error.largest if tally.error.signal else None,
+                sqnr_db=tally.comparison.outer.worst_db(),
+                cosine=tally.cosines[0] / tally.cosines[1] if tally.cosines[1] else None,
+                max_error=tally.comparison.outer.largest if tally.comparison.outer.measured else None,
                 bytes=file_bytes(path),
                 latency_ms=latency,
                 latency_ratio=latency / times[0] if latency is not None and times[0] else None,
                 changed=changed,
                 classes=sorted(classes, key=lambda row: row.right - row.float_right),
-                worst=[worst for _, _, worst in sorted(tally.worst, reverse=True)] if i else [],
+                worst=tally.worst() if i else [],
+                parts=_parts(tally.comparison) if i else [],
+                decisions=decision_shares(tally.comparison) if i else [],
+                selections=tally.comparison.selected_alike() if i else {},
+                sequences=_sequences(tally.comparison),
             )
         )
     return rows
+
+
+def _parts(comparison: Comparison) -> list[PartScore]:
+    errors = comparison.outer
+    ratios = errors.ratios()
+    found = [PartScore(errors.parts[i].name, decibels(ratios[i]), heavy_samples(errors, i, comparison.names)) for i in errors.measured]
+    return sorted(found, key=lambda part: part.sqnr_db)
+
+
+def _sequences(comparison: Comparison) -> int | None:
+    feedback = comparison.observation.feedback
+    return sum(name in feedback.starts for name in comparison.names) if feedback.states else None
 
 
 def _gates(row: ModelScore, base: ModelScore, metric: str | None, limits: Limits) -> list[Gate]:

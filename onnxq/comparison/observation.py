@@ -48,6 +48,11 @@ class Observation:
         """Whether nothing but the outputs themselves is compared."""
         return not self.selections and all(tap.node is None for tap in self.taps)
 
+    def fits(self, model: ir.Model) -> bool:
+        """Whether a model has the nodes at which outputs are judged."""
+        names = {node.name for node in model.graph}
+        return all(tap.node is None or tap.node in names for tap in self.taps)
+
     def opened(self, model: ir.Model) -> "Opened":
         """A form of the model with all that is compared among its outputs."""
         return Opened.of(model, self)
@@ -55,7 +60,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Opened:
-    """A copy of a model whose outputs are its own and the observed values.
+    """A model whose outputs are its own and the observed values.
 
     own          how many of them are the model's own, the first ones
     inner, outer  of each tap, the index of its value
@@ -70,9 +75,12 @@ class Opened:
 
     @staticmethod
     def of(model: ir.Model, observation: Observation) -> "Opened":
-        """A form of the model, opened up."""
+        """A form of the model, opened up; the model itself where its own outputs are all that is compared."""
+        own = len(model.graph.outputs)
+        if observation.plain:
+            at = tuple(tap.output for tap in observation.taps)
+            return Opened(model, own, at, at, ())
         copy = model.clone()
-        own = len(copy.graph.outputs)
         inner = [tap.inner(copy) for tap in observation.taps]
         outer = [tap.outer(copy) for tap in observation.taps]
         nodes = {node.name: node for node in copy.graph}
@@ -83,26 +91,24 @@ class Opened:
                 value.name = value.name or names.fresh("selected")
                 copy.graph.outputs.append(value)
         values = list(copy.graph.outputs)
-        at = [None if value is None else values.index(value) for value in chosen]
-        return Opened(copy, own, tuple(map(values.index, inner)), tuple(map(values.index, outer)), tuple(at))
+        indices = tuple(None if value is None else values.index(value) for value in chosen)
+        return Opened(copy, own, tuple(map(values.index, inner)), tuple(map(values.index, outer)), indices)
 
 
-def observe(
-    model: ir.Model, feeds: Sequence[Feeds], feedback: Feedback | None = None, session: ort.InferenceSession | None = None
-) -> Observation:
+def observe(model: ir.Model, feeds: Sequence[Feeds], feedback: Feedback | None = None, *, at_outputs: bool = False) -> Observation:
     """Find what to compare.
 
     Args:
         model: the normalized float model.
         feeds: some samples; the more, the surer the parts that differ in scale.
         feedback: the model's states.
-        session: of `Opened` with the taps alone, where it is open already.
+        at_outputs: compare the outputs alone, in front of nothing.
     """
-    taps = tuple(find_taps(model))
-    selections = tuple(find_selections(model))
+    taps = tuple(find_taps(model)) if not at_outputs else tuple(Tap(i, value.name or "") for i, value in enumerate(model.graph.outputs))
+    selections = () if at_outputs else tuple(find_selections(model))
     first = Observation(taps, (), (), selections, feedback or Feedback())
     opened = first.opened(model)
-    session = session or open_session(opened.model)
+    session = open_session(opened.model)
     shapes = concrete_shapes(model, feeds[0]) if feeds else {}
     seen = [run(session, each, "a sample") for each in evenly(feeds, SEEN)]
     found: dict[str, tuple[Part, ...]] = {}

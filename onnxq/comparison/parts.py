@@ -32,8 +32,10 @@ MOST_INDICES = 512
 APART = 4.0
 """Factor between the root mean squares of neighbouring groups."""
 LEAST_SAMPLES = 4
-RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-5, 1e-6
-"""Root mean squares below which values count as zero: of a group beside a larger one, and of all."""
+ABSOLUTE_FLOOR = 1e-6
+"""Root mean square below which values count as zero."""
+NOTHING = 3e-4
+"""Indices whose largest value is less than this share of the largest of all hold nothing: they are no kind of their own."""
 BOUNDED_FLOOR = 0.1
 """Least signal of values of at most 1, a sample: one score of 0.3, below which no detector and no classifier decides for anything."""
 
@@ -185,7 +187,6 @@ def _parts_of(leaf: _Leaf, index: int, name: str, shape: Sequence[int], seen: Se
     if groups is None:
         return [whole]
     axis, members = groups
-    power = float(np.mean([np.mean(np.square(array, dtype=np.float64)) for array in arrays]))
     offset = next((start for at, start, _ in spans if at == axis), 0)
     labels = {at: f"{start}:{stop}" for at, start, stop in spans if at != axis}
     return [
@@ -193,9 +194,9 @@ def _parts_of(leaf: _Leaf, index: int, name: str, shape: Sequence[int], seen: Se
             index,
             _shown(name, labels | {axis: _ranges([offset + i for i in each])}),
             (*region, (axis, tuple(each))),
-            max(ABSOLUTE_FLOOR**2, RELATIVE_FLOOR**2 * power),
-            0.0,
-            sizes if any(at == axis for at, _ in sizes) else (*sizes, (axis, shape[axis] if axis < len(shape) else arrays[0].shape[axis])),
+            sizes=sizes
+            if any(at == axis for at, _ in sizes)
+            else (*sizes, (axis, shape[axis] if axis < len(shape) else arrays[0].shape[axis])),
         )
         for each in members
     ]
@@ -209,32 +210,35 @@ def _scales(arrays: Sequence[Array]) -> tuple[int, list[list[int]]] | None:
         lengths = {array.shape[axis] if array.ndim == arrays[0].ndim else -1 for array in arrays}
         if len(lengths) > 1 or not 1 < arrays[0].shape[axis] <= MOST_INDICES:
             continue
-        halves = [_groups(_index_powers(arrays[start::2], axis)) for start in (0, 1)]
+        halves = [_groups(*_sizes(arrays[start::2], axis)) for start in (0, 1)]
         if halves[0] == halves[1] and 1 < len(halves[0]) <= MOST_GROUPS:
             return axis, halves[0]
     return None
 
 
-def _index_powers(arrays: Sequence[Array], axis: int) -> Array:
-    """Mean square of the finite values at each index along an axis."""
-    sums, counts = 0.0, 0.0
+def _sizes(arrays: Sequence[Array], axis: int) -> tuple[Array, Array]:
+    """Root mean square and largest magnitude of the finite values at each index along an axis."""
+    sums, counts, largest = 0.0, 0.0, 0.0
     for array in arrays:
         values = np.moveaxis(array.astype(np.float64), axis, 0).reshape(array.shape[axis], -1)
         finite = np.isfinite(values)
-        sums = sums + np.square(np.where(finite, values, 0)).sum(1)
-        counts = counts + finite.sum(1)
-    return np.asarray(sums / np.maximum(counts, 1))
+        values = np.abs(np.where(finite, values, 0))
+        sums, counts = sums + np.square(values).sum(1), counts + finite.sum(1)
+        largest = np.maximum(largest, values.max(1, initial=0.0))
+    return np.asarray(np.sqrt(sums / np.maximum(counts, 1))), np.asarray(largest)
 
 
-def _groups(powers: Array) -> list[list[int]]:
-    """Indices by their scale, single linkage; those that are zero belong to the smallest."""
-    least = RELATIVE_FLOOR**2 * powers.max(initial=0.0)
-    if least <= 0:
-        return [list(range(len(powers)))]
-    logs = np.log(np.maximum(powers, least)) / 2
+def _groups(means: Array, largest: Array) -> list[list[int]]:
+    """Indices by their scale, single linkage; those that hold nothing belong to the largest."""
+    held = np.flatnonzero(largest > NOTHING * largest.max(initial=0.0))
+    if not len(held):
+        return [list(range(len(means)))]
+    logs = np.log(means[held])
     order = np.argsort(logs, kind="stable")
     cuts = np.flatnonzero(np.diff(logs[order]) > math.log(APART)) + 1
-    return sorted(sorted(int(i) for i in group) for group in np.split(order, cuts))
+    groups = [set(held[group].tolist()) for group in np.split(order, cuts)]
+    groups[-1] |= set(range(len(means))) - set(held.tolist())
+    return sorted(sorted(group) for group in groups)
 
 
 def _shown(name: str, at: Mapping[int, str]) -> str:

@@ -9,7 +9,7 @@ from onnxq.gates import Gate, Limits, at_least, at_most
 from onnxq.layers import Histogram, Layer
 from onnxq.verify import Kernels, Outputs
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the JSON; it changes when a key changes its meaning or goes away."""
 
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 from onnxq.gates import Gate
 from onnxq.scores.uncertainty import Value
+from onnxq.verify import DecisionShare, SampleError
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the JSON; it changes when a key changes its meaning or goes away."""
 
 
@@ -41,20 +42,32 @@ class Worst:
 
 
 @dataclass(frozen=True)
+class PartScore:
+    """A part of the outputs: its SQNR in dB, and the samples that carry most of its noise, where few do."""
+
+    name: str
+    sqnr_db: float
+    worst: list[SampleError]
+
+
+@dataclass(frozen=True)
 class ModelScore:
     """One model's row; what could not be measured is None.
 
     metrics        by name, the one that gates hold first
     agreement      share of decisions that are the float model's
-    sqnr_db        of all float outputs against the float model's, dB
-    cosine         mean over samples
+    sqnr_db        against float, of the worst part of the outputs, dB
+    cosine         of all float outputs, mean over samples
     max_error      largest absolute difference
     bytes          of the file and its external data
     latency_ms     median of one inference
     latency_ratio  latency / the float model's, measured in turns; below 1 is faster
     changed        decisions that differ from the float model's, most frequent first
     classes        classes whose count of right decisions changed, worst first
-    worst          samples with the least SQNR, worst first
+    worst          samples with the least SQNR of their worst part, worst first
+    parts          of the outputs, worst first
+    decisions, selections  what the outputs decide; of the nodes that select, the share of entries that are the same
+    sequences      of a stateful model how many were run, each model with its own states; else None
     before         metrics, sqnr_db, latency_ratio and bytes of the baseline's model of the same file name
     """
 
@@ -71,6 +84,10 @@ class ModelScore:
     classes: list[ClassRow] = field(default_factory=list)
     worst: list[Worst] = field(default_factory=list)
     before: dict[str, float] = field(default_factory=dict)
+    parts: list[PartScore] = field(default_factory=list)
+    decisions: list[DecisionShare] = field(default_factory=list)
+    selections: dict[str, float] = field(default_factory=dict)
+    sequences: int | None = None
 
 
 @dataclass(frozen=True)

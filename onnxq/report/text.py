@@ -120,10 +120,32 @@ def eval_text(report: EvalReport, *, verbose: bool = False) -> str:
     """The comparison of `onnxq eval`."""
     labelled = f", {report.labelled} with a label" if report.labelled else ", no labels"
     parts = [table(eval_columns(report)), f"{report.samples} samples{labelled}; output '{report.output}'"]
-    parts += [line for score in report.scores[1:] for line in _drop_lines(report, score)]
+    parts += [line for score in report.scores[1:] for line in (*_drop_lines(report, score), *_part_lines(score, verbose=verbose))]
     if verbose:
         parts += [_worst(score) for score in report.scores[1:] if score.worst]
     return "\n\n".join(parts[:2]) + "".join("\n" + line for line in parts[2:])
+
+
+def _part_lines(score: ModelScore, *, verbose: bool) -> list[str]:
+    """What the SQNR of the table is that of, and what else was counted."""
+    lines = []
+    if len(score.parts) > 1:
+        shown = score.parts if verbose else score.parts[:3]
+        more = f" and {len(score.parts) - len(shown)} more" if len(score.parts) > len(shown) else ""
+        said = ", ".join(f"'{part.name}' {part.sqnr_db:.1f} dB" for part in shown)
+        lines.append(f"{score.model}: SQNR of the outputs' parts, worst first: {said}{more}")
+    for part in score.parts[:1]:
+        if part.worst:
+            share = sum(sample.noise_share for sample in part.worst)
+            names = _some([sample.sample for sample in part.worst])
+            lines.append(f"{score.model}: {share:.0%} of the noise of '{part.name}' is in {names}")
+    for each in score.decisions:
+        expected = f"{each.changed:.2%} of {each.count} decisions of '{each.output}' changed, {each.expected:.2%} expected of such noise"
+        lines.append(f"{score.model}: {expected}")
+    lines += [f"{score.model}: '{node}' selects {share:.1%} the same" for node, share in score.selections.items()]
+    if score.sequences is not None:
+        lines.append(f"{score.model}: run in {score.sequences} sequences, each model with its own states")
+    return lines
 
 
 def eval_columns(report: EvalReport) -> list[list[str]]:
@@ -144,7 +166,7 @@ def eval_columns(report: EvalReport) -> list[list[str]]:
     return rows + [[score.model, *(_hide(i, name, cell(score)) for name, cell in kept)] for i, score in enumerate(report.scores)]
 
 
-SHARES = frozenset({"top-1", "top-5", "exact", "CER", "mIoU", "AP50", "mAP"})
+SHARES = frozenset({"top-1", "top-5", "exact", "CER", "mIoU", "AP50", "mAP", "box F1", "mask IoU", "same lines", "CER to float"})
 """Metrics that are read in percent."""
 
 

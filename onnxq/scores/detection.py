@@ -1,16 +1,19 @@
-"""Detection: average precision over recall, as COCO counts it (101 recall levels, IoU .5 and .5 to .95)."""
+"""Detection: average precision over recall, as COCO counts it (101 recall levels, IoU .5 and .5 to .95), and agreement with float."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxq.data.functions import import_function
+from onnxq.data.functions import REFERENCE, import_function
 from onnxq.errors import DataError, first_line
 from onnxq.schemes import Array
+from onnxq.scores.heads import LAYOUTS, Boxes, overlaps, read_boxes
 from onnxq.scores.score import Case, Score, ScoreOptions
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 LEVELS = np.linspace(0, 1, 101)
+Decoder = Callable[[Case], Boxes]
 
 
 @dataclass(frozen=True)
@@ -25,19 +28,14 @@ def detection(options: ScoreOptions) -> list[Score]:
     """AP50 and mAP; a label is "class cx cy width height" a box in parts of the image, joined by ";".
 
     The decoder takes the outputs by name and gives boxes [n, 4] (left, top, right, bottom in parts of the image),
-    scores [n] and classes [n], overlapping ones removed.
-
-    Raises:
-        DataError: no decoder was named.
+    scores [n] and classes [n], overlapping ones removed; or it is the name of a layout, by default the one that fits.
     """
-    if options.decoder is None:
-        raise DataError("--metric detection needs --decoder module:function that gives boxes, scores and classes of the outputs")
-    decoder = import_function(options.decoder)
+    decoder = _decoder(options.decoder)
     last: list[tuple[Case, Found | None]] = []
 
     def contribution(case: Case) -> Found | None:
         if not last or last[0][0] is not case:  # both scores count the same boxes
-            last[:] = [(case, None if case.label is None else _found(case, decoder, options.decoder or ""))]
+            last[:] = [(case, None if case.label is None else _found(case, decoder(case)))]
         return last[0][1]
 
     return [
@@ -46,19 +44,54 @@ def detection(options: ScoreOptions) -> list[Score]:
     ]
 
 
-def _found(case: Case, decoder: object, name: str) -> Found:
-    try:
-        boxes, scores, classes = decoder(case.outputs)  # type: ignore[operator]
-        boxes, scores, classes = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64), np.asarray(classes)
-        table = np.column_stack([scores, classes])
-    except Exception as error:  # whatever the user's function raises
-        raise DataError(f"sample {case.name}: {name} fails: {type(error).__name__}: {first_line(error)}") from error
+def same_boxes(options: ScoreOptions) -> list[Score]:
+    """F1 of a model's boxes against the float model's: of the same class, and overlapping by half or more."""
+    decoder = _decoder(options.decoder)
+
+    def contribution(case: Case) -> list[float]:
+        found, wanted = decoder(case), decoder(case.of_float())
+        hits = 0.0
+        for cls in np.unique(found.classes):
+            mine = np.flatnonzero(found.classes == cls)
+            mine = mine[np.argsort(-found.scores[mine], kind="stable")]
+            hits += float(_hits(found.boxes[mine], wanted.boxes[wanted.classes == cls])[:, 0].sum())
+        return [2 * hits, len(found.boxes) + len(wanted.boxes)]
+
+    return [Score("box F1", contribution, lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()) if rows[:, 1].sum() else 1.0)]
+
+
+def _decoder(name: str | None) -> Decoder:
+    """A layout by its name, the user's function, or the layout that fits.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    if name is None or name in LAYOUTS:
+        return lambda case: read_boxes(case, name)
+    if not REFERENCE.fullmatch(name):
+        raise DataError(f"--decoder {name}: choose one of {', '.join(LAYOUTS)}, or module:function")
+    function = import_function(name)
+
+    def decode(case: Case) -> Boxes:
+        try:
+            boxes, scores, classes = function(case.outputs)
+            table = Boxes(np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64), np.asarray(classes))
+            np.column_stack([table.boxes, table.scores, table.classes])  # as many of each
+        except Exception as error:  # whatever the user's function raises
+            raise DataError(f"sample {case.name}: {name} fails: {type(error).__name__}: {first_line(error)}") from error
+        return table
+
+    return decode
+
+
+def _found(case: Case, found: Boxes) -> Found:
+    table = np.column_stack([found.scores, found.classes])
     truth = _boxes(case)
-    order = np.argsort(-scores, kind="stable")
-    hits = np.zeros((len(boxes), len(THRESHOLDS)))
-    for cls in np.unique(classes):
-        mine = order[classes[order] == cls]
-        hits[mine] = _hits(boxes[mine], truth[truth[:, 4] == cls, :4])
+    order = np.argsort(-found.scores, kind="stable")
+    hits = np.zeros((len(found.boxes), len(THRESHOLDS)))
+    for cls in np.unique(found.classes):
+        mine = order[found.classes[order] == cls]
+        hits[mine] = _hits(found.boxes[mine], truth[truth[:, 4] == cls, :4])
     return Found(np.hstack([table, hits])[order], truth[:, 4])
 
 
@@ -77,23 +110,14 @@ def _hits(boxes: Array, truth: Array) -> Array:
     hits = np.zeros((len(boxes), len(THRESHOLDS)))
     if not len(truth):
         return hits
-    overlaps = iou(boxes, truth)
+    shared = overlaps(boxes, truth)
     for column, threshold in enumerate(THRESHOLDS):
         taken = np.zeros(len(truth), bool)
-        for row, overlap in enumerate(overlaps):
+        for row, overlap in enumerate(shared):
             free = np.where(taken, 0, overlap)
             if free.max() >= threshold:
                 hits[row, column] = taken[free.argmax()] = True
     return hits
-
-
-def iou(one: Array, other: Array) -> Array:
-    """Intersection over union of each box of one with each of the other, [n, m]."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:4], other[None, :, 2:4])
-    both = np.prod(np.clip(high - low, 0, None), 2)
-    areas = [np.prod(boxes[:, 2:4] - boxes[:, :2], 1) for boxes in (one, other)]
-    return np.asarray(both / (areas[0][:, None] + areas[1][None] - both + 1e-9))
 
 
 def average_precision(rows: Array, thresholds: Array) -> float:

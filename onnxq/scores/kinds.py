@@ -5,13 +5,13 @@ from collections.abc import Callable
 from onnxq.data.functions import REFERENCE, import_function
 from onnxq.errors import DataError, first_line
 from onnxq.scores.classification import classification
-from onnxq.scores.detection import detection
+from onnxq.scores.detection import detection, same_boxes
 from onnxq.scores.embedding import embedding
 from onnxq.scores.perplexity import perplexity
 from onnxq.scores.regression import regression
 from onnxq.scores.score import Case, Score, ScoreOptions, mean
-from onnxq.scores.segmentation import segmentation
-from onnxq.scores.text import text
+from onnxq.scores.segmentation import same_masks, segmentation
+from onnxq.scores.text import same_text, text
 
 KINDS: dict[str, Callable[[ScoreOptions], list[Score]]] = {
     "classification": classification,
@@ -22,18 +22,25 @@ KINDS: dict[str, Callable[[ScoreOptions], list[Score]]] = {
     "text": text,
     "perplexity": perplexity,
 }
-UNLABELLED = ("perplexity",)
+AGREEMENT: dict[str, Callable[[ScoreOptions], list[Score]]] = {
+    "segmentation": same_masks,
+    "detection": same_boxes,
+    "text": same_text,
+}
+"""Of some kinds, how far a model decides as the float model does, for which no labels are needed."""
+UNLABELLED = frozenset({"perplexity", *AGREEMENT})
 """Kinds that need no labels."""
 
 
-def make_scores(kind: str, options: ScoreOptions) -> list[Score]:
+def make_scores(kind: str, options: ScoreOptions, *, labelled: bool = True) -> list[Score]:
     """Fresh scores of a kind, for one model; the first is the one that gates hold.
 
     Raises:
         DataError: no such kind, or something that it needs is missing.
     """
     if kind in KINDS:
-        return KINDS[kind](options)
+        agreement = AGREEMENT[kind](options) if kind in AGREEMENT else []
+        return agreement if agreement and not labelled else KINDS[kind](options) + agreement
     if REFERENCE.fullmatch(kind):
         return _function(kind)
     raise DataError(f"--metric {kind}: choose one of {', '.join(KINDS)}, or module:function")

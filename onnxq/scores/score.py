@@ -12,12 +12,22 @@ from onnxq.schemes import Array, Feeds
 
 @dataclass(frozen=True)
 class Case:
-    """One sample with what a model gave for it; outputs and feeds by name, the label as it was written."""
+    """One sample with what a model gave for it.
+
+    feeds, outputs  by name
+    label           as it was written
+    expected        what the float model gave for it; None for the float model itself
+    """
 
     name: str
     feeds: Feeds
     outputs: dict[str, Array]
     label: str | None
+    expected: dict[str, Array] | None = None
+
+    def of_float(self) -> "Case":
+        """The same sample with the float model's outputs."""
+        return self if self.expected is None else Case(self.name, self.feeds, self.expected, self.label)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,17 @@ def segmentation(options: ScoreOptions) -> list[Score]:
     return [Score("mIoU", contribution, _miou)]
 
 
+def same_masks(options: ScoreOptions) -> list[Score]:
+    """MIoU of a model's classes of pixels with the float model's."""
+
+    def contribution(case: Case) -> Array:
+        (classes, found), (_, wanted) = _class_map(case, options), _class_map(case.of_float(), options)
+        sets = found, wanted, wanted[wanted == found]
+        return np.concatenate([np.bincount(each.ravel(), minlength=classes) for each in sets])
+
+    return [Score("mask IoU", contribution, _miou)]
+
+
 def _miou(rows: Array) -> float:
     found, wanted, both = rows.sum(0).reshape(3, -1)
     occurs = wanted > 0

@@ -34,6 +34,21 @@ def text(options: ScoreOptions) -> list[Score]:
     return [Score("exact", exact, mean), cer]
 
 
+def same_text(options: ScoreOptions) -> list[Score]:
+    """Lines that read as the float model's do, and the share of characters that differ."""
+    read = _reader(options)
+
+    def same(case: Case) -> list[float]:
+        return [float(read(case) == read(case.of_float()))]
+
+    def edits(case: Case) -> list[float]:
+        found, wanted = read(case), read(case.of_float())
+        return [distance(found, wanted), len(wanted)]
+
+    total = Score("CER to float", edits, lambda rows: float(rows[:, 0].sum() / max(1.0, rows[:, 1].sum())), higher=False)
+    return [Score("same lines", same, mean), total]
+
+
 def _reader(options: ScoreOptions) -> Callable[[Case], str]:
     if options.decoder is not None:
         decoder = import_function(options.decoder)
