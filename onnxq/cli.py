@@ -23,6 +23,7 @@ from onnxq.command import (
     reports,
     say,
     scoring,
+    states,
     taken,
     task_of,
 )
@@ -163,6 +164,7 @@ def _keys(command: click.Command) -> dict[str, Key]:
 @click.option("--without", multiple=True, type=click.Choice([str(t) for t in Technique]), help="Do not use this technique.")
 @click.option("--stats", type=FILE, multiple=True, help="Statistics of onnxq calibrate in place of a calibration pass; several are merged.")
 @click.option("--data", type=FILE, help="Labelled samples on which --max-drop holds; those of --calib by default.")
+@click.option("--keep-failed", is_flag=True, help="Write a file that fails a gate under its name, in place of NAME.rejected.onnx.")
 @planning
 @scoring
 @gates
@@ -265,6 +267,7 @@ def _shard(text: str) -> tuple[int, int]:
 @click.option("--preprocess", metavar="PRESET|FILE", help="How a file becomes an input.")
 @scoring
 @click.option("--output", metavar="NAME", help="Output that counts; the first by default.")
+@states
 @click.option("--samples", type=click.IntRange(1), help="Use at most so many, evenly spaced; all by default.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads while latency is measured.")
 @click.option("--latency/--no-latency", default=True, show_default=True, help="Measure latency, the models in turns.")

@@ -66,6 +66,14 @@ common = options_of(
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
 )
 
+states = click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="INPUT=OUTPUT",
+    help="An output that is the next sample's input; found by name and shape, or in the data, by default; none: there is no such.",
+)
+
 gates = options_of(
     click.option("--min-sqnr", type=float, help="Gate: least SQNR of the outputs against float, dB."),
     click.option("--min-speedup", type=float, help="Gate: float latency / the file's, one thread, in turns; 1.2 is a fifth faster."),
@@ -82,7 +90,11 @@ scoring = options_of(
         help="classification (where there are labels), regression, embedding, segmentation, detection, text, perplexity, or module:function.",
     ),
     click.option("--class-axis", type=int, help="The output's axis of classes; the last by default, the second for segmentation."),
-    click.option("--decoder", metavar="MODULE:FUNCTION", help="Makes boxes (detection) or a text of the outputs."),
+    click.option(
+        "--decoder",
+        metavar="MODULE:FUNCTION",
+        help="Makes boxes (detection; also the name of a layout, yolov8 for example) or a text of the outputs.",
+    ),
     click.option("--charset", type=FILE, help="One character a line: reads CTC outputs for --metric text."),
     click.option("--ignore-spaces", is_flag=True, help="Compare texts without spaces."),
     click.option(
@@ -105,6 +117,7 @@ planning = options_of(
         metavar="PRESET|FILE",
         help="How a file becomes an input: a preset such as imagenet or guess, or a TOML file with [preprocess].",
     ),
+    states,
     click.option("--include", multiple=True, metavar="NAME", help="Quantize only these nodes (names or globs)."),
     click.option("--exclude", multiple=True, metavar="NAME", help="Leave these nodes float (names or globs)."),
     click.option("--op-types", multiple=True, metavar="TYPE", help="Quantize only operators of these types."),

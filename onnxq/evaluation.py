@@ -1,5 +1,6 @@
 """`onnxq eval`: a float model against one or more others, over a folder of samples, one at a time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from onnxq.data.labels import labelled
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.data.source import Sample
 from onnxq.errors import DataError, ModelError
-from onnxq.gates import Gate, Limits, at_least, at_most
+from onnxq.gates import Gate, Limits, at_least, at_most, unchecked
 from onnxq.latency import medians_ms
 from onnxq.metrics import aligned
 from onnxq.model.files import file_bytes, load
@@ -34,6 +35,8 @@ from onnxq.scores.uncertainty import measure
 from onnxq.verify import decision_shares, heavy_samples
 
 WORST = 10
+LEAST_LABELS, CHANCE = 20, 2.0
+"""Labels that tell a model from chance, and standard deviations by which it has to be better."""
 DECIDING = {"": -1, "classification": -1, "text": -1, "perplexity": -1, "segmentation": 1}
 """Kinds of scores whose outputs are decisions, with their axis of classes."""
 
@@ -80,6 +83,7 @@ class Tally:
         self.changed: dict[tuple[int | None, int, int], int] = {}
         self.classes: dict[int, tuple[int, int, int]] = {}
         self.decided: list[tuple[str | None, int | None, int | None]] = []
+        self.most_classes = 0
 
     def add(self, sample: Sample, feeds: Feeds, expected: Observed, found: Observed) -> None:
         """Add one sample: what the float model gives and what this model does."""
@@ -118,6 +122,7 @@ class Tally:
         axis = self.axis
         if axis is None or not is_classes(expected, axis):
             return None, None
+        self.most_classes = max(self.most_classes, expected.shape[axis])
         # counted from 1: 0 is where one of them decides nothing
         wanted, found = aligned(expected.argmax(axis) + 1, pick(case, self.options).argmax(axis) + 1)
         self.decisions += int(np.size(wanted))
@@ -141,6 +146,8 @@ def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptio
         OnnxqError: a model, the data or the labels cannot be used.
     """
     options = options or EvalOptions()
+    if options.limits.min_speedup is not None and not options.latency:
+        raise DataError("--min-speedup needs latency, which --no-latency leaves out: choose one")
     earlier = read_baseline(options.baseline) if options.baseline is not None else None
     paths = [model, *others]
     models = [load(path) for path in paths]
@@ -171,9 +178,11 @@ def evaluate(model: Path, others: Sequence[Path], data: Path, options: EvalOptio
         rows = [replace(row, before=earlier.get(Path(row.model).name, {})) for row in rows]
     metric = next(iter(rows[0].metrics), None)
     count = sum(bool(sample.label) for sample in samples)
+    warnings += _odd_scores(rows[0], tallies[0], samples)
     gates = [gate for row in rows[1:] for gate in _gates(row, rows[0], metric, options.limits)]
     direction = next((1 if score.higher else -1) * (100 if score.share else 1) for score in tallies[0].scores) if metric else 1
-    gates += [gate for row in rows for gate in _baseline_gate(row, metric, direction, options.limits)]
+    if earlier is not None:
+        gates += [gate for row in rows for gate in _baseline_gate(row, metric, direction, options, other=row is not rows[0])]
     return EvalReport(str(data), len(samples), count, options.score.output or names[0], metric, rows, gates, warnings)
 
 
@@ -279,6 +288,28 @@ def _rows(paths: Sequence[Path], tallies: Sequence[Tally], times: Sequence[float
     return rows
 
 
+def _odd_scores(row: ModelScore, tally: Tally, samples: Sequence[Sample]) -> list[str]:
+    """What says that labels and outputs do not belong together: a float model that is right no more often than chance."""
+    top, classes = row.metrics.get("top-1"), tally.most_classes
+    if top is None or classes < 2:
+        return []
+    labels = [class_of(Case(sample.name, {}, {}, sample.label)) for sample in samples if sample.label]
+    outside = sorted({label for label in labels if label is not None and not 0 <= label < classes})
+    found = [f"labels {_listed(outside)} are no class of the output's {classes}: check the labels"] if outside else []
+    known = [label for label in labels if label is not None]
+    spread = math.sqrt((1 / classes) * (1 - 1 / classes) / max(1, len(known)))
+    if len(known) >= LEAST_LABELS and top.value <= 1 / classes + CHANCE * spread:
+        found.append(
+            f"the float model is right for {top.value:.1%} of the samples, no more than chance among {classes} classes: "
+            "check labels and preprocessing before trusting a gate on it"
+        )
+    return found
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:3])) + (", ..." if len(numbers) > 3 else "")
+
+
 def _parts(comparison: Comparison) -> list[PartScore]:
     errors = comparison.outer
     ratios = errors.ratios()
@@ -303,13 +334,14 @@ def _gates(row: ModelScore, base: ModelScore, metric: str | None, limits: Limits
     ]
 
 
-def _baseline_gate(row: ModelScore, metric: str | None, direction: int, limits: Limits) -> list[Gate]:
-    """--max-drop holds since the baseline too."""
+def _baseline_gate(row: ModelScore, metric: str | None, direction: int, options: EvalOptions, *, other: bool) -> list[Gate]:
+    """--max-drop holds since the baseline too; a baseline that has nothing to compare with holds nothing."""
     value, earlier = row.metrics.get(metric or ""), row.before.get(metric or "")
     if value is None or earlier is None:
-        return []
+        missing = f"{metric or 'a metric'} of {Path(row.model).name} is not in {options.baseline}" if other else ""
+        return unchecked("--max-drop since --baseline", row.model, options.limits.max_drop, missing) if other else []
     drop = (earlier - value.value) * direction
-    return at_most("--max-drop since --baseline", row.model, limits.max_drop, drop, f"{metric} is {{:.2f}} below the baseline")
+    return at_most("--max-drop since --baseline", row.model, options.limits.max_drop, drop, f"{metric} is {{:.2f}} below the baseline")
 
 
 def _drop_gate(row: ModelScore, metric: str | None, limits: Limits) -> list[Gate]:

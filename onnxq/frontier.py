@@ -13,6 +13,7 @@ from onnxq.fallback import TARGET_DB
 from onnxq.hold import Task
 from onnxq.model.files import check_output, external_files
 from onnxq.options import Mode, Prefer, QuantizeOptions, WeightType
+from onnxq.pipeline import placed_by_gates
 from onnxq.pipeline import quantize as quantize_in_mode
 from onnxq.report.model import Point, QuantizeReport
 
@@ -50,9 +51,12 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
     with folder:
         reports = _try_all(options, Path(folder.name), task)
         chosen = _best(reports, options.prefer)
-        _move(Path(reports[chosen].output), options.destination)
-    points = [_point(name, report, kept=name == chosen) for name, report in reports.items()]
-    return replace(reports[chosen], output=str(options.destination), frontier=points).gated(options.limits)
+        points = [_point(name, report, kept=name == chosen) for name, report in reports.items()]
+        report = replace(reports[chosen], output=str(options.destination), frontier=points).gated(options.limits)
+        source = Path(reports[chosen].output)
+        placed = placed_by_gates(report, source, options)
+        _move(source.with_name(Path(placed.output).name), Path(placed.output))
+    return placed
 
 
 def _try_all(options: QuantizeOptions, folder: Path, task: Task | None) -> dict[str, QuantizeReport]:
@@ -61,7 +65,8 @@ def _try_all(options: QuantizeOptions, folder: Path, task: Task | None) -> dict[
         output = folder / name.replace(" ", "-") / options.destination.name
         output.parent.mkdir()
         try:
-            tried = replace(options, mode=mode, weight_type=kind, output=output, measure=options.measure and mode is Mode.STATIC)
+            measure = options.measure and mode is Mode.STATIC
+            tried = replace(options, mode=mode, weight_type=kind, output=output, measure=measure, keep_failed=True)
             reports[name] = quantize_in_mode(tried, task)
         except ModelError as error:
             if NOTHING not in str(error):

@@ -22,6 +22,11 @@ class Limits:
     max_size: float | None = None
     significant: bool = False
 
+    @property
+    def asked(self) -> bool:
+        """Whether accuracy is a condition."""
+        return self.max_drop is not None or self.min_sqnr is not None or self.min_agreement is not None
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -43,6 +48,13 @@ def at_least(name: str, model: str, limit: float | None, found: float | None, wh
 def at_most(name: str, model: str, limit: float | None, found: float | None, what: str) -> list[Gate]:
     """A gate on a value that must not be larger."""
     return _gate(name, model, limit, found, what, holds=found is not None and limit is not None and found <= limit + 1e-9)
+
+
+def unchecked(name: str, model: str, limit: float | None, why: str) -> list[Gate]:
+    """A gate that cannot be checked, and so does not hold."""
+    return (
+        [] if limit is None else [Gate(name, model, limit, None, holds=False, line=f"{model}: {name} {limit:g} cannot be checked: {why}")]
+    )
 
 
 def _gate(name: str, model: str, limit: float | None, found: float | None, what: str, *, holds: bool) -> list[Gate]:

@@ -127,8 +127,9 @@ def _worth_their_noise(job: Job, candidates: Candidates, choice: Choice, loads: 
     """The choice, or all float where its integers save too little of the time and of the size."""
     if not saved.too_little:
         return choice
+    time = f"save {saved.time:.1%} of the time" if saved.time > 0 else f"take {-saved.time:.1%} more time"
     job.warnings.append(
-        f"what could stay on integers would save {saved.time:.1%} of the time and {saved.size:.1%} of the size: "
+        f"what could stay on integers would {time} and save {saved.size:.1%} of the size: "
         f"the model stays float{', its weights in half precision' if job.half else ''}; --all-int8 quantizes it all the same"
     )
     return _all_float(job, candidates, choice, loads)

@@ -10,7 +10,8 @@ from onnxq.model.normalize import infer_shapes
 from onnxq.schemes import Feeds
 
 ShapeByName = dict[str, list[int]]
-WITH_MACS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+WITH_MACS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}) | RECURRENT
 
 
 def concrete_shapes(model: ir.Model, feeds: Feeds | None) -> ShapeByName:
@@ -40,6 +41,9 @@ def node_macs(node: ir.Node, shapes: ShapeByName) -> int:
     names = [value.name or "" if value is not None else "" for value in node.inputs]
     first, second = shapes.get(names[0]), shapes.get(names[1])
     output = shapes.get(node.outputs[0].name or "")
+    if node.op_type in RECURRENT:  # x [steps, batch, input], W [directions, gates hidden, input], R [directions, gates hidden, hidden]
+        third = shapes.get(names[2]) if len(names) > 2 else None
+        return first[0] * first[1] * (math.prod(second) + math.prod(third)) if first and second and third and len(first) > 1 else 0
     if node.op_type == "ConvTranspose":
         return math.prod(first) * math.prod(second[1:]) if first and second else 0
     if node.op_type == "Conv":

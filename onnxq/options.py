@@ -122,6 +122,7 @@ class QuantizeOptions:
     allow_nonfinite  leave out NaN and infinite values where calibration meets them
     without      techniques that are not to be used
     limits       gates: of the outputs on held-out samples, of latency and of size
+    keep_failed  write a file that fails a gate under its name, in place of <name>.rejected.onnx
     details      measure each layer's error and time, and keep each tensor's histogram, for the report
     force        overwrite the output
     """
@@ -156,6 +157,7 @@ class QuantizeOptions:
     without: tuple[Technique, ...] = ()
     allow_nonfinite: bool = False
     limits: Limits = field(default_factory=Limits)
+    keep_failed: bool = False
     details: bool = False
     force: bool = False
 

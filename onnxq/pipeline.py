@@ -82,9 +82,19 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
         save(_quantized(job, choice, statistics), building)
         choice = replace(choice, parameters=Parameters(choice.parameters.activations))  # the weights are on disk now
         clock.lap(job, "write")
-        report = _verify(job, building, choice, statistics, task)
+        report = placed_by_gates(_verify(job, building, choice, statistics, task), building, options)
     clock.lap(job, "verify")
     return report
+
+
+def placed_by_gates(report: QuantizeReport, building: Path, options: QuantizeOptions) -> QuantizeReport:
+    """The report; a file that fails a gate gets another name, so that nothing deploys it by mistake."""
+    if options.keep_failed or all(gate.holds for gate in report.gates):
+        return report
+    name = f"{building.stem}.rejected{building.suffix}"
+    building.rename(building.with_name(name))
+    said = f"a gate failed: the file is {name}, not {building.name}; --keep-failed gives it that name all the same"
+    return replace(report, output=str(options.destination.with_name(name)), warnings=[*report.warnings, said])
 
 
 def _choose_lstms(job: Job, references: References | None) -> None:
@@ -126,7 +136,7 @@ def _without_ranges(job: Job, clock: "_Clock", task: Task | None) -> QuantizeRep
         _record(made.model, job, choice, statistics)
         save(made.model, building)
         clock.lap(job, "write")
-        report = _verify(job, building, choice, statistics, task)
+        report = placed_by_gates(_verify(job, building, choice, statistics, task), building, options)
     clock.lap(job, "verify")
     return replace(report, notes=made.notes)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from onnxq.fallback import RUINED_DB, TARGET_DB
+from onnxq.operators import INTEGER_KERNELS
 from onnxq.options import Mode, QuantizeOptions
 from onnxq.report.model import Latency
 from onnxq.verify import Kernels, Outputs
@@ -30,6 +31,8 @@ def doubts(options: QuantizeOptions, kernels: Kernels, outputs: Outputs | None, 
         yield f"outputs are far from float ({few}{more}): check with onnxq eval before using the file{remedy}"
     if latency is not None and latency.ratio > SLOWER:
         yield f"the file is slower than the float model on this machine: {latency.ratio:.2f}x the time"
+    if not any(name in INTEGER_KERNELS for name in kernels.counts) and options.mode in (Mode.STATIC, Mode.DYNAMIC) and options.limits.asked:
+        yield "nothing of the file runs on integers: gates on its accuracy hold because it is the float model"
     if kernels.fell_back:
         few = ", ".join(f"'{name}'" for name in kernels.fell_back[:NAMED])
         more = f" and {len(kernels.fell_back) - NAMED} more" if len(kernels.fell_back) > NAMED else ""

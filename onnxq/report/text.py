@@ -57,11 +57,16 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
     rows = [
         ["wrote", report.output],
         ["size", f"{size(report.bytes_before)} -> {size(report.bytes_after)} ({report.bytes_after / report.bytes_before:.2f}x)"],
-        ["ranges", f"{method}, {report.samples} samples"] if report.mode == "static" else ["mode", f"{report.mode}, {samples}"],
-        ["weights", ", ".join(name.replace("-", " ") for name in report.techniques) or "rounded to nearest"],
-        ["integer", f"{kernels.integer_share:.1%} of planned MACs ({report.planned} nodes), {kernels.model_share:.1%} of the model's"],
-        ["kernels", f"{integer or 'none'}; {kernels.leftover} Q/DQ nodes left"],
     ]
+    if report.mode != "static":
+        rows.append(["mode", f"{report.mode}, {samples}"])
+    elif report.planned:
+        rows.append(["ranges", f"{method}, {report.samples} samples"])
+    if report.planned or report.techniques:
+        rows.append(["weights", ", ".join(name.replace("-", " ") for name in report.techniques) or "rounded to nearest"])
+    planned = f"{kernels.integer_share:.1%} of the MACs of {report.planned} planned nodes, " if report.planned else ""
+    share = f"{kernels.model_share:.1%} of the model's MACs" if integer else "nothing of the file runs on integers"
+    rows += [["integer", planned + share], ["kernels", f"{integer or 'none'}; {kernels.leftover} Q/DQ nodes left"]]
     if kernels.requantizations:
         rows.append(["requantized", f"{len(kernels.requantizations)}: {_some(kernels.requantizations)}"])
     rows += _output_rows(outputs) if outputs is not None else []
