@@ -224,7 +224,7 @@ def keep_outputs(
     before = references.judged(written(frozenset(), REASON))
     noisiest = references.noisiest(before, QUICK)
     fallback = fall_back(
-        work,
+        replace(work, values=references.values(noisiest)),
         lambda names: references.inner_judged(written(names, ALONE), noisiest).noise,
         lambda names: references.judged(written(names, REASON)).bound,
         before.bound,

@@ -13,7 +13,7 @@ from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import ModelError
 from onnxq.layers import pairs_of
-from onnxq.metrics import OutputError
+from onnxq.metrics import Noise
 from onnxq.model.edit import Names, constant
 from onnxq.model.expose import Exposed, expose
 from onnxq.model.files import load
@@ -71,8 +71,8 @@ class DebugReport:
 class _Seen:
     """What the samples show of one layer."""
 
-    error: OutputError
-    own: OutputError
+    error: Noise
+    own: Noise
     low: float = np.inf
     high: float = -np.inf
     outside: int = 0
@@ -80,14 +80,14 @@ class _Seen:
 
     def add_own(self, want: Array, have: Array) -> None:
         if want.size and want.shape == have.shape and have.dtype.kind == "f":
-            self.own.add([want], [_scaled_back(want, have)[0]])
+            self.own.add(want, np.asarray(_scaled_back(want, have)[0]))
 
     def add(self, want: Array, have: Array, held: tuple[float, float] | None) -> None:
         if want.size == 0 or want.shape != have.shape or have.dtype.kind != "f":
             return
         self.low, self.high = min(self.low, float(want.min())), max(self.high, float(want.max()))
         found, factor = _scaled_back(want, have)
-        self.error.add([want], [found])
+        self.error.add(want, np.asarray(found))
         if held is not None:
             self.outside += int(np.count_nonzero((want * factor < held[0]) | (want * factor > held[1])))
             self.count += want.size
@@ -170,7 +170,7 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
     wanted = expose(source, list(dict.fromkeys([*(a for a, _ in pairs.values()), *entries.values(), *others])))
     forms = [expose(each, [b for _, b in pairs.values()]) for each in (written, alone)]
     held = {name: _held(written, b) for name, (_, b) in pairs.items()}
-    seen = {name: _Seen(OutputError([name]), OutputError([name])) for name in pairs}
+    seen = {name: _Seen(Noise(), Noise()) for name in pairs}
     reached = _fed(alone, pairs)
     sessions = [open_exposed(each.model) for each in (wanted, *forms)]
     for sample in samples:

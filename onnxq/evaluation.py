@@ -214,7 +214,7 @@ def _opened(
     observation = observe(source, few, feedback)
     if not observation.plain and not all(observation.fits(model) for model in models[1:]):
         observation = observe(source, few, feedback, at_outputs=True)
-    return observation, [observation.opened(model) for model in (models if observation.plain else [source, *models[1:]])]
+    return observation, [Opened.of(model, observation) for model in (models if observation.plain else [source, *models[1:]])]
 
 
 def _run(

@@ -29,8 +29,10 @@ MOST_UNITS, LEAST_UNITS = 64, 16
 """Neighbouring nodes are measured together where there are more than so many; fewer at a time where a model's nodes are many, ..."""
 MOST_LOADED = 64_000
 """... for opening the model takes longer then than running it: so many of its nodes are loaded in all."""
+MANY_VALUES = 2000
+"""Values of a part from which on a difference of two errors is told from chance."""
 EXPLAINED, WORST_DB = 0.5, 6.0
-"""Share of the noise that nodes quantized alone have to explain, in each part that is within so many dB of the worst."""
+"""Share of the noise that the nodes' own has to explain, in each part that is within so many dB of the worst."""
 ROUNDS = 6
 STEP_DB = 3.0
 """Noise that a round takes away where a metric decides, of which nobody knows beforehand how much it bears."""
@@ -76,11 +78,13 @@ class Work:
     products   products and convolutions, by name, in the order of the graph
     functions  groups of elementwise nodes that run on integers only between products
     nodes      how many nodes the model has
+    values     of the smallest part of the outputs, over the samples that nodes are measured on
     """
 
     products: Mapping[str, Load]
     functions: Mapping[tuple[str, ...], Load] = field(default_factory=dict)
     nodes: int = 0
+    values: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def fall_back(work: Work, quick: Judge, judge: Judge, before: Sequence[float], g
         steps.append(step)
         return step
 
-    units = _blamed({tuple(names): _sum(names, loads) for names in grouped(list(loads), work.nodes)}, functions, frozenset(loads), quick)
+    units = _blamed(work, quick)
     chosen: list[_Unit] = []
     enough = 0  # units without which it did not hold
     whole = np.sum([unit.noise for unit in units], axis=0)
@@ -220,29 +224,37 @@ def _sum(names: Sequence[str], loads: Mapping[str, Load]) -> Load:
     return sum((loads[name] for name in names), NOTHING)
 
 
-def _blamed(
-    products: Mapping[tuple[str, ...], Load], functions: Mapping[tuple[str, ...], Load], every: frozenset[str], quick: Judge
-) -> list[_Unit]:
+def _blamed(work: Work, quick: Judge) -> list[_Unit]:
     """What each unit adds to the noise.
 
-    Noise of a product quantized alone is measured well, but where it is rounded again behind, on a grid much like its own, errors
-    do not average out and the whole is more than its parts. There, what is less without a unit tells; of elementwise nodes, which
-    run on integers only between products, nothing else does.
+    Either what it adds quantized alone, or what is less without it. The first is measured well, but where a product's result is
+    rounded again behind, on a grid much like its own, errors do not average out and the whole is more than its parts. The second
+    sees that, but it is a difference of larger numbers, which few values do not tell from chance. Whichever does not explain the
+    noise is followed by the other. Of elementwise nodes, which run on integers only between products, only the second tells.
     """
+    products = {tuple(names): _sum(names, work.products) for names in grouped(list(work.products), work.nodes)}
 
     def noise(floats: Iterable[str]) -> Array:
         worst: Array = np.full(1, noise_power(-MAX_DB))  # what cannot run is worse than anything
         return np.asarray(np.minimum(quick(frozenset(floats)), worst))
 
-    alone = {names: noise(every - set(names)) for names in products}
+    def alone(names: tuple[str, ...]) -> Array:
+        return noise(name for name in work.products if name not in names)
+
+    def missed(names: tuple[str, ...]) -> Array:
+        return np.asarray(np.maximum(everything - noise(names), 0.0))
+
     everything = noise(())
     runs = bool((everything < noise_power(-MAX_DB)).all())
-    explained = np.sum(list(alone.values()), axis=0) >= EXPLAINED * everything
+    ways = ([missed, alone] if work.values >= MANY_VALUES else [alone, missed]) if runs else [alone]
     worst = everything >= everything.max() * noise_power(WORST_DB)
-    remeasured = {} if not runs or explained[worst].all() else {names: np.maximum(everything - noise(names), 0) for names in products}
-    found = {names: np.maximum(each, remeasured.get(names, 0.0)) for names, each in alone.items()}
-    found |= {names: np.maximum(everything - noise(names), 0.0) for names in functions} if runs else {}
-    return [_Unit(names, {**products, **functions}[names], each) for names, each in found.items()]
+    found = {names: np.zeros(len(everything)) for names in products}
+    for way in ways:
+        found = {names: np.maximum(before, way(names)) for names, before in found.items()}
+        if (np.sum(list(found.values()), axis=0) >= EXPLAINED * everything)[worst].all():
+            break
+    found |= {names: missed(names) for names in work.functions} if runs else {}
+    return [_Unit(names, {**products, **work.functions}[names], each) for names, each in found.items()]
 
 
 def grouped(names: Sequence[T], nodes: int = 0, most: int = MOST_UNITS) -> list[Sequence[T]]:

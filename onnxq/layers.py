@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxq.addends import find_addends
 from onnxq.calibration.statistics import Statistics
 from onnxq.macs import ShapeByName, node_macs
-from onnxq.metrics import OutputError
+from onnxq.metrics import Noise
 from onnxq.model.edit import nodes_of, only_use
 from onnxq.model.expose import expose
 from onnxq.model.files import load
@@ -111,7 +111,7 @@ def _errors(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str
     shown = dict.fromkeys([*(a for a, _ in pairs.values()), *(addend.other for addend in addends.values())])
     wanted, found = expose(model, list(shown)), expose(written, [b for _, b in pairs.values()])
     outputs = [[output for output, _ in each.outputs.values()] for each in (wanted, found)]
-    errors = {name: OutputError([name]) for name in pairs}
+    errors = {name: Noise() for name in pairs}
     sessions = open_exposed(wanted.model), open_exposed(found.model)
     for sample, feeds in samples:
         expected, actual = (
@@ -124,7 +124,7 @@ def _errors(model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str
                 if a in addends:
                     other = expected[wanted.outputs[addends[a].other][0]]
                     want, have = (addends[a].counting(each, other) for each in (want, have))
-                errors[name].add([want], [have])
+                errors[name].add(want, have)
     values = {name: error.sqnr_db() for name, error in errors.items()}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxq.comparison.errors import OutputErrors, bounds, decibels
 from onnxq.comparison.feedback import Feedback
-from onnxq.comparison.observation import Comparison, Observation, Observed, Opened, observe, run_all
+from onnxq.comparison.observation import Comparison, Observation, Observed, observe, run_all
 from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
 from onnxq.errors import ModelError
@@ -134,11 +134,19 @@ class References:
             chosen.append(max((i for i in range(len(shares)) if i not in chosen), key=lambda i: (relative[i, part], -i)))
         return sorted(chosen)
 
+    def values(self, chosen: Sequence[int]) -> int:
+        """How many values the smallest part has over some of the samples."""
+        found = [
+            sum(taken.size for i in chosen if (taken := part.of(np.asarray(self.expected[i].inner[part.value]))) is not None)
+            for part in self.observation.inner
+        ]
+        return min(found, default=0)
+
     def _compare(self, model: ir.Model, chosen: Sequence[int], *, inner: bool) -> Judged:
         comparison = Comparison(self.observation)
         parts = self.observation.inner if inner else self.observation.outer
         try:
-            opened = Opened.of(model, self.observation)
+            opened = self.observation.opened(model)
             session = open_session(opened.model)
             samples = [self.samples[i] for i in chosen]
             for i, (name, found) in zip(chosen, run_all(session, opened, samples, self.observation.feedback), strict=True):

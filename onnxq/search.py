@@ -142,7 +142,7 @@ def choose_best(
         choice = _with_ranges_at_run_time(job, candidates, choice, loads)
         if not fast:
             candidates, choice = with_fewer_divisions(job, candidates, choice)
-        if asked or not (fast or Technique.FALLBACK in options.without):
+        if Technique.FALLBACK not in options.without and (asked or not fast):
             choice = hold_outputs(job, candidates, choice, loads, task)
     found = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
     if found is not None and found <= -MAX_DB:

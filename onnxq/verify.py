@@ -218,7 +218,10 @@ def compare_outputs(path: Path, evidence: Evidence) -> Outputs:
     seen = [check_feeds(sample, specs) for sample in chosen_sequences(samples, Feedback(), SEEN)]
     observation = observe(evidence.model, seen, evidence.feedback)
     # the file as it came, wherever its outputs are all that is compared
-    forms = [observation.opened(model) for model in (load(evidence.source) if observation.plain else evidence.model, load(path))]
+    forms = [
+        Opened.of(load(evidence.source), observation) if observation.plain else observation.opened(evidence.model),
+        Opened.of(load(path), observation),
+    ]
     everything, optimized, written = (Comparison(observation) for _ in range(3))
     states: list[Sequence[Array] | None] = [None, None, None]
     done = 0

@@ -48,7 +48,7 @@ def test_quantize_writes_beside_the_model_and_says_what_it_did(work):
     result = quantize("--method", "percentile")
     assert result.exit_code == 0
     assert "model.int8.onnx" in result.stdout
-    assert "100.0% of planned MACs" in result.stdout
+    assert "100.0% of the MACs of 7 planned nodes" in result.stdout
     assert Path("model.onnx").read_bytes() == before
     properties = {p.key: p.value for p in onnx.load("model.int8.onnx").metadata_props}
     assert set(properties) == {"onnxq.version", "onnxq.options", "onnxq.model_sha256", "onnxq.data_sha256"}
@@ -66,7 +66,7 @@ def test_the_same_command_gives_the_same_bytes(work, method, file_format):
 
 def test_json_report_has_a_version_and_quiet_says_nothing(work):
     report = json.loads(quantize("--json").stdout)
-    assert report["schema"] == 2
+    assert report["schema"] == 3
     assert report["outputs"]["sqnr_db"] > 30
     assert quantize("-q", "-o", "q.onnx").stdout == ""
 
@@ -105,6 +105,14 @@ def test_eval_compares_and_gates(work):
     assert failed.exit_code == 1
     assert "gate failed: model.int8.onnx: SQNR is" in failed.stderr
     assert "top-1" in failed.stdout
+
+
+def test_a_file_that_fails_a_gate_gets_another_name(work):
+    assert quantize("--max-size", 0.01, "-o", "a.onnx").exit_code == 1
+    assert not Path("a.onnx").exists()
+    assert Path("a.rejected.onnx").exists()
+    failed = quantize("--max-size", 0.01, "-o", "b.onnx", "--keep-failed")
+    assert (failed.exit_code, Path("b.onnx").exists()) == (1, True)
 
 
 def test_quantize_gate(work):

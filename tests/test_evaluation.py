@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -5,34 +8,8 @@ import pytest
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation import EvalOptions, evaluate
 from onnxq.gates import Limits
-from onnxq.metrics import OutputError
 from onnxq.scores.score import ScoreOptions
 from tests.conftest import CNN, SAMPLES, TRANSFORMER, parse
-
-
-def test_sqnr_of_several_outputs_is_that_of_the_mean_noise_ratio():
-    error = OutputError(["a", "b", "n"])
-    error.add([np.float32([3, 4]), np.float32([10.0]), np.int64([1])], [np.float32([3, 4.5]), np.float32([10.0]), np.int64([5])])
-    assert error.sqnr_db() == pytest.approx(-10 * np.log10(0.25 / 25 / 2))
-    assert error.largest == 0.5
-    assert 0.99 < error.cosine() <= 1
-
-
-def test_infinite_reference_values_do_not_count():
-    error = OutputError(["a"])
-    error.add([np.float32([1, -np.inf])], [np.float32([1, -np.inf])])
-    assert error.sqnr_db() == 200
-
-
-def test_outputs_whose_sizes_the_values_decide():
-    """Two boxes found of three: the third is wrong in full, whoever lacks it."""
-    boxes = np.float32([[3, 4], [0, 5], [5, 0]])
-    for want, have, noise in ((boxes, boxes[:2], 1 / 3), (boxes[:2], boxes, 1 / 2)):
-        error = OutputError(["boxes"])
-        error.add([want], [have])
-        assert error.sqnr_db() == pytest.approx(-10 * np.log10(noise))
-    with pytest.raises(ModelError, match="2 and 1 axes"):
-        OutputError(["boxes"]).add([boxes], [boxes[0]])
 
 
 def test_decisions_that_one_of_them_does_not_make_differ(tmp_path):
@@ -96,7 +73,6 @@ def test_empty_labels_do_not_count(tmp_path):
         (Limits(max_drop=-0.1, significant=True), []),
         (Limits(min_sqnr=201.0, min_agreement=1.0), ["--min-sqnr"]),
         (Limits(max_size=0.5), ["--max-size"]),
-        (Limits(min_speedup=0.5), ["--min-speedup"]),  # latency was not measured
     ],
 )
 def test_gates(limits, failing):
@@ -104,6 +80,37 @@ def test_gates(limits, failing):
     gates = evaluate(CNN, [CNN], SAMPLES / "eval", options).gates
     assert [gate.name for gate in gates if not gate.holds] == failing
     assert all(gate.model == str(CNN) and str(CNN) in gate.line for gate in gates)
+
+
+def test_a_speed_up_that_is_not_measured_is_refused_at_once():
+    with pytest.raises(DataError, match="--min-speedup needs latency"):
+        evaluate(CNN, [CNN], SAMPLES / "eval", EvalOptions(latency=False, limits=Limits(min_speedup=0.5)))
+
+
+def test_labels_that_do_not_belong_to_the_outputs_are_said(tmp_path):
+    names = sorted(path.name for path in (SAMPLES / "eval").glob("*.npy"))[:40]
+    for shift, said in ((5, "no more than chance among 10 classes"), (0, None)):
+        rows = (SAMPLES / "eval" / "labels.csv").read_text().splitlines()[1:]
+        known = dict(row.split(",") for row in rows)
+        moved = [f"{name},{(int(known[name]) + shift) % 10}" for name in names]
+        (tmp_path / "labels.csv").write_text("\n".join(["file,label", *moved]) + "\n")
+        warnings = evaluate(CNN, [], SAMPLES / "eval", EvalOptions(labels=tmp_path / "labels.csv", latency=False)).warnings
+        assert any("chance" in warning for warning in warnings) is (said is not None)
+        assert said is None or any(said in warning for warning in warnings)
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *(f"{name},12" for name in names)]) + "\n")
+    warnings = evaluate(CNN, [], SAMPLES / "eval", EvalOptions(labels=tmp_path / "labels.csv", latency=False)).warnings
+    assert any("labels 12 are no class of the output's 10" in warning for warning in warnings)
+
+
+def test_a_baseline_without_the_file_or_the_metric_holds_nothing(tmp_path):
+    labels = SAMPLES / "eval" / "labels.csv"
+    options = EvalOptions(labels=labels, samples=20, latency=False, limits=Limits(max_drop=5.0))
+    empty = {"scores": [{"model": "other.onnx", "metrics": {}, "sqnr_db": None, "latency_ratio": None, "bytes": 1}]}
+    (tmp_path / "baseline.json").write_text(json.dumps(empty))
+    gates = evaluate(CNN, [CNN], SAMPLES / "eval", replace(options, baseline=tmp_path / "baseline.json")).gates
+    (failed,) = [gate for gate in gates if not gate.holds]
+    assert failed.name == "--max-drop since --baseline"
+    assert f"top-1 of {CNN.name} is not in {tmp_path / 'baseline.json'}" in failed.line
 
 
 def test_a_drop_without_labels_cannot_be_checked():

@@ -1,5 +1,6 @@
 """Who judges: held-out samples from everywhere, and more of them where few cannot tell."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq import judges
+from onnxq.comparison.errors import LEAST_SPARE_DB, SPARE, decibels
 from onnxq.fallback import fall_back
 from onnxq.hold import DOUBT_DB
 from onnxq.job import prepare, scattered
 from onnxq.judges import find_references, more_references
-from onnxq.metrics import OutputError, noise_shares
 from onnxq.options import Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
 from onnxq.references import Judged, References
@@ -36,7 +37,7 @@ def test_data_that_repeat_themselves_are_seen(period):
 
 def test_more_judges_where_few_cannot_tell(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("onnxq.hold.more_references", lambda job, few: asked.append(len(few.feeds)) or more_references(job, few))
+    monkeypatch.setattr("onnxq.hold.more_references", lambda job, few: asked.append(len(few.samples)) or more_references(job, few))
     options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False)
     reached = quantize(options).outputs.sqnr_db
     assert not asked
@@ -49,85 +50,90 @@ def test_as_many_as_fit_into_memory(tmp_path, monkeypatch):
     job = prepare(QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx"))
     few = find_references(job)
     more = more_references(job, few)
-    assert (more.held_out, len(more.feeds)) == (min(len(job.held_out), judges.MORE), min(judges.MORE, len(job.held_out + job.calibration)))
-    one = sum(np.asarray(array).nbytes for array in (*few.feeds[0].values(), *few.outer[0]))
-    assert few.size >= one * len(few.feeds)
-    monkeypatch.setattr(judges, "MOST_BYTES", 20 * (few.size // len(few.feeds)))
-    assert len(more_references(job, few).feeds) == 20
+    assert (more.held_out, len(more.samples)) == (
+        min(len(job.held_out), judges.MORE),
+        min(judges.MORE, len(job.held_out + job.calibration)),
+    )
+    one = sum(np.asarray(array).nbytes for array in (*few.samples[0][1].values(), *few.expected[0].own))
+    assert few.size >= one * len(few.samples)
+    monkeypatch.setattr(judges, "MOST_BYTES", 20 * (few.size // len(few.samples)))
+    assert len(more_references(job, few).samples) == 20
     monkeypatch.setattr(judges, "MOST_BYTES", 0)
-    assert len(more_references(job, few).feeds) == len(few.feeds)
+    assert len(more_references(job, few).samples) == len(few.samples)
 
 
-def judged(noises, signal=1.0):
-    error = OutputError(["y"])
-    for noise in noises:
-        error.add([np.array([signal], np.float32)], [np.array([signal + noise**0.5], np.float32)])
-    return error
-
-
-def test_a_standard_error_says_how_much_chance_there_is():
-    assert judged([0.01] * 20).standard_error_db() == pytest.approx(0, abs=1e-3)
-    assert judged([0.01]).standard_error_db() == 0  # nothing is known
-    rng = np.random.default_rng(0)
-    noises = rng.exponential(0.01, 64)
-    drawn = [np.mean(rng.choice(noises, 64)) for _ in range(4000)]
-    expected = 10 * np.log10(1 + np.std(drawn) / np.mean(noises))
-    assert judged(noises).standard_error_db() == pytest.approx(expected, rel=0.05)
-    assert judged([0.0] * 15 + [0.16]).standard_error_db() == pytest.approx(10 * np.log10(2), rel=0.02)  # one decision that tipped
-
-
-def test_the_target_is_held_with_a_standard_error_to_spare(tmp_path, monkeypatch):
-    goals, doubts = [], []
+def test_the_target_is_held_with_standard_errors_to_spare(tmp_path, monkeypatch):
+    befores, found = [], []
+    judged_by = References.judged
 
     def remember(few, model):
-        doubts.append(judged_by(few, model))
-        return doubts[-1]
+        found.append(judged_by(few, model))
+        return found[-1]
 
-    judged_by = References.judged
     options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False)
     monkeypatch.setattr(References, "judged", remember)
     monkeypatch.setattr("onnxq.hold.TARGET_DB", 45.0)
-    monkeypatch.setattr("onnxq.choice.fall_back", lambda *args, **more: goals.append(args[4]) or fall_back(*args, **more))
+    monkeypatch.setattr("onnxq.choice.fall_back", lambda *args, **more: befores.append(args[3]) or fall_back(*args, **more))
     report = quantize(options)
-    assert report.fallback is not None
-    assert any(goals[0].target_db == 45.0 + doubt.error_db for doubt in doubts)
-    assert goals[0].target_db > 45.0
+    assert report.fallback.nodes
+    assert report.fallback.after_db >= 45.0
+    judged = next(each for each in found if each.bound == befores[0])
+    samples = np.array(judged.samples)
+    error = np.std(samples, axis=0, ddof=1) * len(samples) ** 0.5
+    assert decibels(max(samples.sum(0))) - judged.bound_db >= LEAST_SPARE_DB - 1e-6
+    assert decibels(max(judged.bound)) <= decibels(max(samples.sum(0) + SPARE * error)) + 0.2  # samples differ in signal too
+    assert report.fallback.before_db == judged.bound_db
+    after = next(each for each in found if each.bound_db == report.fallback.after_db)
+    assert decibels(max(np.sum(after.samples, axis=0))) >= 45.0 + LEAST_SPARE_DB - 1e-6
 
 
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=64)
 
 
+def told(shares, *, noise=0.01):
+    """What is found of one part, from what each sample adds."""
+    return Judged((noise,), samples=[[share] for share in shares])
+
+
 @given(SHARES)
 def test_what_cannot_be_told_apart_is_as_good(shares):
-    one = Judged(20, shares=shares)
+    one = told(shares)
     assert one.as_good_as(one)
-    assert one.as_good_as(Judged(10, shares=[share + 0.1 for share in shares]))
-    assert not Judged(10, shares=[share + 0.1 for share in shares]).as_good_as(one)  # worse on each by as much
+    assert one.as_good_as(told([share + 0.1 for share in shares], noise=0.1))
+    assert not told([share + 0.1 for share in shares], noise=0.1).as_good_as(one)  # worse on each by as much
     by_chance = [*shares, 1.0]  # one more that tipped, of two or more
-    assert Judged(10, shares=by_chance).as_good_as(Judged(20, shares=[*shares, 0.0]))
-    assert not Judged(-200).as_good_as(one)  # it did not run
-    assert not Judged(10, shares=[*shares, float("inf")]).as_good_as(Judged(20, shares=by_chance))
+    assert told(by_chance, noise=0.1).as_good_as(told([*shares, 0.0]))
+    assert not Judged((math.inf,)).as_good_as(one)  # it did not run
+    assert not told([*shares, math.inf]).as_good_as(told(by_chance))
 
 
-def test_shares_are_those_of_the_ratio():
-    rng = np.random.default_rng(0)
-    error = OutputError(["a", "unused", "b"])
-    for _ in range(7):
-        values = [rng.normal(size=size).astype(np.float32) for size in (3, 0, 50)]
-        error.add(values, [value + np.float32(0.1) for value in values])
-    assert sum(noise_shares(error.samples)) == pytest.approx(10 ** (-error.sqnr_db() / 10))
+def test_the_worst_part_is_shown_and_the_mean_of_all_is_compared():
+    judged = Judged((0.1, 0.001), bound=(0.2, 0.002))
+    assert judged.sqnr_db == pytest.approx(10)
+    assert judged.bound_db == pytest.approx(10 * np.log10(5))
+    assert judged.mean_noise == pytest.approx(0.0505)
+    assert Judged((math.inf, 0.001)).sqnr_db == Judged((math.inf,)).bound_db == -200
+
+
+def test_samples_are_told_apart_by_the_mean_of_their_parts():
+    chance = np.random.default_rng(0)
+    shares = chance.uniform(0.01, 0.02, (16, 2))
+    better = shares - [0.0, 0.005]
+    assert not Judged((0.1, 0.1), samples=shares.tolist()).as_good_as(Judged((0.1, 0.1), samples=better.tolist()))
+    moved = shares + np.where(np.arange(16) % 2, 0.005, -0.005)[:, None]  # on some samples more, on others less
+    assert Judged((0.1, 0.1), samples=moved.tolist()).as_good_as(Judged((0.1, 0.1), samples=shares.tolist()))
 
 
 def settled(tmp_path, monkeypatch, judge, **options):
     """What is chosen where the n-th candidate is judged as `judge(n)` says."""
     judged: list[int] = []
-    monkeypatch.setattr(References, "inner_judged", lambda self, model, most=None: judge(judged.append(0) or len(judged)))
+    monkeypatch.setattr(References, "inner_judged", lambda self, model, chosen=None: judge(judged.append(0) or len(judged)))
     return quantize(QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False, **options))
 
 
 def closer(n, shares):
     """Closer than those before it in all."""
-    return Judged(30 + 0.1 * n, shares=shares)
+    return told(shares, noise=10 ** (-3 - 0.01 * n))
 
 
 def by_chance(n):

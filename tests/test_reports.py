@@ -81,7 +81,7 @@ def test_json_follows_its_schema(name, request):
     schema = json.loads((DOCS / "schema" / f"{'eval' if name == 'evaluated' else 'quantize'}.json").read_text())
     found = json.loads(as_text(report))
     jsonschema.validate(found, schema)
-    assert found["schema"] == schema["properties"]["schema"]["default"] == 2
+    assert found["schema"] == schema["properties"]["schema"]["default"] == 3
     del found["warnings"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(found | {"gates": 3}, schema)

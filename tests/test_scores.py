@@ -93,8 +93,8 @@ def test_average_precision_of_boxes():
     assert values("detection", [(wrong_first, "0 0.2 0.2 0.2 0.2")], options)["AP50"] == pytest.approx(0.5)
     twice = np.array([[*right, 0.9, 0], [*right, 0.8, 0]])
     assert values("detection", [(twice, "0 0.2 0.2 0.2 0.2;0 0.7 0.7 0.1 0.1")], options)["AP50"] == pytest.approx(51 / 101)
-    with pytest.raises(DataError, match="--decoder"):
-        detection(ScoreOptions())
+    with pytest.raises(DataError, match="--decoder yolo: choose one of yolov8"):
+        detection(ScoreOptions(decoder="yolo"))
 
 
 def test_images_without_boxes_still_count_what_is_found_in_them():
@@ -108,7 +108,8 @@ def test_reading_of_ctc_outputs(tmp_path):
     (tmp_path / "charset.txt").write_text("a\nb\n", encoding="utf-8")
     options = ScoreOptions(charset=tmp_path / "charset.txt")
     steps = np.eye(4, dtype=np.float32)[[1, 1, 0, 1, 3, 2, 2]][None]  # a a - a space b b
-    assert values("text", [(steps, "aa b"), (steps, "aab")], options) == {"exact": 0.5, "CER": pytest.approx(1 / 7)}
+    found = values("text", [(steps, "aa b"), (steps, "aab")], options)
+    assert found == {"exact": 0.5, "CER": pytest.approx(1 / 7), "same lines": 1, "CER to float": 0}
     options = ScoreOptions(charset=tmp_path / "charset.txt", ignore_spaces=True)
     assert values("text", [(steps, "aa b"), (steps, "aab")], options)["exact"] == 1
     with pytest.raises(DataError, match="--charset has 2 characters"):

@@ -1,12 +1,18 @@
-"""What verification reads from the runtime: coverage, leftovers, requantizations, and what does not fit."""
+"""What verification reads from the runtime: coverage, leftovers, requantizations, how far outputs are, and what does not fit."""
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxq import verify
+from onnxq.comparison.feedback import Feedback
+from onnxq.data.source import Sample
+from onnxq.errors import DataError
 from onnxq.macs import concrete_shapes, node_macs
 from onnxq.model.normalize import normalize
-from onnxq.verify import Outputs, inspect_kernels, original_names
+from onnxq.model.runtime import model_inputs
+from onnxq.verify import Evidence, Outputs, compare_outputs, inspect_kernels, original_names
 from tests.conftest import Quantized, normal, parse, to_ir
 
 
@@ -65,7 +71,73 @@ def test_a_planned_node_that_runs_in_float_is_named(rng, tmp_path):
     [(8.0, 19.0, True), (18.0, 19.0, False), (50.0, 70.0, False), (30.0, 70.0, True), (None, None, False)],
 )
 def test_integer_kernels_that_compute_something_else_are_suspect(optimized, written, suspect):
-    assert Outputs(4, optimized, 4, optimized, written).suspect == suspect
+    outputs = Outputs(
+        samples=4, unseen=1, bound_db=optimized, sqnr_db=optimized, parts=[], worst=[], decisions=[], selections={}, sequences=None,
+        checked=4, optimized_db=optimized, unoptimized_db=written,
+    )  # fmt: skip
+    assert outputs.suspect == suspect
+
+
+def evidence(tmp_path, text, weights, samples, **more):
+    """A model with the given weight, as the file `one.onnx`, and what another is compared with it on."""
+    for name, weight in weights.items():
+        onnx.save(parse(text, {"k": np.float32(weight)}), tmp_path / f"{name}.onnx")
+    source = tmp_path / "one.onnx"
+    loaded = [Sample(name, lambda feeds=feeds: feeds) for name, feeds in samples]
+    given = {"unseen": frozenset(), "feedback": Feedback()} | more
+    return Evidence(source, normalize(ir.load(source)), loaded, specs=model_inputs(ir.load(source)), **given)
+
+
+def test_a_file_is_compared_on_all_samples_and_bound_by_those_that_nothing_saw(rng, tmp_path):
+    """y = x k: the file is 1 % off, and 10 % where x is beyond its range, as it is in the unseen sample alone."""
+    text = "g (float[1,4] x) => (float[1,4] y) { c = Clip(x, low, high) e = Sub(x, c) f = Mul(e, beyond) s = Add(c, f) y = Mul(s, k) }"
+    text = text.replace(
+        "{ c", "{ low = Constant<value_float=-2.0>() high = Constant<value_float=2.0>() beyond = Constant<value_float=0.9>() c", 1
+    )
+    exact = "g (float[1,4] x) => (float[1,4] y) { y = Mul(x, k) }"
+    samples = [(f"{i}", {"x": rng.uniform(1, 2, (1, 4)).astype(np.float32) * (1 if i else 8)}) for i in range(6)]
+    given = evidence(tmp_path, exact, {"one": 1.0}, samples, unseen=frozenset({"0"}))
+    onnx.save(parse(text, {"k": np.float32(0.99)}), tmp_path / "other.onnx")
+    outputs = compare_outputs(tmp_path / "other.onnx", given)
+    assert (outputs.samples, outputs.unseen, outputs.checked) == (6, 1, 4)
+    x = np.concatenate([feeds["x"] for _, feeds in samples])
+    y = 0.99 * (np.clip(x, -2, 2) + 0.9 * (x - np.clip(x, -2, 2)))
+    noise, signal = np.square(y - x).sum(1), np.square(x).sum(1)
+    assert outputs.sqnr_db == pytest.approx(10 * np.log10(signal.sum() / noise.sum()), abs=0.01)
+    assert outputs.bound_db <= 10 * np.log10(signal[0] / noise[0]) < outputs.sqnr_db
+    assert outputs.optimized_db == pytest.approx(outputs.unoptimized_db, abs=0.01)
+    assert outputs.worst_part.name == "y"
+    assert outputs.sequences is None
+
+
+@pytest.mark.parametrize("held", [1, 64 << 20])
+def test_states_are_handed_on_however_few_samples_fit_into_memory(tmp_path, monkeypatch, held):
+    """A gain of 1 % a step: in five steps noise grows from 1 % to 5 %, and starts anew with each sequence."""
+    text = "g (float[1,1] x, float[1,1] h0) => (float[1,1] y, float[1,1] hn) { hn = Mul(h0, k) y = Add(hn, x) }"
+    one, zero = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
+    samples = [(f"{folder}/{i}", {"x": zero, "h0": one}) for folder in "ab" for i in range(5)]
+    monkeypatch.setattr(verify, "HELD_BYTES", held)
+    feedback = Feedback({"h0": 1}, frozenset({"a/0", "b/0"}))
+    given = evidence(tmp_path, text, {"one": 1.0, "other": 1.01}, samples, feedback=feedback)
+    outputs = compare_outputs(tmp_path / "other.onnx", given)
+    grown = np.array([1.01**step - 1 for step in range(1, 6)])
+    assert outputs.sqnr_db == pytest.approx(-10 * np.log10(np.mean(grown**2)), abs=0.01)
+    assert outputs.unoptimized_db == outputs.optimized_db == pytest.approx(-10 * np.log10(np.mean(grown[:4] ** 2)), abs=0.01)
+    assert (outputs.samples, outputs.sequences, outputs.checked) == (10, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "finite", "said"),
+    [(np.nan, ("x",), True), (np.inf, ("x",), True), (np.nan, (), True), (np.inf, (), False), (np.nan, None, False)],
+)
+def test_a_sample_with_numbers_that_are_none_is_said(tmp_path, wrong, finite, said):
+    text = "g (float[1,2] x) => (float[1,2] y) { y = Mul(x, k) }"
+    given = evidence(tmp_path, text, {"one": 1.0}, [("bad", {"x": np.float32([[1, wrong]])})], finite=finite)
+    if said:
+        with pytest.raises(DataError, match="sample bad: tensor 'x' holds 1 "):
+            compare_outputs(tmp_path / "one.onnx", given)
+    else:
+        assert compare_outputs(tmp_path / "one.onnx", given).sqnr_db == 200
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ class Decisions:
     margins: list[Array] = field(default_factory=list)
     moved: list[Array] = field(default_factory=list)
     changed: int = 0
+    broken: int = 0
 
     def add(self, want: Array, have: Array) -> None:
         """Add the scores of one sample; what has one score or another shape decides nothing."""
@@ -37,25 +38,26 @@ class Decisions:
         rest = rows.copy()
         rest[each, best] = -np.inf
         second = rest.argmax(1)
-        margins = rows[each, best] - rows[each, second]
-        self.margins.append(margins)
-        self.moved.append(others[each, best] - others[each, second] - margins)
-        self.changed += int(np.count_nonzero(others.argmax(1) != best))
+        broken = np.isnan(others).any(1)
+        with np.errstate(invalid="ignore"):
+            margins = np.where(best == second, np.inf, rows[each, best] - rows[each, second])
+            moved = others[each, best] - others[each, second] - margins
+        self.margins.append(margins[~broken])
+        self.moved.append(moved[~broken])
+        self.broken += int(broken.sum())
+        self.changed += int(np.count_nonzero((others.argmax(1) != best) | broken))
 
     @property
     def count(self) -> int:
         """Decisions that were added."""
-        return sum(map(len, self.margins))
+        return sum(map(len, self.margins)) + self.broken
 
     def expected(self) -> float:
         """Share of decisions that noise of this size is expected to change, 0..1: the mean probability that it exceeds the margin."""
         if not self.count:
             return 0.0
         margins, moved = np.concatenate(self.margins), np.concatenate(self.moved)
-        finite = np.isfinite(moved) & np.isfinite(margins)
-        if not finite.all():
-            return 1.0
-        noise = math.sqrt(float(np.mean(np.square(moved))))
-        if noise == 0:
-            return 0.0
-        return float(np.mean([0.5 * math.erfc(margin / noise / math.sqrt(2)) for margin in margins]))
+        known = np.isfinite(margins) & np.isfinite(moved)  # what nothing competes with does not change
+        noise = math.sqrt(float(np.mean(np.square(moved[known])))) if known.any() else 0.0
+        changing = sum(0.5 * math.erfc(margin / noise / math.sqrt(2)) for margin in margins[known]) if noise > 0 else 0.0
+        return (changing + self.broken) / self.count

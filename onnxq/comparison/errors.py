@@ -39,7 +39,8 @@ class PartError:
 class OutputErrors:
     """Signal and noise of each part, sample by sample.
 
-    Each sample's own figures are kept, [samples, parts] of each; a part whose shape a sample does not have counts as no signal.
+    Each sample's own figures are kept, [samples, parts] of each. Where a sample has another shape than a part is made for, all
+    of its values count.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
@@ -62,16 +63,17 @@ class OutputErrors:
             if part.value not in pairs:
                 pairs[part.value] = _comparable(expected[part.value], found[part.value])
             pair = pairs[part.value]
-            taken = [part.of(array) for array in pair] if pair is not None else [None]
-            if taken[0] is None or taken[-1] is None:
-                continue
-            row[number] = self._measured(taken[0], taken[-1])
+            if pair is not None:
+                want, have = (part.of(array) for array in pair)
+                row[number] = self._measured(want, have) if want is not None and have is not None else self._measured(*pair)
         self._rows.append(row)
         return row
 
     def _measured(self, want: Array, have: Array) -> tuple[float, float, float]:
-        finite = np.isfinite(want)
-        x, y = want[finite].astype(np.float64), have[finite].astype(np.float64)
+        x, y = want.astype(np.float64).ravel(), have.astype(np.float64).ravel()
+        finite = np.isfinite(x)
+        if not finite.all():
+            x, y = x[finite], y[finite]
         difference = y - x
         self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
         signal = float(x @ x)
@@ -88,14 +90,17 @@ class OutputErrors:
         result._rows = [self._rows[row] for row in rows]
         return result
 
+    def _table(self) -> Array:
+        return np.array(self._rows).reshape(self.samples, len(self.parts), 3)
+
     def powers(self) -> tuple[Array, Array]:
         """Signal and noise of each sample and part, [samples, parts] each."""
-        rows = np.array(self._rows).reshape(-1, len(self.parts), 3)
+        rows = self._table()
         return rows[..., 0], rows[..., 1]
 
     def signals(self) -> Array:
         """Signal of each part over all samples, at least its floor; 0 where there is none, [parts]."""
-        rows = np.array(self._rows).reshape(-1, len(self.parts), 3)
+        rows = self._table()
         signal, values = rows[..., 0].sum(0), rows[..., 2].sum(0)
         seen = (rows[..., 2] > 0).sum(0)
         floor = np.array([max(part.floor * n, part.least * count) for part, n, count in zip(self.parts, values, seen, strict=True)])

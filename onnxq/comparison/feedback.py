@@ -111,7 +111,7 @@ def _told(pair: str, inputs: Sequence[str], outputs: Mapping[str, int]) -> tuple
 def _words(name: str) -> frozenset[str]:
     """What a name says of a state apart from its direction; nothing where it is called none."""
     name = re.sub(r"key_?values?(?![a-z])", "", name)
-    name = re.sub(r"(?<![a-zA-Z])([hc])0(?![a-zA-Z0-9])", r"\1", name)
+    name = re.sub(r"(?<![a-zA-Z])([hc])_?[0n](?![a-zA-Z0-9])", r"\1", name)
     words = {SYNONYMS.get(word.lower(), word.lower()) for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)} - IGNORED
     return frozenset(words) if words & STATE else frozenset()
 

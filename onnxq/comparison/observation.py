@@ -50,12 +50,11 @@ class Observation:
 
     def fits(self, model: ir.Model) -> bool:
         """Whether a model has the nodes at which outputs are judged."""
-        names = {node.name for node in model.graph}
-        return all(tap.node is None or tap.node in names for tap in self.taps)
+        return all(tap.found(model) is not None for tap in self.taps)
 
     def opened(self, model: ir.Model) -> "Opened":
-        """A form of the model with all that is compared among its outputs."""
-        return Opened.of(model, self)
+        """A copy of a form of the model with all that is compared among its outputs."""
+        return Opened.of(model.clone(), self)
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,9 @@ class Opened:
     selections: tuple[int | None, ...]
 
     @staticmethod
-    def of(model: ir.Model, observation: Observation) -> "Opened":
-        """A form of the model, opened up; the model itself where its own outputs are all that is compared."""
-        own = len(model.graph.outputs)
-        if observation.plain:
-            at = tuple(tap.output for tap in observation.taps)
-            return Opened(model, own, at, at, ())
-        copy = model.clone()
+    def of(copy: ir.Model, observation: Observation) -> "Opened":
+        """Let all that is compared leave a model, in place."""
+        own = len(copy.graph.outputs)
         inner = [tap.inner(copy) for tap in observation.taps]
         outer = [tap.outer(copy) for tap in observation.taps]
         nodes = {node.name: node for node in copy.graph}
@@ -136,7 +131,9 @@ class Comparison:
     names: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.outer, self.inner = OutputErrors(self.observation.outer), OutputErrors(self.observation.inner)
+        self.outer = OutputErrors(self.observation.outer)
+        # the same values where no output comes from a Softmax
+        self.inner = OutputErrors(self.observation.inner) if self.observation.softened else self.outer
         self.decisions = {number: Decisions(tap.axis) for number, tap in enumerate(self.observation.taps) if tap.axis is not None}
         self.same: dict[str, list[float]] = {each.node: [0.0, 0.0] for each in self.observation.selections}
 
@@ -144,7 +141,8 @@ class Comparison:
         """Add one sample."""
         self.names.append(sample)
         self.outer.add(expected.outer, found.outer)
-        self.inner.add(expected.inner, found.inner)
+        if self.inner is not self.outer:
+            self.inner.add(expected.inner, found.inner)
         for number, decisions in self.decisions.items():
             want, have = expected.inner[number], found.inner[number]
             if isinstance(want, np.ndarray) and want.dtype.kind == "f" and isinstance(have, np.ndarray) and have.dtype.kind == "f":

@@ -23,6 +23,8 @@ ALIKE = frozenset(
 """Operators that keep each value in its place, of their first operand of the output's shape."""
 BOUNDED = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh"})
 """Operators whose values have a natural unit: at most 1."""
+SCALING = frozenset({"Add", "Div", "Exp", "Log", "Mul", "Pow", "PRelu", "Softplus", "Sqrt", "Sub"})
+"""Operators behind which a bound of 1 does not hold any more, except that of a product of bounded values."""
 CUTS = frozenset({"Slice", "Split"})
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 MOST_OPERANDS, MOST_GROUPS = 16, 8
@@ -71,10 +73,15 @@ class Part:
 
 @dataclass(frozen=True)
 class _Leaf:
-    """Values that come from one operand of each Concat behind an output; `spans` are (axis, start, stop)."""
+    """Values that come from one operand of each Concat behind an output; `spans` are (axis, start, stop).
+
+    bounded  whether they are at most 1, by an operator behind which nothing scales them
+    scaled   whether one that scales lies between here and the output
+    """
 
     spans: tuple[tuple[int, int, int], ...] = ()
     bounded: bool = False
+    scaled: bool = False
 
 
 def find_parts(value: ir.Value, index: int, name: str, shapes: ShapeByName, seen: Sequence[Array]) -> list[Part]:
@@ -88,10 +95,15 @@ def find_parts(value: ir.Value, index: int, name: str, shapes: ShapeByName, seen
         seen: the value itself for some samples.
     """
     shape = shapes.get(value.name or "")
-    leaves = list(_leaves(value, [(axis, 0) for axis in range(len(shape))], _Leaf(), shapes)) if shape is not None else [_Leaf()]
-    if shape is None or any(array.ndim != len(shape) for array in seen):
-        leaves = [_Leaf(bounded=all(leaf.bounded for leaf in leaves))]
-    return [part for leaf in dict.fromkeys(leaves) for part in _parts_of(leaf, index, name, shape or [], seen)]
+    ranks = {array.ndim for array in seen}
+    if shape is None or ranks - {len(shape)}:
+        shape = list(seen[0].shape) if len(ranks) == 1 else []
+        leaves = {_Leaf(): None}
+    else:
+        leaves = dict.fromkeys(_leaves(value, [(axis, 0) for axis in range(len(shape))], _Leaf(), shapes))
+    fixed = {axis for axis, size in enumerate(shape) if all(array.shape[axis] == size for array in seen)}
+    leaves = dict.fromkeys(replace(leaf, spans=tuple(span for span in leaf.spans if span[0] in fixed)) for leaf in leaves)
+    return [part for leaf in leaves for part in _parts_of(leaf, index, name, shape, seen)]
 
 
 def _leaves(value: ir.Value, axes: list[tuple[int, int] | None], leaf: _Leaf, shapes: ShapeByName) -> Iterator[_Leaf]:
@@ -103,8 +115,10 @@ def _leaves(value: ir.Value, axes: list[tuple[int, int] | None], leaf: _Leaf, sh
     if node is None or shape is None or node.domain not in ("", "ai.onnx"):
         yield leaf
         return
-    if node.op_type in BOUNDED or _within_one(node):
+    if (node.op_type in BOUNDED or _within_one(node)) and not leaf.scaled:
         leaf = replace(leaf, bounded=True)
+    elif node.op_type in SCALING and not all(each is not None and _is_bounded(each) for each in node.inputs):
+        leaf = replace(leaf, scaled=True)
     if node.op_type == "Concat":
         yield from _operands(node, axes, leaf, shapes)
         return
@@ -125,8 +139,6 @@ def _leaves(value: ir.Value, axes: list[tuple[int, int] | None], leaf: _Leaf, sh
         mapped = [place if before[axis] == shape[axis] else None for axis, place in enumerate(axes)]
     else:
         mapped = axes
-    if node.op_type in ("Mul", "Div", "Add", "Sub", "Pow"):
-        leaf = replace(leaf, bounded=leaf.bounded and node.op_type == "Mul")
     yield from _leaves(source, mapped, leaf, shapes)
 
 
@@ -136,7 +148,8 @@ def _follows(node: ir.Node, source: ir.Value, shape: Sequence[int], shapes: Shap
     if before is None or constant(source) is not None:
         return False
     if node.op_type == "Transpose" or (node.op_type in VIEWS | CUTS and source is node.inputs[0]):
-        return True
+        steps = constant(node.inputs[4]) if node.op_type == "Slice" and len(node.inputs) > 4 else None
+        return steps is None or bool((steps > 0).all())
     return node.op_type in ALIKE and list(before) == list(shape)
 
 
@@ -159,6 +172,14 @@ def _operands(node: ir.Node, axes: list[tuple[int, int] | None], leaf: _Leaf, sh
             narrowed = replace(leaf, spans=(*(span for span in leaf.spans if span[0] != axis), (axis, start, stop)))
             yield from _leaves(operand, inner, narrowed, shapes)
         start = stop
+
+
+def _is_bounded(value: ir.Value) -> bool:
+    """Whether a value comes from an operator whose values are at most 1, perhaps through views."""
+    node = value.producer()
+    while node is not None and node.op_type in VIEWS | CUTS | {"Transpose"}:
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return node is not None and (node.op_type in BOUNDED or _within_one(node))
 
 
 def _within_one(node: ir.Node) -> bool:

@@ -6,7 +6,7 @@ say nothing. So the values that go into the selection are compared, and how ofte
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -32,6 +32,7 @@ class Tap:
     output    index among the model's outputs
     name      of the output, as shown
     node, slot  the judged value is this input of that node; at the output itself where `node` is None
+    captured    the judged value's own name, where a body of the node reads it
     selected  whether the output itself says nothing, because it comes from a selection
     axis      along which the largest value decides, where one does
     """
@@ -42,12 +43,20 @@ class Tap:
     slot: int = 0
     selected: bool = False
     axis: int | None = None
+    captured: str | None = None
+
+    def found(self, model: ir.Model) -> ir.Value | None:
+        """The judged value in a form of the model, or None where it lacks the node."""
+        if self.node is None:
+            return model.graph.outputs[self.output]
+        if self.captured is not None:
+            return next((value for node in model.graph for value in node.outputs if value.name == self.captured), None)
+        node = next((node for node in model.graph if node.name == self.node), None)
+        return node.inputs[self.slot] if node is not None and self.slot < len(node.inputs) else None
 
     def inner(self, model: ir.Model) -> ir.Value:
         """The judged value in a form of the model; the output itself where it lacks the node."""
-        node = next((node for node in model.graph if node.name == self.node), None) if self.node else None
-        value = node.inputs[self.slot] if node is not None and self.slot < len(node.inputs) else None
-        return value or model.graph.outputs[self.output]
+        return self.found(model) or model.graph.outputs[self.output]
 
     def outer(self, model: ir.Model) -> ir.Value:
         """The output, or what is judged in its place where it comes from a selection."""
@@ -129,8 +138,16 @@ def _read(node: ir.Node) -> list[ir.Value | None]:
     values = list(node.inputs)
     for each in node.attributes.values():
         if isinstance(each, ir.Attr) and each.type == ir.AttributeType.GRAPH:
-            values += [value for inner in each.as_graph() for value in _read(inner)]
+            graph = each.as_graph()
+            values += [value for inner in graph for value in _read(inner) if value is not None and _outside(value, graph)]
+            values += [value for value in graph.outputs if _outside(value, graph)]
     return values
+
+
+def _outside(value: ir.Value, graph: ir.Graph) -> bool:
+    """Whether a body takes a value from outside of it."""
+    producer = value.producer()
+    return (producer is not None and producer.graph is not graph) or (producer is None and value not in graph.inputs)
 
 
 def _behind_selections(model: ir.Model) -> set[ir.Node]:
@@ -179,20 +196,22 @@ def _entries(model: ir.Model, index: int, behind: set[ir.Node], producer: ir.Nod
     for node in model.graph:
         if node not in wanted:
             continue
-        for slot, value in enumerate(node.inputs):
+        for slot, value in enumerate(_read(node)):
             if value is None or is_constant(value) or value.producer() in behind or value.producer() not in computed:
                 continue
             if value.dtype is None or value.dtype.is_floating_point():
                 axis = int(attribute(node, "axis", 0)) if node.op_type in ("ArgMax", "ArgMin") else None  # type: ignore[arg-type]
-                taps.append(Tap(index, value.name or "", node.name, slot, selected=True, axis=axis))
+                captured = value.name if slot >= len(node.inputs) else None
+                taps.append(Tap(index, value.name or "", node.name, slot, selected=True, axis=axis, captured=captured))
     return taps
 
 
 def _each_once(taps: Sequence[Tap], model: ir.Model) -> list[Tap]:
-    """Without taps that read the same value in place of an output; the first of them stays, or one that decides."""
-    found: dict[tuple[ir.Value, bool] | int, Tap] = {}
-    for tap in taps:
-        key = (tap.inner(model), True) if tap.selected else tap.output
-        if key not in found or (tap.axis is not None and found[key].axis is None):
-            found[key] = tap
+    """Without taps that read the same value in place of an output: the output stays, and decides where one of the others does."""
+    found: dict[ir.Value, Tap] = {}
+    for tap in sorted(taps, key=lambda tap: tap.selected):
+        key = tap.inner(model) if tap.selected else model.graph.outputs[tap.output]
+        known = found.setdefault(key, tap)
+        if known.axis is None and tap.axis is not None:
+            found[key] = replace(known, axis=tap.axis)
     return list(found.values())
