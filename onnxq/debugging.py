@@ -1,7 +1,7 @@
 """`onnxq debug`: a quantized file against its float model, layer by layer."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from onnxq.addends import Addend, find_addends
 from onnxq.data.forms import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import ModelError
+from onnxq.evaluation import EvalOptions, evaluate
 from onnxq.layers import pairs_of
 from onnxq.metrics import Noise
 from onnxq.model.edit import Names, constant
@@ -20,6 +21,7 @@ from onnxq.model.files import load
 from onnxq.model.normalize import normalize
 from onnxq.model.runtime import model_inputs, open_exposed, run
 from onnxq.plan import make_plan
+from onnxq.report.scores import PartScore
 from onnxq.schemes import Array, Feeds
 from onnxq.techniques.saturation import kernel_order, saturating_pairs
 
@@ -58,13 +60,14 @@ class DebugRow:
 
 @dataclass(frozen=True)
 class DebugReport:
-    """All layers, and the worst of them first."""
+    """All layers, and the worst of them first; the parts of the outputs, worst first."""
 
     model: str
     other: str
     samples: int
     layers: list[DebugRow]
     worst: list[DebugRow]
+    outputs: list[PartScore] = field(default_factory=list)
 
 
 @dataclass
@@ -186,7 +189,8 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
     nodes = {node.name or "": node for node in written.graph}
     rows = [_row(nodes[name], seen[name], quantized=held[name] is not None) for name in pairs]
     measured = sorted((row for row in rows if row.sqnr_db is not None), key=lambda row: row.sqnr_db or 0.0)
-    return DebugReport(str(model), str(other), len(samples), rows, measured[:WORST])
+    compared = evaluate(model, [other], data, EvalOptions(samples=SAMPLES, latency=False, preprocess=preprocess))
+    return DebugReport(str(model), str(other), len(samples), rows, measured[:WORST], compared.scores[1].parts)
 
 
 def _counting(values: Array, addend: Addend | None, floats: Mapping[str, Array]) -> Array:

@@ -89,7 +89,7 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
         if task is not None and limits.max_drop is not None:
             least = -math.inf if limits.min_sqnr is None else limits.min_sqnr  # the metric decides, unless both are asked for
             goal = Goal(least, asked=True, drop=drop, max_drop=limits.max_drop)
-        if (choice.kept.sqnr_db or 0.0) < goal.target_db + DOUBT_DB:
+        if (choice.kept.sqnr_db or 0.0) < goal.target_db + DOUBT_DB or job.feedback.states:
             choice = _judged_by_more(job, candidates, choice)
         work = Work(loads, _functions(choice.plan, shapes, costs), len(model.graph))
         everything, choice = choice, keep_outputs(candidates, choice, work, without, goal)

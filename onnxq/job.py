@@ -243,7 +243,7 @@ def planned_shapes(model: ir.Model, plan: Plan, feeds: Feeds) -> ShapeByName:
     nodes = [planned.node for planned in plan.nodes.values()] + [node for node in model.graph if node.op_type in WITH_MACS]
     values = [value for node in nodes for value in (*node.inputs[:2], *node.outputs) if value is not None and not is_constant(value)]
     values += [planned.output for planned in plan.nodes.values()]
-    unknown = [value.name or "" for value in dict.fromkeys(values) if value.name not in shapes]
+    unknown = [value.name for value in dict.fromkeys(values) if value.name and value.name not in shapes]
     if not unknown:
         return shapes
     exposed = expose(model, unknown)

@@ -12,6 +12,8 @@ DOUBT_DB = 4.0
 """How far beyond a bound outputs have to be for so few samples to say that they hold it: a decision that tips is worth decibels."""
 MORE, MOST_BYTES = 64, 64 << 20
 """Samples, held-out ones first, that say it otherwise, as long as what goes in and comes out of them takes no more than this."""
+MORE_IN_SEQUENCES = 200
+"""The same where samples of a sequence count as one."""
 
 
 def find_references(job: Job) -> References | None:
@@ -25,7 +27,7 @@ def find_references(job: Job) -> References | None:
 def more_references(job: Job, few: References) -> References:
     """The same with as many samples as it takes to say whether a bound holds."""
     each = max(1, few.size // len(few.samples))
-    count = max(len(few.samples), min(MORE, MOST_BYTES // each))
+    count = max(len(few.samples), min(MORE_IN_SEQUENCES if job.feedback.states else MORE, MOST_BYTES // each))
     held_out = chosen_sequences(job.held_out, job.feedback, count)
     others = chosen_sequences(_others(job, held_out), job.feedback, count - len(held_out)) if count > len(held_out) else []
     found = _references(job, held_out, others)

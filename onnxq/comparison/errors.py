@@ -10,8 +10,8 @@ from onnxq.comparison.parts import Part
 from onnxq.metrics import MAX_DB, aligned
 from onnxq.schemes import Array
 
-SPARE = 1.66
-"""Standard errors of the noise ratio by which fresh samples may be worse, ..."""
+NORMAL = 1.645
+"""Standard errors of the noise ratio by which fresh samples may be worse (one-sided 95 %), more where samples are few, ..."""
 LEAST_SPARE_DB = 1.0
 """... and dB by which they may be all the same: the tail is not in the sample (docs/results.md)."""
 
@@ -40,16 +40,19 @@ class OutputErrors:
     """Signal and noise of each part, sample by sample.
 
     Each sample's own figures are kept, [samples, parts] of each. Where a sample has another shape than a part is made for, all
-    of its values count.
+    of its values count. Samples of a sequence hang on one another: they count as one where chance is estimated.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = list(parts)
         self._rows: list[Array] = []
+        self._sequences: list[int] = []
         self.largest = 0.0
 
-    def add(self, expected: Sequence[Array], found: Sequence[Array]) -> Array:
+    def add(self, expected: Sequence[Array], found: Sequence[Array], *, follows: bool = False) -> Array:
         """Add one sample's observed values, those of the float model and another's; what is no float does not count.
+
+        `follows` says that it goes on with the sequence of the sample before.
 
         Returns:
             [parts, 3]: signal (with its floor), noise, and number of values.
@@ -67,6 +70,7 @@ class OutputErrors:
                 want, have = (part.of(array) for array in pair)
                 row[number] = self._measured(want, have) if want is not None and have is not None else self._measured(*pair)
         self._rows.append(row)
+        self._sequences.append(self._sequences[-1] + (not follows) if self._sequences else 0)
         return row
 
     def _measured(self, want: Array, have: Array) -> tuple[float, float, float]:
@@ -88,6 +92,7 @@ class OutputErrors:
         """The same of some samples alone."""
         result = OutputErrors(self.parts)
         result._rows = [self._rows[row] for row in rows]
+        result._sequences = [self._sequences[row] for row in rows]
         return result
 
     def _table(self) -> Array:
@@ -120,7 +125,7 @@ class OutputErrors:
 
     def standard_errors(self) -> Array:
         """Of each part's ratio, [parts], by the linear approximation of a ratio of sums (Cochran, Sampling Techniques, 6.4)."""
-        count = self.samples
+        count = self.independent
         if count < 2:
             return np.zeros(len(self.parts))
         signal, _ = self.powers()
@@ -130,9 +135,17 @@ class OutputErrors:
             deviations = self.shares() - ratios * signal / np.where(signals > 0, signals, 1.0)
             # a floor that stands for the signal does not vary
             floored = signals > signal.sum(0) * (1 + 1e-9)
-            deviations = np.where(floored, self.shares() - ratios / count, deviations)
-        errors = np.sqrt(count / (count - 1) * np.square(deviations).sum(0))
+            deviations = np.where(floored, self.shares() - ratios / self.samples, deviations)
+        _, place = np.unique(self._sequences, return_inverse=True)
+        together = np.zeros((count, len(self.parts)))
+        np.add.at(together, place, deviations)
+        errors = np.sqrt(count / (count - 1) * np.square(together).sum(0))
         return np.where(np.isfinite(errors), errors, 0.0)
+
+    @property
+    def independent(self) -> int:
+        """Samples that do not hang on one another: sequences count as one each."""
+        return len(set(self._sequences))
 
     @property
     def measured(self) -> list[int]:
@@ -165,11 +178,12 @@ class OutputErrors:
 def bounds(everything: OutputErrors, fresh: OutputErrors | None = None) -> Array:
     """The ratio of noise to signal of each part that fresh samples are expected to keep, [parts].
 
-    The largest of three: on samples that nothing was made from or chosen on; on all samples with SPARE standard errors more, for
+    The largest of three: on samples that nothing was made from or chosen on; on all samples with some standard errors more, for
     the tail of few samples is not in them; and LEAST_SPARE_DB more than on all samples.
     """
     ratios = everything.ratios()
-    spared = np.maximum(ratios + SPARE * everything.standard_errors(), ratios * 10 ** (LEAST_SPARE_DB / 10))
+    spare = NORMAL + 1.52 / max(1, everything.independent - 1)  # Student's t, by its expansion
+    spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (LEAST_SPARE_DB / 10))
     return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared
 
 

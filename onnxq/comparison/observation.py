@@ -139,10 +139,12 @@ class Comparison:
 
     def add(self, sample: str, expected: "Observed", found: "Observed") -> None:
         """Add one sample."""
+        feedback = self.observation.feedback
+        follows = bool(feedback.states) and sample not in feedback.starts and bool(self.names)
         self.names.append(sample)
-        self.outer.add(expected.outer, found.outer)
+        self.outer.add(expected.outer, found.outer, follows=follows)
         if self.inner is not self.outer:
-            self.inner.add(expected.inner, found.inner)
+            self.inner.add(expected.inner, found.inner, follows=follows)
         for number, decisions in self.decisions.items():
             want, have = expected.inner[number], found.inner[number]
             if isinstance(want, np.ndarray) and want.dtype.kind == "f" and isinstance(have, np.ndarray) and have.dtype.kind == "f":

@@ -266,8 +266,10 @@ def debug_text(report: DebugReport, *, verbose: bool = False) -> str:
         rows.append([row.name, row.op_type, *cells])
     advice = [[row.name, row.advice] for row in shown if row.advice]
     tried = f"\n\n{table([['layer', 'what to try'], *advice], left=2)}" if advice else ""
+    parts = [f"'{part.name}' {part.sqnr_db:.1f} dB" for part in (report.outputs if verbose else report.outputs[:3])]
+    outputs = f"\n\noutputs: {', '.join(parts)}" if parts else ""
     which = "all" if verbose else f"the {len(shown)} farthest from float of"
-    return f"{which} {len(report.layers)} layers, {report.samples} samples\n\n{table(rows, left=2)}{tried}"
+    return f"{which} {len(report.layers)} layers, {report.samples} samples{outputs}\n\n{table(rows, left=2)}{tried}"
 
 
 def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:
