@@ -49,7 +49,7 @@ def read_boxes(case: Case, layout: str | None = None) -> Boxes:
         )
     try:
         found = LAYOUTS[name](outputs, size)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, StopIteration) as error:
         shapes = ", ".join(f"{key} {list(np.shape(value))}" for key, value in case.outputs.items())
         raise DataError(f"the outputs ({shapes}) are not laid out as --decoder {name} expects") from error
     return _kept(found, overlapping=name not in SELECTED)
@@ -63,13 +63,19 @@ def guess_layout(outputs: Sequence[Array], size: tuple[int, int]) -> str | None:
         return _single(tables[0], size)
     if len(tables) >= 6 and widths.count(4) >= 2 and _by_stride(tables, size):
         return "yunet" if widths.count(1) == 2 * widths.count(4) else "strides"
-    if len(outputs) >= 2 and widths.count(4) == 1:
-        boxes = tables[widths.index(4)]
+    boxes = _box_table(tables)
+    if len(outputs) >= 2 and boxes is not None:
         if boxes.ndim == 3 and any(array.ndim == 3 and array.shape[:2] == boxes.shape[:2] and array is not boxes for array in tables):
             scores = next(array for array in tables if array is not boxes and array.ndim == 3 and array.shape[:2] == boxes.shape[:2])
             return "queries" if scores.min(initial=0) < 0 or scores.max(initial=0) > 1 else "boxes"
         return "boxes"
     return None
+
+
+def _box_table(outputs: Sequence[Array]) -> Array | None:
+    """The output whose rows are boxes; of several of four columns the one without negative values, for logits have some."""
+    found = [array for array in outputs if array.ndim >= 2 and array.shape[-1] == 4]
+    return min(found, key=lambda array: array.min(initial=0) < 0, default=None)
 
 
 def _single(table: Array, size: tuple[int, int]) -> str | None:
@@ -126,13 +132,14 @@ def _end2end(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
 
 def _boxes(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
     """Corners [.., n, 4] beside scores [.., n] or [.., n, classes], and perhaps classes [.., n] (SSD, RetinaNet, NMS in the graph)."""
-    boxes = next(array for array in outputs if array.ndim >= 2 and array.shape[-1] == 4)
-    count = boxes.size // 4
-    boxes, others = boxes.reshape(-1, 4), [array for array in outputs if array is not boxes and array.size and array.shape[-1] != 4]
+    table = _box_table(outputs)
+    if table is None:
+        raise ValueError("no boxes")
+    boxes, count = table.reshape(-1, 4), table.size // 4
+    others = [array for array in outputs if array is not table and array.size]
     tables = [array for array in others if array.size > count and array.size % max(count, 1) == 0 and array.dtype.kind == "f" and count]
     if tables and tables[0].ndim == 3:
-        table = tables[0][0] if tables[0].shape[1] == count else tables[0][0].T
-        return _best(boxes, table, size)
+        return _best(boxes, tables[0][0] if tables[0].shape[1] == count else tables[0][0].T, size)
     rows = [array.ravel() for array in others if array.size == count]
     whole = [array for array in rows if array.dtype.kind in "iu" or np.array_equal(array, np.rint(array))]
     scores = next((array for array in rows if not any(array is each for each in whole)), rows[0] if rows else np.zeros(0))
@@ -142,8 +149,11 @@ def _boxes(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
 
 def _queries(outputs: Sequence[Array], _: tuple[int, int]) -> Boxes:
     """Centres and sizes [1, n, 4] in parts of the image beside logits [1, n, classes] (DETR); its softmax has one class for nothing."""
-    boxes = next(array for array in outputs if array.shape[-1] == 4)[0]
-    logits = next(array for array in outputs if array.ndim == 3 and array.shape[1] == len(boxes) and array.shape[-1] != 4)[0].astype(float)
+    table = _box_table(outputs)
+    if table is None:
+        raise ValueError("no boxes")
+    boxes = table.reshape(-1, 4)
+    logits = next(array for array in outputs if array is not table and array.ndim == 3 and array.shape[1] == len(boxes))[0].astype(float)
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     shares = shifted / shifted.sum(1, keepdims=True)
     nothing = shares[:, -1] > 0.5
@@ -219,9 +229,7 @@ def _parts(boxes: Array, size: tuple[int, int]) -> Array:
 
 def _best(boxes: Array, scores: Array, size: tuple[int, int]) -> Boxes:
     """Each place's best class."""
-    height, width = size
-    scaled = np.asarray(boxes / np.array([width, height, width, height]), float) if size != (1, 1) else np.asarray(boxes, float)
-    return Boxes(scaled, np.asarray(scores.max(1), float), scores.argmax(1))
+    return Boxes(_parts(boxes, size), np.asarray(scores.max(1), float), scores.argmax(1))
 
 
 def _kept(found: Boxes, *, overlapping: bool) -> Boxes:
