@@ -21,7 +21,7 @@ from onnxq.references import Judged, References
 from onnxq.schemes import QuantParams
 from onnxq.weights import QuantizedWeight, WeightOptions, layer_inputs, quantize_weights
 
-QUICK = 3
+QUICK = 6
 """Samples over which each node's own noise is measured; where outputs have several parts, one more for each, up to a few."""
 FEW_MORE = 1.1
 """Of candidates that can hardly be told apart, those that are expected to change so many times the fewest decisions are alike in it too."""
@@ -221,12 +221,12 @@ def keep_outputs(
     def written(names: frozenset[str], why: str) -> ir.Model:
         return candidates.model(without(names, why), choice.kept)
 
-    before = references.judged(written(frozenset(), REASON))
-    noisiest = references.noisiest(before, QUICK)
+    before = references.judged(written(frozenset(), REASON), at_outputs=goal.asked)
+    telling = references.telling(before, QUICK)
     fallback = fall_back(
-        replace(work, values=references.values(noisiest)),
-        lambda names: references.inner_judged(written(names, ALONE), noisiest).noise,
-        lambda names: references.judged(written(names, REASON)).bound,
+        replace(work, values=references.values(telling)),
+        lambda names: references.inner_judged(written(names, ALONE), telling).noise,
+        lambda names: references.judged(written(names, REASON), at_outputs=goal.asked).bound,
         before.bound,
         goal,
     )

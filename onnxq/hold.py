@@ -60,9 +60,6 @@ class Task:
 def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mapping[str, Load], task: Task | None) -> Choice:
     """The choice with as many nodes float as it takes for the outputs, or the task's metric, to hold."""
     assert candidates.references is not None
-    if candidates.references.observation.softened:  # candidates are compared in front of the Softmax
-        found = candidates.references.sqnr_db(candidates.model(choice.plan, choice.kept))
-        choice = replace(choice, kept=replace(choice.kept, sqnr_db=found))
     limits, kept, model = job.options.limits, choice.kept, candidates.variant.model
     shapes = planned_shapes(model, choice.plan, check_feeds(job.held_out[0], job.specs))
     costs = job.costs if job.options.give_back else ()

@@ -40,4 +40,4 @@ def _others(job: Job, held_out: list[Sample]) -> list[Sample]:
 
 
 def _references(job: Job, held_out: list[Sample], others: list[Sample]) -> References | None:
-    return References.of(job.model, held_out, others, job.specs, job.feedback) if held_out else None
+    return References.of(job.model, held_out, others, job.specs, job.feedback, len(job.samples)) if held_out else None

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxq.comparison.errors import OutputErrors, bounds, decibels
-from onnxq.comparison.feedback import Feedback
+from onnxq.comparison.feedback import Feedback, evenly
 from onnxq.comparison.observation import Comparison, Observation, Observed, observe, run_all
 from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
@@ -16,7 +16,8 @@ from onnxq.errors import ModelError
 from onnxq.model.runtime import InputSpec, open_session
 from onnxq.schemes import Array, Feeds
 
-MOST_NOISIEST = 8
+MOST_TELLING, IN_SEQUENCE = 8, 20
+"""Samples on which nodes are measured one by one, at most; of a stateful model so many that follow one another."""
 ERRORS = 1.01
 """Standard errors within which forms are told apart by chance alone: one is what a single sample that differs makes."""
 
@@ -74,23 +75,30 @@ class References:
     samples      names and feeds, in their order
     expected     the float model's values of each
     held_out     how many of the samples, the first ones, are; where they are few, others follow that calibrate
+    evidence     how many samples a written file will be verified on
     """
 
     observation: Observation
     samples: Sequence[tuple[str, Feeds]]
     expected: Sequence[Observed]
     held_out: int
+    evidence: int = 0
 
     @staticmethod
     def of(
-        model: ir.Model, held_out: Sequence[Sample], others: Sequence[Sample], specs: list[InputSpec], feedback: Feedback | None = None
+        model: ir.Model,
+        held_out: Sequence[Sample],
+        others: Sequence[Sample],
+        specs: list[InputSpec],
+        feedback: Feedback | None = None,
+        evidence: int = 0,
     ) -> "References":
         """Run a float model over samples."""
         samples = [(sample.name, check_feeds(sample, specs)) for sample in (*held_out, *others)]
         observation = observe(model, [feeds for _, feeds in samples], feedback)
         opened = observation.opened(model)
         expected = [found for _, found in run_all(open_session(opened.model), opened, samples, observation.feedback)]
-        return References(observation, samples, expected, len(held_out))
+        return References(observation, samples, expected, len(held_out), evidence)
 
     @property
     def size(self) -> int:
@@ -99,12 +107,24 @@ class References:
         values = [array for each in self.expected for array in (*each.own, *each.inner, *each.outer)]
         return sum({id(array): array.nbytes for array in (*feeds, *values) if isinstance(array, np.ndarray)}.values())
 
-    def judged(self, model: ir.Model) -> Judged:
+    def judged(self, model: ir.Model, *, at_outputs: bool = True) -> Judged:
         """How close a form of the model's outputs come to float's.
 
         Held-out samples flatter by chance where they are few, calibration samples by what was made from them: the worse counts.
+        Behind a Softmax the noise is that of the decisions that tip, of few samples one or two. Unless it is asked for `at_outputs`,
+        the bound there is that in front of it, or the share of decisions that are expected to change where that is larger: a
+        hundredth of them is as much as 20 dB.
         """
-        return self._compare(model, range(len(self.samples)), inner=False)
+        comparison = self._compared(model, range(len(self.samples)))
+        if comparison is None:
+            return self._ruined()
+        outer = self._judged(comparison.outer, range(len(self.samples)), comparison)
+        if at_outputs or not self.observation.softened or len(self.observation.inner) != len(self.observation.outer):
+            return outer
+        inner = self._judged(comparison.inner, range(len(self.samples)), comparison)
+        changes = {number: each.expected() for number, each in comparison.decisions.items() if each.count}
+        bound = [max(noise, changes.get(part.value, 0.0)) for part, noise in zip(self.observation.inner, inner.bound, strict=True)]
+        return replace(outer, bound=tuple(bound))
 
     def bound_db(self, model: ir.Model) -> float:
         """What fresh samples are expected to keep of the outputs, in dB alone."""
@@ -116,22 +136,29 @@ class References:
 
     def inner_judged(self, model: ir.Model, chosen: Sequence[int] | None = None) -> Judged:
         """The same in front of a final Softmax, over some of the samples or all: it tells apart what a Softmax hides."""
-        return self._compare(model, range(len(self.samples)) if chosen is None else chosen, inner=True)
+        chosen = range(len(self.samples)) if chosen is None else chosen
+        comparison = self._compared(model, chosen)
+        return self._ruined() if comparison is None else self._judged(comparison.inner, chosen, comparison)
 
-    def noisiest(self, judged: Judged, least: int) -> list[int]:
-        """A few samples, in their order, that carry most of a form's noise in each part: those that tell where it comes from.
+    def telling(self, judged: Judged, least: int) -> list[int]:
+        """A few samples, in their order, that tell where a form's noise comes from.
 
-        Of a stateful model the first ones, for a sample hangs on those before it.
+        Evenly spaced ones, and for each part of which these carry less than half of their share of the noise, those that carry most:
+        a score is near zero in most pictures. Of a stateful model the first ones, for a sample hangs on those before it.
         """
-        shares = np.asarray(judged.samples, float)
-        if self.observation.feedback.states or shares.ndim != 2 or not np.isfinite(shares).all():
-            return list(range(min(least, len(self.samples))))
+        shares, count = np.asarray(judged.samples, float), len(self.samples)
+        if self.observation.feedback.states:
+            return list(range(min(IN_SEQUENCE, count)))
+        chosen = evenly(range(count), least)
+        if shares.ndim != 2 or not np.isfinite(shares).all():
+            return chosen
         relative = shares / np.maximum(shares.sum(0), 1e-30)
-        count = min(len(self.samples), least + shares.shape[1] - 1, MOST_NOISIEST)
-        chosen: list[int] = []
-        while len(chosen) < count:  # one more for the part of which they carry the least
-            part = int(np.argmin(relative[chosen].sum(0) if chosen else np.zeros(shares.shape[1])))
-            chosen.append(max((i for i in range(len(shares)) if i not in chosen), key=lambda i: (relative[i, part], -i)))
+        while len(chosen) < min(count, MOST_TELLING):
+            carried = relative[chosen].sum(0)
+            part = int(np.argmin(carried))
+            if carried[part] >= len(chosen) / count / 2:
+                break
+            chosen.append(max((i for i in range(count) if i not in chosen), key=lambda i: (relative[i, part], -i)))
         return sorted(chosen)
 
     def values(self, chosen: Sequence[int]) -> int:
@@ -142,9 +169,9 @@ class References:
         ]
         return min(found, default=0)
 
-    def _compare(self, model: ir.Model, chosen: Sequence[int], *, inner: bool) -> Judged:
+    def _compared(self, model: ir.Model, chosen: Sequence[int]) -> Comparison | None:
+        """A form of the model held against float, or None where it cannot be run."""
         comparison = Comparison(self.observation)
-        parts = self.observation.inner if inner else self.observation.outer
         try:
             opened = self.observation.opened(model)
             session = open_session(opened.model)
@@ -152,14 +179,17 @@ class References:
             for i, (name, found) in zip(chosen, run_all(session, opened, samples, self.observation.feedback), strict=True):
                 comparison.add(name, self.expected[i], found)
         except ModelError:
-            return Judged((math.inf,) * max(1, len(parts)))
-        return self._judged(comparison.inner if inner else comparison.outer, chosen, comparison)
+            return None
+        return comparison
+
+    def _ruined(self) -> Judged:
+        return Judged((math.inf,) * max(1, len(self.observation.outer)))
 
     def _judged(self, errors: OutputErrors, chosen: Sequence[int], comparison: Comparison) -> Judged:
         groups = [[row for row, i in enumerate(chosen) if (i < self.held_out) is first] for first in (True, False)]
         found = [errors.some(group) for group in groups if group]
         noise: Array = np.max([each.ratios() for each in found], axis=0) if errors.parts else np.zeros(0)
-        bound = np.maximum(bounds(errors), noise) if errors.parts else noise
+        bound = np.maximum(bounds(errors, of=self.evidence), noise) if errors.parts else noise
         changes = [each.expected() for each in comparison.decisions.values() if each.count]
         return Judged(
             tuple(noise.tolist()),

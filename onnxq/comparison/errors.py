@@ -175,14 +175,16 @@ class OutputErrors:
         return [(int(i), float(noise[i] / total)) for i in np.argsort(-noise, kind="stable")]
 
 
-def bounds(everything: OutputErrors, fresh: OutputErrors | None = None) -> Array:
+def bounds(everything: OutputErrors, fresh: OutputErrors | None = None, *, of: int = 0) -> Array:
     """The ratio of noise to signal of each part that fresh samples are expected to keep, [parts].
 
     The largest of three: on samples that nothing was made from or chosen on; on all samples with some standard errors more, for
-    the tail of few samples is not in them; and LEAST_SPARE_DB more than on all samples.
+    the tail of few samples is not in them; and LEAST_SPARE_DB more than on all samples. Where these are a part of the evidence, `of`
+    says how many samples there are in all: what is expected of the bound then.
     """
     ratios = everything.ratios()
     spare = NORMAL + 1.52 / max(1, everything.independent - 1)  # Student's t, by its expansion
+    spare *= math.sqrt(min(1.0, everything.samples / max(1, of, everything.samples)))
     spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (LEAST_SPARE_DB / 10))
     return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared
 
