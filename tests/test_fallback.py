@@ -248,10 +248,10 @@ def test_what_is_only_measured_keeps_its_weights_as_they_are(fragile, monkeypatc
     narrowed = {}
 
     def listening(judge):
-        def heard(references, model, *most):
+        def heard(references, model, *most, **where):
             stored = [value.dtype for value in model.graph.initializers.values()]
             narrowed.setdefault((judge.__name__, bool(most)), []).append(ir.DataType.FLOAT16 in stored)
-            return judge(references, model, *most)
+            return judge(references, model, *most, **where)
 
         return heard
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.comparison.errors import LEAST_SPARE_DB, SPARE, OutputErrors, bounds, decibels
+from onnxq.comparison.errors import LEAST_SPARE_DB, NORMAL, OutputErrors, bounds, decibels
 from onnxq.comparison.parts import Part
 from onnxq.errors import ModelError
 from onnxq.verify import heavy_samples
@@ -105,8 +105,22 @@ def test_the_bound_keeps_a_decibel_where_samples_agree():
 def test_the_bound_keeps_standard_errors_where_samples_differ(rng):
     errors = one(rng.exponential(0.01, 10))
     ratio, error = errors.ratios()[0], errors.standard_errors()[0]
-    assert SPARE * error > 0.3 * ratio
-    assert bounds(errors)[0] == pytest.approx(ratio + SPARE * error)
+    spare = NORMAL + 1.52 / 9  # Student's t of 9 degrees of freedom: 1.83
+    assert spare * error > 0.3 * ratio
+    assert bounds(errors)[0] == pytest.approx(ratio + spare * error)
+    assert bounds(errors, of=40)[0] == pytest.approx(ratio + spare * error / 2)  # a quarter of the evidence
+
+
+def test_samples_of_a_sequence_count_as_one():
+    """Ten sequences of four samples that are alike say as much as ten samples."""
+    noises = np.random.default_rng(0).exponential(0.01, 10)
+    errors = OutputErrors([Part(0, "y")])
+    for noise in noises:
+        for step in range(4):
+            errors.add([np.ones(1)], [np.ones(1) + noise**0.5], follows=step > 0)
+    assert (errors.samples, errors.independent) == (40, 10)
+    assert errors.ratios() == pytest.approx(one(noises).ratios())
+    assert errors.standard_errors() == pytest.approx(one(noises).standard_errors())
 
 
 @pytest.mark.parametrize(("unseen", "expected"), [([0.04, 0.04], 0.04), ([0.001], 0.01 * 10**0.1), ([], 0.01 * 10**0.1)])
