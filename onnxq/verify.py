@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxq.comparison.errors import OutputErrors, PartError, bounds, decibels
-from onnxq.comparison.feedback import Feedback, chosen_sequences
+from onnxq.comparison.feedback import Feedback, evenly
 from onnxq.comparison.observation import SEEN, Comparison, Observation, Observed, Opened, observe, run_all
 from onnxq.data.samples import check_feeds
 from onnxq.data.source import Sample
@@ -41,6 +41,8 @@ HEAVY, MANY = 0.5, 20
 """Samples are named where no more than one in so many carries this share of the noise."""
 HELD_BYTES = 64 << 20
 """Inputs and float outputs kept in memory while the other file runs."""
+LEAST_VERIFIED, MOST_BLOCKS = 25, 4
+"""Samples that are compared whatever they take, and times that both files are opened at most for more of them."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +216,8 @@ def compare_outputs(path: Path, evidence: Evidence) -> Outputs:
         DataError: a sample holds NaN, or an infinite value in one of the inputs that are to be finite: what they make of the
             outputs would count as right whatever the file gives.
     """
-    samples, specs = evidence.samples, evidence.specs
-    seen = [check_feeds(sample, specs) for sample in chosen_sequences(samples, Feedback(), SEEN)]
+    samples, specs = list(evidence.samples), evidence.specs
+    seen = [check_feeds(sample, specs) for sample in evenly(samples, SEEN)]
     observation = observe(evidence.model, seen, evidence.feedback)
     # the file as it came, wherever its outputs are all that is compared
     forms = [
@@ -227,6 +229,8 @@ def compare_outputs(path: Path, evidence: Evidence) -> Outputs:
     done = 0
     while done < len(samples):
         block = _float_outputs(forms[0], observation.feedback, samples[done:], evidence, states)
+        if not done:
+            samples = _affordable(samples, block, evidence)
         for optimize, comparisons in ((True, (everything, optimized)), (False, (written,))):
             part = block if optimize else block[: max(0, CHECKED - done)]
             if not part:
@@ -239,6 +243,17 @@ def compare_outputs(path: Path, evidence: Evidence) -> Outputs:
             del session, runs
         done += len(block)
     return _outputs(observation, evidence, everything, optimized, written)
+
+
+def _affordable(samples: Sequence[Sample], block: Sequence[tuple[str, Feeds, Observed]], evidence: Evidence) -> list[Sample]:
+    """All samples, or where a block holds few of them the unseen ones and as many others as a few blocks hold; sequences stay whole."""
+    most = max(LEAST_VERIFIED, MOST_BLOCKS * len(block))
+    if evidence.feedback.states or len(samples) <= most:
+        return list(samples)
+    first = {name for name, _, _ in block}
+    rest = [sample for sample in samples if sample.name not in first | evidence.unseen]
+    kept = first | evidence.unseen | {sample.name for sample in evenly(rest, max(1, most - len(first | evidence.unseen)))}
+    return [sample for sample in samples if sample.name in kept]
 
 
 def _float_outputs(

@@ -1,5 +1,7 @@
 """What verification reads from the runtime: coverage, leftovers, requantizations, how far outputs are, and what does not fit."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -12,8 +14,10 @@ from onnxq.errors import DataError
 from onnxq.macs import concrete_shapes, node_macs
 from onnxq.model.normalize import normalize
 from onnxq.model.runtime import model_inputs
+from onnxq.options import QuantizeOptions
+from onnxq.pipeline import quantize
 from onnxq.verify import Evidence, Outputs, compare_outputs, inspect_kernels, original_names
-from tests.conftest import Quantized, normal, parse, to_ir
+from tests.conftest import CNN, SAMPLES, Quantized, normal, parse, to_ir
 
 
 def kernels_of(quantized, path):
@@ -162,3 +166,13 @@ def test_macs(rng, text, constants, macs):
 def test_names_of_joined_products_are_found_and_others_kept():
     assert original_names("conv_nhwc") == ["conv"]
     assert original_names("query + key_token_3") == ["query + key", "query", "key"]  # a model's own node may be called so
+
+
+def test_of_large_outputs_a_part_of_the_samples_is_compared(tmp_path, monkeypatch):
+    """Where few samples fit into memory at a time, both files would be opened for each few of them."""
+    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False, samples=100)
+    assert quantize(options).outputs.samples == 100
+    monkeypatch.setattr(verify, "HELD_BYTES", 8 * 4 * (8 * 8 + 10))
+    outputs = quantize(replace(options, force=True)).outputs
+    assert 8 * verify.MOST_BLOCKS <= outputs.samples <= 8 * verify.MOST_BLOCKS + 8
+    assert outputs.unseen > 0
