@@ -23,7 +23,7 @@ LEAST_GAIN_DB = 2.0
 """Nodes stay int8 where leaving them float gains less than this without reaching the target."""
 MOST_TIME, MOST_WEIGHTS = 0.5, 0.75
 """What may go back to float: nodes that lengthen the expected time by this share, with this share of the planned weights."""
-RUINED_DB = 12.0
+RUINED_DB = 16.0
 """Where the outputs are worse than this, whatever it takes goes back: a file that is of no use is not fast."""
 MOST_UNITS, LEAST_UNITS = 64, 16
 """Neighbouring nodes are measured together where there are more than so many; fewer at a time where a model's nodes are many, ..."""

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 
-from onnxq.fallback import RUINED_DB, TARGET_DB
+from onnxq.fallback import TARGET_DB
 from onnxq.operators import INTEGER_KERNELS
 from onnxq.options import Mode, QuantizeOptions
 from onnxq.report.model import Latency
 from onnxq.verify import Kernels, Outputs
 
+WITHOUT_RANGES_DB = 12.0
+"""What outputs have to keep in modes that have no fallback."""
 SLOWER = 1.03
 """A file that takes so many times the float model's time is called slower."""
 NAMED = 3
@@ -22,7 +24,7 @@ def doubts(options: QuantizeOptions, kernels: Kernels, outputs: Outputs | None, 
             "this runtime computes something else than the file says"
         )
     static = options.mode is Mode.STATIC
-    least = TARGET_DB if static else RUINED_DB
+    least = TARGET_DB if static else WITHOUT_RANGES_DB
     weak = [part for part in outputs.parts if part.bound_db < least] if outputs is not None else []
     if weak:
         few = ", ".join(f"'{part.name}' {part.bound_db:.1f} dB" for part in sorted(weak, key=lambda part: part.bound_db)[:NAMED])
