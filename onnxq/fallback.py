@@ -29,6 +29,8 @@ MOST_UNITS, LEAST_UNITS = 64, 16
 """Neighbouring nodes are measured together where there are more than so many; fewer at a time where a model's nodes are many, ..."""
 MOST_LOADED = 64_000
 """... for opening the model takes longer then than running it: so many of its nodes are loaded in all."""
+UNEXPLAINED = 0.1
+"""Share of the noise below which what is left of the nodes' blame does not explain what is left of the noise."""
 MANY_VALUES = 2000
 """Values of a part from which on a difference of two errors is told from chance."""
 EXPLAINED, WORST_DB = 0.5, 6.0
@@ -184,6 +186,7 @@ def fall_back(work: Work, quick: Judge, judge: Judge, before: Sequence[float], g
     most = Load(math.inf, math.inf, math.inf) if whatever else Load(math.inf, MOST_WEIGHTS, MOST_TIME)
     with np.errstate(invalid="ignore", over="ignore"):  # real noise / the sum of its parts, learnt round by round
         scale = np.where(np.isfinite(found), found / np.maximum(whole, 1e-12), 1.0)
+    again = False
     for _ in range(ROUNDS * (1 + whatever)):
         aim = goal.target_db if goal.drop is None else steps[-1].sqnr_db + STEP_DB
         grown = _grow(chosen, units, whole - noise_power(aim) / scale, most)
@@ -194,6 +197,13 @@ def fall_back(work: Work, quick: Judge, judge: Judge, before: Sequence[float], g
         if goal.holds(step):
             break
         left = whole - np.sum([unit.noise for unit in chosen], axis=0)
+        if not again and (left <= UNEXPLAINED * whole)[found > noise_power(goal.target_db)].any():
+            # nothing more is less without any single node: what each of the rest adds alone tells where to go on
+            again = True
+            units = [unit if unit in chosen or unit.names in work.functions else _alone(unit, work, quick) for unit in units]
+            whole = np.sum([unit.noise for unit in units], axis=0)
+            left = whole - np.sum([unit.noise for unit in chosen], axis=0)
+            scale = np.zeros(len(whole))
         with np.errstate(invalid="ignore"):
             scale = np.maximum(scale * (1.5 if goal.drop is None else 1.0), found / np.maximum(left, 1e-12))
     more = len(chosen)
@@ -255,6 +265,11 @@ def _blamed(work: Work, quick: Judge) -> list[_Unit]:
             break
     found |= {names: missed(names) for names in work.functions} if runs else {}
     return [_Unit(names, {**products, **work.functions}[names], each) for names, each in found.items()]
+
+
+def _alone(unit: _Unit, work: Work, quick: Judge) -> _Unit:
+    noise = np.minimum(np.asarray(quick(frozenset(work.products) - frozenset(unit.names)), float), noise_power(-MAX_DB))
+    return _Unit(unit.names, unit.load, noise)
 
 
 def grouped(names: Sequence[T], nodes: int = 0, most: int = MOST_UNITS) -> list[Sequence[T]]:

@@ -94,7 +94,13 @@ def hold_outputs(job: Job, candidates: Candidates, choice: Choice, loads: Mappin
         if ruined and candidates.references.bound_db(candidates.model(without(frozenset(loads)), kept)) < goal.target_db:
             job.half = False  # the outputs hang on the last bits of the weights
             choice = keep_outputs(candidates, everything, work, without, goal)
-        if costs and not goal.asked and choice.fallback is not None:
+        if not goal.asked and choice.fallback is not None and choice.fallback.after_db < RUINED_DB:
+            job.warnings.append(
+                f"no plan that was tried keeps the outputs ({choice.fallback.after_db:.1f} dB at best): the model stays float; "
+                "--all-int8 --without fallback quantizes it all the same"
+            )
+            choice = _all_float(job, candidates, choice, loads)
+        elif costs and not goal.asked and choice.fallback is not None:
             choice = _worth_their_noise(job, candidates, choice, loads, savings(choice.plan, shapes, costs))
         steps = (
             sorted(choice.fallback.steps, key=lambda step: step.mac_share)

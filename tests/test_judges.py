@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq import judges
-from onnxq.comparison.errors import LEAST_SPARE_DB, NORMAL, decibels
+from onnxq.comparison.errors import CHOOSING_SPARE_DB, NORMAL, decibels
 from onnxq.fallback import fall_back
 from onnxq.hold import DOUBT_DB
 from onnxq.job import prepare, scattered
@@ -80,13 +80,13 @@ def test_the_target_is_held_with_standard_errors_to_spare(tmp_path, monkeypatch)
     judged = next(each for each in found if each.bound == befores[0])
     samples = np.array(judged.samples)
     error = np.std(samples, axis=0, ddof=1) * len(samples) ** 0.5
-    assert decibels(max(samples.sum(0))) - judged.bound_db >= LEAST_SPARE_DB - 1e-6
+    assert decibels(max(samples.sum(0))) - judged.bound_db >= CHOOSING_SPARE_DB - 1e-6
     assert (
         decibels(max(judged.bound)) <= decibels(max(samples.sum(0) + NORMAL * error * (len(samples) / 200) ** 0.5)) + 0.2
     )  # samples differ in signal too
     assert report.fallback.before_db == judged.bound_db
     after = next(each for each in found if each.bound_db == report.fallback.after_db)
-    assert decibels(max(np.sum(after.samples, axis=0))) >= 45.0 + LEAST_SPARE_DB - 1e-6
+    assert decibels(max(np.sum(after.samples, axis=0))) >= 45.0 + CHOOSING_SPARE_DB - 1e-6
 
 
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=64)

@@ -12,8 +12,10 @@ from onnxq.schemes import Array
 
 NORMAL = 1.645
 """Standard errors of the noise ratio by which fresh samples may be worse (one-sided 95 %), more where samples are few, ..."""
-LEAST_SPARE_DB = 1.0
-"""... and dB by which they may be all the same: the tail is not in the sample (docs/results.md)."""
+LEAST_SPARE_DB, USUAL = 1.5, 200
+"""... and dB by which they may be all the same, of the usual number of samples: the tail is not in the sample (docs/results.md)."""
+CHOOSING_SPARE_DB = 1.0
+"""The same while files are still chosen: what is measured then is held against a target, not promised."""
 
 
 def decibels(ratio: float) -> float:
@@ -179,13 +181,14 @@ def bounds(everything: OutputErrors, fresh: OutputErrors | None = None, *, of: i
     """The ratio of noise to signal of each part that fresh samples are expected to keep, [parts].
 
     The largest of three: on samples that nothing was made from or chosen on; on all samples with some standard errors more, for
-    the tail of few samples is not in them; and LEAST_SPARE_DB more than on all samples. Where these are a part of the evidence, `of`
-    says how many samples there are in all: what is expected of the bound then.
+    the tail of few samples is not in them; and some dB more than on all samples, the more the fewer they are. Where these are a
+    part of the evidence, `of` says how many samples there are in all: what is expected of the bound then.
     """
     ratios = everything.ratios()
     spare = NORMAL + 1.52 / max(1, everything.independent - 1)  # Student's t, by its expansion
     spare *= math.sqrt(min(1.0, everything.samples / max(1, of, everything.samples)))
-    spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (LEAST_SPARE_DB / 10))
+    least_db = CHOOSING_SPARE_DB if of else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL / max(1, everything.samples)))
+    spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (least_db / 10))
     return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared
 
 

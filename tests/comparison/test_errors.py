@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.comparison.errors import LEAST_SPARE_DB, NORMAL, OutputErrors, bounds, decibels
+from onnxq.comparison.errors import CHOOSING_SPARE_DB, LEAST_SPARE_DB, NORMAL, USUAL, OutputErrors, bounds, decibels
 from onnxq.comparison.parts import Part
 from onnxq.errors import ModelError
 from onnxq.verify import heavy_samples
@@ -98,8 +98,11 @@ def test_a_standard_error_is_that_of_a_ratio(rng):
 
 
 def test_the_bound_keeps_a_decibel_where_samples_agree():
-    errors = one([0.01] * 20)
+    errors = one([0.01] * USUAL)
     assert decibels(bounds(errors)[0]) == pytest.approx(20 - LEAST_SPARE_DB, abs=0.01)
+    quarter = one([0.01] * (USUAL // 4))
+    assert decibels(bounds(quarter)[0]) == pytest.approx(20 - 2 * LEAST_SPARE_DB, abs=0.01)
+    assert decibels(bounds(quarter, of=USUAL)[0]) == pytest.approx(20 - CHOOSING_SPARE_DB, abs=0.01)  # while files are chosen
 
 
 def test_the_bound_keeps_standard_errors_where_samples_differ(rng):
