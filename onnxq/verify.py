@@ -176,7 +176,7 @@ def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName
     everything = sum(macs.values())
     return Kernels(
         integer_share=kept / promised if promised else 1.0,
-        model_share=kept / everything if everything else 0.0,
+        model_share=sum(count for name, count in macs.items() if name in integer) / everything if everything else 0.0,
         counts=dict(sorted(counts.items())),
         leftover=counts.get("QuantizeLinear", 0) + counts.get("DequantizeLinear", 0),
         requantizations=_requantizations(nodes),

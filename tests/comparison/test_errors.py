@@ -106,12 +106,17 @@ def test_the_bound_keeps_a_decibel_where_samples_agree():
 
 
 def test_the_bound_keeps_standard_errors_where_samples_differ(rng):
-    errors = one(rng.exponential(0.01, 10))
+    noises = np.zeros(USUAL)
+    noises[:4] = rng.exponential(0.5, 4)  # few carry all
+    errors = one(noises)
     ratio, error = errors.ratios()[0], errors.standard_errors()[0]
-    spare = NORMAL + 1.52 / 9  # Student's t of 9 degrees of freedom: 1.83
-    assert spare * error > 0.3 * ratio
+    spare = NORMAL + 1.52 / (USUAL - 1)  # Student's t
+    assert ratio + spare * error > ratio * 10 ** (LEAST_SPARE_DB / 10)
     assert bounds(errors)[0] == pytest.approx(ratio + spare * error)
-    assert bounds(errors, of=40)[0] == pytest.approx(ratio + spare * error / 2)  # a quarter of the evidence
+    assert bounds(errors, of=4 * USUAL)[0] == pytest.approx(ratio + spare * error / 2)  # a quarter of the evidence
+    few = one(rng.exponential(0.01, 10))
+    ten = NORMAL + 1.52 / 9  # of 9 degrees of freedom: 1.81
+    assert bounds(few, of=10)[0] == pytest.approx(few.ratios()[0] + ten * few.standard_errors()[0])
 
 
 def test_samples_of_a_sequence_count_as_one():
@@ -126,10 +131,10 @@ def test_samples_of_a_sequence_count_as_one():
     assert errors.standard_errors() == pytest.approx(one(noises).standard_errors())
 
 
-@pytest.mark.parametrize(("unseen", "expected"), [([0.04, 0.04], 0.04), ([0.001], 0.01 * 10**0.1), ([], 0.01 * 10**0.1)])
+@pytest.mark.parametrize(("unseen", "expected"), [([0.04, 0.04], 0.04), ([0.001], 0.01 * 10**0.15), ([], 0.01 * 10**0.15)])
 def test_samples_that_nothing_was_chosen_by_count_where_they_are_worse(unseen, expected):
     fresh = one(unseen)
-    assert bounds(one([0.01] * 20), fresh)[0] == pytest.approx(expected, rel=0.01)
+    assert bounds(one([0.01] * USUAL), fresh)[0] == pytest.approx(expected, rel=0.01)
 
 
 def test_fresh_samples_keep_the_bound(rng):
