@@ -23,8 +23,9 @@ LEAST_GAIN_DB = 2.0
 """Nodes stay int8 where leaving them float gains less than this without reaching the target."""
 MOST_TIME, MOST_WEIGHTS = 0.5, 0.75
 """What may go back to float: nodes that lengthen the expected time by this share, with this share of the planned weights."""
-RUINED_DB = 16.0
-"""Where the outputs are worse than this, whatever it takes goes back: a file that is of no use is not fast."""
+RUINED_DB, USELESS_DB = 16.0, 12.0
+"""Where that does not bring the outputs above the first, or they are below the second, whatever it takes goes back: a file that is of no
+use is not fast."""
 MOST_UNITS, LEAST_UNITS = 64, 16
 """Neighbouring nodes are measured together where there are more than so many; fewer at a time where a model's nodes are many, ..."""
 MOST_LOADED = 64_000
@@ -70,7 +71,7 @@ class Load:
         return Load(self.macs + other.macs, self.weights + other.weights, self.time + other.time)
 
 
-NOTHING = Load(0.0, 0.0, 0.0)
+NOTHING, WITHOUT_LIMIT = Load(0.0, 0.0, 0.0), Load(math.inf, math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -182,14 +183,17 @@ def fall_back(work: Work, quick: Judge, judge: Judge, before: Sequence[float], g
     chosen: list[_Unit] = []
     enough = 0  # units without which it did not hold
     whole = np.sum([unit.noise for unit in units], axis=0)
-    whatever = goal.asked or before_db < RUINED_DB
-    most = Load(math.inf, math.inf, math.inf) if whatever else Load(math.inf, MOST_WEIGHTS, MOST_TIME)
+    whatever = goal.asked or before_db < USELESS_DB
+    most = WITHOUT_LIMIT if whatever else Load(math.inf, MOST_WEIGHTS, MOST_TIME)
     with np.errstate(invalid="ignore", over="ignore"):  # real noise / the sum of its parts, learnt round by round
         scale = np.where(np.isfinite(found), found / np.maximum(whole, 1e-12), 1.0)
     again = False
-    for _ in range(ROUNDS * (1 + whatever)):
+    for _ in range(ROUNDS * (2 if whatever or before_db < RUINED_DB else 1)):
         aim = goal.target_db if goal.drop is None else steps[-1].sqnr_db + STEP_DB
         grown = _grow(chosen, units, whole - noise_power(aim) / scale, most)
+        if grown == chosen and max(step.sqnr_db for step in steps) < RUINED_DB:
+            most = WITHOUT_LIMIT
+            grown = _grow(chosen, units, whole - noise_power(aim) / scale, most)
         if grown == chosen:
             break
         enough, chosen = len(chosen), grown
