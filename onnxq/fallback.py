@@ -1,8 +1,8 @@
 """Where the outputs are too far from float, find the nodes to blame and leave them float.
 
-Each product or convolution is quantized alone and the noise that it alone puts on the outputs is
-measured. Noise powers add up well enough to plan with: nodes go back to float in the order of the
-noise they take with them for what time they cost, until the outputs, or the task's metric, hold.
+The noise that each node puts on each part of the outputs is measured: quantized alone, or as what is
+less without it. Noise powers add up well enough to plan with: nodes go back to float in the order of
+the noise they take with them for what time they cost, until every part, or the task's metric, holds.
 """
 
 import math

@@ -57,7 +57,7 @@ class OutputErrors:
         `follows` says that it goes on with the sequence of the sample before.
 
         Returns:
-            [parts, 3]: signal (with its floor), noise, and number of values.
+            [parts, 3]: signal, noise, and number of values.
 
         Raises:
             ModelError: two values differ in rank.

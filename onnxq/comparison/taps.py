@@ -22,7 +22,6 @@ SELECTIONS = {"TopK": 1, "NonMaxSuppression": 0, "ArgMax": 0, "ArgMin": 0}
 """Selections of floats, with the output that holds what they select."""
 SCATTERING = frozenset({"NonMaxSuppression", "NonZero", "Compress", "Unique"})
 """Operators that give as many values as the data says."""
-WORK = WITH_MACS | {"LSTM", "GRU", "RNN"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class Selection:
 
 def find_selections(model: ir.Model) -> list[Selection]:
     """Nodes of the main graph that select by computed values."""
-    computed = _reached(model, [node for node in model.graph if node.op_type in WORK])
+    computed = _reached(model, [node for node in model.graph if node.op_type in WITH_MACS])
     found = []
     for node in model.graph:
         if node in computed and node.op_type in SELECTIONS and node.outputs[SELECTIONS[node.op_type]].name:
@@ -156,12 +155,12 @@ def _behind_selections(model: ir.Model) -> set[ir.Node]:
     Selections in the middle of a model, with products behind them, count only where the number of values hangs on them:
     an expert or a token that is chosen by a few values leaves the outputs comparable.
     """
-    computed = _reached(model, [node for node in model.graph if node.op_type in WORK])
+    computed = _reached(model, [node for node in model.graph if node.op_type in WITH_MACS])
     behind = set[ir.Node]()
     for start in [node for node in model.graph if node in computed and _selects(node, computed)]:
         if start not in behind:
             reached = _reached(model, [start])
-            if any(_has(node, SCATTERING) for node in reached) or not any(node.op_type in WORK for node in reached):
+            if any(_has(node, SCATTERING) for node in reached) or not any(node.op_type in WITH_MACS for node in reached):
                 behind |= reached
     return behind
 
@@ -191,7 +190,7 @@ def _entries(model: ir.Model, index: int, behind: set[ir.Node], producer: ir.Nod
         if node is not None and node in behind and node not in wanted:
             wanted.add(node)
             pending += [value.producer() for value in _read(node) if value is not None]
-    computed = _reached(model, [node for node in model.graph if node.op_type in WORK])
+    computed = _reached(model, [node for node in model.graph if node.op_type in WITH_MACS])
     taps = []
     for node in model.graph:
         if node not in wanted:
