@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from onnxq.evaluation import EvalOptions, evaluate
+from onnxq.evaluation.evaluate import EvalOptions, evaluate
 from onnxq.options import Technique
 
 
@@ -67,7 +67,10 @@ def main() -> None:
         if args.case and folder.name not in args.case:
             continue
         found = rows[folder.name] = row(folder)
-        cells = ["=" if found[c] is None else f"{found[c]:.1f} ({found['default'] - found[c]:+.1f})" for c in columns[1:]]
+        cells = [
+            "=" if found[c] is None else f"{found[c]:.1f} ({found['default'] - found[c]:+.1f})"
+            for c in columns[1:]
+        ]
         print(f"| {folder.name} | {found['default']:.1f} | " + " | ".join(cells) + " |", flush=True)
     if args.record:
         args.record.write_text(json.dumps(rows, indent=1))

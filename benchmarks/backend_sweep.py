@@ -22,7 +22,7 @@ import onnx
 from onnx.backend.test.loader import load_model_tests
 
 import onnxq
-from onnxq.model.runtime import open_session
+from onnxq.runtime.sessions import open_session
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 
@@ -43,7 +43,12 @@ def cases(kinds: list[str]) -> Iterator[tuple[str, onnx.ModelProto, list[list[ob
             for data in sorted(folder.glob("test_data_set_*")):
                 files = sorted(data.glob("input_*.pb"), key=lambda file: int(file.stem.split("_")[1]))
                 try:
-                    sets.append([onnx.numpy_helper.to_array(onnx.TensorProto.FromString(f.read_bytes())) for f in files])
+                    sets.append(
+                        [
+                            onnx.numpy_helper.to_array(onnx.TensorProto.FromString(f.read_bytes()))
+                            for f in files
+                        ]
+                    )
                 except Exception:  # sequences and optionals
                     sets.append([None])
             yield f"{kind}/{test.name}", model, sets
@@ -73,7 +78,9 @@ def judge(model: onnx.ModelProto, sets: list[list[object]], least_db: float) -> 
         except onnxq.OnnxqError as error:
             return "refused", str(error).replace(str(folder), "")
         except Exception:
-            return "TRACEBACK", traceback.format_exc().strip().splitlines()[-1] + " | " + traceback.format_exc().strip().splitlines()[-3]
+            return "TRACEBACK", traceback.format_exc().strip().splitlines()[
+                -1
+            ] + " | " + traceback.format_exc().strip().splitlines()[-3]
         try:
             quantized = open_session(folder / "int8.onnx")
             found = [quantized.run(None, feed) for feed in feeds]

@@ -17,14 +17,14 @@ from pathlib import Path
 import onnx_ir as ir
 from corpus_cases import folders, load_cases
 
-from onnxq.data.forms import read_forms
+from onnxq.comparison.metrics import OutputError
+from onnxq.data.preprocessing import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
-from onnxq.metrics import OutputError
-from onnxq.model.edit import Names, add_initializer, constant, input_at
-from onnxq.model.files import load
-from onnxq.model.normalize import normalize
-from onnxq.model.runtime import model_inputs, open_session
-from onnxq.schemes import Array, Feeds
+from onnxq.graph.edit import Names, add_initializer, constant, input_at
+from onnxq.graph.files import load
+from onnxq.normalize.passes import normalize
+from onnxq.runtime.sessions import model_inputs, open_session
+from onnxq.types import Array, Feeds
 
 SAMPLES = 60
 
@@ -42,12 +42,18 @@ def quantized(folder: Path, output: Path, *options: str) -> ir.Model:
 def with_float_weights(written: ir.Model, source: ir.Model) -> int:
     """Put the float model's weights and biases in place of the integers; how many nodes took them."""
     originals, names, changed = {node.name: node for node in source.graph}, Names(written), 0
-    for node in [node for node in written.graph if node.op_type in ("Conv", "Gemm", "MatMul") and node.name in originals]:
+    for node in [
+        node
+        for node in written.graph
+        if node.op_type in ("Conv", "Gemm", "MatMul") and node.name in originals
+    ]:
         for index in (1, 2):
             value, original = input_at(node, index), input_at(originals[node.name], index)
             producer, array = value.producer() if value is not None else None, constant(original)
             if producer is not None and producer.op_type == "DequantizeLinear" and array is not None:
-                node.replace_input_with(index, add_initializer(written.graph, names.fresh(f"{node.name}_{index}_float"), array))
+                node.replace_input_with(
+                    index, add_initializer(written.graph, names.fresh(f"{node.name}_{index}_float"), array)
+                )
                 changed += index == 1
     return changed
 
@@ -76,7 +82,9 @@ def row(folder: Path) -> list[str]:
         same = ("--without", "equalization", "--without", "smoothing")
         written = quantized(folder, Path(scratch) / "int8.onnx", *same)
         found = [decibels(written)]
-        found.append(decibels(quantized(folder, Path(scratch) / "full.onnx", *same, "--without", "no-saturation")))
+        found.append(
+            decibels(quantized(folder, Path(scratch) / "full.onnx", *same, "--without", "no-saturation"))
+        )
         return [*found, decibels(written)] if with_float_weights(written, source) else [*found, "-"]
 
 

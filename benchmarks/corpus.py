@@ -24,8 +24,8 @@ from typing import Any
 
 from corpus_cases import divided, folders, load_cases
 
-from onnxq.latency import medians_ms
-from onnxq.machine import this_machine
+from onnxq.runtime.latency import medians_ms
+from onnxq.runtime.machine import this_machine
 
 COLUMNS = {
     "case": "case",
@@ -89,7 +89,9 @@ def quantized(folder: Path, output: Path, options: list[str]) -> tuple[dict[str,
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     # once more for the kernels' times, which take a while of their own
     subprocess.run(
-        [*command, "--force", "--report", str(details), "--report", str(details.with_suffix(".html"))], check=True, capture_output=True
+        [*command, "--force", "--report", str(details), "--report", str(details.with_suffix(".html"))],
+        check=True,
+        capture_output=True,
     )
     return json.loads(details.read_text()), seconds, peak
 
@@ -111,14 +113,30 @@ def against(case: Any, output: Path, runtime: Path | None) -> dict[str, float]:
     if runtime is not None:
         folder = runtime / case.folder.name
         if not folder.is_dir():
-            subprocess.run([sys.executable, str(Path(__file__).with_name("runtime_files.py")), str(case.folder), str(folder)], check=True)
-        others |= {f"x_{kind}": folder / f"{kind}.onnx" for kind in ("static", "dynamic") if (folder / f"{kind}.onnx").exists()}
+            subprocess.run(
+                [
+                    sys.executable,
+                    str(Path(__file__).with_name("runtime_files.py")),
+                    str(case.folder),
+                    str(folder),
+                ],
+                check=True,
+            )
+        others |= {
+            f"x_{kind}": folder / f"{kind}.onnx"
+            for kind in ("static", "dynamic")
+            if (folder / f"{kind}.onnx").exists()
+        }
     feeds = [case.read_sample(path) for path in (case.files("eval") or case.files("calib"))[:TIMED_SAMPLES]]
     files = [output, *others.values()]
     rounds = []
-    for turn in range(ROUNDS):  # where a session's weights happen to lie is worth up to 5 %: new ones, in another order
+    for turn in range(
+        ROUNDS
+    ):  # where a session's weights happen to lie is worth up to 5 %: new ones, in another order
         order = random.Random(turn).sample(range(len(files)), len(files))
-        times = dict(zip(order, medians_ms([files[i] for i in order], feeds, 1, TIMED_SECONDS / ROUNDS), strict=True))
+        times = dict(
+            zip(order, medians_ms([files[i] for i in order], feeds, 1, TIMED_SECONDS / ROUNDS), strict=True)
+        )
         rounds.append([times[i] for i in range(len(files))])
     own, *times = (statistics.median(each) for each in zip(*rounds, strict=True))
     return {name: round(ms / own, 3) for name, ms in zip(others, times, strict=True)}
@@ -135,7 +153,11 @@ def run_case(cases: ModuleType, folder: Path, options: list[str], runtime: Path 
         result: dict[str, Any] = cases.evaluate(case, output)
         if "error" not in result:
             result |= against(case, output, runtime)
-            result |= {"seconds": round(seconds, 2), "R": round(seconds / bare_seconds(cases, case), 1), "peak_mb": round(peak)}
+            result |= {
+                "seconds": round(seconds, 2),
+                "R": round(seconds / bare_seconds(cases, case), 1),
+                "peak_mb": round(peak),
+            }
             result |= {"integer_macs": round(report["kernels"]["model_share"], 3), "ceiling": ceiling(report)}
     return result
 
@@ -150,10 +172,14 @@ def means(results: list[dict[str, Any]]) -> list[str]:
     """Geometric means of the speed-ups, and over the better of the runtime's two files."""
     lines = []
     speedups = [r["speedup"] for r in results if "speedup" in r]
-    better = [min(times) for r in results if (times := [r[key] for key in ("x_static", "x_dynamic") if key in r])]
+    better = [
+        min(times) for r in results if (times := [r[key] for key in ("x_static", "x_dynamic") if key in r])
+    ]
     for name, values in (("float", speedups), ("the better of the runtime's own files", better)):
         if values:
-            lines.append(f"speed-up over {name}: geometric mean {statistics.geometric_mean(values):.2f}x, least {min(values):.2f}x")
+            lines.append(
+                f"speed-up over {name}: geometric mean {statistics.geometric_mean(values):.2f}x, least {min(values):.2f}x"
+            )
     return lines
 
 
@@ -175,7 +201,12 @@ def main() -> None:
     print("\n" + "\n".join(means(results)))
     if args.record:
         older = "older_cpu" in os.environ.get("LD_PRELOAD", "")
-        record = {"machine": asdict(this_machine()), "older_cpu": older, "options": " ".join(options), "cases": results}
+        record = {
+            "machine": asdict(this_machine()),
+            "older_cpu": older,
+            "options": " ".join(options),
+            "cases": results,
+        }
         args.record.write_text(json.dumps(record, indent=1) + "\n")
 
 

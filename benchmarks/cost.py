@@ -18,9 +18,9 @@ from pathlib import Path
 
 from corpus_cases import divided
 
-from onnxq.data.forms import read_forms
+from onnxq.data.preprocessing import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
-from onnxq.model.runtime import input_specs, open_session
+from onnxq.runtime.sessions import input_specs, open_session
 
 
 def main() -> None:
@@ -56,7 +56,9 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
     base = statistics.median(bare)
     print(f"bare inference     {base:.2f} s over {len(feeds)} samples")
-    print(f"calibration pass   {statistics.median(calibration):.2f} s, R = {statistics.median(calibration) / base:.2f}")
+    print(
+        f"calibration pass   {statistics.median(calibration):.2f} s, R = {statistics.median(calibration) / base:.2f}"
+    )
     print(f"whole command      {statistics.median(whole):.2f} s, R = {statistics.median(whole) / base:.2f}")
     print(f"peak memory        {peak:.0f} MB")
 

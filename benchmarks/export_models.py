@@ -58,7 +58,11 @@ def text_model(name: str) -> tuple[torch.nn.Module, list[dict[str, np.ndarray]],
     family = TEXT[name]
     kind = getattr(transformers, f"{CONFIGURATIONS.get(family, family)}Config")
     known = {key: value for key, value in SMALL.items() if hasattr(kind(), key)}
-    ends = {key: 0 for key in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id") if hasattr(kind(), key)}
+    ends = {
+        key: 0
+        for key in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+        if hasattr(kind(), key)
+    }
     configuration = kind(**known, **ends)
     configuration.use_cache = False
     configuration._attn_implementation = "eager" if name in EAGER else "sdpa"
@@ -76,13 +80,18 @@ def text_model(name: str) -> tuple[torch.nn.Module, list[dict[str, np.ndarray]],
 
 def photographs(side: int) -> Iterator[np.ndarray]:
     """[1, 3, side, side], cut at random."""
-    pictures = [Image.fromarray(getattr(data, name)()).convert("RGB") for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    pictures = [
+        Image.fromarray(getattr(data, name)()).convert("RGB")
+        for name in ("astronaut", "chelsea", "coffee", "rocket")
+    ]
     rng = random.Random(1)
     for _ in range(COUNT):
         picture = rng.choice(pictures)
         size = int(min(picture.size) * rng.uniform(0.3, 1.0))
         left, top = rng.randint(0, picture.width - size), rng.randint(0, picture.height - size)
-        cut = picture.crop((left, top, left + size, top + size)).resize((side, side), Image.Resampling.BILINEAR)
+        cut = picture.crop((left, top, left + size, top + size)).resize(
+            (side, side), Image.Resampling.BILINEAR
+        )
         values = (np.asarray(cut, np.float32) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
         yield np.ascontiguousarray(values.transpose(2, 0, 1)[None].astype(np.float32))
 
@@ -90,7 +99,9 @@ def photographs(side: int) -> Iterator[np.ndarray]:
 def picture_model(name: str) -> tuple[torch.nn.Module, list[dict[str, np.ndarray]], Any]:
     model = timm.create_model(name, pretrained=False)
     pictures = list(photographs(model.pretrained_cfg["input_size"][1]))
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
     for norm in norms:
         norm.momentum = None
         norm.reset_running_stats()
@@ -101,7 +112,9 @@ def picture_model(name: str) -> tuple[torch.nn.Module, list[dict[str, np.ndarray
 
 def export(name: str, folder: Path) -> None:
     torch.manual_seed(0)
-    make: Callable[[str], tuple[torch.nn.Module, list[dict[str, np.ndarray]], Any]] = text_model if name in TEXT else picture_model
+    make: Callable[[str], tuple[torch.nn.Module, list[dict[str, np.ndarray]], Any]] = (
+        text_model if name in TEXT else picture_model
+    )
     model, feeds, dynamic = make(name)
     folder.mkdir(parents=True)
     inputs = tuple(torch.from_numpy(array) for array in feeds[0].values())

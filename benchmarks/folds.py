@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from corpus_cases import divided
 
-from onnxq.evaluation import EvalOptions, evaluate
+from onnxq.evaluation.evaluate import EvalOptions, evaluate
 
 
 class Fold(NamedTuple):
@@ -41,13 +41,25 @@ def scored(args: argparse.Namespace, names: list[str], calibrated: list[str], op
             for name in chosen:
                 (Path(scratch) / folder / name).symlink_to((data / name).resolve())
         output = Path(scratch) / "int8.onnx"
-        command = [sys.executable, "-m", "onnxq", "quantize", str(model), "--calib", f"{scratch}/calib", "--preprocess", preprocess]
+        command = [
+            sys.executable,
+            "-m",
+            "onnxq",
+            "quantize",
+            str(model),
+            "--calib",
+            f"{scratch}/calib",
+            "--preprocess",
+            preprocess,
+        ]
         subprocess.run([*command, "-o", str(output), "-q", *options], check=True, capture_output=True)
         report = evaluate(
             model,
             [output],
             Path(scratch) / "eval",
-            EvalOptions(labels=part(args.labels, folders["eval"], scratch), preprocess=preprocess, latency=False),
+            EvalOptions(
+                labels=part(args.labels, folders["eval"], scratch), preprocess=preprocess, latency=False
+            ),
         )
     other = report.scores[1]
     lost = sum(change.count for change in other.changed if change.label == change.float_class)
@@ -61,7 +73,9 @@ def part(labels: Path, names: list[str], scratch: str) -> Path:
     with open(labels, newline="") as file, open(path, "w", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(["file", "label"])
-        writer.writerows([row["file"], row["label"]] for row in csv.DictReader(file) if row["file"] in set(names))
+        writer.writerows(
+            [row["file"], row["label"]] for row in csv.DictReader(file) if row["file"] in set(names)
+        )
     return path
 
 
@@ -83,12 +97,21 @@ def main() -> None:
         calibrated = [name for i, name in enumerate(names) if i % args.folds in taken]
         rows.append(scored(args, names, calibrated, options))
         one = rows[-1]
-        print(f"| {fold} | {one.samples} | {one.lost} | {one.won} | {one.sqnr_db:.1f} | {one.agreement:.4f} |", flush=True)
-    samples, lost, won = sum(row.samples for row in rows), sum(row.lost for row in rows), sum(row.won for row in rows)
+        print(
+            f"| {fold} | {one.samples} | {one.lost} | {one.won} | {one.sqnr_db:.1f} | {one.agreement:.4f} |",
+            flush=True,
+        )
+    samples, lost, won = (
+        sum(row.samples for row in rows),
+        sum(row.lost for row in rows),
+        sum(row.won for row in rows),
+    )
     points, spread = 100 * (lost - won) / samples, 100 * math.sqrt(lost + won) / samples
     agreeing = sum(row.agreement * row.samples for row in rows) / samples
     error = math.sqrt(agreeing * (1 - agreeing) / samples)
-    print(f"drop {points:.2f} +- {spread:.2f} points, agreement {agreeing:.4f} +- {error:.4f} over {samples} scores")
+    print(
+        f"drop {points:.2f} +- {spread:.2f} points, agreement {agreeing:.4f} +- {error:.4f} over {samples} scores"
+    )
 
 
 if __name__ == "__main__":

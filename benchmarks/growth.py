@@ -25,7 +25,7 @@ from corpus import MEASURED
 from corpus_cases import divided
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.machine import this_machine
+from onnxq.runtime.machine import this_machine
 
 SERIES: dict[str, tuple[int, ...]] = {
     "samples": (50, 100, 200, 500, 1000),
@@ -65,7 +65,11 @@ def products(path: Path, megabytes: int) -> None:
     width = WIDTH if megabytes >= 4 else WIDTH // 4
     weights, layers, value = [], [], "x"
     for i in range(max(1, megabytes * 10**6 // (4 * width * width))):
-        weights.append(numpy_helper.from_array((RANDOM.normal(size=(width, width)) * np.sqrt(2 / width)).astype(np.float32), f"w{i}"))
+        weights.append(
+            numpy_helper.from_array(
+                (RANDOM.normal(size=(width, width)) * np.sqrt(2 / width)).astype(np.float32), f"w{i}"
+            )
+        )
         layers.append(helper.make_node("MatMul", [value, f"w{i}"], [f"c{i}"]))
         layers.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
         value = f"r{i}"
@@ -87,7 +91,11 @@ def measured(command: list[str]) -> tuple[float, float]:
     """Seconds and peak memory in MB of a command."""
     read, write = os.pipe()
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-S", "-c", f"import os; os.dup2({write}, 3)\n{MEASURED}", *command], check=True, pass_fds=[write])
+    subprocess.run(
+        [sys.executable, "-S", "-c", f"import os; os.dup2({write}, 3)\n{MEASURED}", *command],
+        check=True,
+        pass_fds=[write],
+    )
     seconds = time.perf_counter() - start
     os.close(write)
     with os.fdopen(read) as pipe:
@@ -117,7 +125,13 @@ def point(series: str, size: int, options: list[str]) -> dict[str, Any]:
         ]
         seconds, peak = measured(command)
         _, bare = measured([sys.executable, "-c", FLOAT, str(path), f"{scratch}/calib/0000.npy"])
-    return {"series": series, "size": size, "seconds": round(seconds, 2), "peak_mb": round(peak), "float_mb": round(bare)}
+    return {
+        "series": series,
+        "size": size,
+        "seconds": round(seconds, 2),
+        "peak_mb": round(peak),
+        "float_mb": round(bare),
+    }
 
 
 def plot(points: list[dict[str, Any]], path: Path) -> None:

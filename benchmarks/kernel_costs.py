@@ -27,7 +27,7 @@ from kernel_rows import all_rows, described, single
 from onnx import numpy_helper
 
 import onnxq
-from onnxq.costs import PLAIN, PROFILING_NS, Work, transposed
+from onnxq.cost.model import PLAIN, PROFILING_NS, Work, transposed
 
 RUNS = 15
 SESSIONS = 2
@@ -81,7 +81,9 @@ def between_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
     return rows
 
 
-def whole(channels: int, size: int, text: str, produced: int, rng: np.random.Generator, *, integer: bool) -> float:
+def whole(
+    channels: int, size: int, text: str, produced: int, rng: np.random.Generator, *, integer: bool
+) -> float:
     """Nanoseconds of all kernels of two convolutions with `text` between them."""
     return sum(profile(*between(channels, size, text, produced, rng, integer=integer), total=True).values())
 
@@ -90,18 +92,32 @@ def between(
     channels: int, size: int, text: str, produced: int, rng: np.random.Generator, *, integer: bool
 ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """A model of two convolutions with `text` between them, from t to r, and what it takes."""
-    w, v = (rng.normal(size=(*shape, 1, 1)).astype(np.float32) / 5 for shape in ((channels, 8), (8, produced)))
+    w, v = (
+        rng.normal(size=(*shape, 1, 1)).astype(np.float32) / 5 for shape in ((channels, 8), (8, produced))
+    )
     constants = {"w": w, "v": v, "scales": np.float32([1, 1, 2, 2])}
     ends = f"g (float[1,8,{size},{size}] x) => (float[1,8,A,B] y)"
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {ends} {{ t = Conv(x, w) {text} y = Conv(r, v) }}')
-    used = {name: array for name, array in constants.items() if name in ("w", "v") or re.search(rf"\b{name}\b", text)}
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> {ends} {{ t = Conv(x, w) {text} y = Conv(r, v) }}'
+    )
+    used = {
+        name: array
+        for name, array in constants.items()
+        if name in ("w", "v") or re.search(rf"\b{name}\b", text)
+    }
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in used.items())
     feeds = {"x": rng.normal(size=(1, 8, size, size)).astype(np.float32)}
     if integer:
         with tempfile.TemporaryDirectory() as folder:
             onnx.save_model(model, f"{folder}/m.onnx")
             np.savez(f"{folder}/x.npz", **feeds)
-            onnxq.quantize(f"{folder}/m.onnx", f"{folder}/x.npz", f"{folder}/q.onnx", effort=onnxq.Effort.FAST, give_back=False)
+            onnxq.quantize(
+                f"{folder}/m.onnx",
+                f"{folder}/x.npz",
+                f"{folder}/q.onnx",
+                effort=onnxq.Effort.FAST,
+                give_back=False,
+            )
             model = onnx.load(f"{folder}/q.onnx")
     return model, feeds
 
@@ -131,11 +147,19 @@ def fused_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
         feeds = {"x": rng.normal(size=(1, cin, size, size)).astype(np.float32)}
         texts = {"": "r = Identity(t)"} | FUSED
         models = {name: _activated(text, weight, feeds["x"].shape, groups) for name, text in texts.items()}
-        rounds = [{name: sum(_kernels(profile(model, feeds, total=True))) for name, model in models.items()} for _ in range(2 * SESSIONS)]
+        rounds = [
+            {name: sum(_kernels(profile(model, feeds, total=True))) for name, model in models.items()}
+            for _ in range(2 * SESSIONS)
+        ]
         times = least(rounds)
         work = Work(0, size**2 * cout, size**2 * cout)
         rows += [
-            {"kind": f"fused {name}", "form": "float", "ns": PROFILING_NS + max(0.0, times[name] - times[""]), "work": list(work)}
+            {
+                "kind": f"fused {name}",
+                "form": "float",
+                "ns": PROFILING_NS + max(0.0, times[name] - times[""]),
+                "work": list(work),
+            }
             for name in FUSED
         ]
     return rows
@@ -149,7 +173,9 @@ def _activated(text: str, weight: np.ndarray, shape: tuple[int, ...], groups: in
     )
     behind = np.full((8, weight.shape[0], 1, 1), 0.1, np.float32)
     constants = {"w": weight, "v": behind, "low": np.float32(0), "high": np.float32(6)}
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()
+    )
     return model
 
 
@@ -160,14 +186,34 @@ def _kernels(times: dict[str, float]) -> list[float]:
 def transpose_rows() -> list[dict[str, Any]]:
     """Stored integers brought into the layout of the integer convolutions."""
     rows = []
-    usual = ((3, 224), (32, 112), (64, 14), (64, 28), (64, 56), (96, 40), (256, 7), (256, 14), (128, 28), (128, 20))
+    usual = (
+        (3, 224),
+        (32, 112),
+        (64, 14),
+        (64, 28),
+        (64, 56),
+        (96, 40),
+        (256, 7),
+        (256, 14),
+        (128, 28),
+        (128, 20),
+    )
     alike = ((3, 32), (16, 32), (48, 64), (96, 64), (64, 64), (128, 32), (192, 32), (32, 128), (96, 128))
     for channels, size in (*usual, *alike):
         ends = f"g (uint8[1,{channels},{size},{size}] x) => (uint8[1,A,B,C] y)"
-        model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {ends} {{ y = Transpose<perm = [0, 2, 3, 1]>(x) }}')
+        model = onnx.parser.parse_model(
+            f'<ir_version: 8, opset_import: ["" : 18]> {ends} {{ y = Transpose<perm = [0, 2, 3, 1]>(x) }}'
+        )
         feeds = {"x": np.zeros((1, channels, size, size), np.uint8)}
         nanoseconds = least(profile(model, feeds) for _ in range(SESSIONS))["Transpose"]
-        rows.append({"kind": "transpose", "form": "integer", "ns": nanoseconds, "work": list(transposed((1, channels, size, size)))})
+        rows.append(
+            {
+                "kind": "transpose",
+                "form": "integer",
+                "ns": nanoseconds,
+                "work": list(transposed((1, channels, size, size))),
+            }
+        )
     return rows
 
 
@@ -175,13 +221,28 @@ def broadcast_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
     """Sums and products of stored integers with the channels last, one operand with a value for each channel."""
     rows = []
     for op in TWICE:
-        for channels, places in ((16, 4096), (64, 3136), (96, 1024), (32, 784), (256, 196), (200, 192), (512, 49)):
-            ends = f"g (uint8[{places},{channels}] x, uint8[1,{channels}] k) => (uint8[{places},{channels}] y)"
+        for channels, places in (
+            (16, 4096),
+            (64, 3136),
+            (96, 1024),
+            (32, 784),
+            (256, 196),
+            (200, 192),
+            (512, 49),
+        ):
+            ends = (
+                f"g (uint8[{places},{channels}] x, uint8[1,{channels}] k) => (uint8[{places},{channels}] y)"
+            )
             head = '<ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]>'
-            model = onnx.parser.parse_model(f"{head} {ends} {{ y = com.microsoft.QLinear{op}(x, s, z, k, s, z, s, z) }}")
+            model = onnx.parser.parse_model(
+                f"{head} {ends} {{ y = com.microsoft.QLinear{op}(x, s, z, k, s, z, s, z) }}"
+            )
             for name, array in (("s", np.float32(0.02)), ("z", np.uint8(3))):
                 model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-            feeds = {name: rng.integers(0, 255, (count, channels)).astype(np.uint8) for name, count in (("x", places), ("k", 1))}
+            feeds = {
+                name: rng.integers(0, 255, (count, channels)).astype(np.uint8)
+                for name, count in (("x", places), ("k", 1))
+            }
             nanoseconds = least(profile(model, feeds) for _ in range(SESSIONS))[f"QLinear{op}"]
             work = Work(0, 2 * places * channels, places * channels, places=places)
             rows.append({"kind": op, "form": "integer", "ns": nanoseconds, "work": list(work)})
@@ -204,25 +265,43 @@ MORE = 8
 def chain_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
     """What one more of an operator adds to a chain of them between two convolutions, by the clock, float and quantized by onnxq itself."""
     rows = []
-    for channels, size in ((64, 1), (256, 1), (64, 4), (128, 7), (64, 14), (64, 28), (48, 40), (32, 56), (64, 56)):
+    for channels, size in (
+        (64, 1),
+        (256, 1),
+        (64, 4),
+        (128, 7),
+        (64, 14),
+        (64, 28),
+        (48, 40),
+        (32, 56),
+        (64, 56),
+    ):
         elements = channels * size**2
         for op, text in CHAINED.items():
             for integer, form in ((False, "float"), (True, "integer")):
                 if op == "Relu" and integer:
                     continue
                 added = _one_more(channels, size, text, rng, integer=integer)
-                added -= _one_more(channels, size, "{y} = Neg({x})", rng, integer=False) if op == "Relu" else 0.0
+                added -= (
+                    _one_more(channels, size, "{y} = Neg({x})", rng, integer=False) if op == "Relu" else 0.0
+                )
                 work = Work(0, elements * (2 if op in TWICE else 1), elements)
-                rows.append({"kind": op, "form": form, "ns": PROFILING_NS + max(added, 0.0), "work": list(work)})
+                rows.append(
+                    {"kind": op, "form": form, "ns": PROFILING_NS + max(added, 0.0), "work": list(work)}
+                )
         clipped = PROFILING_NS + _one_more_clip(elements, rng)
-        rows.append({"kind": "Clip", "form": "integer", "ns": clipped, "work": list(Work(0, elements, elements))})
+        rows.append(
+            {"kind": "Clip", "form": "integer", "ns": clipped, "work": list(Work(0, elements, elements))}
+        )
     return rows
 
 
 def _one_more(channels: int, size: int, text: str, rng: np.random.Generator, *, integer: bool) -> float:
     def made(count: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
         chain = " ".join(text.format(x=f"t{i}", y=f"t{i + 1}") for i in range(count))
-        return between(channels, size, f"t0 = Identity(t) {chain} r = Identity(t{count})", channels, rng, integer=integer)
+        return between(
+            channels, size, f"t0 = Identity(t) {chain} r = Identity(t{count})", channels, rng, integer=integer
+        )
 
     return _added_ns(made)
 
@@ -235,8 +314,16 @@ def _one_more_clip(elements: int, rng: np.random.Generator) -> float:
         ends = f"g (float[{elements}] x) => (float[{elements}] y)"
         text = f"{ends} {{ t0 = QuantizeLinear(x, s, z) {chain} y = DequantizeLinear(t{count}, s, z) }}"
         model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {text}')
-        constants = {"s": np.float32(0.02), "z": np.uint8(128), "low0": np.uint8(10), "low1": np.uint8(20), "high": np.uint8(200)}
-        model.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items())
+        constants = {
+            "s": np.float32(0.02),
+            "z": np.uint8(128),
+            "low0": np.uint8(10),
+            "low1": np.uint8(20),
+            "high": np.uint8(200),
+        }
+        model.graph.initializer.extend(
+            numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()
+        )
         return model, {"x": rng.normal(size=elements).astype(np.float32)}
 
     return _added_ns(made)
@@ -277,7 +364,14 @@ def measure(rows: list[dict[str, Any]], block: int) -> list[dict[str, Any]]:
             for name, nanoseconds in times.items():
                 if name in AROUND:
                     elements = work.outputs if name in ("DequantizeLinear", "ReorderOutput") else work.inputs
-                    found.append({"kind": AROUND[name], "form": form, "ns": nanoseconds, "work": list(Work(0, elements, 0))})
+                    found.append(
+                        {
+                            "kind": AROUND[name],
+                            "form": form,
+                            "ns": nanoseconds,
+                            "work": list(Work(0, elements, 0)),
+                        }
+                    )
                 elif KERNEL.match(name) or name == row["op"]:
                     own = kind.removeprefix(PLAIN) if integer else kind
                     found.append({"kind": own, "form": form, "ns": nanoseconds, "work": list(work)})
@@ -308,14 +402,23 @@ def fit(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
         costs /= size
         error = np.abs(features @ costs / times - 1)
         table[name] = [float(f"{cost:.3g}") for cost in costs]
-        print(f"{name:28s} {len(members):4d} rows, median error {np.median(error):.0%}, 90 % {np.quantile(error, 0.9):.0%}  {table[name]}")
+        print(
+            f"{name:28s} {len(members):4d} rows, median error {np.median(error):.0%}, 90 % {np.quantile(error, 0.9):.0%}  {table[name]}"
+        )
     return table
 
 
 def everything(block: int) -> list[dict[str, Any]]:
     """All rows of a table; each time the same, in the same order."""
     rng = np.random.default_rng(0)
-    return measure(all_rows(block), block) + between_rows(rng) + transpose_rows() + broadcast_rows(rng) + fused_rows(rng) + chain_rows(rng)
+    return (
+        measure(all_rows(block), block)
+        + between_rows(rng)
+        + transpose_rows()
+        + broadcast_rows(rng)
+        + fused_rows(rng)
+        + chain_rows(rng)
+    )
 
 
 def shortest(times: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -330,10 +433,18 @@ def _is_difference(kind: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=Path, help="read the measured rows from this file, or write them to it")
-    parser.add_argument("--times", type=int, default=3, help="measure everything so often, for a clock changes over minutes")
     parser.add_argument(
-        "--block", type=int, choices=(8, 16), default=8, help="channels in a block of the CPU's float layout: 16 with AVX512"
+        "--rows", type=Path, help="read the measured rows from this file, or write them to it"
+    )
+    parser.add_argument(
+        "--times", type=int, default=3, help="measure everything so often, for a clock changes over minutes"
+    )
+    parser.add_argument(
+        "--block",
+        type=int,
+        choices=(8, 16),
+        default=8,
+        help="channels in a block of the CPU's float layout: 16 with AVX512",
     )
     parser.add_argument("--json", type=Path, help="write the table to this file")
     args = parser.parse_args()

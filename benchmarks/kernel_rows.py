@@ -8,8 +8,8 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.costs import Work, work_of
-from onnxq.macs import concrete_shapes
+from onnxq.cost.model import Work, work_of
+from onnxq.graph.macs import concrete_shapes
 
 CONVS = 400
 STEMS = 80
@@ -26,7 +26,12 @@ def all_rows(block: int) -> list[dict[str, Any]]:
 
 
 def single(
-    op: str, shapes: dict[str, list[int]], constants: dict[str, np.ndarray], attributes: dict[str, Any], *, integer: bool
+    op: str,
+    shapes: dict[str, list[int]],
+    constants: dict[str, np.ndarray],
+    attributes: dict[str, Any],
+    *,
+    integer: bool,
 ) -> onnx.ModelProto:
     """A model of one operator over float inputs, with Q/DQ around it where it is to run on integers."""
     nodes, inits, inputs = [], {k: v for k, v in constants.items() if not integer}, []
@@ -40,8 +45,16 @@ def single(
         for name, array in constants.items():
             axis = 1 if op in ("MatMul",) else 0
             scale = np.full(array.shape[axis], 0.01, np.float32)
-            inits |= {f"{name}_q": rng_int8(array.shape), f"{name}_s": scale, f"{name}_z": np.zeros(len(scale), np.int8)}
-            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_s", f"{name}_z"], [f"{name}_d"], axis=axis))
+            inits |= {
+                f"{name}_q": rng_int8(array.shape),
+                f"{name}_s": scale,
+                f"{name}_z": np.zeros(len(scale), np.int8),
+            }
+            nodes.append(
+                helper.make_node(
+                    "DequantizeLinear", [f"{name}_q", f"{name}_s", f"{name}_z"], [f"{name}_d"], axis=axis
+                )
+            )
             inputs.append(f"{name}_d")
         nodes.append(helper.make_node(op, inputs, ["r"], **attributes))
         nodes.append(helper.make_node("QuantizeLinear", ["r", "s", "z"], ["r_q"]))
@@ -60,7 +73,9 @@ def rng_int8(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).integers(-60, 60, shape).astype(np.int8)
 
 
-def row_of(op: str, shape: list[int], weight: tuple[int, ...], attributes: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+def row_of(
+    op: str, shape: list[int], weight: tuple[int, ...], attributes: dict[str, Any], rng: np.random.Generator
+) -> dict[str, Any]:
     """An operator over an input of a shape and a weight of one."""
     w = (rng.normal(size=weight) * 0.1).astype(np.float32)
     return {"op": op, "shapes": {"x": shape}, "w": w, "attributes": attributes}
@@ -87,7 +102,9 @@ def drawn(count: int, draw: Callable[[], dict[str, Any] | None], block: int) -> 
 def conv_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
     def draw() -> dict[str, Any]:
         size = int(rng.choice([3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112]))
-        cin, cout = (int(c) for c in rng.choice([3, 4, 8, 8, 16, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384], 2))
+        cin, cout = (
+            int(c) for c in rng.choice([3, 4, 8, 8, 16, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384], 2)
+        )
         kernel, stride = int(rng.choice([1, 1, 1, 3, 3, 3, 5, 7, 9])), int(rng.choice([1, 1, 2]))
         depthwise = kernel > 1 and rng.random() < 0.4
         weight = (cin, 1, kernel, kernel) if depthwise else (cout, cin, kernel, kernel)
@@ -102,7 +119,11 @@ def stem_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
 
     def draw() -> dict[str, Any]:
         size, kernel = int(rng.choice([28, 56, 112, 160, 224, 256])), int(rng.choice([3, 3, 5, 7, 9]))
-        cin, cout, stride = int(rng.choice([1, 2, 3, 3, 3, 4, 6])), int(rng.choice([3, 8, 16, 24, 32, 64])), int(rng.choice([1, 2]))
+        cin, cout, stride = (
+            int(rng.choice([1, 2, 3, 3, 3, 4, 6])),
+            int(rng.choice([3, 8, 16, 24, 32, 64])),
+            int(rng.choice([1, 2])),
+        )
         attributes = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": 1}
         return row_of("Conv", [1, cin, size, size], (cout, cin, kernel, kernel), attributes, rng)
 
@@ -114,12 +135,23 @@ def plain_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
 
     def draw() -> dict[str, Any]:
         axes = int(rng.choice([1, 1, 2]))
-        size = int(rng.choice([4, 16, 50, 100, 300, 1000, 3000] if axes == 1 else [3, 5, 7, 10, 14, 20, 28, 40, 56]))
-        cin, cout = (int(c) for c in rng.choice([16, 24, 32, 64, 96, 128, 256, 512] if axes == 1 else [17, 18, 22, 30, 35, 58, 90, 122], 2))
+        size = int(
+            rng.choice([4, 16, 50, 100, 300, 1000, 3000] if axes == 1 else [3, 5, 7, 10, 14, 20, 28, 40, 56])
+        )
+        cin, cout = (
+            int(c)
+            for c in rng.choice(
+                [16, 24, 32, 64, 96, 128, 256, 512] if axes == 1 else [17, 18, 22, 30, 35, 58, 90, 122], 2
+            )
+        )
         kernel, stride = int(rng.choice([1, 1, 3, 3, 5, 7])), int(rng.choice([1, 1, 2]))
         depthwise = kernel > 1 and rng.random() < 0.4
         weight = (cin, 1, *[kernel] * axes) if depthwise else (cout, cin, *[kernel] * axes)
-        attributes = {"pads": [kernel // 2] * 2 * axes, "strides": [stride] * axes, "group": cin if depthwise else 1}
+        attributes = {
+            "pads": [kernel // 2] * 2 * axes,
+            "strides": [stride] * axes,
+            "group": cin if depthwise else 1,
+        }
         return row_of("Conv", [1, cin, *[size] * axes], weight, attributes, rng) | {"forms": (False,)}
 
     return drawn(PLAIN_CONVS, draw, block)
@@ -129,7 +161,11 @@ def grouped_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
     """Convolutions of several channels a group, or of several outputs for each channel."""
 
     def draw() -> dict[str, Any] | None:
-        size, kernel, stride = int(rng.choice([4, 7, 14, 20, 28, 40, 56])), int(rng.choice([1, 3, 3, 5, 7])), int(rng.choice([1, 1, 2]))
+        size, kernel, stride = (
+            int(rng.choice([4, 7, 14, 20, 28, 40, 56])),
+            int(rng.choice([1, 3, 3, 5, 7])),
+            int(rng.choice([1, 1, 2])),
+        )
         inside, more = int(rng.choice([1, 2, 4, 8, 16, 32, 64])), int(rng.choice([1, 1, 2, 4]))
         groups = int(rng.choice([2, 4, 8, 16, 32, 64]))
         cin, cout = inside * groups, inside * more * groups

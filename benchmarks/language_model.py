@@ -30,7 +30,9 @@ class Graph:
     def __call__(self, op, *inputs, outputs=1, name=None, **attributes):
         self.count += 1
         made = [f"{op}_{self.count}" + (f"_{i}" if i else "") for i in range(outputs)]
-        self.nodes.append(helper.make_node(op, inputs, made, name=name or f"/{op}_{self.count}", **attributes))
+        self.nodes.append(
+            helper.make_node(op, inputs, made, name=name or f"/{op}_{self.count}", **attributes)
+        )
         return made[0] if outputs == 1 else made
 
 
@@ -80,11 +82,14 @@ def build(facts, weights, *, cache):  # noqa: C901 - a network reads best from t
     angles = np.arange(facts["context"])[:, None] / facts["theta"] ** (np.arange(0, dim, 2) / dim)
     angles = np.concatenate([angles, angles], 1).astype(np.float32)
     cos, sin = (
-        g("Unsqueeze", g("Gather", g.weight(n, f(angles)), "position_ids"), const([1])) for n, f in (("cos", np.cos), ("sin", np.sin))
+        g("Unsqueeze", g("Gather", g.weight(n, f(angles)), "position_ids"), const([1]))
+        for n, f in (("cos", np.cos), ("sin", np.sin))
     )
 
     def rotate(x):
-        left, right = (g("Slice", x, const([a]), const([b]), const([3])) for a, b in ((0, dim // 2), (dim // 2, dim)))
+        left, right = (
+            g("Slice", x, const([a]), const([b]), const([3])) for a, b in ((0, dim // 2), (dim // 2, dim))
+        )
         return g("Add", g("Mul", x, cos), g("Mul", g("Concat", g("Neg", right), left, axis=-1), sin))
 
     def split(x, count):
@@ -95,7 +100,11 @@ def build(facts, weights, *, cache):  # noqa: C901 - a network reads best from t
     outputs, inputs = [], []
     mask = None
     for i in range(facts["layers"]):
-        w = {key.removeprefix(f"blk.{i}."): value for key, value in weights.items() if key.startswith(f"blk.{i}.")}
+        w = {
+            key.removeprefix(f"blk.{i}."): value
+            for key, value in weights.items()
+            if key.startswith(f"blk.{i}.")
+        }
         name = f"layers.{i}"
         h = norm(x, w["attn_norm.weight"], f"{name}.input_layernorm")
         q = rotate(split(linear(h, unpermute(w["attn_q.weight"], heads), f"{name}.q_proj"), heads))
@@ -108,9 +117,15 @@ def build(facts, weights, *, cache):  # noqa: C901 - a network reads best from t
         if mask is None:
             total = g("Gather", g("Shape", k), const(2), axis=0)
             keys = g("Range", const(0), total, const(1))
-            seen = g("LessOrEqual", g("Unsqueeze", keys, const([0])), g("Unsqueeze", "position_ids", const([2])))
-            seen = g("And", seen, g("Cast", g("Unsqueeze", "attention_mask", const([1])), to=TensorProto.BOOL))
-            mask = g("Unsqueeze", g("Where", seen, const(0.0, np.float32), const(-1e9, np.float32)), const([1]))
+            seen = g(
+                "LessOrEqual", g("Unsqueeze", keys, const([0])), g("Unsqueeze", "position_ids", const([2]))
+            )
+            seen = g(
+                "And", seen, g("Cast", g("Unsqueeze", "attention_mask", const([1])), to=TensorProto.BOOL)
+            )
+            mask = g(
+                "Unsqueeze", g("Where", seen, const(0.0, np.float32), const(-1e9, np.float32)), const([1])
+            )
         grown = []
         for value in (k, v):  # each key and value head serves heads / kv query heads
             shape = g("Shape", value)
@@ -119,14 +134,24 @@ def build(facts, weights, *, cache):  # noqa: C901 - a network reads best from t
             wide = g("Concat", batch, const([kv]), const([heads // kv]), length, const([dim]), axis=0)
             flat = g("Concat", batch, const([heads]), length, const([dim]), axis=0)
             grown.append(g("Reshape", g("Expand", g("Unsqueeze", value, const([2])), wide), flat))
-        scores = g("Mul", g("MatMul", q, g("Transpose", grown[0], perm=[0, 1, 3, 2])), const(dim**-0.5, np.float32))
+        scores = g(
+            "Mul", g("MatMul", q, g("Transpose", grown[0], perm=[0, 1, 3, 2])), const(dim**-0.5, np.float32)
+        )
         context = g("MatMul", g("Softmax", g("Add", scores, mask), axis=-1), grown[1])
         context = g("Reshape", g("Transpose", context, perm=[0, 2, 1, 3]), const([0, 0, width]))
         x = g("Add", x, linear(context, w["attn_output.weight"], f"{name}.o_proj"))
         h = norm(x, w["ffn_norm.weight"], f"{name}.post_attention_layernorm")
         gate = linear(h, w["ffn_gate.weight"], f"{name}.gate_proj")
         gate = g("Mul", gate, g("Sigmoid", gate))
-        x = g("Add", x, linear(g("Mul", gate, linear(h, w["ffn_up.weight"], f"{name}.up_proj")), w["ffn_down.weight"], f"{name}.down_proj"))
+        x = g(
+            "Add",
+            x,
+            linear(
+                g("Mul", gate, linear(h, w["ffn_up.weight"], f"{name}.up_proj")),
+                w["ffn_down.weight"],
+                f"{name}.down_proj",
+            ),
+        )
     x = norm(x, weights["output_norm.weight"], "norm")
     if "output.weight" in weights:
         logits = linear(x, weights["output.weight"], "lm_head")
@@ -147,7 +172,9 @@ def build(facts, weights, *, cache):  # noqa: C901 - a network reads best from t
     ]
     ins += [info(name, 1, ["batch", kv, "past", dim]) for name in inputs]
     vocabulary = len(weights["token_embd.weight"])
-    outs = [info("logits", 1, ["batch", "length", vocabulary])] + [info(name, 1, ["batch", kv, "total", dim]) for name, _ in outputs]
+    outs = [info("logits", 1, ["batch", "length", vocabulary])] + [
+        info(name, 1, ["batch", kv, "total", dim]) for name, _ in outputs
+    ]
     graph = helper.make_graph(g.nodes, "language_model", ins, outs, g.weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 

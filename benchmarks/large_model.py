@@ -25,17 +25,32 @@ def write_model(folder: Path, layers: int) -> Path:
     with open(folder / "model.onnx.data", "wb") as data:
         for i in range(layers):
             weight = rng.standard_normal((SIDE, SIDE), dtype=np.float32) / np.float32(np.sqrt(SIDE))
-            tensor = TensorProto(name=f"w{i}", data_type=TensorProto.FLOAT, dims=weight.shape, data_location=TensorProto.EXTERNAL)
-            for key, value in (("location", "model.onnx.data"), ("offset", data.tell()), ("length", weight.nbytes)):
+            tensor = TensorProto(
+                name=f"w{i}",
+                data_type=TensorProto.FLOAT,
+                dims=weight.shape,
+                data_location=TensorProto.EXTERNAL,
+            )
+            for key, value in (
+                ("location", "model.onnx.data"),
+                ("offset", data.tell()),
+                ("length", weight.nbytes),
+            ):
                 tensor.external_data.add(key=key, value=str(value))
             data.write(weight.tobytes())
             weights.append(tensor)
             nodes.append(helper.make_node("MatMul", [f"h{i}", f"w{i}"], [f"p{i}"], name=f"product{i}"))
             nodes.append(helper.make_node("Tanh", [f"p{i}"], [f"h{i + 1}"], name=f"tanh{i}"))
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", SIDE]) for name in ("h0", f"h{layers}")]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", SIDE]) for name in ("h0", f"h{layers}")
+    ]
     graph = helper.make_graph(nodes, "large", ends[:1], ends[1:], weights)
     path = folder / "model.onnx"
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    path.write_bytes(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        ).SerializeToString()
+    )
     return path
 
 
@@ -49,14 +64,28 @@ def main() -> None:
         path = write_model(folder, max(1, round(args.gigabytes * 1e9 / (4 * SIDE * SIDE))))
         (folder / "calib").mkdir()
         for i in range(16):
-            np.save(folder / "calib" / f"{i:02}.npy", np.random.default_rng(i).normal(size=(1, SIDE)).astype(np.float32))
+            np.save(
+                folder / "calib" / f"{i:02}.npy",
+                np.random.default_rng(i).normal(size=(1, SIDE)).astype(np.float32),
+            )
         size = sum(file.stat().st_size for file in folder.glob("model.onnx*"))
         start = time.perf_counter()
-        command = [sys.executable, "-m", "onnxq", "quantize", str(path), "--calib", str(folder / "calib"), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "onnxq",
+            "quantize",
+            str(path),
+            "--calib",
+            str(folder / "calib"),
+            *options,
+        ]
         subprocess.run(command, check=True)
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        print(f"\nfloat {size / 1e9:.2f} GB, {seconds:.0f} s, peak memory {peak / 1e9:.2f} GB ({(peak - size) / 1e9:+.2f} GB)")
+        print(
+            f"\nfloat {size / 1e9:.2f} GB, {seconds:.0f} s, peak memory {peak / 1e9:.2f} GB ({(peak - size) / 1e9:+.2f} GB)"
+        )
 
 
 if __name__ == "__main__":

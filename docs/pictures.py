@@ -5,12 +5,14 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from onnxq.arithmetic import asymmetric_params, dequantize, quantize
 from onnxq.calibration.methods import METHODS, MethodOptions, choose_range
 from onnxq.calibration.sketch import Sketch
+from onnxq.techniques.arithmetic import asymmetric_params, dequantize, quantize
 
 mpl.use("svg")
-mpl.rcParams.update({"svg.hashsalt": "onnxq", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9})
+mpl.rcParams.update(
+    {"svg.hashsalt": "onnxq", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
+)
 from matplotlib import pyplot as plt  # noqa: E402
 
 RANDOM = np.random.default_rng(0)
@@ -18,7 +20,12 @@ RANDOM = np.random.default_rng(0)
 
 def draw(folder: Path) -> None:
     """Write each picture as SVG, without a date, so that the same numbers give the same bytes."""
-    for name, figure in (("schemes", schemes()), ("granularity", granularity()), ("methods", methods()), ("saturation", saturation())):
+    for name, figure in (
+        ("schemes", schemes()),
+        ("granularity", granularity()),
+        ("methods", methods()),
+        ("saturation", saturation()),
+    ):
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         plt.close(figure)
 
@@ -28,7 +35,10 @@ def schemes() -> plt.Figure:
     figure, axes = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
     x = np.linspace(-0.2, 6.2, 1000)
     steps = 15  # 4 bits, so that the steps are seen
-    for label, low, high in (("affine: zero point at the end", 0.0, 6.0), ("symmetric: half of the steps unused", -6.0, 6.0)):
+    for label, low, high in (
+        ("affine: zero point at the end", 0.0, 6.0),
+        ("symmetric: half of the steps unused", -6.0, 6.0),
+    ):
         step = (high - low) / steps
         axes.plot(x, np.clip(np.round((x - low) / step) * step + low, low, high), label=label)
     axes.plot(x, x, color="0.7", lw=0.8)
@@ -54,7 +64,9 @@ def granularity() -> plt.Figure:
 
 def methods() -> plt.Figure:
     """Ranges that the methods choose for a tensor with a long tail, and the error that each leaves."""
-    values = np.concatenate([RANDOM.normal(size=100_000), RANDOM.laplace(scale=2.5, size=2_000), [38.0]]).astype(np.float32)
+    values = np.concatenate(
+        [RANDOM.normal(size=100_000), RANDOM.laplace(scale=2.5, size=2_000), [38.0]]
+    ).astype(np.float32)
     sketch = Sketch()
     sketch.update(values)
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
@@ -68,7 +80,9 @@ def methods() -> plt.Figure:
         height = 10 ** (4.6 - 0.55 * k)
         axes.plot([low, high], [height, height], "|-", color=f"C{k}", ms=12)
         axes.text(high + 0.5, height, f"{method}: {sqnr:.1f} dB", va="center", color=f"C{k}")
-    axes.set(xlabel="value", ylabel="count", xlim=(-25, 62), title="one tensor with a long tail, one far value")
+    axes.set(
+        xlabel="value", ylabel="count", xlim=(-25, 62), title="one tensor with a long tail, one far value"
+    )
     return figure
 
 

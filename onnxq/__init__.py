@@ -10,14 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxq.errors import OnnxqError
-from onnxq.options import Effort, Format, Method, Mode, Prefer, QuantizeOptions, Rounding, Target, Technique, WeightType
+from onnxq.options import (
+    Effort,
+    Format,
+    Method,
+    Mode,
+    Prefer,
+    QuantizeOptions,
+    Rounding,
+    Target,
+    Technique,
+    WeightType,
+)
 from onnxq.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnxq.report.model import QuantizeReport
-    from onnxq.report.scores import EvalReport
+    from onnxq.evaluation.report import EvalReport
+    from onnxq.report.quantization import QuantizeReport
 
 __all__ = [
     "Effort", "Format", "Method", "Mode", "OnnxqError", "Prefer", "QuantizeOptions", "Rounding", "Target", "Technique", "WeightType",
@@ -25,7 +36,9 @@ __all__ = [
 ]  # fmt: skip
 
 
-def quantize(model: str | Path, calib: str | Path | None = None, output: str | Path | None = None, **options: Any) -> QuantizeReport:
+def quantize(
+    model: str | Path, calib: str | Path | None = None, output: str | Path | None = None, **options: Any
+) -> QuantizeReport:
     """Write the int8 model of a float one and return what was done.
 
     Args:
@@ -37,7 +50,7 @@ def quantize(model: str | Path, calib: str | Path | None = None, output: str | P
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
-    from onnxq.frontier import quantize as run
+    from onnxq.modes.auto import quantize as run
 
     folder, target = (None if path is None else Path(path) for path in (calib, output))
     return run(QuantizeOptions(Path(model), folder, target, **options))
@@ -50,12 +63,12 @@ def evaluate(model: str | Path, others: Sequence[str | Path], data: str | Path, 
         model: the float model.
         others: the models to compare with it.
         data: data folder.
-        **options: fields of `onnxq.evaluation.EvalOptions`.
+        **options: fields of `onnxq.evaluation.evaluate.EvalOptions`.
 
     Raises:
         OnnxqError: a model, the data or the labels cannot be used.
     """
-    from onnxq.evaluation import EvalOptions
-    from onnxq.evaluation import evaluate as run
+    from onnxq.evaluation.evaluate import EvalOptions
+    from onnxq.evaluation.evaluate import evaluate as run
 
     return run(Path(model), [Path(other) for other in others], Path(data), EvalOptions(**options))

@@ -1,5 +1,5 @@
 """`python -m onnxq`."""
 
-from onnxq.cli import main
+from onnxq.cli.commands import main
 
 main(prog_name="onnxq")

@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from onnxq.gates import Limits
-
 
 class Method(StrEnum):
     """How the range of an activation is chosen from its statistics."""
@@ -89,6 +87,31 @@ class Effort(StrEnum):
     FAST = "fast"
     BALANCED = "balanced"
     BEST = "best"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user asks for; None where it is not a condition.
+
+    max_drop       the first metric may fall by so much: points (hundredths) of shares, else its own unit
+    min_sqnr       of the outputs, dB
+    min_agreement  share of decisions that are the float model's, 0..1
+    min_speedup    float latency / the file's, at least
+    max_size       the file's bytes / float's, at most
+    significant    a drop counts only where the paired test says that it is more than chance
+    """
+
+    max_drop: float | None = None
+    min_sqnr: float | None = None
+    min_agreement: float | None = None
+    min_speedup: float | None = None
+    max_size: float | None = None
+    significant: bool = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether accuracy is a condition."""
+        return self.max_drop is not None or self.min_sqnr is not None or self.min_agreement is not None
 
 
 @dataclass(frozen=True)

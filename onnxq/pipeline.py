@@ -11,36 +11,36 @@ import onnx_ir as ir
 
 from onnxq.calibration.collect import COUNTED, Collecting, collect
 from onnxq.calibration.statistics import Statistics, load_statistics
-from onnxq.choice import Choice, Trial, Variant
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError, OnnxqError
-from onnxq.hold import TIMED, Task
-from onnxq.job import Job, planned_shapes, prepare
-from onnxq.judges import find_references
-from onnxq.latency import medians_ms
-from onnxq.layers import histograms, layer_rows
-from onnxq.macs import concrete_shapes, node_macs
-from onnxq.measured import place_measured
-from onnxq.memory import give_back
-from onnxq.model.edit import nodes_of
-from onnxq.model.files import check_output, digest, file_bytes, load, save, staged, weight_bytes
-from onnxq.model.normalize import normalize
-from onnxq.model.spill import SPILL
+from onnxq.evaluation.layer_errors import histograms, layer_rows
+from onnxq.evaluation.verification import Evidence, compare_outputs, inspect_kernels
+from onnxq.formats.writer import file_writer
+from onnxq.graph.edit import nodes_of
+from onnxq.graph.files import check_output, digest, file_bytes, load, save, staged, weight_bytes
+from onnxq.graph.macs import concrete_shapes, node_macs
+from onnxq.inputs import Job, planned_shapes, prepare
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import narrow
 from onnxq.modes.products import Made
-from onnxq.modes.weights import quantize_weights_only
+from onnxq.modes.weight_only import quantize_weights_only
+from onnxq.normalize.passes import normalize
 from onnxq.options import Effort, Method, Mode, QuantizeOptions, Technique
-from onnxq.parameters import Parameters
-from onnxq.plan import Plan
-from onnxq.recurrent import quantized_lstms
-from onnxq.references import References
-from onnxq.report.doubts import doubts
-from onnxq.report.model import Drop, FloatNodes, Latency, QuantizeReport
-from onnxq.search import RUN_TIME, choose_best, find_variants, to_be_compared
-from onnxq.verify import Evidence, compare_outputs, inspect_kernels
+from onnxq.plan.plan import Plan
+from onnxq.quantization.parameters import Parameters
+from onnxq.report.quantization import Drop, FloatNodes, Latency, QuantizeReport
+from onnxq.report.warnings import doubts
+from onnxq.runtime.latency import medians_ms
+from onnxq.runtime.memory import give_back
+from onnxq.runtime.weights_on_disk import SPILL
+from onnxq.search.accuracy_target import TIMED, Task
+from onnxq.search.candidates import Choice, Trial, Variant
+from onnxq.search.lstm import quantized_lstms
+from onnxq.search.measured_placement import place_measured
+from onnxq.search.references import References
+from onnxq.search.strategy import RUN_TIME, choose_best, find_variants, to_be_compared
+from onnxq.search.validation import find_references
 from onnxq.version import __version__
-from onnxq.writer import file_writer
 
 COUNTED_FAST = COUNTED // 2
 """Values of a tensor that `--effort fast` counts a sample: over a hundred samples they are as good."""
@@ -54,7 +54,9 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
     """
     check_output(options.destination, options.model, force=options.force)
     if options.measure and options.mode is not Mode.STATIC:
-        raise OnnxqError(f"--measure plans static quantization, and the mode is {options.mode}: leave it out, or choose --mode static")
+        raise OnnxqError(
+            f"--measure plans static quantization, and the mode is {options.mode}: leave it out, or choose --mode static"
+        )
     clock = _Clock()
     job = prepare(options)
     if task is not None:
@@ -80,7 +82,9 @@ def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeRepo
     job.model, job.plan = choice.model, choice.plan
     with staged(options.destination) as building:
         save(_quantized(job, choice, statistics), building)
-        choice = replace(choice, parameters=Parameters(choice.parameters.activations))  # the weights are on disk now
+        choice = replace(
+            choice, parameters=Parameters(choice.parameters.activations)
+        )  # the weights are on disk now
         clock.lap(job, "write")
         report = placed_by_gates(_verify(job, building, choice, statistics, task), building, options)
     clock.lap(job, "verify")
@@ -113,7 +117,9 @@ def _at_its_own_opset(job: Job, choice: Choice) -> Choice:
     """A model that stays float is not lifted: the runtime fuses other nodes then, and may be slower."""
     model = normalize(load(job.options.model), lift=False)
     reasons = {name: why for name, (_, why) in choice.plan.floats.items()}
-    floats = {node.name or "": (node, reasons[node.name or ""]) for node in nodes_of(model) if node.name in reasons}
+    floats = {
+        node.name or "": (node, reasons[node.name or ""]) for node in nodes_of(model) if node.name in reasons
+    }
     return replace(choice, model=model, plan=Plan(floats=floats))
 
 
@@ -125,7 +131,9 @@ def _without_ranges(job: Job, clock: "_Clock", task: Task | None) -> QuantizeRep
     made = MODES[options.mode](job, references)
     if not made.plan.nodes and not made.stored:
         reasons = [f"{node.op_type} '{node.name}': {why}" for node, why in made.plan.floats.values()]
-        raise ModelError(f"{options.model}: nothing to quantize: {reasons[0] if reasons else 'it has no MatMul or Gemm'}")
+        raise ModelError(
+            f"{options.model}: nothing to quantize: {reasons[0] if reasons else 'it has no MatMul or Gemm'}"
+        )
     clock.lap(job, "quantize")
     job.plan = made.plan
     statistics = Statistics(digest(options.model), sketches={})
@@ -158,7 +166,9 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
         shard: (k, n): only the k-th of n consecutive parts of the samples; the parts merge.
     """
     if output.exists() and not options.force:
-        raise DataError(f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force")
+        raise DataError(
+            f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force"
+        )
     job = prepare(replace(options, give_back=False))  # what stays float is decided where they are used
     samples = sorted(job.samples, key=lambda sample: sample.name)
     k, n = shard
@@ -166,7 +176,13 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     if start == stop:
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
     names = job.plan.sources()
-    statistics = collect(job.model, names, samples[start:stop], digest(options.model), Collecting(start, options.allow_nonfinite))
+    statistics = collect(
+        job.model,
+        names,
+        samples[start:stop],
+        digest(options.model),
+        Collecting(start, options.allow_nonfinite),
+    )
     statistics.save(output)
     return statistics
 
@@ -195,8 +211,12 @@ def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
         # the last of those that divide nothing has the others' values too
         model = [variant.model for variant in variants if not variant.divided][-1]
         divided = {name: one for variant in variants for name, one in variant.divided.items()}
-        names = dict.fromkeys(name for variant in variants for name in variant.plan.sources() if name not in divided)
-        how = Collecting(0, options.allow_nonfinite, divided, COUNTED_FAST if options.effort is Effort.FAST else COUNTED)
+        names = dict.fromkeys(
+            name for variant in variants for name in variant.plan.sources() if name not in divided
+        )
+        how = Collecting(
+            0, options.allow_nonfinite, divided, COUNTED_FAST if options.effort is Effort.FAST else COUNTED
+        )
         statistics = collect(model, list(names), job.calibration, model_digest, how)
     if statistics.nonfinite:
         job.warnings.append(f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
@@ -240,7 +260,9 @@ def _record(model: ir.Model, job: Job, choice: Choice, statistics: Statistics) -
     model.metadata_props["onnxq.data_sha256"] = statistics.data
 
 
-def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: Task | None) -> QuantizeReport:
+def _verify(
+    job: Job, path: Path, choice: Choice, statistics: Statistics, task: Task | None
+) -> QuantizeReport:
     options = job.options
     feeds = check_feeds(job.held_out[0], job.specs) if job.held_out else None
     shapes = (
@@ -269,7 +291,9 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: 
     seconds = 0.1 if options.effort is Effort.FAST else 0.5
     details = options.details and bool(timed)
     if timed:
-        latency = Latency(*medians_ms([options.model, path], timed, threads=1, seconds=seconds, together=not job.large))
+        latency = Latency(
+            *medians_ms([options.model, path], timed, threads=1, seconds=seconds, together=not job.large)
+        )
     job.warnings += doubts(options, kernels, outputs, latency)
     macs = {name: node_macs(node, shapes) for name, (node, _) in job.plan.floats.items()}
     floats = [(node, why) for node, why in job.plan.floats.values() if node.name not in job.lstms]
@@ -290,14 +314,26 @@ def _verify(job: Job, path: Path, choice: Choice, statistics: Statistics, task: 
         kernels=kernels,
         outputs=outputs,
         latency=latency,
-        floats=FloatNodes.group((node.op_type, node.name or "", why, macs[node.name or ""]) for node, why in floats),
-        ranges={name: (s.minimum, s.maximum) for name, s in statistics.sketches.items() if name in job.plan.tensors},
+        floats=FloatNodes.group(
+            (node.op_type, node.name or "", why, macs[node.name or ""]) for node, why in floats
+        ),
+        ranges={
+            name: (s.minimum, s.maximum)
+            for name, s in statistics.sketches.items()
+            if name in job.plan.tensors
+        },
         warnings=job.warnings,
         seconds=job.seconds,
         gates=[],
         frontier=job.points,
         drop=Drop(*task.drop(options.model, path)) if task is not None else None,
-        layers=layer_rows(job.model, job.plan, path, [(s.name, f) for s, f in zip(job.held_out, timed, strict=False)], shapes)
+        layers=layer_rows(
+            job.model,
+            job.plan,
+            path,
+            [(s.name, f) for s, f in zip(job.held_out, timed, strict=False)],
+            shapes,
+        )
         if details
         else [],
         histograms=histograms(job.plan, choice.parameters, statistics) if details else [],

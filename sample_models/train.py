@@ -31,7 +31,11 @@ class Cnn(nn.Module):
         self.stem = self.block(1, width, 3)
         self.depthwise = self.block(width, width, 3, groups=width)
         self.pointwise = self.block(width, width, 1)
-        self.residual = nn.Sequential(self.block(width, width, 3), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        self.residual = nn.Sequential(
+            self.block(width, width, 3),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
         self.wide = self.block(width, 2 * width, 3)
         self.head = nn.Linear(2 * width, 10)
 
@@ -58,7 +62,9 @@ class Layer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm1(x)
-        q, k, v = (f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        q, k, v = (
+            f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value)
+        )
         weights = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
         x = x + self.out((weights @ v).transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
@@ -110,7 +116,9 @@ def write_samples(folder: Path, images: np.ndarray, labels: np.ndarray | None) -
         np.save(folder / name, image[None])
     if labels is not None:
         with open(folder / "labels.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([("file", "label"), *zip(names, labels.tolist(), strict=True)])
+            csv.writer(file, lineterminator="\n").writerows(
+                [("file", "label"), *zip(names, labels.tolist(), strict=True)]
+            )
 
 
 def main() -> None:

@@ -10,16 +10,16 @@ import pytest
 
 from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import MethodOptions
-from onnxq.data.source import Sample
+from onnxq.data.sample import Sample
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
-from onnxq.model.normalize import normalize
-from onnxq.model.runtime import open_session
+from onnxq.normalize.passes import normalize
 from onnxq.options import Method
-from onnxq.parameters import Parameters, activation_parameters, make_parameters
-from onnxq.plan import Plan, Selection, make_plan
-from onnxq.schemes import Array, Feeds
-from onnxq.weights import WeightOptions, layer_inputs, quantize_weights
+from onnxq.plan.plan import Plan, Selection, make_plan
+from onnxq.quantization.parameters import Parameters, activation_parameters, make_parameters
+from onnxq.quantization.weights import WeightOptions, layer_inputs, quantize_weights
+from onnxq.runtime.sessions import open_session
+from onnxq.types import Array, Feeds
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "calib_data"
@@ -45,7 +45,9 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return compare
 
 
-def parse(text: str, constants: dict[str, Array] | None = None, *, opset: int = 17, ir_version: int = 8) -> onnx.ModelProto:
+def parse(
+    text: str, constants: dict[str, Array] | None = None, *, opset: int = 17, ir_version: int = 8
+) -> onnx.ModelProto:
     """A model from the ONNX text of its graph; `constants` become initializers."""
     header = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]>'
     model = onnx.parser.parse_model(header + text)
@@ -85,7 +87,9 @@ class Quantized:
         self.original = model
         self.plan: Plan = make_plan(self.float, selection)
         weights = weights or WeightOptions()
-        moments = collect_moments(self.float, layer_inputs(self.plan).values(), as_samples(feeds), second=weights.gptq)
+        moments = collect_moments(
+            self.float, layer_inputs(self.plan).values(), as_samples(feeds), second=weights.gptq
+        )
         statistics = collect(self.float, self.plan.sources(), as_samples(feeds), "")
         activations = activation_parameters(self.plan, statistics, method, MethodOptions())
         scales = {name: float(params.scale) for name, params in activations.items()}
@@ -95,7 +99,11 @@ class Quantized:
 
     def errors(self) -> tuple[float, float]:
         """Largest error against float over largest value, and largest optimized-unoptimized difference over it."""
-        sessions = [open_session(to_ir(self.original)), open_session(self.model), open_session(self.model, optimize=False)]
+        sessions = [
+            open_session(to_ir(self.original)),
+            open_session(self.model),
+            open_session(self.model, optimize=False),
+        ]
         error = difference = size = 0.0
         for feed in self.feeds:
             float_out, optimized, written = (session.run(None, feed) for session in sessions)

@@ -8,4 +8,6 @@ from samples import arguments, reader
 model, samples, out, configuration = arguments()
 
 config = get_default_config(configuration)
-ModelQuantizer(Config(global_quant_config=config)).quantize_model(model, out, reader(CalibrationDataReader, samples))
+ModelQuantizer(Config(global_quant_config=config)).quantize_model(
+    model, out, reader(CalibrationDataReader, samples)
+)

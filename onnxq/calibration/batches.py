@@ -18,13 +18,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 from tqdm import tqdm
 
+from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
-from onnxq.data.source import Sample
 from onnxq.errors import ModelError
-from onnxq.model.expose import Exposed, expose
-from onnxq.model.runtime import InputSpec, input_specs, open_exposed, run
-from onnxq.model.seeds import drawing
-from onnxq.schemes import Array, Feeds
+from onnxq.runtime.inner_values import Exposed, expose
+from onnxq.runtime.random_seeds import drawing
+from onnxq.runtime.sessions import InputSpec, input_specs, open_exposed, run
+from onnxq.types import Array, Feeds
 
 BATCH_VALUES = 1 << 20
 """Samples are run together while a batch has no more fetched values than this."""
@@ -82,18 +82,27 @@ def observe(
     exposed = expose(model, produced or [model.graph.outputs[0].name or ""])
     session = open_exposed(exposed.model, threads=1, patterns=False)
     specs = input_specs(session)
-    size, workers = (1, 1) if drawing(model) else batching(session, specs, samples, exposed)  # what is drawn depends on the order
+    size, workers = (
+        (1, 1) if drawing(model) else batching(session, specs, samples, exposed)
+    )  # what is drawn depends on the order
     if workers < cpus():
         del session  # not two at a time: each may hold all weights
         session = open_exposed(exposed.model, threads=cpus() // workers, patterns=False)
 
     def work(start: int) -> tuple[bytes, list[T], int]:
         content, parts = run_batch(session, specs, samples[start : start + size], exposed)
-        return content, [measure(part, start + i) for i, part in enumerate(parts)], sum(part.samples for part in parts)
+        return (
+            content,
+            [measure(part, start + i) for i, part in enumerate(parts)],
+            sum(part.samples for part in parts),
+        )
 
     chain = hashlib.sha256()
     pending: deque[Future[tuple[bytes, list[T], int]]] = deque()
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(samples), desc=title, unit="sample", disable=None) as bar:
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=len(samples), desc=title, unit="sample", disable=None) as bar,
+    ):
 
         def finish() -> None:
             content, results, count = pending.popleft().result()
@@ -115,7 +124,9 @@ def observe(
     return chain.hexdigest()
 
 
-def run_batch(session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], exposed: Exposed) -> tuple[bytes, list[Part]]:
+def run_batch(
+    session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], exposed: Exposed
+) -> tuple[bytes, list[Part]]:
     """A digest of the samples, and one part if they could be run together, else one each.
 
     Raises:
@@ -130,7 +141,9 @@ def run_batch(session: ort.InferenceSession, specs: list[InputSpec], batch: Sequ
     if alike and len(loaded) > 1:
         together = {key: np.concatenate([one[key] for one in loaded]) for key in loaded[0]}
         return content.digest(), [_part(session, together, batch, exposed)]
-    return content.digest(), [_part(session, feeds, [sample], exposed) for sample, feeds in zip(batch, loaded, strict=True)]
+    return content.digest(), [
+        _part(session, feeds, [sample], exposed) for sample, feeds in zip(batch, loaded, strict=True)
+    ]
 
 
 def _part(session: ort.InferenceSession, feeds: Feeds, samples: Sequence[Sample], exposed: Exposed) -> Part:
@@ -145,7 +158,9 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def batching(session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], exposed: Exposed) -> tuple[int, int]:
+def batching(
+    session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], exposed: Exposed
+) -> tuple[int, int]:
     """Samples to run together, and workers to run side by side."""
     one = _values(session, specs, samples[:1], exposed)
     count = max(1, sum(array.size for array in one))
@@ -156,12 +171,16 @@ def batching(session: ort.InferenceSession, specs: list[InputSpec], samples: Seq
     return size, min(cpus(), MOST_WORKERS, room, -(-len(samples) // size))
 
 
-def _values(session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], exposed: Exposed) -> list[Array]:
+def _values(
+    session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], exposed: Exposed
+) -> list[Array]:
     _, parts = run_batch(session, specs, batch, exposed)
     return [parts[0].values[name] for name in exposed.outputs] if len(parts) == 1 else []
 
 
-def _batchable(session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], exposed: Exposed) -> bool:
+def _batchable(
+    session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], exposed: Exposed
+) -> bool:
     """Whether two samples together give what each gives alone; samples of one shape are not asked for."""
     if any(not spec.shape or spec.shape[0] is not None for spec in specs):
         return False

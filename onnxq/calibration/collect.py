@@ -8,14 +8,14 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.addends import find_addends
 from onnxq.calibration.batches import Part, observe
 from onnxq.calibration.moments import LAYER_MEMORY, LayerInput, Moments, empty_moments, take_rows
 from onnxq.calibration.sketch import BINS, Measured, Sketch, measure
 from onnxq.calibration.statistics import Statistics
-from onnxq.data.source import Sample
+from onnxq.data.sample import Sample
 from onnxq.errors import DataError
-from onnxq.schemes import Array, Feeds, Floats
+from onnxq.plan.relu_addends import find_addends
+from onnxq.types import Array, Feeds, Floats
 
 COUNTED = 1 << 13
 """Values of a tensor counted a sample, if nothing else is asked; of larger ones an evenly spaced part, min and max of all."""
@@ -69,7 +69,13 @@ class Collecting:
     counted: int = COUNTED
 
 
-def collect(model: ir.Model, names: Sequence[str], samples: Sequence[Sample], digest: str, how: Collecting | None = None) -> Statistics:
+def collect(
+    model: ir.Model,
+    names: Sequence[str],
+    samples: Sequence[Sample],
+    digest: str,
+    how: Collecting | None = None,
+) -> Statistics:
     """Statistics of the named values over the samples; of addends, of what counts behind the sum.
 
     Args:
@@ -133,7 +139,13 @@ def _stride(size: int, most: int) -> int:
 
 
 def collect_moments(
-    model: ir.Model, layers: Iterable[LayerInput], samples: Sequence[Sample], *, second: bool, most: int = LAYER_MEMORY, rows: float = 1.0
+    model: ir.Model,
+    layers: Iterable[LayerInput],
+    samples: Sequence[Sample],
+    *,
+    second: bool,
+    most: int = LAYER_MEMORY,
+    rows: float = 1.0,
 ) -> dict[LayerInput, Moments]:
     """Moments of layers' inputs over the samples.
 
@@ -149,7 +161,10 @@ def collect_moments(
     wanted = {layer: layer.wanted(len(samples), rows) for layer in moments}
 
     def take(part: Part, position: int) -> dict[LayerInput, Floats]:
-        return {layer: take_rows(layer, part.values[layer.tensor], wanted[layer] * part.samples, position) for layer in moments}
+        return {
+            layer: take_rows(layer, part.values[layer.tensor], wanted[layer] * part.samples, position)
+            for layer in moments
+        }
 
     def add(taken: dict[LayerInput, Floats]) -> None:
         for layer, found in taken.items():

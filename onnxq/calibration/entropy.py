@@ -7,7 +7,7 @@ histogram, so a clip is found where one helps; with as many bins as levels it co
 import numpy as np
 
 from onnxq.calibration.sketch import Distribution, Sketch
-from onnxq.schemes import Array
+from onnxq.types import Array
 
 FINE_BINS = 4096
 LEVELS = 256

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnxq.model.edit import attribute, sizes
-from onnxq.schemes import Array, Floats
+from onnxq.graph.edit import attribute, sizes
+from onnxq.types import Array, Floats
 
 MOST_ROWS, LEAST_ROWS, ROWS_A_COLUMN = 4096, 256, 4
 """Rows wanted of a layer over all samples: four for each of its K, within these bounds."""
@@ -100,8 +100,12 @@ def take_rows(layer: LayerInput, values: Array, count: int, offset: int) -> Floa
         flat = values.reshape(*values.shape[:2], -1)
         batch, place = np.divmod(_positions(len(flat) * flat.shape[2], count, offset), flat.shape[2])
         if len(flat) == 1:
-            return np.ascontiguousarray(flat[0].take(place, axis=1).T, np.float32).reshape(-1, layer.groups, layer.size)
-        return np.ascontiguousarray(np.moveaxis(flat, 1, 2)[batch, place], np.float32).reshape(-1, layer.groups, layer.size)
+            return np.ascontiguousarray(flat[0].take(place, axis=1).T, np.float32).reshape(
+                -1, layer.groups, layer.size
+            )
+        return np.ascontiguousarray(np.moveaxis(flat, 1, 2)[batch, place], np.float32).reshape(
+            -1, layer.groups, layer.size
+        )
     windows = _windows(values, layer.kernel)  # [N, C, *out, *kernel]
     spatial = len(layer.kernel.shape)
     counts = (windows.shape[0], *windows.shape[2 : 2 + spatial])
@@ -109,7 +113,9 @@ def take_rows(layer: LayerInput, values: Array, count: int, offset: int) -> Floa
     patches = np.moveaxis(windows, 1, 1 + spatial)[places]  # [rows, C, *kernel]
     rows, channels = patches.shape[:2]
     grouped = patches.reshape(rows, layer.groups, channels // layer.groups, *layer.kernel.shape)
-    return np.ascontiguousarray(np.moveaxis(grouped, 2, -1), np.float32).reshape(rows, layer.groups, layer.size)
+    return np.ascontiguousarray(np.moveaxis(grouped, 2, -1), np.float32).reshape(
+        rows, layer.groups, layer.size
+    )
 
 
 def _pointwise(kernel: Kernel) -> bool:
@@ -134,7 +140,9 @@ def _windows(values: Array, kernel: Kernel) -> Array:
     if any(any(pair) for pair in pads):
         values = np.pad(values, [(0, 0), (0, 0), *pads])
     windows = sliding_window_view(values, tuple(extent), tuple(range(2, 2 + spatial)))
-    steps = tuple(slice(None, None, s) for s in kernel.strides) + tuple(slice(None, None, d) for d in kernel.dilations)
+    steps = tuple(slice(None, None, s) for s in kernel.strides) + tuple(
+        slice(None, None, d) for d in kernel.dilations
+    )
     return np.asarray(windows[(slice(None), slice(None), *steps)])
 
 
@@ -144,7 +152,9 @@ def _pads(shape: Sequence[int], extent: Sequence[int], kernel: Kernel) -> list[t
         for size, width, stride in zip(shape, extent, kernel.strides, strict=True):
             total = max((-(-size // stride) - 1) * stride + width - size, 0)
             small = total // 2
-            pairs.append((small, total - small) if kernel.auto_pad == "SAME_UPPER" else (total - small, small))
+            pairs.append(
+                (small, total - small) if kernel.auto_pad == "SAME_UPPER" else (total - small, small)
+            )
         return pairs
     if kernel.auto_pad == "VALID" or kernel.pads is None:
         return [(0, 0)] * len(shape)
@@ -175,7 +185,9 @@ class Moments:
         """Empty moments for a layer."""
         shape = (layer.groups, layer.size)
         products = np.zeros((*shape, layer.size), np.float32) if second else None
-        return Moments(np.zeros(shape), np.zeros(shape), np.full(shape, np.inf), np.full(shape, -np.inf), products)
+        return Moments(
+            np.zeros(shape), np.zeros(shape), np.full(shape, np.inf), np.full(shape, -np.inf), products
+        )
 
     def add(self, rows: Floats) -> None:
         """Add rows [rows, groups, size]."""
@@ -209,14 +221,20 @@ class Moments:
         """The moments of x / scales, scales [size] or [groups, size]."""
         self._flush()
         changed = self.first / scales, self.squares / scales**2, self.low / scales, self.high / scales
-        return Moments(*changed, self.second, self.rows, scales=scales if self.scales is None else self.scales * scales)
+        return Moments(
+            *changed, self.second, self.rows, scales=scales if self.scales is None else self.scales * scales
+        )
 
     def raw(self) -> Floats | None:
         """E[x x^T], [groups, size, size]."""
         self._flush()
         if self.second is None or self.rows == 0:
             return None
-        pairs = 1.0 if self.scales is None else (self.scales[..., :, None] * self.scales[..., None, :]).astype(np.float32)
+        pairs = (
+            1.0
+            if self.scales is None
+            else (self.scales[..., :, None] * self.scales[..., None, :]).astype(np.float32)
+        )
         return np.asarray(self.second / self.rows / pairs, np.float32)
 
     def covariance(self) -> Floats | None:
@@ -225,7 +243,9 @@ class Moments:
         return None if raw is None else raw - mean[:, :, None] * mean[:, None, :]
 
 
-def empty_moments(layers: Iterable[LayerInput], *, second: bool, most: int = LAYER_MEMORY) -> dict[LayerInput, Moments]:
+def empty_moments(
+    layers: Iterable[LayerInput], *, second: bool, most: int = LAYER_MEMORY
+) -> dict[LayerInput, Moments]:
     """Moments to be filled; second ones, if wanted, for as many layers as fit into memory, smallest first."""
     chosen, used = set[LayerInput](), 0
     unique = dict.fromkeys(layers)

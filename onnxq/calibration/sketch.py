@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnxq.schemes import Array
+from onnxq.types import Array
 
 BINS = 1 << 16
 DECAY = 0.99
@@ -113,7 +113,9 @@ class Sketch:
 
     def within(self, low: float, high: float) -> "Sketch":
         """The sketch of the same values, those outside [low, high] moved to its ends."""
-        return replace(self, binned=self.counts, minimum=max(self.minimum, low), maximum=min(self.maximum, high))
+        return replace(
+            self, binned=self.counts, minimum=max(self.minimum, low), maximum=min(self.maximum, high)
+        )
 
     def moving_range(self) -> tuple[float, float]:
         """The moving average of (minimum, maximum), corrected for its start at zero."""

@@ -58,13 +58,21 @@ class Statistics:
         indices = [np.flatnonzero(sketch.counts) for sketch in self.sketches.values()]
         counts = [s.counts[i] for s, i in zip(self.sketches.values(), indices, strict=True)]
         empty = [np.zeros(0, np.int64)]
-        header = {"version": VERSION, "model": self.model, "data": self.data, "samples": self.samples, "nonfinite": self.nonfinite}
+        header = {
+            "version": VERSION,
+            "model": self.model,
+            "data": self.data,
+            "samples": self.samples,
+            "nonfinite": self.nonfinite,
+        }
         arrays: dict[str, Any] = {
             "header": np.frombuffer(json.dumps(header | {"tensors": list(self.sketches)}).encode(), np.uint8),
             "lengths": np.array([len(i) for i in indices], np.int64),
             "bins": np.concatenate(indices or empty).astype(np.uint16),
             "counts": np.concatenate(counts or empty),
-            "values": np.array([[getattr(s, key) for key in _FIELDS] for s in self.sketches.values()], np.float64),
+            "values": np.array(
+                [[getattr(s, key) for key in _FIELDS] for s in self.sketches.values()], np.float64
+            ),
         }
         try:
             with tempfile.TemporaryDirectory(prefix=".onnxq-", dir=path.parent) as folder:
@@ -88,7 +96,9 @@ def load_statistics(path: Path, model: str) -> Statistics:
             lengths, values = file["lengths"], file["values"]
             bins, counts = file["bins"], file["counts"]
         if header["version"] != VERSION:
-            raise DataError(f"{path}: statistics of format {header['version']}, not {VERSION}: calibrate again")
+            raise DataError(
+                f"{path}: statistics of format {header['version']}, not {VERSION}: calibrate again"
+            )
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file: make it with onnxq calibrate") from error
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxq.schemes import Array
+from onnxq.types import Array
 
 MOST = 4096
 """Decisions of one sample that are looked at, evenly spaced."""
@@ -29,7 +29,10 @@ class Decisions:
         """Add the scores of one sample; what has one score or another shape decides nothing."""
         if not -want.ndim <= self.axis < want.ndim or want.shape != have.shape or want.shape[self.axis] < 2:
             return
-        rows, others = (np.moveaxis(array, self.axis, -1).reshape(-1, array.shape[self.axis]).astype(np.float64) for array in (want, have))
+        rows, others = (
+            np.moveaxis(array, self.axis, -1).reshape(-1, array.shape[self.axis]).astype(np.float64)
+            for array in (want, have)
+        )
         if len(rows) > MOST:
             at = np.linspace(0, len(rows) - 1, MOST).round().astype(int)
             rows, others = rows[at], others[at]
@@ -59,5 +62,9 @@ class Decisions:
         margins, moved = np.concatenate(self.margins), np.concatenate(self.moved)
         known = np.isfinite(margins) & np.isfinite(moved)  # what nothing competes with does not change
         noise = math.sqrt(float(np.mean(np.square(moved[known])))) if known.any() else 0.0
-        changing = sum(0.5 * math.erfc(margin / noise / math.sqrt(2)) for margin in margins[known]) if noise > 0 else 0.0
+        changing = (
+            sum(0.5 * math.erfc(margin / noise / math.sqrt(2)) for margin in margins[known])
+            if noise > 0
+            else 0.0
+        )
         return (changing + self.broken) / self.count

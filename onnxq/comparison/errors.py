@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxq.comparison.metrics import MAX_DB, aligned
 from onnxq.comparison.parts import Part
-from onnxq.metrics import MAX_DB, aligned
-from onnxq.schemes import Array
+from onnxq.types import Array
 
 NORMAL = 1.645
 """Standard errors of the noise ratio by which fresh samples may be worse (one-sided 95 %), more where samples are few, ..."""
@@ -70,7 +70,11 @@ class OutputErrors:
             pair = pairs[part.value]
             if pair is not None:
                 want, have = (part.of(array) for array in pair)
-                row[number] = self._measured(want, have) if want is not None and have is not None else self._measured(*pair)
+                row[number] = (
+                    self._measured(want, have)
+                    if want is not None and have is not None
+                    else self._measured(*pair)
+                )
         self._rows.append(row)
         self._sequences.append(self._sequences[-1] + (not follows) if self._sequences else 0)
         return row
@@ -110,7 +114,12 @@ class OutputErrors:
         rows = self._table()
         signal, values = rows[..., 0].sum(0), rows[..., 2].sum(0)
         seen = (rows[..., 2] > 0).sum(0)
-        floor = np.array([max(part.floor * n, part.least * count) for part, n, count in zip(self.parts, values, seen, strict=True)])
+        floor = np.array(
+            [
+                max(part.floor * n, part.least * count)
+                for part, n, count in zip(self.parts, values, seen, strict=True)
+            ]
+        )
         return np.where(signal > 0, np.maximum(signal, floor), 0.0)
 
     def shares(self) -> Array:
@@ -164,7 +173,10 @@ class OutputErrors:
         mean = self.signals() / max(1, self.samples)
         own = np.maximum(signal, mean)
         return [
-            min((decibels(float(noise[row, i] / own[row, i])) for i in self.measured if own[row, i] > 0), default=None)
+            min(
+                (decibels(float(noise[row, i] / own[row, i])) for i in self.measured if own[row, i] > 0),
+                default=None,
+            )
             for row in range(self.samples)
         ]
 
@@ -187,7 +199,9 @@ def bounds(everything: OutputErrors, fresh: OutputErrors | None = None, *, of: i
     ratios = everything.ratios()
     spare = NORMAL + 1.52 / max(1, everything.independent - 1)  # Student's t, by its expansion
     spare *= math.sqrt(min(1.0, everything.samples / max(1, of, everything.samples)))
-    least_db = CHOOSING_SPARE_DB if of else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL / max(1, everything.samples)))
+    least_db = (
+        CHOOSING_SPARE_DB if of else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL / max(1, everything.samples)))
+    )
     spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (least_db / 10))
     return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared
 

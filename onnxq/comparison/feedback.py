@@ -13,11 +13,11 @@ from typing import TypeVar
 import numpy as np
 import onnxruntime as ort
 
+from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds, spread
-from onnxq.data.source import Sample
 from onnxq.errors import DataError
-from onnxq.model.runtime import input_specs, run
-from onnxq.schemes import Array, Feeds
+from onnxq.runtime.sessions import input_specs, run
+from onnxq.types import Array, Feeds
 
 T = TypeVar("T")
 LONGEST, LEAST = 64, 6
@@ -53,15 +53,23 @@ class Feedback:
             return given
         if any(np.shape(given[name]) != np.shape(previous[index]) for name, index in self.states.items()):
             return given  # a cache of another length: the samples do not follow one another
-        return given | {name: np.asarray(previous[index], given[name].dtype) for name, index in self.states.items()}
+        return given | {
+            name: np.asarray(previous[index], given[name].dtype) for name, index in self.states.items()
+        }
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:
     """At most `count` of them, evenly spaced."""
-    return list(items) if count >= len(items) else [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+    return (
+        list(items)
+        if count >= len(items)
+        else [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+    )
 
 
-def find_feedback(session: ort.InferenceSession, samples: Sequence[Sample], told: Iterable[str] = ()) -> Feedback:
+def find_feedback(
+    session: ort.InferenceSession, samples: Sequence[Sample], told: Iterable[str] = ()
+) -> Feedback:
     """The states of a model and the sequences that samples make.
 
     Args:
@@ -87,7 +95,11 @@ def find_states(session: ort.InferenceSession, told: Iterable[str] = ()) -> dict
     names = {value.name: index for index, value in enumerate(outputs)}
     told = list(told)
     if told:
-        return {} if told == ["none"] else dict(_told(pair, [value.name for value in inputs], names) for pair in told)
+        return (
+            {}
+            if told == ["none"]
+            else dict(_told(pair, [value.name for value in inputs], names) for pair in told)
+        )
     found: dict[str, int] = {}
     for value in inputs:
         words = _words(value.name)
@@ -104,7 +116,9 @@ def find_states(session: ort.InferenceSession, told: Iterable[str] = ()) -> dict
 def _told(pair: str, inputs: Sequence[str], outputs: Mapping[str, int]) -> tuple[str, int]:
     source, equals, target = pair.partition("=")
     if not equals or source not in inputs or target not in outputs:
-        raise DataError(f"--state {pair}: expected INPUT=OUTPUT; inputs are {', '.join(inputs)}, outputs {', '.join(outputs)}")
+        raise DataError(
+            f"--state {pair}: expected INPUT=OUTPUT; inputs are {', '.join(inputs)}, outputs {', '.join(outputs)}"
+        )
     return source, outputs[target]
 
 
@@ -112,7 +126,9 @@ def _words(name: str) -> frozenset[str]:
     """What a name says of a state apart from its direction; nothing where it is called none."""
     name = re.sub(r"key_?values?(?![a-z])", "", name)
     name = re.sub(r"(?<![a-zA-Z])([hc])_?[0n](?![a-zA-Z0-9])", r"\1", name)
-    words = {SYNONYMS.get(word.lower(), word.lower()) for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)} - IGNORED
+    words = {
+        SYNONYMS.get(word.lower(), word.lower()) for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)
+    } - IGNORED
     return frozenset(words) if words & STATE else frozenset()
 
 
@@ -120,7 +136,10 @@ def _fits(value: ort.NodeArg, other: ort.NodeArg) -> bool:
     """Whether an output may have an input's type and shape; open sizes may be anything."""
     if value.type != other.type or len(value.shape) != len(other.shape):
         return False
-    return all(a == b or not isinstance(a, int) or not isinstance(b, int) for a, b in zip(value.shape, other.shape, strict=True))
+    return all(
+        a == b or not isinstance(a, int) or not isinstance(b, int)
+        for a, b in zip(value.shape, other.shape, strict=True)
+    )
 
 
 def _seen_states(session: ort.InferenceSession, samples: Sequence[Sample]) -> dict[str, int]:
@@ -157,7 +176,9 @@ def sequences(samples: Sequence[Sample]) -> list[list[Sample]]:
     for sample in samples:
         folders.setdefault(PurePath(sample.name).parent, []).append(sample)
     longest = LONGEST if len(folders) > 1 else max(2, min(LONGEST, len(samples) // LEAST))
-    return [each[start : start + longest] for each in folders.values() for start in range(0, len(each), longest)]
+    return [
+        each[start : start + longest] for each in folders.values() for start in range(0, len(each), longest)
+    ]
 
 
 def chosen_sequences(samples: Sequence[Sample], feedback: Feedback, count: int) -> list[Sample]:
@@ -165,6 +186,8 @@ def chosen_sequences(samples: Sequence[Sample], feedback: Feedback, count: int) 
     if not feedback.states:
         return spread(samples, count)
     starts = [i for i, sample in enumerate(samples) if sample.name in feedback.starts]
-    parts = [list(samples[start:stop]) for start, stop in zip(starts, [*starts[1:], len(samples)], strict=True)]
+    parts = [
+        list(samples[start:stop]) for start, stop in zip(starts, [*starts[1:], len(samples)], strict=True)
+    ]
     mean = max(1, len(samples) // max(1, len(parts)))
     return [sample for part in evenly(parts, max(1, count // mean)) for sample in part]

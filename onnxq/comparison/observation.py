@@ -12,10 +12,10 @@ from onnxq.comparison.errors import OutputErrors
 from onnxq.comparison.feedback import Feedback, evenly
 from onnxq.comparison.parts import Part, find_parts
 from onnxq.comparison.taps import Selection, Tap, find_selections, find_taps
-from onnxq.macs import concrete_shapes
-from onnxq.model.edit import Names
-from onnxq.model.runtime import open_session, run
-from onnxq.schemes import Array, Feeds
+from onnxq.graph.edit import Names
+from onnxq.graph.macs import concrete_shapes
+from onnxq.runtime.sessions import open_session, run
+from onnxq.types import Array, Feeds
 
 SEEN = 16
 """Samples whose values tell the parts of outputs apart."""
@@ -79,7 +79,10 @@ class Opened:
         inner = [tap.inner(copy) for tap in observation.taps]
         outer = [tap.outer(copy) for tap in observation.taps]
         nodes = {node.name: node for node in copy.graph}
-        chosen = [nodes[each.node].outputs[each.slot] if each.node in nodes else None for each in observation.selections]
+        chosen = [
+            nodes[each.node].outputs[each.slot] if each.node in nodes else None
+            for each in observation.selections
+        ]
         names = Names(copy)
         for value in dict.fromkeys([*inner, *outer, *(value for value in chosen if value is not None)]):
             if value not in copy.graph.outputs:
@@ -90,7 +93,9 @@ class Opened:
         return Opened(copy, own, tuple(map(values.index, inner)), tuple(map(values.index, outer)), indices)
 
 
-def observe(model: ir.Model, feeds: Sequence[Feeds], feedback: Feedback | None = None, *, at_outputs: bool = False) -> Observation:
+def observe(
+    model: ir.Model, feeds: Sequence[Feeds], feedback: Feedback | None = None, *, at_outputs: bool = False
+) -> Observation:
     """Find what to compare.
 
     Args:
@@ -99,7 +104,11 @@ def observe(model: ir.Model, feeds: Sequence[Feeds], feedback: Feedback | None =
         feedback: the model's states.
         at_outputs: compare the outputs alone, in front of nothing.
     """
-    taps = tuple(find_taps(model)) if not at_outputs else tuple(Tap(i, value.name or "") for i, value in enumerate(model.graph.outputs))
+    taps = (
+        tuple(find_taps(model))
+        if not at_outputs
+        else tuple(Tap(i, value.name or "") for i, value in enumerate(model.graph.outputs))
+    )
     selections = () if at_outputs else tuple(find_selections(model))
     first = Observation(taps, (), (), selections, feedback or Feedback())
     opened = first.opened(model)
@@ -134,7 +143,11 @@ class Comparison:
         self.outer = OutputErrors(self.observation.outer)
         # the same values where no output comes from a Softmax
         self.inner = OutputErrors(self.observation.inner) if self.observation.softened else self.outer
-        self.decisions = {number: Decisions(tap.axis) for number, tap in enumerate(self.observation.taps) if tap.axis is not None}
+        self.decisions = {
+            number: Decisions(tap.axis)
+            for number, tap in enumerate(self.observation.taps)
+            if tap.axis is not None
+        }
         self.same: dict[str, list[float]] = {each.node: [0.0, 0.0] for each in self.observation.selections}
 
     def add(self, sample: str, expected: "Observed", found: "Observed") -> None:
@@ -147,9 +160,16 @@ class Comparison:
             self.inner.add(expected.inner, found.inner, follows=follows)
         for number, decisions in self.decisions.items():
             want, have = expected.inner[number], found.inner[number]
-            if isinstance(want, np.ndarray) and want.dtype.kind == "f" and isinstance(have, np.ndarray) and have.dtype.kind == "f":
+            if (
+                isinstance(want, np.ndarray)
+                and want.dtype.kind == "f"
+                and isinstance(have, np.ndarray)
+                and have.dtype.kind == "f"
+            ):
                 decisions.add(want, have)
-        for selection, one, other in zip(self.observation.selections, expected.selections, found.selections, strict=True):
+        for selection, one, other in zip(
+            self.observation.selections, expected.selections, found.selections, strict=True
+        ):
             if one is not None and other is not None:
                 same, of = selection.same(one, other)
                 self.same[selection.node][0] += same

@@ -12,12 +12,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.macs import ShapeByName
-from onnxq.model.edit import attribute, constant, permutation
-from onnxq.schemes import Array
+from onnxq.graph.edit import attribute, constant, permutation
+from onnxq.graph.macs import ShapeByName
+from onnxq.types import Array
 
 ALIKE = frozenset(
-    {"Abs", "Cast", "Clip", "Elu", "Erf", "Exp", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Neg", "Relu", "Sigmoid"}
+    {
+        "Abs",
+        "Cast",
+        "Clip",
+        "Elu",
+        "Erf",
+        "Exp",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "LeakyRelu",
+        "Log",
+        "Neg",
+        "Relu",
+        "Sigmoid",
+    }
     | {"Softplus", "Sqrt", "Tanh", "Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Softmax"}
 )
 """Operators that keep each value in its place, of their first operand of the output's shape."""
@@ -84,7 +99,9 @@ class _Leaf:
     scaled: bool = False
 
 
-def find_parts(value: ir.Value, index: int, name: str, shapes: ShapeByName, seen: Sequence[Array]) -> list[Part]:
+def find_parts(
+    value: ir.Value, index: int, name: str, shapes: ShapeByName, seen: Sequence[Array]
+) -> list[Part]:
     """The parts of an observed value.
 
     Args:
@@ -102,11 +119,15 @@ def find_parts(value: ir.Value, index: int, name: str, shapes: ShapeByName, seen
     else:
         leaves = dict.fromkeys(_leaves(value, [(axis, 0) for axis in range(len(shape))], _Leaf(), shapes))
     fixed = {axis for axis, size in enumerate(shape) if all(array.shape[axis] == size for array in seen)}
-    leaves = dict.fromkeys(replace(leaf, spans=tuple(span for span in leaf.spans if span[0] in fixed)) for leaf in leaves)
+    leaves = dict.fromkeys(
+        replace(leaf, spans=tuple(span for span in leaf.spans if span[0] in fixed)) for leaf in leaves
+    )
     return [part for leaf in leaves for part in _parts_of(leaf, index, name, shape, seen)]
 
 
-def _leaves(value: ir.Value, axes: list[tuple[int, int] | None], leaf: _Leaf, shapes: ShapeByName) -> Iterator[_Leaf]:
+def _leaves(
+    value: ir.Value, axes: list[tuple[int, int] | None], leaf: _Leaf, shapes: ShapeByName
+) -> Iterator[_Leaf]:
     """Follow a value back to the Concats that it is made of.
 
     `axes` says of each axis of the value which axis of the output it is, and where it starts there; None where it is none.
@@ -122,7 +143,9 @@ def _leaves(value: ir.Value, axes: list[tuple[int, int] | None], leaf: _Leaf, sh
     if node.op_type == "Concat":
         yield from _operands(node, axes, leaf, shapes)
         return
-    source = next((each for each in node.inputs if each is not None and _follows(node, each, shape, shapes)), None)
+    source = next(
+        (each for each in node.inputs if each is not None and _follows(node, each, shape, shapes)), None
+    )
     if source is None:
         yield leaf
         return
@@ -153,7 +176,9 @@ def _follows(node: ir.Node, source: ir.Value, shape: Sequence[int], shapes: Shap
     return node.op_type in ALIKE and list(before) == list(shape)
 
 
-def _operands(node: ir.Node, axes: list[tuple[int, int] | None], leaf: _Leaf, shapes: ShapeByName) -> Iterator[_Leaf]:
+def _operands(
+    node: ir.Node, axes: list[tuple[int, int] | None], leaf: _Leaf, shapes: ShapeByName
+) -> Iterator[_Leaf]:
     """The leaves of a Concat's operands; the Concat itself where its axis is none of the output's, or its operands are many."""
     along = int(attribute(node, "axis", 0))  # type: ignore[arg-type]
     sizes = [shapes.get(each.name or "") if each is not None else None for each in node.inputs]
@@ -169,7 +194,9 @@ def _operands(node: ir.Node, axes: list[tuple[int, int] | None], leaf: _Leaf, sh
         if stop > start:
             inner = list(axes)
             inner[along] = axis, start
-            narrowed = replace(leaf, spans=(*(span for span in leaf.spans if span[0] != axis), (axis, start, stop)))
+            narrowed = replace(
+                leaf, spans=(*(span for span in leaf.spans if span[0] != axis), (axis, start, stop))
+            )
             yield from _leaves(operand, inner, narrowed, shapes)
         start = stop
 
@@ -187,13 +214,17 @@ def _within_one(node: ir.Node) -> bool:
     if node.op_type != "Clip" or len(node.inputs) < 3:
         return False
     bounds = [constant(value) for value in node.inputs[1:3]]
-    return all(bound is not None and bound.size == 1 and abs(float(bound.reshape(()))) <= 1 for bound in bounds)
+    return all(
+        bound is not None and bound.size == 1 and abs(float(bound.reshape(()))) <= 1 for bound in bounds
+    )
 
 
 def _same_axes(before: Sequence[int], after: Sequence[int]) -> dict[int, int]:
     """Axes that a view leaves as they are: of the same length, with as many values in front of them."""
     ends = {(math.prod(after[:axis]), size): axis for axis, size in enumerate(after) if size != 1}
-    found = {axis: ends.get((math.prod(before[:axis]), size)) for axis, size in enumerate(before) if size != 1}
+    found = {
+        axis: ends.get((math.prod(before[:axis]), size)) for axis, size in enumerate(before) if size != 1
+    }
     return {axis: other for axis, other in found.items() if other is not None}
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.macs import WITH_MACS
-from onnxq.model.edit import attribute, is_constant
-from onnxq.schemes import Array
+from onnxq.graph.edit import attribute, is_constant
+from onnxq.graph.macs import WITH_MACS
+from onnxq.types import Array
 
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Identity"})
 SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
@@ -49,7 +49,9 @@ class Tap:
         if self.node is None:
             return model.graph.outputs[self.output]
         if self.captured is not None:
-            return next((value for node in model.graph for value in node.outputs if value.name == self.captured), None)
+            return next(
+                (value for node in model.graph for value in node.outputs if value.name == self.captured), None
+            )
         node = next((node for node in model.graph if node.name == self.node), None)
         return node.inputs[self.slot] if node is not None and self.slot < len(node.inputs) else None
 
@@ -97,8 +99,12 @@ class Selection:
             return 0.0, float(wanted.size + found.size)
         if self.axis is None:
             return 2.0 * int(np.count_nonzero(wanted == found)), 2.0 * wanted.size
-        one, other = (np.moveaxis(array, self.axis, -1).reshape(-1, array.shape[self.axis]) for array in (wanted, found))
-        return 2.0 * sum(len(np.intersect1d(a, b)) for a, b in zip(one, other, strict=True)), 2.0 * wanted.size
+        one, other = (
+            np.moveaxis(array, self.axis, -1).reshape(-1, array.shape[self.axis]) for array in (wanted, found)
+        )
+        return 2.0 * sum(
+            len(np.intersect1d(a, b)) for a, b in zip(one, other, strict=True)
+        ), 2.0 * wanted.size
 
 
 def find_selections(model: ir.Model) -> list[Selection]:
@@ -108,7 +114,11 @@ def find_selections(model: ir.Model) -> list[Selection]:
     for node in model.graph:
         if node in computed and node.op_type in SELECTIONS and node.outputs[SELECTIONS[node.op_type]].name:
             axis = int(attribute(node, "axis", -1)) if node.op_type == "TopK" else None  # type: ignore[arg-type]
-            found.append(Selection(node.name or "", SELECTIONS[node.op_type], axis, node.op_type == "NonMaxSuppression"))
+            found.append(
+                Selection(
+                    node.name or "", SELECTIONS[node.op_type], axis, node.op_type == "NonMaxSuppression"
+                )
+            )
     return found
 
 
@@ -127,7 +137,9 @@ def _reached(model: ir.Model, starts: Iterable[ir.Node]) -> set[ir.Node]:
     """Nodes of the main graph that depend on the given ones, these included."""
     found = set(starts)
     for node in model.graph:
-        if node not in found and any(value is not None and value.producer() in found for value in _read(node)):
+        if node not in found and any(
+            value is not None and value.producer() in found for value in _read(node)
+        ):
             found.add(node)
     return found
 
@@ -138,7 +150,12 @@ def _read(node: ir.Node) -> list[ir.Value | None]:
     for each in node.attributes.values():
         if isinstance(each, ir.Attr) and each.type == ir.AttributeType.GRAPH:
             graph = each.as_graph()
-            values += [value for inner in graph for value in _read(inner) if value is not None and _outside(value, graph)]
+            values += [
+                value
+                for inner in graph
+                for value in _read(inner)
+                if value is not None and _outside(value, graph)
+            ]
             values += [value for value in graph.outputs if _outside(value, graph)]
     return values
 
@@ -146,7 +163,9 @@ def _read(node: ir.Node) -> list[ir.Value | None]:
 def _outside(value: ir.Value, graph: ir.Graph) -> bool:
     """Whether a body takes a value from outside of it."""
     producer = value.producer()
-    return (producer is not None and producer.graph is not graph) or (producer is None and value not in graph.inputs)
+    return (producer is not None and producer.graph is not graph) or (
+        producer is None and value not in graph.inputs
+    )
 
 
 def _behind_selections(model: ir.Model) -> set[ir.Node]:
@@ -160,7 +179,9 @@ def _behind_selections(model: ir.Model) -> set[ir.Node]:
     for start in [node for node in model.graph if node in computed and _selects(node, computed)]:
         if start not in behind:
             reached = _reached(model, [start])
-            if any(_has(node, SCATTERING) for node in reached) or not any(node.op_type in WITH_MACS for node in reached):
+            if any(_has(node, SCATTERING) for node in reached) or not any(
+                node.op_type in WITH_MACS for node in reached
+            ):
                 behind |= reached
     return behind
 
@@ -168,7 +189,9 @@ def _behind_selections(model: ir.Model) -> set[ir.Node]:
 def _selects(node: ir.Node, computed: set[ir.Node]) -> bool:
     if node.op_type in SELECTIONS or node.op_type in COMPARISONS:
         return any(
-            value is not None and value.producer() in computed and (value.dtype is None or value.dtype.is_floating_point())
+            value is not None
+            and value.producer() in computed
+            and (value.dtype is None or value.dtype.is_floating_point())
             for value in node.inputs[:2]
         )
     return node.op_type in ("If", "Loop", "Scan") and _has(node, SCATTERING)
@@ -178,7 +201,11 @@ def _has(node: ir.Node, kinds: Iterable[str]) -> bool:
     """Whether a node is of one of these kinds, or has one in a body."""
     if node.op_type in kinds:
         return True
-    graphs = [each.as_graph() for each in node.attributes.values() if isinstance(each, ir.Attr) and each.type == ir.AttributeType.GRAPH]
+    graphs = [
+        each.as_graph()
+        for each in node.attributes.values()
+        if isinstance(each, ir.Attr) and each.type == ir.AttributeType.GRAPH
+    ]
     return any(_has(inner, kinds) for graph in graphs for inner in graph)
 
 
@@ -196,12 +223,19 @@ def _entries(model: ir.Model, index: int, behind: set[ir.Node], producer: ir.Nod
         if node not in wanted:
             continue
         for slot, value in enumerate(_read(node)):
-            if value is None or is_constant(value) or value.producer() in behind or value.producer() not in computed:
+            if (
+                value is None
+                or is_constant(value)
+                or value.producer() in behind
+                or value.producer() not in computed
+            ):
                 continue
             if value.dtype is None or value.dtype.is_floating_point():
                 axis = int(attribute(node, "axis", 0)) if node.op_type in ("ArgMax", "ArgMin") else None  # type: ignore[arg-type]
                 captured = value.name if slot >= len(node.inputs) else None
-                taps.append(Tap(index, value.name or "", node.name, slot, selected=True, axis=axis, captured=captured))
+                taps.append(
+                    Tap(index, value.name or "", node.name, slot, selected=True, axis=axis, captured=captured)
+                )
     return taps
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxq.data.forms import Forms
-from onnxq.data.source import Sample
+from onnxq.data.preprocessing import Forms
+from onnxq.data.sample import Sample
 from onnxq.errors import DataError
-from onnxq.model.runtime import InputSpec
-from onnxq.schemes import Array, Feeds
+from onnxq.runtime.sessions import InputSpec
+from onnxq.types import Array, Feeds
 
 PARSING = threading.Lock()
 """NumPy reads the header of an array with Python's parser, two of which at a time fail now and then in Python 3.11
@@ -28,7 +28,9 @@ def npy_samples(path: Path, specs: list[InputSpec], _forms: Forms) -> list[Sampl
     """One sample a file, or one a row where the model takes one row and the file holds several."""
     if len(specs) != 1:
         needed = ", ".join(spec.name for spec in specs)
-        raise DataError(f"{path}: .npy fits models with one input, this one takes [{needed}]: use .npz with these keys")
+        raise DataError(
+            f"{path}: .npy fits models with one input, this one takes [{needed}]: use .npz with these keys"
+        )
     spec = specs[0]
     array = _open_npy(path)
     if array.ndim == len(spec.shape) and array.ndim and spec.shape[0] == 1 and array.shape[0] > 1:
@@ -41,7 +43,9 @@ def _open_npy(path: Path) -> Array:
         with PARSING:
             return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"sample {path}: not a NumPy array, or truncated: remove it or save it again") from error
+        raise DataError(
+            f"sample {path}: not a NumPy array, or truncated: remove it or save it again"
+        ) from error
 
 
 def _row(path: Path, name: str, index: int) -> Feeds:
@@ -57,4 +61,6 @@ def _load_npz(path: Path) -> Feeds:
     try:
         return read_npz(path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"sample {path}: not an .npz of plain arrays, or truncated: remove it or save it again") from error
+        raise DataError(
+            f"sample {path}: not an .npz of plain arrays, or truncated: remove it or save it again"
+        ) from error

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxq.data.forms import AudioForm, Forms
-from onnxq.data.source import Sample
+from onnxq.data.preprocessing import AudioForm, Forms
+from onnxq.data.sample import Sample
 from onnxq.errors import DataError
-from onnxq.model.runtime import InputSpec
-from onnxq.schemes import Array, Feeds
+from onnxq.runtime.sessions import InputSpec
+from onnxq.types import Array, Feeds
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 NEEDED = "sounds need soundfile and soxr: pip install 'onnxq[audio]'"
@@ -32,10 +32,14 @@ def audio_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Samp
 
 def audio_spec(where: Path, specs: list[InputSpec], forms: Forms) -> InputSpec:
     """The input that sounds feed."""
-    named = [spec for spec in specs if spec.name == forms.audio.input] if forms.audio.input is not None else specs
+    named = (
+        [spec for spec in specs if spec.name == forms.audio.input] if forms.audio.input is not None else specs
+    )
     if len(named) != 1:
         names = ", ".join(spec.name for spec in specs)
-        raise DataError(f"{where}: the model takes [{names}]: say which one sounds feed with 'input' in [preprocess.audio]")
+        raise DataError(
+            f"{where}: the model takes [{names}]: say which one sounds feed with 'input' in [preprocess.audio]"
+        )
     return named[0]
 
 
@@ -83,7 +87,9 @@ def waveform(source: Path | bytes, form: AudioForm, where: str) -> Array:
     except ImportError as error:
         raise DataError(f"{where}: {NEEDED}") from error
     try:
-        wave, rate = soundfile.read(str(source) if isinstance(source, Path) else io.BytesIO(source), dtype="float32", always_2d=True)
+        wave, rate = soundfile.read(
+            str(source) if isinstance(source, Path) else io.BytesIO(source), dtype="float32", always_2d=True
+        )
     except (OSError, RuntimeError) as error:
         raise DataError(f"sample {where}: not a sound file, or truncated ({error}): remove it") from error
     if not len(wave):
@@ -116,5 +122,7 @@ def shape_as(wave: Array, form: AudioForm, spec: InputSpec) -> Array:
     if len(spec.shape) == 3:
         return wave[None] if form.layout == "NCT" else wave.T[None]
     if len(wave) != 1:
-        raise DataError(f"[preprocess.audio] mono = false: input '{spec.name}' {spec.describe()} has no axis for {len(wave)} channels")
+        raise DataError(
+            f"[preprocess.audio] mono = false: input '{spec.name}' {spec.describe()} has no axis for {len(wave)} channels"
+        )
     return wave[0] if len(spec.shape) == 1 else wave

@@ -5,12 +5,12 @@ from pathlib import PurePath
 
 import numpy as np
 
-from onnxq.data.forms import Forms
 from onnxq.data.images import guess
+from onnxq.data.preprocessing import Forms
+from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
-from onnxq.data.source import Sample
-from onnxq.model.runtime import InputSpec
-from onnxq.schemes import Feeds
+from onnxq.runtime.sessions import InputSpec
+from onnxq.types import Feeds
 
 FEW = 32
 """Fewer samples than this leave ranges, and what held-out samples say, uncertain."""
@@ -20,7 +20,9 @@ NORMALIZED = 20.0
 """No normalised pixel is as far from 0 as this: the smallest deviations in use are 50 pixel units."""
 
 
-def check_samples(chosen: Sequence[Sample], everything: Sequence[Sample], specs: list[InputSpec], forms: Forms) -> list[str]:
+def check_samples(
+    chosen: Sequence[Sample], everything: Sequence[Sample], specs: list[InputSpec], forms: Forms
+) -> list[str]:
     """A line for each thing that is odd.
 
     Args:
@@ -38,7 +40,9 @@ def check_samples(chosen: Sequence[Sample], everything: Sequence[Sample], specs:
         said = ", ".join(f"{key} {value}" for key, value in vars(form).items() if value is not None)
         found.append(f"images are prepared as guessed from the model's input: {said}")
     if len(chosen) < FEW:
-        found.append(f"only {len(chosen)} samples: ranges and scores of so few are uncertain, 100 or more are better")
+        found.append(
+            f"only {len(chosen)} samples: ranges and scores of so few are uncertain, 100 or more are better"
+        )
     at = np.linspace(0, len(chosen) - 1, min(LOOKED_AT, len(chosen))).astype(int)
     feeds = [check_feeds(chosen[i], specs) for i in at]
     if len(feeds) > 1 and all(_same(feeds[0], other) for other in feeds[1:]):
@@ -55,7 +59,9 @@ def _classes(chosen: Sequence[Sample], everything: Sequence[Sample]) -> list[str
     seen, there = ({PurePath(sample.name).parent for sample in samples} for samples in (chosen, everything))
     if len(seen) == len(there):
         return []
-    return [f"the {len(chosen)} samples are from {len(seen)} of {len(there)} folders: more --samples, or shuffled data, would see all"]
+    return [
+        f"the {len(chosen)} samples are from {len(seen)} of {len(there)} folders: more --samples, or shuffled data, would see all"
+    ]
 
 
 def _normalization(feeds: Sequence[Feeds], forms: Forms) -> list[str]:
@@ -73,5 +79,7 @@ def _normalization(feeds: Sequence[Feeds], forms: Forms) -> list[str]:
             "if the model takes them so, say mean = 0, std = 1"
         ]
     if form.std is not None and max(form.std) < NORMALIZED / 4 and form.std != (1.0,):
-        return [f"images become values of {low:.3g}..{high:.3g}: mean and std are in pixel units, 0..255, not 0..1"]
+        return [
+            f"images become values of {low:.3g}..{high:.3g}: mean and std are in pixel units, 0..255, not 0..1"
+        ]
     return []

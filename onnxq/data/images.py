@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.data.forms import PRESETS, Forms, ImageForm, Size
-from onnxq.data.source import Sample
+from onnxq.data.preprocessing import PRESETS, Forms, ImageForm, Size
+from onnxq.data.sample import Sample
 from onnxq.errors import DataError
-from onnxq.model.runtime import InputSpec
-from onnxq.schemes import Array, Feeds
+from onnxq.runtime.sessions import InputSpec
+from onnxq.types import Array, Feeds
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 _CHANNELS = {1: "GRAY", 3: "RGB", 4: "RGBA"}
@@ -39,7 +39,9 @@ def image_form(where: Path, specs: list[InputSpec], forms: Forms) -> ImageForm:
     if form.input is not None:
         return form
     if len(specs) != 1:
-        raise DataError(f"{where}: the model has {len(specs)} inputs: say which the images feed with 'input' in [preprocess]")
+        raise DataError(
+            f"{where}: the model has {len(specs)} inputs: say which the images feed with 'input' in [preprocess]"
+        )
     return replace(form, input=specs[0].name)
 
 
@@ -54,17 +56,28 @@ def guess(specs: list[InputSpec]) -> ImageForm:
     if len(images) != 1 or images[0].dtype is None:
         raise DataError(f"--preprocess guess: none or several of the inputs look like an image: {described}")
     spec = images[0]
-    layout = next((layout for layout, axis in (("NCHW", 1), ("NHWC", 3)) if spec.shape[axis] in _CHANNELS), None)
+    layout = next(
+        (layout for layout, axis in (("NCHW", 1), ("NHWC", 3)) if spec.shape[axis] in _CHANNELS), None
+    )
     height, width = spec.shape[2:] if layout == "NCHW" else spec.shape[1:3]
     if layout is None or height is None or width is None:
-        raise DataError(f"--preprocess guess: the shape does not say the size or the channels: {described}: give a FILE.toml")
+        raise DataError(
+            f"--preprocess guess: the shape does not say the size or the channels: {described}: give a FILE.toml"
+        )
     channels = _CHANNELS[spec.shape[1 if layout == "NCHW" else 3] or 0]
     dtype = np.dtype(images[0].dtype)
     preset = "imagenet" if channels == "RGB" else "unit"
     base = PRESETS[preset].image if dtype.kind == "f" else ImageForm(mean=(0.0,), std=(1.0,))
     assert base is not None
     return replace(
-        base, channels=channels, resize_short=None, crop=None, resize=(height, width), layout=layout, dtype=dtype.name, input=spec.name
+        base,
+        channels=channels,
+        resize_short=None,
+        crop=None,
+        resize=(height, width),
+        layout=layout,
+        dtype=dtype.name,
+        input=spec.name,
     )
 
 
@@ -109,7 +122,9 @@ def apply(image: Any, form: ImageForm) -> Array:
     if form.channels == "BGR":
         pixels = pixels[:, :, ::-1]
     mean, std = (np.asarray(values, np.float32) for values in (form.mean or (0.0,), form.std or (1.0,)))
-    if form.layout == "NCHW":  # before the arithmetic, whose loops are over whole rows then: four times as fast
+    if (
+        form.layout == "NCHW"
+    ):  # before the arithmetic, whose loops are over whole rows then: four times as fast
         pixels = pixels.transpose(2, 0, 1)
         mean, std = mean[:, None, None], std[:, None, None]
     pixels = (pixels.astype(np.float32, order="C") - mean) / std

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path, PurePath
 
-from onnxq.data.source import Sample
+from onnxq.data.sample import Sample
 from onnxq.errors import DataError
 
 FOLDERS = "folders"
@@ -37,7 +37,10 @@ def _by_folder(samples: list[Sample]) -> list[Sample]:
     if lone is not None:
         raise DataError(f"--labels folders: {lone} lies in no class folder")
     numbers = {name: i for i, name in enumerate(sorted({part[0] for part in parts}))}
-    return [Sample(sample.name, sample.load, str(numbers[part[0]])) for sample, part in zip(samples, parts, strict=True)]
+    return [
+        Sample(sample.name, sample.load, str(numbers[part[0]]))
+        for sample, part in zip(samples, parts, strict=True)
+    ]
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -46,7 +49,9 @@ def _read(path: Path) -> dict[str, str]:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             if not {"file", "label"} <= set(reader.fieldnames or ()):
-                raise DataError(f"{path}: expected the header file,label, found {','.join(reader.fieldnames or ()) or 'nothing'}")
+                raise DataError(
+                    f"{path}: expected the header file,label, found {','.join(reader.fieldnames or ()) or 'nothing'}"
+                )
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: the labels cannot be read: {error}") from error

@@ -16,17 +16,17 @@ import numpy as np
 from onnxq.data.arrays import npy_samples, npz_samples
 from onnxq.data.audio import SUFFIXES as AUDIO_SUFFIXES
 from onnxq.data.audio import audio_samples
-from onnxq.data.columns import arrow_folders, arrow_samples, csv_samples, parquet_samples
-from onnxq.data.forms import Forms
-from onnxq.data.functions import REFERENCE, function_samples
 from onnxq.data.images import SUFFIXES as IMAGE_SUFFIXES
 from onnxq.data.images import image_samples
-from onnxq.data.source import Sample
+from onnxq.data.model_zoo import zoo_folders, zoo_samples
+from onnxq.data.preprocessing import Forms
+from onnxq.data.python_functions import REFERENCE, function_samples
+from onnxq.data.sample import Sample
+from onnxq.data.tables import arrow_folders, arrow_samples, csv_samples, parquet_samples
 from onnxq.data.text import text_samples
-from onnxq.data.zoo import zoo_folders, zoo_samples
 from onnxq.errors import DataError
-from onnxq.model.runtime import InputSpec
-from onnxq.schemes import Array, Feeds
+from onnxq.runtime.sessions import InputSpec
+from onnxq.types import Array, Feeds
 
 Reader = Callable[[Path, list[InputSpec], Forms], list[Sample]]
 
@@ -40,10 +40,15 @@ READERS: tuple[dict[str, Reader], ...] = (
     {".csv": csv_samples, ".parquet": parquet_samples},
     {".txt": text_samples},
 )
-FOLDERS: tuple[tuple[Callable[[Path], list[Path]], Reader], ...] = ((zoo_folders, zoo_samples), (arrow_folders, arrow_samples))
+FOLDERS: tuple[tuple[Callable[[Path], list[Path]], Reader], ...] = (
+    (zoo_folders, zoo_samples),
+    (arrow_folders, arrow_samples),
+)
 
 
-def open_samples(path: Path, specs: list[InputSpec], forms: Forms | None = None, most: int | None = None) -> list[Sample]:
+def open_samples(
+    path: Path, specs: list[InputSpec], forms: Forms | None = None, most: int | None = None
+) -> list[Sample]:
     """All samples of a folder or of one file, by name, or those of `module:function`, of which at most `most` are read.
 
     Raises:
@@ -59,7 +64,10 @@ def open_samples(path: Path, specs: list[InputSpec], forms: Forms | None = None,
 
 def _cast(sample: Sample, dtypes: Mapping[str, Any]) -> Feeds:
     try:
-        return {name: np.asarray(array).astype(dtypes.get(name, array.dtype)) for name, array in sample.load().items()}
+        return {
+            name: np.asarray(array).astype(dtypes.get(name, array.dtype))
+            for name, array in sample.load().items()
+        }
     except (ValueError, TypeError) as error:
         raise DataError(f"sample {sample.name}: cannot be converted to the model's types: {error}") from error
 
@@ -89,7 +97,10 @@ def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) ->
             reader = readers.get(file.suffix.lower())
             if reader is not None and not (reader is csv_samples and is_labels(file)):
                 inside = file.relative_to(path if path.is_dir() else path.parent)
-                samples += [replace(sample, name=str(inside.parent / sample.name)) for sample in reader(file, specs, forms)]
+                samples += [
+                    replace(sample, name=str(inside.parent / sample.name))
+                    for sample in reader(file, specs, forms)
+                ]
         if samples:
             return samples
     known = ", ".join(sorted(suffix for readers in READERS for suffix in readers))
@@ -136,18 +147,24 @@ def check_feeds(sample: Sample, specs: list[InputSpec]) -> Feeds:
     extra = [name for name in feeds if name not in names]
     if missing or extra:
         have, need = ", ".join(sorted(feeds)), ", ".join(names)
-        raise DataError(f"sample {sample.name}: has inputs [{have}], the model takes [{need}]: rename or remove them")
+        raise DataError(
+            f"sample {sample.name}: has inputs [{have}], the model takes [{need}]: rename or remove them"
+        )
     result: Feeds = {}
     for spec in specs:
         array = feeds[spec.name]
         if spec.dtype is None:
-            raise DataError(f"input '{spec.name}' of the model is no tensor: such a model cannot be fed from files")
+            raise DataError(
+                f"input '{spec.name}' of the model is no tensor: such a model cannot be fed from files"
+            )
         if len(spec.shape) == array.ndim + 1 and spec.shape[0] in (None, 1):
             array = array[None]
         problem = _problem(spec, array)
         if problem is not None:
             where = f"sample {sample.name}: input '{spec.name}'"
-            raise DataError(f"{where} is {problem.found}, the model takes {spec.describe()}: {problem.advice}")
+            raise DataError(
+                f"{where} is {problem.found}, the model takes {spec.describe()}: {problem.advice}"
+            )
         result[spec.name] = np.ascontiguousarray(array, spec.dtype)
     return result
 

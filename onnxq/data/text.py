@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.data.forms import Forms, TextForm
-from onnxq.data.source import Sample
+from onnxq.data.preprocessing import Forms, TextForm
+from onnxq.data.sample import Sample
 from onnxq.errors import DataError, first_line
-from onnxq.model.runtime import InputSpec
-from onnxq.schemes import Array, Feeds
+from onnxq.runtime.sessions import InputSpec
+from onnxq.types import Array, Feeds
 
 
 def text_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
@@ -26,10 +26,18 @@ def text_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sampl
     if forms.text.block is not None:
         starts = list(_block_starts(path, tokenize, forms.text.block))
         if not starts:
-            raise DataError(f"{path}: fewer tokens than one block of {forms.text.block} ([preprocess.text] block)")
-        return [Sample(f"{path.name}[{i}]", partial(_load_block, path, tokenize, *start)) for i, start in enumerate(starts)]
+            raise DataError(
+                f"{path}: fewer tokens than one block of {forms.text.block} ([preprocess.text] block)"
+            )
+        return [
+            Sample(f"{path.name}[{i}]", partial(_load_block, path, tokenize, *start))
+            for i, start in enumerate(starts)
+        ]
     starts_of_lines = [start for start, line in _lines(path) if line.strip()]
-    return [Sample(f"{path.name}:{i}", partial(_load_line, path, start, tokenize)) for i, start in enumerate(starts_of_lines, start=1)]
+    return [
+        Sample(f"{path.name}:{i}", partial(_load_line, path, start, tokenize))
+        for i, start in enumerate(starts_of_lines, start=1)
+    ]
 
 
 class Tokenize:
@@ -40,7 +48,9 @@ class Tokenize:
         self.specs = {spec.name: spec for spec in specs}
         if form.ids not in self.specs:
             names = ", ".join(self.specs)
-            raise DataError(f"{where}: texts feed '{form.ids}', the model takes [{names}]: say which with 'ids' in [preprocess.text]")
+            raise DataError(
+                f"{where}: texts feed '{form.ids}', the model takes [{names}]: say which with 'ids' in [preprocess.text]"
+            )
 
     def ids(self, text: str, *, special: bool) -> list[int]:
         """Token numbers."""
@@ -92,7 +102,9 @@ def tokenizer_of(folder: Path, specs: Sequence[InputSpec], forms: Forms) -> Toke
     places += [parent / forms.text.tokenizer for parent in (folder, *folder.parents)][:2]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise DataError(f"{folder}: texts need a tokenizer: no {places[0]}: put it there, or name it in [preprocess.text] tokenizer")
+        raise DataError(
+            f"{folder}: texts need a tokenizer: no {places[0]}: put it there, or name it in [preprocess.text] tokenizer"
+        )
     return Tokenize(_read_tokenizer(path), forms.text, specs, folder)
 
 
@@ -125,7 +137,9 @@ def _lines(path: Path, start: int = 0) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text in UTF-8 at byte {start + error.start}: save it as UTF-8") from error
+        raise DataError(
+            f"{path}: not a text in UTF-8 at byte {start + error.start}: save it as UTF-8"
+        ) from error
 
 
 def _load_line(path: Path, start: int, tokenize: Tokenize) -> Feeds:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.model.edit import (
+from onnxq.graph.edit import (
     MICROSOFT,
     Names,
     add_initializer,
@@ -27,8 +27,8 @@ from onnxq.model.edit import (
     take_output,
     tidy,
 )
-from onnxq.model.normalize import LEAST_OPSET, opset_of
-from onnxq.model.reshapes import origin
+from onnxq.normalize.passes import LEAST_OPSET, opset_of
+from onnxq.normalize.reshapes import origin
 
 TO_HEADS, FOR_PRODUCT, SWAPPED = (0, 2, 1, 3), (0, 2, 3, 1), (0, 1, 3, 2)
 """Orders of axes: [batch, rows, heads, size] by heads and back, as the second operand of Q K^T, and from the former to the latter."""
@@ -58,7 +58,11 @@ class Attention:
 def fuse_attention(model: ir.Model) -> int:
     """Fuse all attention in float that the operator can stand for, in place; returns how often."""
     last_axis = {-1, 3} if opset_of(model) >= LEAST_OPSET else {3}
-    softmaxes = [node for node in nodes_of(model) if node.op_type == "Softmax" and attribute(node, "axis", -1) in last_axis]
+    softmaxes = [
+        node
+        for node in nodes_of(model)
+        if node.op_type == "Softmax" and attribute(node, "axis", -1) in last_axis
+    ]
     found = [each for node in softmaxes if (each := find_attention(node)) is not None]
     if not found:
         return 0
@@ -74,7 +78,12 @@ def find_attention(softmax: ir.Node) -> Attention | None:
     """The attention that a Softmax over the last axis stands in, if the operator computes the same."""
     product, scale, mask = _scores(softmax.inputs[0])
     behind = only_use(softmax.outputs[0])
-    if product is None or behind is None or behind.op_type != "MatMul" or behind.inputs[0] is not softmax.outputs[0]:
+    if (
+        product is None
+        or behind is None
+        or behind.op_type != "MatMul"
+        or behind.inputs[0] is not softmax.outputs[0]
+    ):
         return None
     query, by_query = _unscaled(product.inputs[0])
     key, by_key = _unscaled(product.inputs[1])
@@ -103,7 +112,11 @@ def _scores(value: ir.Value | None) -> tuple[ir.Node | None, float, ir.Value | N
 def _behind(value: ir.Value | None, *op_types: str) -> ir.Node | None:
     """The node of some type that gives a value, if one node alone takes it."""
     node = value.producer() if value is not None else None
-    return node if value is not None and node is not None and node.op_type in op_types and only_use(value) is not None else None
+    return (
+        node
+        if value is not None and node is not None and node.op_type in op_types and only_use(value) is not None
+        else None
+    )
 
 
 def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
@@ -122,7 +135,11 @@ def _scaled(value: ir.Value | None) -> tuple[ir.Node | None, float]:
     """The product of two activations that a value is a multiple of, and the factor."""
     inner, number = _unscaled(value)
     node = _behind(inner, "MatMul")
-    return (None, 1.0) if node is None or any(is_constant(operand) for operand in node.inputs) else (node, number)
+    return (
+        (None, 1.0)
+        if node is None or any(is_constant(operand) for operand in node.inputs)
+        else (node, number)
+    )
 
 
 def _key(value: ir.Value | None) -> Heads | None:
@@ -136,9 +153,17 @@ def _key(value: ir.Value | None) -> Heads | None:
 def _by_heads(value: ir.Value | None, order: tuple[int, ...]) -> Heads | None:
     """What a value is made of by Reshape to [batch, rows, heads, size] and Transpose."""
     turned = _behind(value, "Transpose")
-    split = _behind(turned.inputs[0], "Reshape") if turned is not None and permutation(turned) == order else None
+    split = (
+        _behind(turned.inputs[0], "Reshape") if turned is not None and permutation(turned) == order else None
+    )
     whole = split.inputs[0] if split is not None else None
-    if split is None or whole is None or not is_float(whole) or known_rank(whole) != 3 or known_rank(split.outputs[0]) != 4:
+    if (
+        split is None
+        or whole is None
+        or not is_float(whole)
+        or known_rank(whole) != 3
+        or known_rank(split.outputs[0]) != 4
+    ):
         return None
     width, wanted, kept = _dims(whole)[2], constant(split.inputs[1]), _kept(split)
     if wanted is None or not isinstance(width, int) or not any(kept):
@@ -170,7 +195,12 @@ def _dims(value: ir.Value) -> list[int | str | None]:
 def _kept(reshape: ir.Node) -> tuple[bool, bool]:
     """Whether a Reshape leaves the first axis, and the second one, as they are."""
     x, wanted = reshape.inputs[0], constant(reshape.inputs[1])
-    if x is None or wanted is None or len(wanted) < 2 or (attribute(reshape, "allowzero", 0) and not wanted.all()):
+    if (
+        x is None
+        or wanted is None
+        or len(wanted) < 2
+        or (attribute(reshape, "allowzero", 0) and not wanted.all())
+    ):
         return False, False
     same = [size in (0, before) for size, before in zip(wanted[:2].tolist(), _dims(x)[:2], strict=True)]
     return same[0], same[1]
@@ -183,7 +213,12 @@ def _fits(mask: ir.Value | None, query: Heads) -> bool:
     if known_rank(mask) != 4 or not is_float(mask):
         return False
     batch, heads, _, columns = _dims(mask)
-    return batch in (1, _dims(query.value)[0]) and batch is not None and heads in (1, query.heads) and columns not in (1, None)
+    return (
+        batch in (1, _dims(query.value)[0])
+        and batch is not None
+        and heads in (1, query.heads)
+        and columns not in (1, None)
+    )
 
 
 def _replace(found: Attention, names: Names, masks: dict[tuple[object, ...], ir.Value]) -> None:
@@ -192,7 +227,11 @@ def _replace(found: Attention, names: Names, masks: dict[tuple[object, ...], ir.
     inputs: list[ir.Value | None] = [query, found.key.value, found.value.value]
     if found.mask is not None:
         # where query and key are made of one activation, there are as many rows as the mask has columns: the same for all
-        same = (found.mask, graph) if origin(query, 1) is origin(found.key.value, 1) else (found.mask, graph, query)
+        same = (
+            (found.mask, graph)
+            if origin(query, 1) is origin(found.key.value, 1)
+            else (found.mask, graph, query)
+        )
         if same not in masks:
             masks[same] = _full_mask(graph, found.mask, query, names)
         inputs += [None, None, masks[same]]
@@ -209,7 +248,9 @@ def _full_mask(graph: ir.Graph, mask: ir.Value, query: ir.Value, names: Names) -
     stated = _dims(mask)[2]
     if isinstance(stated, int) and stated > 1:
         return mask
-    one, ones = (add_initializer(graph, names.fresh(f"{mask.name}_ones"), np.ones(count, np.int64)) for count in (1, 2))
+    one, ones = (
+        add_initializer(graph, names.fresh(f"{mask.name}_ones"), np.ones(count, np.int64)) for count in (1, 2)
+    )
     shape, rows, sizes, result = (ir.Value(name=names.fresh(f"{mask.name}_rows")) for _ in range(4))
     add_node(graph, "Shape", [query], [shape], name=names.fresh(f"{mask.name}_Shape"))
     add_node(graph, "Gather", [shape, one], [rows], name=names.fresh(f"{mask.name}_Gather"), axis=0)

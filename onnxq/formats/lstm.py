@@ -7,9 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.model.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, is_constant, is_float, nodes_of, sizes, tidy
-from onnxq.schemes import Array, Floats, Integers
-from onnxq.techniques.split import FINE, TOP, TOP_SIGNED, Split
+from onnxq.graph.edit import (
+    MICROSOFT,
+    Names,
+    add_initializer,
+    add_node,
+    graph_of,
+    input_at,
+    is_constant,
+    is_float,
+    nodes_of,
+    sizes,
+    tidy,
+)
+from onnxq.techniques.input_split import FINE, TOP, TOP_SIGNED, Split
+from onnxq.types import Array, Floats, Integers
 
 WORTH = 1 << 15
 """Weights from which on the int8 kernel is faster: 64 hidden units that take 64 (measured under AVX2; at 256 it takes 0.3 of the time)."""
@@ -33,10 +45,16 @@ class LstmForm:
 
 def is_dynamic_lstm(node: ir.Node) -> bool:
     """Whether a node is an LSTM whose weights can be stored as int8."""
-    if node.op_type != "LSTM" or node.domain not in ("", "ai.onnx") or not any(is_float(value) for value in node.outputs):
+    if (
+        node.op_type != "LSTM"
+        or node.domain not in ("", "ai.onnx")
+        or not any(is_float(value) for value in node.outputs)
+    ):
         return False
     layout = node.attributes.get("layout")
-    return all(is_constant(value) and is_float(value) for value in node.inputs[1:3]) and (layout is None or layout.as_int() == 0)
+    return all(is_constant(value) and is_float(value) for value in node.inputs[1:3]) and (
+        layout is None or layout.as_int() == 0
+    )
 
 
 def dynamic_lstms(model: ir.Model, least: int = 0) -> list[ir.Node]:
@@ -69,11 +87,20 @@ def _replace(model: ir.Model, node: ir.Node, form: LstmForm, names: Names) -> No
         packed = np.ascontiguousarray(stored.transpose(0, 2, 1))  # as the operator takes it
         inputs[index] = add_initializer(model.graph, names.fresh(f"{base}_quantized"), packed)
         scales.append(add_initializer(model.graph, names.fresh(f"{base}_scale"), scale))
-        scales.append(add_initializer(model.graph, names.fresh(f"{base}_zero_point"), np.zeros(scale.shape, np.int8)))
+        scales.append(
+            add_initializer(model.graph, names.fresh(f"{base}_zero_point"), np.zeros(scale.shape, np.int8))
+        )
     if form.split is not None:
         inputs[0] = _divided(model, node, form.split, names)
     kept = [value for value in node.attributes.values() if value.name != "layout"]
-    new = ir.Node(MICROSOFT, "DynamicQuantizeLSTM", [*inputs, *scales], kept, num_outputs=len(node.outputs), name=node.name)
+    new = ir.Node(
+        MICROSOFT,
+        "DynamicQuantizeLSTM",
+        [*inputs, *scales],
+        kept,
+        num_outputs=len(node.outputs),
+        name=node.name,
+    )
     for old, fresh in zip(node.outputs, new.outputs, strict=True):
         fresh.shape, fresh.type = old.shape, old.type
     outputs = [output.name for output in node.outputs]
@@ -113,5 +140,7 @@ def _divided(model: ir.Model, node: ir.Node, split: Split, names: Names) -> ir.V
     columns = made("Concat", *turns, what="digits", axis=2)
     if split.signed:
         for bound in (np.floor(-TOP_SIGNED), np.floor(TOP_SIGNED)):
-            columns = made("Pad", columns, held([0, 0, 0, 0, 0, 1], "one", np.int64), held(bound, "bound"), what="held")
+            columns = made(
+                "Pad", columns, held([0, 0, 0, 0, 0, 1], "one", np.int64), held(bound, "bound"), what="held"
+            )
     return made("Mul", columns, unit, what="divided")

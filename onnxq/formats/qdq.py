@@ -6,14 +6,14 @@ The runtime fuses DequantizeLinear -> operator -> QuantizeLinear into its intege
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.arithmetic import clip_bounds
-from onnxq.model.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, nodes_of, tidy
-from onnxq.model.normalize import LEAST_OPSET, opset_of
-from onnxq.operators import Role
-from onnxq.parameters import Parameters, QuantizedConstant
-from onnxq.plan import Plan, PlannedTensor
-from onnxq.refusals import clamp_bounds
-from onnxq.schemes import QuantParams
+from onnxq.graph.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, nodes_of, tidy
+from onnxq.normalize.passes import LEAST_OPSET, opset_of
+from onnxq.plan.constraints import clamp_bounds
+from onnxq.plan.operators import Role
+from onnxq.plan.plan import Plan, PlannedTensor
+from onnxq.quantization.parameters import Parameters, QuantizedConstant
+from onnxq.techniques.arithmetic import clip_bounds
+from onnxq.types import QuantParams
 
 
 class QdqWriter:
@@ -37,12 +37,16 @@ class QdqWriter:
         for planned in self.plan.nodes.values():
             node = self.nodes[planned.name]
             for index in (*planned.constants, planned.row.weight, planned.row.bias):
-                quantized = self.parameters.constants.get((planned.name, index)) if index is not None else None
+                quantized = (
+                    self.parameters.constants.get((planned.name, index)) if index is not None else None
+                )
                 if quantized is not None and index is not None:
                     if index >= len(node.inputs):
                         node.resize_inputs(index + 1)
                     wish = input_at(node, index) or planned.output
-                    node.replace_input_with(index, self._constant(graph_of(node), wish.name or "constant", quantized))
+                    node.replace_input_with(
+                        index, self._constant(graph_of(node), wish.name or "constant", quantized)
+                    )
         for (name, index), array in self.parameters.replaced.items():
             if (name, index) not in self.parameters.constants:
                 node = self.nodes[name]
@@ -71,7 +75,11 @@ class QdqWriter:
             integers = add_initializer(self.graph, self.names.fresh(f"{name}_quantized"), quantized.stored)
             self._stored[same] = integers, *self._scale_and_zero_point(name, params)
         stored, scale, zero_point = self._stored[same]
-        output = ir.Value(name=self.names.fresh(f"{name}_dequantized"), shape=stored.shape, type=ir.TensorType(ir.DataType.FLOAT))
+        output = ir.Value(
+            name=self.names.fresh(f"{name}_dequantized"),
+            shape=stored.shape,
+            type=ir.TensorType(ir.DataType.FLOAT),
+        )
         axis = {} if params.axis is None else {"axis": params.axis}
         add_node(
             graph, "DequantizeLinear", [stored, scale, zero_point], [output],
@@ -106,13 +114,22 @@ class QdqWriter:
     def _pair(self, graph: ir.Graph, tensor: PlannedTensor, source: ir.Value) -> ir.Value:
         """QuantizeLinear and DequantizeLinear over `source`; returns what they give."""
         params = self.parameters.activations[tensor.source]
-        scale, zero_point = self._params.get(tensor.source) or self._scale_and_zero_point(tensor.source, params)
+        scale, zero_point = self._params.get(tensor.source) or self._scale_and_zero_point(
+            tensor.source, params
+        )
         self._params[tensor.source] = scale, zero_point
         value = self.values[tensor.name]
         stored = ir.TensorType(ir.DataType.from_numpy(params.type.dtype))
-        quantized = ir.Value(name=self.names.fresh(f"{tensor.name}_quantized"), shape=value.shape, type=stored)
-        dequantized = ir.Value(name=self.names.fresh(f"{tensor.name}_dequantized"), shape=value.shape, type=value.type)
-        for op_type, x, y in (("QuantizeLinear", source, quantized), ("DequantizeLinear", quantized, dequantized)):
+        quantized = ir.Value(
+            name=self.names.fresh(f"{tensor.name}_quantized"), shape=value.shape, type=stored
+        )
+        dequantized = ir.Value(
+            name=self.names.fresh(f"{tensor.name}_dequantized"), shape=value.shape, type=value.type
+        )
+        for op_type, x, y in (
+            ("QuantizeLinear", source, quantized),
+            ("DequantizeLinear", quantized, dequantized),
+        ):
             name = self.names.fresh(f"{tensor.name}_{op_type}")
             add_node(graph, op_type, [x, scale, zero_point], [y], name=name, domain=self.domain)
         return dequantized
@@ -129,13 +146,24 @@ class QdqWriter:
         assert stored is not None
         clipped, ends = stored, clip_bounds(params)
         if ends != (params.type.low, params.type.high):
-            bounds = [add_initializer(self.graph, self.names.fresh(f"{tensor.name}_bound"), np.array(end, kind)) for end in ends]
-            clipped = ir.Value(name=self.names.fresh(f"{tensor.name}_quantized"), shape=value.shape, type=stored.type)
-            add_node(graph, "Clip", [stored, *bounds], [clipped], name=self.names.fresh(f"{tensor.name}_Clip"))
+            bounds = [
+                add_initializer(self.graph, self.names.fresh(f"{tensor.name}_bound"), np.array(end, kind))
+                for end in ends
+            ]
+            clipped = ir.Value(
+                name=self.names.fresh(f"{tensor.name}_quantized"), shape=value.shape, type=stored.type
+            )
+            add_node(
+                graph, "Clip", [stored, *bounds], [clipped], name=self.names.fresh(f"{tensor.name}_Clip")
+            )
         scale, zero_point = self._scale_and_zero_point(tensor.name, params)
-        result = ir.Value(name=self.names.fresh(f"{tensor.name}_dequantized"), shape=value.shape, type=value.type)
+        result = ir.Value(
+            name=self.names.fresh(f"{tensor.name}_dequantized"), shape=value.shape, type=value.type
+        )
         name = self.names.fresh(f"{tensor.name}_DequantizeLinear")
-        add_node(graph, "DequantizeLinear", [clipped, scale, zero_point], [result], name=name, domain=self.domain)
+        add_node(
+            graph, "DequantizeLinear", [clipped, scale, zero_point], [result], name=name, domain=self.domain
+        )
         for use in list(value.uses()):
             use.node.replace_input_with(use.idx, result)
         if value.is_graph_output():
@@ -151,7 +179,11 @@ class QdqWriter:
     def _integer_result(self, value: ir.Value) -> bool:
         """Whether an integer kernel that has no float output produces the value."""
         producer = value.producer()
-        if producer is not None and producer.name not in self.plan.nodes and producer.op_type in ("Relu", "Clip"):
+        if (
+            producer is not None
+            and producer.name not in self.plan.nodes
+            and producer.op_type in ("Relu", "Clip")
+        ):
             producer = producer.inputs[0].producer() if producer.inputs[0] is not None else None
         planned = self.plan.nodes.get(producer.name or "") if producer is not None else None
         if planned is None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxq.formats.qdq import write_qdq
-from onnxq.model.edit import MICROSOFT, graph_of, nodes_of, only_use, tidy
-from onnxq.operators import Role
-from onnxq.parameters import Parameters
-from onnxq.plan import Plan, PlannedNode
+from onnxq.graph.edit import MICROSOFT, graph_of, nodes_of, only_use, tidy
+from onnxq.plan.operators import Role
+from onnxq.plan.plan import Plan, PlannedNode
+from onnxq.quantization.parameters import Parameters
 
 Inputs = list[ir.Value | None]
 
@@ -44,7 +44,9 @@ _LAYOUTS = {
     "QLinearConv": _Layout("", lambda o: [*_in_order(o), o.bias]),
     "QLinearMatMul": _Layout("", _in_order),
     "QGemm": _Layout(MICROSOFT, lambda o: [*o.operands[0], *o.operands[1], o.bias, *o.result[1:]]),
-    "MatMulIntegerToFloat": _Layout(MICROSOFT, lambda o: [part[i] for i in range(3) for part in o.operands[:2]]),
+    "MatMulIntegerToFloat": _Layout(
+        MICROSOFT, lambda o: [part[i] for i in range(3) for part in o.operands[:2]]
+    ),
     "QLinearAdd": _Layout(MICROSOFT, _in_order),
     "QLinearMul": _Layout(MICROSOFT, _in_order),
     "QLinearConcat": _Layout(MICROSOFT, lambda o: o.result[1:] + [v for x in o.operands for v in x]),
@@ -80,7 +82,11 @@ def _fuse(graph: ir.Graph, node: ir.Node, planned: PlannedNode) -> None:
             return  # a clamp that the integer range cannot stand for lies between: left as QDQ
         kernel = "MatMulIntegerToFloat" if kernel == "QLinearMatMul" else kernel
     layout = _LAYOUTS[kernel]
-    bias = node.inputs[planned.row.bias] if planned.row.bias is not None and planned.row.bias < len(node.inputs) else None
+    bias = (
+        node.inputs[planned.row.bias]
+        if planned.row.bias is not None and planned.row.bias < len(node.inputs)
+        else None
+    )
     taken = [v for i, v in enumerate(node.inputs) if v is not None and i != planned.row.bias]
     operands = _Operands(
         [_integers(value) for value in taken],
@@ -107,7 +113,9 @@ def _integer_view(graph: ir.Graph, node: ir.Node, quantizers: list[ir.Node]) -> 
     _replace(graph, [*quantizers, node], pairs, new)
 
 
-def _replace(graph: ir.Graph, old: list[ir.Node], pairs: list[tuple[ir.Value, ir.Value]], new: ir.Node) -> None:
+def _replace(
+    graph: ir.Graph, old: list[ir.Node], pairs: list[tuple[ir.Value, ir.Value]], new: ir.Node
+) -> None:
     names = [before.name for before, _ in pairs]
     for before, after in pairs:
         after.shape, after.type = before.shape, before.type

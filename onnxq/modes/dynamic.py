@@ -11,21 +11,29 @@ import onnx_ir as ir
 from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.formats.attention import fuse_attention
-from onnxq.formats.join import few_rows, join_products
+from onnxq.formats.joint_products import few_rows, join_products
 from onnxq.formats.lstm import quantize_lstms
-from onnxq.formats.nbits import BitsWriter
-from onnxq.formats.run_time import Product, RunTimeWriter, bias_with_shift
-from onnxq.job import Job, planned_shapes
-from onnxq.model.edit import input_at, nodes_of, tidy
+from onnxq.formats.matmul_nbits import BitsWriter
+from onnxq.formats.run_time_ranges import Product, RunTimeWriter, bias_with_shift
+from onnxq.graph.edit import input_at, nodes_of, tidy
+from onnxq.inputs import Job, planned_shapes
+from onnxq.modes.embeddings import code_tables, find_tables
 from onnxq.modes.products import Made, plan_products
-from onnxq.modes.tables import code_tables, find_tables
 from onnxq.options import Effort, Target, Technique
-from onnxq.plan import Plan
-from onnxq.recurrent import quantized_lstms
-from onnxq.references import References
-from onnxq.smooth import smooth
+from onnxq.plan.plan import Plan
+from onnxq.quantization.weights import (
+    Use,
+    WeightOptions,
+    channel_axis,
+    following_bias,
+    layer_inputs,
+    quantize_weight,
+    sharing,
+)
+from onnxq.search.lstm import quantized_lstms
+from onnxq.search.references import References
 from onnxq.techniques.saturation import kernel_order
-from onnxq.weights import Use, WeightOptions, channel_axis, following_bias, layer_inputs, quantize_weight, sharing
+from onnxq.transforms.smoothquant import smooth
 
 NO_BIAS = np.float32(1e10)
 """A step of the activations so wide that no bias would overflow: biases stay float here, no weight's scale has to grow for them."""
@@ -39,14 +47,25 @@ def quantize_dynamic(job: Job, references: References | None) -> Made:
     moments: Mapping[LayerInput, Moments] = {}
     if job.calibration and plan.nodes:
         job.few_rows = few_rows(plan, plan.nodes, planned_shapes(job.model, plan, job.calibration[0].load()))
-        moments = collect_moments(job.model, layer_inputs(plan).values(), job.calibration, second=job.options.effort is not Effort.FAST)
-    used = [each for each in (Technique.GPTQ, Technique.BIAS_CORRECTION) if moments and each not in job.options.without]
+        moments = collect_moments(
+            job.model,
+            layer_inputs(plan).values(),
+            job.calibration,
+            second=job.options.effort is not Effort.FAST,
+        )
+    used = [
+        each
+        for each in (Technique.GPTQ, Technique.BIAS_CORRECTION)
+        if moments and each not in job.options.without
+    ]
     tried = [(_write(job, job.model, plan, moments), plan, list[str](used))]
     if moments and references is not None and Technique.SMOOTHING not in job.options.without:
         changed = smooth(job.model, plan, moments)
         if changed is not None:
             again = plan_products(changed.model, job.selection)
-            tried.append((_write(job, changed.model, again, changed.moments), again, [Technique.SMOOTHING, *used]))
+            tried.append(
+                (_write(job, changed.model, again, changed.moments), again, [Technique.SMOOTHING, *used])
+            )
         model, plan, techniques = max(tried, key=lambda each: references.sqnr_db(each[0]))
     else:
         model, plan, techniques = tried[0]
@@ -74,7 +93,10 @@ def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, 
     )
     layers = layer_inputs(plan)
     for names in sharing(plan):
-        uses = [Use(plan.nodes[name], NO_BIAS, moments.get(layers[name]) if name in layers else None) for name in names]
+        uses = [
+            Use(plan.nodes[name], NO_BIAS, moments.get(layers[name]) if name in layers else None)
+            for name in names
+        ]
         for name, weight in zip(names, quantize_weight(uses, options, always_shift=True), strict=True):
             planned = plan.nodes[name]
             behind = following_bias(planned)
@@ -82,7 +104,9 @@ def _write(job: Job, source: ir.Model, plan: Plan, moments: Mapping[LayerInput, 
             given = input_at(nodes[name], 2) if follower is None else follower[0].inputs[follower[1]]
             axis = channel_axis(planned)
             stored = kernel_order(weight.stored, axis).T
-            product = Product(stored, weight.scales, bias_with_shift(given, weight), (planned.node.inputs[1], axis))
+            product = Product(
+                stored, weight.scales, bias_with_shift(given, weight), (planned.node.inputs[1], axis)
+            )
             writer.replace(nodes[name], nodes[name].inputs[0], product, follower)
     code_tables(BitsWriter(writer.model, 0), find_tables(writer.model), TABLE_BLOCK)
     tidy(writer.model)

@@ -7,11 +7,11 @@ to and fro around every node. Weights that half precision cannot hold stay as th
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.formats.half import fits
-from onnxq.job import Job
-from onnxq.model.edit import Names, add_initializer, add_node, constant, tidy
+from onnxq.formats.half_precision import fits
+from onnxq.graph.edit import Names, add_initializer, add_node, constant, tidy
+from onnxq.inputs import Job
 from onnxq.modes.products import Made
-from onnxq.plan import Plan
+from onnxq.plan.plan import Plan
 
 SMALLEST = 256
 """Constants of fewer values are left as they are: a Cast takes as many bytes."""
@@ -30,11 +30,20 @@ def narrow(job: Job) -> Made:
             continue
         stored = add_initializer(model.graph, names.fresh(f"{value.name}_half"), array.astype(np.float16))
         widened = ir.Value(name=names.fresh(f"{value.name}_widened"), shape=value.shape, type=value.type)
-        add_node(model.graph, "Cast", [stored], [widened], name=names.fresh(f"{value.name}_Cast"), to=int(ir.DataType.FLOAT))
+        add_node(
+            model.graph,
+            "Cast",
+            [stored],
+            [widened],
+            name=names.fresh(f"{value.name}_Cast"),
+            to=int(ir.DataType.FLOAT),
+        )
         value.replace_all_uses_with(widened)
         narrowed += 1
     tidy(model)
     notes = [f"{narrowed} constants in half precision"]
     if kept:
-        notes.append(f"{len(kept)} constants stay float32, half precision cannot hold them: {', '.join(kept[:5])}")
+        notes.append(
+            f"{len(kept)} constants stay float32, half precision cannot hold them: {', '.join(kept[:5])}"
+        )
     return Made(model, Plan(), ["half precision"], notes, narrowed)

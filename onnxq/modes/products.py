@@ -8,13 +8,13 @@ import onnx_ir as ir
 
 from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import MEMORY, LayerInput, Moments
-from onnxq.data.source import Sample
-from onnxq.model.edit import attribute, constant, is_constant, is_float, nodes_of, sizes
-from onnxq.operators import OPERATORS
-from onnxq.plan import Plan, PlannedNode, Selection
-from onnxq.schemes import Floats
+from onnxq.data.sample import Sample
+from onnxq.graph.edit import attribute, constant, is_constant, is_float, nodes_of, sizes
+from onnxq.plan.operators import OPERATORS
+from onnxq.plan.plan import Plan, PlannedNode, Selection
+from onnxq.quantization.weights import channel_axis
 from onnxq.techniques.saturation import kernel_order
-from onnxq.weights import channel_axis
+from onnxq.types import Floats
 
 SMALLEST = 1 << 10
 """Weights of fewer values are left as they are."""
@@ -47,7 +47,9 @@ def plan_products(model: ir.Model, selection: Selection) -> Plan:
         reason = _refusal(node, selection)
         if reason is None:
             row = replace(OPERATORS[node.op_type], needs_output_q=False)
-            plan.nodes[node.name or ""] = PlannedNode(node, row, (0,), (), node.outputs[0], integer_output=False)
+            plan.nodes[node.name or ""] = PlannedNode(
+                node, row, (0,), (), node.outputs[0], integer_output=False
+            )
         elif node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU"):
             plan.floats[node.name or ""] = node, reason
     return plan
@@ -78,7 +80,9 @@ def weight_rows(planned: PlannedNode) -> Floats:
     return np.ascontiguousarray(kernel_order(weight, channel_axis(planned)), np.float32)
 
 
-def moments_in_turns(model: ir.Model, layers: Sequence[LayerInput], samples: Sequence[Sample]) -> "MomentsInTurns":
+def moments_in_turns(
+    model: ir.Model, layers: Sequence[LayerInput], samples: Sequence[Sample]
+) -> "MomentsInTurns":
     """Second moments of layers' inputs, as many at a time as fit into memory."""
     turns: list[list[LayerInput]] = [[]]
     used = 0
@@ -105,7 +109,9 @@ class MomentsInTurns(Mapping[LayerInput, Moments]):
             if turn is None:
                 raise KeyError(layer)
             self._held = {}
-            self._held = collect_moments(self.model, turn, self.samples, second=True, most=LARGEST_MOMENTS, rows=4)
+            self._held = collect_moments(
+                self.model, turn, self.samples, second=True, most=LARGEST_MOMENTS, rows=4
+            )
         return self._held[layer]
 
     def __iter__(self) -> Iterator[LayerInput]:

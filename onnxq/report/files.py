@@ -8,13 +8,13 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxq.debugging import DebugReport
 from onnxq.errors import OnnxqError, OutputError
-from onnxq.model.files import umask
+from onnxq.evaluation.debugging import DebugReport
+from onnxq.evaluation.report import EvalReport
+from onnxq.graph.files import umask
 from onnxq.report.junit import junit
 from onnxq.report.markdown import markdown
-from onnxq.report.model import QuantizeReport
-from onnxq.report.scores import EvalReport
+from onnxq.report.quantization import QuantizeReport
 
 Report = QuantizeReport | EvalReport
 
@@ -34,7 +34,7 @@ def _finite(value: Any) -> Any:
 
 
 def _page(report: Report | DebugReport) -> bytes:
-    from onnxq.report.page import page
+    from onnxq.report.html import page
 
     return page(report).encode()
 
@@ -52,7 +52,10 @@ WRITERS: dict[str, Callable[[Report], bytes]] = {
     ".xml": lambda report: junit(report),
     ".png": _plots,
 }
-DEBUG_WRITERS: dict[str, Callable[[DebugReport], bytes]] = {".html": _page, ".json": lambda report: as_text(report).encode() + b"\n"}
+DEBUG_WRITERS: dict[str, Callable[[DebugReport], bytes]] = {
+    ".html": _page,
+    ".json": lambda report: as_text(report).encode() + b"\n",
+}
 NEEDED = {".html": ("jinja2",), ".png": ("matplotlib",)}
 
 

@@ -2,9 +2,9 @@
 
 from xml.etree import ElementTree as ET
 
-from onnxq.gates import Gate
-from onnxq.report.model import QuantizeReport
-from onnxq.report.scores import EvalReport
+from onnxq.evaluation.gates import Gate
+from onnxq.evaluation.report import EvalReport
+from onnxq.report.quantization import QuantizeReport
 
 
 def junit(report: QuantizeReport | EvalReport) -> bytes:
@@ -14,9 +14,16 @@ def junit(report: QuantizeReport | EvalReport) -> bytes:
     gates = report.gates or [Gate("done", done, 0.0, None, holds=True, line=f"{done}: done, no gates")]
     failed = sum(not gate.holds for gate in gates)
     root = ET.Element("testsuites")
-    suite = ET.SubElement(root, "testsuite", name=name, tests=str(len(gates)), failures=str(failed), errors="0", skipped="0")
+    suite = ET.SubElement(
+        root, "testsuite", name=name, tests=str(len(gates)), failures=str(failed), errors="0", skipped="0"
+    )
     for gate in gates:
-        case = ET.SubElement(suite, "testcase", classname=gate.model, name=f"{gate.name} {gate.limit:g}".removesuffix(" 0") or gate.name)
+        case = ET.SubElement(
+            suite,
+            "testcase",
+            classname=gate.model,
+            name=f"{gate.name} {gate.limit:g}".removesuffix(" 0") or gate.name,
+        )
         if not gate.holds:
             ET.SubElement(case, "failure", message=gate.line, type="gate").text = gate.line
         else:

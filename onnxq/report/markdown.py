@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from onnxq.gates import Gate
-from onnxq.report.model import QuantizeReport
-from onnxq.report.scores import EvalReport
+from onnxq.evaluation.gates import Gate
+from onnxq.evaluation.report import EvalReport
+from onnxq.report.quantization import QuantizeReport
 from onnxq.report.text import eval_columns, quantize_rows
 
 MOST = 10
@@ -28,15 +28,25 @@ def _gates(gates: Sequence[Gate]) -> str:
 
 
 def _eval(report: EvalReport) -> str:
-    parts = [f"## onnxq eval\n\n{_table(eval_columns(report))}\n\n{report.samples} samples, {report.labelled} with a label.\n"]
+    parts = [
+        f"## onnxq eval\n\n{_table(eval_columns(report))}\n\n{report.samples} samples, {report.labelled} with a label.\n"
+    ]
     for score in report.scores[1:]:
         if score.classes:
-            rows = [[str(row.label), str(row.samples), str(row.float_right), str(row.right)] for row in score.classes[:MOST]]
+            rows = [
+                [str(row.label), str(row.samples), str(row.float_right), str(row.right)]
+                for row in score.classes[:MOST]
+            ]
             body = _table([["class", "samples", "float right", "right"], *rows])
             parts.append(_folded(f"{score.model}: classes that changed", body, len(score.classes)))
         if score.worst:
             rows = [
-                [worst.sample, f"{worst.sqnr_db:.1f}", worst.label or "-", _decision(worst.float_class, worst.other_class)]
+                [
+                    worst.sample,
+                    f"{worst.sqnr_db:.1f}",
+                    worst.label or "-",
+                    _decision(worst.float_class, worst.other_class),
+                ]
                 for worst in score.worst
             ]
             body = _table([["sample", "SQNR dB", "label", "decision"], *rows])

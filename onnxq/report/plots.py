@@ -3,8 +3,8 @@
 import io
 from typing import Any
 
-from onnxq.report.model import QuantizeReport
-from onnxq.report.scores import EvalReport
+from onnxq.evaluation.report import EvalReport
+from onnxq.report.quantization import QuantizeReport
 
 SHOWN = 12
 """Histograms in the picture: those with the largest clipped share."""
@@ -32,7 +32,14 @@ def _eval_figure(plt: Any, report: EvalReport) -> Any:
         height = value.value if value is not None else score.sqnr_db
         spread = [[value.value - value.low], [value.high - value.value]] if value is not None else None
         if height is not None:
-            axes.errorbar(score.latency_ratio or 1.0, height, yerr=spread, fmt="o", capsize=4, label=score.model.rpartition("/")[2])
+            axes.errorbar(
+                score.latency_ratio or 1.0,
+                height,
+                yerr=spread,
+                fmt="o",
+                capsize=4,
+                label=score.model.rpartition("/")[2],
+            )
     axes.set(xlabel="latency / float", ylabel=report.metric or "SQNR, dB", title=f"{report.samples} samples")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -48,11 +55,16 @@ def _quantize_figure(plt: Any, report: QuantizeReport) -> Any:
     error, times = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, :])
     layers = list(enumerate(report.layers))
     error.plot(
-        [i for i, row in layers if row.sqnr_db is not None], [row.sqnr_db for _, row in layers if row.sqnr_db is not None], "o-", ms=3
+        [i for i, row in layers if row.sqnr_db is not None],
+        [row.sqnr_db for _, row in layers if row.sqnr_db is not None],
+        "o-",
+        ms=3,
     )
     error.set(ylabel="SQNR, dB", title=f"{report.output}: error behind each layer, in graph order")
     for shift, key, label in ((-0.2, "float_ms", "float"), (0.2, "int8_ms", "int8")):
-        times.bar([i + shift for i, _ in layers], [getattr(row, key) or 0 for _, row in layers], 0.4, label=label)
+        times.bar(
+            [i + shift for i, _ in layers], [getattr(row, key) or 0 for _, row in layers], 0.4, label=label
+        )
     times.set(ylabel="ms", title="time of each layer's kernel, one thread")
     times.legend()
     for i, row in enumerate(shown):

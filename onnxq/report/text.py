@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-from onnxq.bench import BenchReport
-from onnxq.debugging import DebugReport
-from onnxq.inspection import InspectReport
-from onnxq.operators import INTEGER_KERNELS
-from onnxq.report.model import QuantizeReport
-from onnxq.report.scores import EvalReport, ModelScore
-from onnxq.verify import Outputs
+from onnxq.evaluation.benchmark import BenchReport
+from onnxq.evaluation.debugging import DebugReport
+from onnxq.evaluation.inspection import InspectReport
+from onnxq.evaluation.report import EvalReport, ModelScore
+from onnxq.evaluation.verification import Outputs
+from onnxq.plan.operators import INTEGER_KERNELS
+from onnxq.report.quantization import QuantizeReport
 
 
 def size(count: int) -> str:
@@ -26,7 +26,10 @@ def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.ljust(w) if i < left else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -43,7 +46,12 @@ def frontier_table(report: QuantizeReport) -> str:
     rows = [["tried", "SQNR dB", *drops, "latency", "size", ""]]
     for point in report.frontier:
         lost = [_number(point.drop, "{:.2f}")] if drops else []
-        cells = [_number(point.sqnr_db, "{:.1f}"), *lost, _number(point.latency, "{:.2f}"), f"{point.size:.2f}"]
+        cells = [
+            _number(point.sqnr_db, "{:.1f}"),
+            *lost,
+            _number(point.latency, "{:.2f}"),
+            f"{point.size:.2f}",
+        ]
         rows.append([point.name, *cells, "kept" if point.kept else ""])
     return table(rows)
 
@@ -53,26 +61,50 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
     kernels, outputs = report.kernels, report.outputs
     method = report.method if report.percentile is None else f"{report.method} {report.percentile:g}"
     samples = f"{report.samples} samples" if report.samples else "no calibration data"
-    integer = ", ".join(f"{name} {count}" for name, count in kernels.counts.items() if name in INTEGER_KERNELS)
+    integer = ", ".join(
+        f"{name} {count}" for name, count in kernels.counts.items() if name in INTEGER_KERNELS
+    )
     rows = [
         ["wrote", report.output],
-        ["size", f"{size(report.bytes_before)} -> {size(report.bytes_after)} ({report.bytes_after / report.bytes_before:.2f}x)"],
+        [
+            "size",
+            f"{size(report.bytes_before)} -> {size(report.bytes_after)} ({report.bytes_after / report.bytes_before:.2f}x)",
+        ],
     ]
     if report.mode != "static":
         rows.append(["mode", f"{report.mode}, {samples}"])
     elif report.planned:
         rows.append(["ranges", f"{method}, {report.samples} samples"])
     if report.planned or report.techniques:
-        rows.append(["weights", ", ".join(name.replace("-", " ") for name in report.techniques) or "rounded to nearest"])
-    planned = f"{kernels.integer_share:.1%} of the MACs of {report.planned} planned nodes, " if report.planned else ""
-    share = f"{kernels.model_share:.1%} of the model's MACs" if integer else "nothing of the file runs on integers"
-    rows += [["integer", planned + share], ["kernels", f"{integer or 'none'}; {kernels.leftover} Q/DQ nodes left"]]
+        rows.append(
+            [
+                "weights",
+                ", ".join(name.replace("-", " ") for name in report.techniques) or "rounded to nearest",
+            ]
+        )
+    planned = (
+        f"{kernels.integer_share:.1%} of the MACs of {report.planned} planned nodes, "
+        if report.planned
+        else ""
+    )
+    share = (
+        f"{kernels.model_share:.1%} of the model's MACs"
+        if integer
+        else "nothing of the file runs on integers"
+    )
+    rows += [
+        ["integer", planned + share],
+        ["kernels", f"{integer or 'none'}; {kernels.leftover} Q/DQ nodes left"],
+    ]
     if kernels.requantizations:
         rows.append(["requantized", f"{len(kernels.requantizations)}: {_some(kernels.requantizations)}"])
     rows += _output_rows(outputs) if outputs is not None else []
     if report.drop is not None:
         rows.append(
-            ["metric", f"{report.drop.metric} is {abs(report.drop.points):.2f} {'below' if report.drop.points > 0 else 'above'} float"]
+            [
+                "metric",
+                f"{report.drop.metric} is {abs(report.drop.points):.2f} {'below' if report.drop.points > 0 else 'above'} float",
+            ]
         )
     if report.latency is not None:
         times = f"{report.latency.int8_ms:.3g} ms, float {report.latency.float_ms:.3g} ms; one thread, this machine"
@@ -80,7 +112,9 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
     rows += [["note" if i == 0 else "", note] for i, note in enumerate(report.notes)]
     if report.fallback is not None and report.fallback.nodes:
         kept = f"{len(report.fallback.nodes)} nodes with {report.fallback.mac_share:.1%} of the MACs"
-        change = f"{report.fallback.before_db:.1f} dB with them in int8, {report.fallback.after_db:.1f} dB without"
+        change = (
+            f"{report.fallback.before_db:.1f} dB with them in int8, {report.fallback.after_db:.1f} dB without"
+        )
         rows.append(["kept float", f"{kept}: {change}"])
     shown = report.floats if verbose else report.floats[:5]
     for i, group in enumerate(shown):
@@ -101,16 +135,27 @@ def _output_rows(outputs: Outputs) -> list[list[str]]:
     where = f" in '{worst.name}', the worst of {len(outputs.parts)} parts" if len(outputs.parts) > 1 else ""
     rows = [["outputs", f"{worst.bound_db:.1f} dB SQNR against float, or better, on fresh samples{where}"]]
     unseen = f", {outputs.unseen} of them unseen by calibration and choice" if outputs.unseen else ""
-    closed = f", in {outputs.sequences} sequences with the model's own states" if outputs.sequences is not None else ""
+    closed = (
+        f", in {outputs.sequences} sequences with the model's own states"
+        if outputs.sequences is not None
+        else ""
+    )
     rows.append(["", f"{worst.sqnr_db:.1f} dB on {outputs.samples} samples{unseen}{closed}"])
     others = sorted((part for part in outputs.parts if part is not worst), key=lambda part: part.bound_db)[:3]
     if others:
         rows.append(["", "next: " + ", ".join(f"'{part.name}' {part.bound_db:.1f} dB" for part in others)])
     if outputs.worst:
         share = sum(sample.noise_share for sample in outputs.worst)
-        rows.append(["", f"{share:.0%} of the noise is in {_some([sample.sample for sample in outputs.worst])}"])
+        rows.append(
+            ["", f"{share:.0%} of the noise is in {_some([sample.sample for sample in outputs.worst])}"]
+        )
     for each in outputs.decisions:
-        rows.append(["decisions", f"{each.changed:.2%} of {each.count} changed, {each.expected:.2%} expected ('{each.output}')"])
+        rows.append(
+            [
+                "decisions",
+                f"{each.changed:.2%} of {each.count} changed, {each.expected:.2%} expected ('{each.output}')",
+            ]
+        )
     for node, share in outputs.selections.items():
         rows.append(["selection", f"{share:.1%} the same ('{node}')"])
     return rows
@@ -125,7 +170,11 @@ def eval_text(report: EvalReport, *, verbose: bool = False) -> str:
     """The comparison of `onnxq eval`."""
     labelled = f", {report.labelled} with a label" if report.labelled else ", no labels"
     parts = [table(eval_columns(report)), f"{report.samples} samples{labelled}; output '{report.output}'"]
-    parts += [line for score in report.scores[1:] for line in (*_drop_lines(report, score), *_part_lines(score, verbose=verbose))]
+    parts += [
+        line
+        for score in report.scores[1:]
+        for line in (*_drop_lines(report, score), *_part_lines(score, verbose=verbose))
+    ]
     if verbose:
         parts += [_worst(score) for score in report.scores[1:] if score.worst]
     return "\n\n".join(parts[:2]) + "".join("\n" + line for line in parts[2:])
@@ -147,7 +196,9 @@ def _part_lines(score: ModelScore, *, verbose: bool) -> list[str]:
     for each in score.decisions:
         expected = f"{each.changed:.2%} of {each.count} decisions of '{each.output}' changed, {each.expected:.2%} expected of such noise"
         lines.append(f"{score.model}: {expected}")
-    lines += [f"{score.model}: '{node}' selects {share:.1%} the same" for node, share in score.selections.items()]
+    lines += [
+        f"{score.model}: '{node}' selects {share:.1%} the same" for node, share in score.selections.items()
+    ]
     if score.sequences is not None:
         lines.append(f"{score.model}: run in {score.sequences} sequences, each model with its own states")
     return lines
@@ -159,19 +210,45 @@ def eval_columns(report: EvalReport) -> list[list[str]]:
     columns: list[tuple[str, Callable[[ModelScore], str]]] = [
         *((name, lambda s, name=name: _metric(s, name)) for name in names),
         ("agreement", lambda s: _share(s.agreement)),
-        ("SQNR dB", lambda s: _number(s.sqnr_db, "{:.2f}") + _since(s.sqnr_db, s.before.get("sqnr_db"), 1, "{:+.2f}")),
+        (
+            "SQNR dB",
+            lambda s: _number(s.sqnr_db, "{:.2f}") + _since(s.sqnr_db, s.before.get("sqnr_db"), 1, "{:+.2f}"),
+        ),
         ("cosine", lambda s: _number(s.cosine, "{:.5f}")),
         ("max error", lambda s: _number(s.max_error, "{:.3g}")),
         ("size", lambda s: size(s.bytes)),
         ("latency ms", lambda s: _number(s.latency_ms, "{:.3f}")),
-        ("ratio", lambda s: _number(s.latency_ratio, "{:.2f}") + _since(s.latency_ratio, s.before.get("latency_ratio"), 1, "{:+.2f}")),
+        (
+            "ratio",
+            lambda s: (
+                _number(s.latency_ratio, "{:.2f}")
+                + _since(s.latency_ratio, s.before.get("latency_ratio"), 1, "{:+.2f}")
+            ),
+        ),
     ]
     kept = [(name, cell) for name, cell in columns if any(cell(score) != "-" for score in report.scores)]
     rows = [["model", *(name for name, _ in kept)]]
-    return rows + [[score.model, *(_hide(i, name, cell(score)) for name, cell in kept)] for i, score in enumerate(report.scores)]
+    return rows + [
+        [score.model, *(_hide(i, name, cell(score)) for name, cell in kept)]
+        for i, score in enumerate(report.scores)
+    ]
 
 
-SHARES = frozenset({"top-1", "top-5", "exact", "CER", "mIoU", "AP50", "mAP", "box F1", "mask IoU", "same lines", "CER to float"})
+SHARES = frozenset(
+    {
+        "top-1",
+        "top-5",
+        "exact",
+        "CER",
+        "mIoU",
+        "AP50",
+        "mAP",
+        "box F1",
+        "mask IoU",
+        "same lines",
+        "CER to float",
+    }
+)
 """Metrics that are read in percent."""
 
 
@@ -193,7 +270,11 @@ def _drop_lines(report: EvalReport, score: ModelScore) -> list[str]:
     value = score.metrics.get(report.metric or "")
     if value is None or value.drop is None or value.p_value is None:
         return []
-    moved = "does not change" if abs(value.drop) < 5e-5 else f"{'is worse by' if value.drop > 0 else 'is better by'} {abs(value.drop):.4g}"
+    moved = (
+        "does not change"
+        if abs(value.drop) < 5e-5
+        else f"{'is worse by' if value.drop > 0 else 'is better by'} {abs(value.drop):.4g}"
+    )
     unit = " points" if report.metric in SHARES and abs(value.drop) >= 5e-5 else ""
     chance = "more than chance" if value.significant else "no more than chance"
     scale = 100 if report.metric in SHARES else 1
@@ -206,7 +287,13 @@ def _worst(score: ModelScore) -> str:
     rows = [["worst samples", "SQNR dB", "label", "decision"]]
     for worst in score.worst:
         same = worst.float_class == worst.other_class
-        decision = "-" if worst.float_class is None else str(worst.float_class) if same else f"{worst.float_class} -> {worst.other_class}"
+        decision = (
+            "-"
+            if worst.float_class is None
+            else str(worst.float_class)
+            if same
+            else f"{worst.float_class} -> {worst.other_class}"
+        )
         rows.append([worst.sample, f"{worst.sqnr_db:.1f}", worst.label or "-", decision])
     return f"\n{score.model}\n{table(rows)}"
 
@@ -233,7 +320,17 @@ def bench_text(report: BenchReport) -> str:
         for model in report.models:
             t = model.timings[i]
             spread = f"{t.low_ms:.3f}..{t.high_ms:.3f}"
-            rows.append([model.model, str(t.batch), str(t.threads), f"{t.median_ms:.3f}", spread, f"{t.ratio:.2f}", f"{t.throughput:.1f}"])
+            rows.append(
+                [
+                    model.model,
+                    str(t.batch),
+                    str(t.threads),
+                    f"{t.median_ms:.3f}",
+                    spread,
+                    f"{t.ratio:.2f}",
+                    f"{t.throughput:.1f}",
+                ]
+            )
     files = [["model", "size", "load ms", "memory"]]
     for model in report.models:
         memory = "-" if model.memory_bytes is None else size(model.memory_bytes)
@@ -266,7 +363,9 @@ def debug_text(report: DebugReport, *, verbose: bool = False) -> str:
         rows.append([row.name, row.op_type, *cells])
     advice = [[row.name, row.advice] for row in shown if row.advice]
     tried = f"\n\n{table([['layer', 'what to try'], *advice], left=2)}" if advice else ""
-    parts = [f"'{part.name}' {part.sqnr_db:.1f} dB" for part in (report.outputs if verbose else report.outputs[:3])]
+    parts = [
+        f"'{part.name}' {part.sqnr_db:.1f} dB" for part in (report.outputs if verbose else report.outputs[:3])
+    ]
     outputs = f"\n\noutputs: {', '.join(parts)}" if parts else ""
     which = "all" if verbose else f"the {len(shown)} farthest from float of"
     return f"{which} {len(report.layers)} layers, {report.samples} samples{outputs}\n\n{table(rows, left=2)}{tried}"
@@ -278,10 +377,16 @@ def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:
     total = sum(row.macs for row in report.operators)
     head = table(
         [
-            ["model", f"{report.model} ({size(report.bytes)}, opset {report.opset}{lifted}, IR {report.ir_version})"],
+            [
+                "model",
+                f"{report.model} ({size(report.bytes)}, opset {report.opset}{lifted}, IR {report.ir_version})",
+            ],
             ["inputs", ", ".join(report.inputs)],
             ["outputs", ", ".join(report.outputs)],
-            ["planned", f"{report.planned_mac_share:.1%} of {total / 1e6:.1f} M MACs (open sizes count as 1)"],
+            [
+                "planned",
+                f"{report.planned_mac_share:.1%} of {total / 1e6:.1f} M MACs (open sizes count as 1)",
+            ],
         ],
         left=2,
     )

@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnxq.schemes import Floats
+from onnxq.types import Floats
 
 ALPHAS = tuple(np.arange(1, 11) / 10)
 WORTH = 0.97
 """Scaling has to bring the error below this share of the error without it."""
 
 
-def awq_scales(weights: Sequence[Floats], moments: Floats, rounded: Callable[[Floats], Floats]) -> Floats | None:
+def awq_scales(
+    weights: Sequence[Floats], moments: Floats, rounded: Callable[[Floats], Floats]
+) -> Floats | None:
     """Factors s [K] for the channels of an input, or None where they gain too little.
 
     Args:
@@ -35,7 +37,9 @@ def awq_scales(weights: Sequence[Floats], moments: Floats, rounded: Callable[[Fl
     return best
 
 
-def _error(weights: Sequence[Floats], moments: Floats, rounded: Callable[[Floats], Floats], scales: Floats) -> float:
+def _error(
+    weights: Sequence[Floats], moments: Floats, rounded: Callable[[Floats], Floats], scales: Floats
+) -> float:
     """Power that rounding adds to the outputs, tr(E H E^T)."""
     total = 0.0
     for rows in weights:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxq.schemes import Array, Floats, Integers
+from onnxq.types import Array, Floats, Integers
 
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 """Shares of a block's range that are tried: cutting the largest weight off may cost less than wider steps."""
@@ -57,7 +57,9 @@ class Coded:
     def decoded(self) -> Floats:
         """The weight that the codes stand for, [channels, K]."""
         columns = self.codes.shape[1]
-        scales, zeros = (np.repeat(each, self.grid.block, axis=1)[:, :columns] for each in (self.scales, self.zeros))
+        scales, zeros = (
+            np.repeat(each, self.grid.block, axis=1)[:, :columns] for each in (self.scales, self.zeros)
+        )
         values: Floats = (self.codes.astype(np.float32) - zeros.astype(np.float32)) * scales
         return values
 

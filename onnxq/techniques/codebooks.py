@@ -6,7 +6,7 @@ exponent and one of mantissa, scaled to 1, as bitsandbytes numbers them. Both as
 
 import numpy as np
 
-from onnxq.schemes import Floats, Integers
+from onnxq.types import Floats, Integers
 
 NF4: Floats = np.array([
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,

@@ -8,14 +8,16 @@ their own and lose nothing by a factor.
 
 import numpy as np
 
-from onnxq.schemes import Floats
+from onnxq.types import Floats
 
 ALPHAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WORTH = 0.9
 """Equalization costs nothing at run time, but has to bring the noise below this share."""
 
 
-def equalizing_scales(low: Floats, high: Floats, power: Floats, rows: Floats, depthwise: Floats) -> Floats | None:
+def equalizing_scales(
+    low: Floats, high: Floats, power: Floats, rows: Floats, depthwise: Floats
+) -> Floats | None:
     """Divisors s [C] for the channels of an activation, or None where they gain too little.
 
     Args:

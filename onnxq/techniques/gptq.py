@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.schemes import INT8, Array, Floats, Integers
-from onnxq.techniques.blocks import row_blocks
+from onnxq.techniques.row_blocks import row_blocks
 from onnxq.techniques.saturation import PAIR_LIMIT
+from onnxq.types import INT8, Array, Floats, Integers
 
 BLOCK = 32
 """Weights of a row whose roundings are made up for one by one within the block, and for all blocks after it at once."""
@@ -39,7 +39,13 @@ def gptq_round(rows: Floats, moments: Floats, scales: Floats, *, pair_safe: bool
 
 
 def gptq_search(
-    rows: Floats, moments: Floats, scales: Floats, factors: Sequence[float], *, pair_safe: bool, shared: bool = False
+    rows: Floats,
+    moments: Floats,
+    scales: Floats,
+    factors: Sequence[float],
+    *,
+    pair_safe: bool,
+    shared: bool = False,
 ) -> tuple[Integers, Floats]:
     """Round weights with the best of several multiples of their scales, and give that too.
 
@@ -64,14 +70,20 @@ def gptq_search(
             best = stored, tried, error
             continue
         better = error < best[2]
-        best = np.where(better[..., None], stored, best[0]), np.where(better, tried, best[1]), np.where(better, error, best[2])
+        best = (
+            np.where(better[..., None], stored, best[0]),
+            np.where(better, tried, best[1]),
+            np.where(better, error, best[2]),
+        )
     assert best is not None
     return best[0], best[1]
 
 
 def _in_blocks(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
     blocks = row_blocks((rows.shape[1], rows.shape[0] * rows.shape[2]))
-    return np.concatenate([_round(rows[:, b], shares, scales[:, b], pair_safe=pair_safe) for b in blocks], axis=1)
+    return np.concatenate(
+        [_round(rows[:, b], shares, scales[:, b], pair_safe=pair_safe) for b in blocks], axis=1
+    )
 
 
 def _round(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
@@ -83,7 +95,11 @@ def _round(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool) -> 
         stop = min(start + BLOCK, size)
         steps = errors[:, start:stop] + shares[:, :start, start:stop].transpose(0, 2, 1) @ errors[:, :start]
         for i in range(stop - start):
-            target = _in_pair(steps, stored[:, start:stop], i) if pair_safe else np.clip(np.rint(steps[:, i]), INT8.low, INT8.high)
+            target = (
+                _in_pair(steps, stored[:, start:stop], i)
+                if pair_safe
+                else np.clip(np.rint(steps[:, i]), INT8.low, INT8.high)
+            )
             stored[:, start + i] = target
             errors[:, start + i] -= target
             steps[:, i + 1 :] += shares[:, start + i, start + i + 1 : stop, None] * errors[:, start + i, None]

@@ -6,9 +6,9 @@ later roundings must make up for is then small ("act-order with static groups").
 
 import numpy as np
 
-from onnxq.schemes import Floats
 from onnxq.techniques.blockwise import Coded, Grid, parameters
 from onnxq.techniques.gptq import BLOCK, feedback
+from onnxq.types import Floats
 
 
 def gptq_blocks(rows: Floats, moments: Floats, grid: Grid) -> Coded:
@@ -19,7 +19,9 @@ def gptq_blocks(rows: Floats, moments: Floats, grid: Grid) -> Coded:
     order = np.argsort(-power, kind="stable")
     shares = feedback(moments[None][:, order][:, :, order])[0]
     of_block = order // grid.block
-    errors = np.ascontiguousarray(rows.T[order], np.float32)  # [K, channels]; what is a weight becomes its error
+    errors = np.ascontiguousarray(
+        rows.T[order], np.float32
+    )  # [K, channels]; what is a weight becomes its error
     codes = np.empty(errors.shape, np.uint8)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)

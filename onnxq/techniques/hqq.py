@@ -6,8 +6,8 @@ outliers, found by the shrinkage operator of an l_p norm with p < 1, and the res
 
 import numpy as np
 
-from onnxq.schemes import Floats
 from onnxq.techniques.blockwise import Coded, Grid, as_blocks, encode, parameters
+from onnxq.types import Floats
 
 NORM, BETA, GROWTH, STEPS = 0.7, 10.0, 1.01, 20
 

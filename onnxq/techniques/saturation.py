@@ -12,8 +12,8 @@ full range where they can. K is ordered as the kernels pack it, see `kernel_orde
 
 import numpy as np
 
-from onnxq.schemes import INT8, Array, Floats, Integers
-from onnxq.techniques.blocks import by_blocks
+from onnxq.techniques.row_blocks import by_blocks
+from onnxq.types import INT8, Array, Floats, Integers
 
 PAIR_LIMIT = 128
 _GROWTH = np.concatenate([np.arange(1.0, 1.5, 0.02), np.arange(1.5, 2.01, 0.05)])

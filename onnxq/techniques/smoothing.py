@@ -7,7 +7,7 @@ not fit all layers, so each takes the one with the least expected noise, "off" a
 
 import numpy as np
 
-from onnxq.schemes import Floats
+from onnxq.types import Floats
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 WORTH = 0.65

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxq.schemes import Array, Feeds
+from onnxq.types import Array, Feeds
 from tests.conftest import normal, parse
 
 SAMPLES = 32
@@ -54,7 +54,14 @@ def conv_weights(rng: np.random.Generator, *names: str) -> dict[str, Array]:
     return {name: 0.3 * normal(rng, 4, 4, 3, 3) for name in names}
 
 
-def cnn(rng: np.random.Generator, body: str, kernels: int, *, extra: dict[str, Array] | None = None, **more: object) -> Case:
+def cnn(
+    rng: np.random.Generator,
+    body: str,
+    kernels: int,
+    *,
+    extra: dict[str, Array] | None = None,
+    **more: object,
+) -> Case:
     """A model over x [N,4,8,8] whose text uses the weights w1, w2, w3 and the bias b."""
     constants = conv_weights(rng, "w1", "w2", "w3") | {"b": normal(rng, 4)} | (extra or {})
     used = {name: array for name, array in constants.items() if name in (extra or {}) or f" {name}" in body}
@@ -63,6 +70,15 @@ def cnn(rng: np.random.Generator, body: str, kernels: int, *, extra: dict[str, A
     return Case(model, images(rng, 1, 4, 8, 8), {"QLinearConv": kernels}, **more)  # type: ignore[arg-type]
 
 
-def gemm(rng: np.random.Generator, text: str, shapes: dict[str, tuple[int, ...]], kernels: dict[str, int], **more: object) -> Case:
-    model = parse("g (float[5,8] x) => (float[5,4] y) { " + text + " }", {name: normal(rng, *shape) for name, shape in shapes.items()})
+def gemm(
+    rng: np.random.Generator,
+    text: str,
+    shapes: dict[str, tuple[int, ...]],
+    kernels: dict[str, int],
+    **more: object,
+) -> Case:
+    model = parse(
+        "g (float[5,8] x) => (float[5,4] y) { " + text + " }",
+        {name: normal(rng, *shape) for name, shape in shapes.items()},
+    )
     return Case(model, images(rng, 5, 8), kernels, **more)  # type: ignore[arg-type]

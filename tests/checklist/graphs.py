@@ -43,7 +43,9 @@ def _(rng):
         g (float[N,4,8,8] x) => (float[N,4,8,8] y) { h = local.block(x, w1) y = local.block(h, w2) }
         <domain: "local", opset_import: ["" : 17]> block (a, k) => (r) { c = Conv<pads=[1,1,1,1]>(a, k) r = Relu(c) }"""
     model = onnx.parser.parse_model(text)
-    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in conv_weights(rng, "w1", "w2").items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(a, n) for n, a in conv_weights(rng, "w1", "w2").items()
+    )
     return Case(model, images(rng, 1, 4, 8, 8), {"QLinearConv": 2})
 
 
@@ -59,7 +61,11 @@ def _(rng):
 def _(rng):
     text = f"""i = Identity(w1) h = Conv{PAD}(x, i) r = Relu(h) t = Transpose<perm=[1,0,2,3]>(w2) j = Conv{PAD}(r, t)
         s = Relu(j) f = Cast<to=1>(half) y = Conv{PAD}(s, f)"""
-    large = {"w1": 0.1 * normal(rng, 64, 4, 3, 3), "w2": 0.1 * normal(rng, 64, 64, 3, 3), "half": 0.1 * normal(rng, 4, 64, 3, 3)}
+    large = {
+        "w1": 0.1 * normal(rng, 64, 4, 3, 3),
+        "w2": 0.1 * normal(rng, 64, 64, 3, 3),
+        "half": 0.1 * normal(rng, 4, 64, 3, 3),
+    }
     case = cnn(rng, text, 3, extra=large | {"half": large["half"].astype(np.float16)})
 
     def smaller(folder, _model):
@@ -91,7 +97,9 @@ def _(rng):
 def _(rng):
     weight, bias = 0.3 * normal(rng, 4, 4, 3, 3), normal(rng, 4)
     weight[1], weight[2], bias[2] = 0, weight[2] * 1e-7, 3.0
-    return cnn(rng, f"h = Conv{PAD}(x, wz, bz) r = Relu(h) y = Conv{PAD}(r, w2)", 2, extra={"wz": weight, "bz": bias})
+    return cnn(
+        rng, f"h = Conv{PAD}(x, wz, bz) r = Relu(h) y = Conv{PAD}(r, w2)", 2, extra={"wz": weight, "bz": bias}
+    )
 
 
 @line(25, "a weight of zeros, an activation of zeros, an empty operand of Concat")
@@ -119,7 +127,10 @@ for _mask in (-np.inf, float(np.finfo(np.float32).min), -1e4):
             s = MatMul(q, t) m = Where(keep, zero, low) a = Add(s, m) p = Softmax(a) v = MatMul(x, wv) o = MatMul(p, v) y = MatMul(o, wo) }"""
         constants = {name: 0.3 * normal(rng, 8, 8) for name in ("wq", "wk", "wv", "wo")}
         model = parse(text, constants | {"zero": np.float32(0), "low": np.float32(mask)})
-        feeds = [{"x": normal(rng, 2, 6, 8), "keep": (rng.random((2, 6, 6)) < 0.7) | np.eye(6, dtype=bool)} for _ in range(SAMPLES)]
+        feeds = [
+            {"x": normal(rng, 2, 6, 8), "keep": (rng.random((2, 6, 6)) < 0.7) | np.eye(6, dtype=bool)}
+            for _ in range(SAMPLES)
+        ]
         return Case(model, feeds, {"MatMulIntegerToFloat": 3})
 
 
@@ -127,7 +138,12 @@ for _mask in (-np.inf, float(np.finfo(np.float32).min), -1e4):
 def _(rng):
     mask = np.zeros((1, 1, 8, 8), np.float32)
     mask[..., ::2] = -np.finfo(np.float32).max
-    return cnn(rng, f"h = Conv{PAD}(x, w1) m = Add(h, mask) r = Relu(m) y = Conv{PAD}(r, w2)", 2, extra={"mask": mask})
+    return cnn(
+        rng,
+        f"h = Conv{PAD}(x, w1) m = Add(h, mask) r = Relu(m) y = Conv{PAD}(r, w2)",
+        2,
+        extra={"mask": mask},
+    )
 
 
 for _type, _number in ((np.float16, 29), (np.float64, 30)):
@@ -136,7 +152,12 @@ for _type, _number in ((np.float16, 29), (np.float64, 30)):
     def _(rng, kind=_type):
         name = {np.float16: "float16", np.float64: "double"}[kind]
         text = f"g ({name}[5,8] x) => ({name}[5,4] y) {{ h = Gemm(x, w1, b) r = Relu(h) c = Clip(r, , six) y = Gemm(c, w2) }}"
-        constants = {"w1": normal(rng, 8, 7), "b": normal(rng, 7), "six": np.float32(6), "w2": normal(rng, 7, 4)}
+        constants = {
+            "w1": normal(rng, 8, 7),
+            "b": normal(rng, 7),
+            "six": np.float32(6),
+            "w2": normal(rng, 7, 4),
+        }
         model = parse(text, {key: np.asarray(array, kind) for key, array in constants.items()})
         return Case(model, [{"x": normal(rng, 5, 8).astype(kind)} for _ in range(SAMPLES)], {"QGemm": 2})
 
@@ -146,4 +167,6 @@ def _(rng):
     text = f"g (float16[N,4,8,8] x) => (float16[N,4,8,8] y) {{ h = Conv{PAD}(x, w1, b) r = Relu(h) y = Conv{PAD}(r, w2) }}"
     constants = conv_weights(rng, "w1", "w2") | {"b": normal(rng, 4)}
     model = parse(text, {key: array.astype(np.float16) for key, array in constants.items()})
-    return Case(model, [{"x": normal(rng, 1, 4, 8, 8).astype(np.float16)} for _ in range(SAMPLES)], {"QLinearConv": 2})
+    return Case(
+        model, [{"x": normal(rng, 1, 4, 8, 8).astype(np.float16)} for _ in range(SAMPLES)], {"QLinearConv": 2}
+    )

@@ -27,9 +27,7 @@ for _method in ("entropy", "percentile", "mse"):
 
 @line(32, "a tensor already named like those that are added")
 def _(rng):
-    text = (
-        f"h = Conv{PAD}(x, w1) h_quantized = Relu(h) h_QuantizeLinear_Input = Conv{PAD}(h_quantized, w2) y = Relu(h_QuantizeLinear_Input)"
-    )
+    text = f"h = Conv{PAD}(x, w1) h_quantized = Relu(h) h_QuantizeLinear_Input = Conv{PAD}(h_quantized, w2) y = Relu(h_QuantizeLinear_Input)"
     return cnn(rng, text, 2)
 
 
@@ -55,7 +53,12 @@ def _(rng):
 def _(rng):
     text = """q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) w = DequantizeLinear(wq, s, zw)
         h = Conv<pads=[1,1,1,1]>(d, w) hq = QuantizeLinear(h, s, z) y = DequantizeLinear(hq, s, z)"""
-    extra = {"s": np.float32(0.03), "z": np.uint8(128), "zw": np.int8(0), "wq": rng.integers(-9, 9, (4, 4, 3, 3)).astype(np.int8)}
+    extra = {
+        "s": np.float32(0.03),
+        "z": np.uint8(128),
+        "zw": np.int8(0),
+        "wq": rng.integers(-9, 9, (4, 4, 3, 3)).astype(np.int8),
+    }
     return cnn(rng, text, 1, extra=extra, says="it is quantized already")
 
 
@@ -63,7 +66,12 @@ def _(rng):
 def _(rng):
     text = """q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) w = DequantizeLinear(wq, s, zw)
         h = Conv<pads=[1,1,1,1]>(d, w) hq = QuantizeLinear(h, s, z) e = DequantizeLinear(hq, s, z) y = Conv<pads=[1,1,1,1]>(e, w2)"""
-    extra = {"s": np.float32(0.03), "z": np.uint8(128), "zw": np.int8(0), "wq": rng.integers(-9, 9, (4, 4, 3, 3)).astype(np.int8)}
+    extra = {
+        "s": np.float32(0.03),
+        "z": np.uint8(128),
+        "zw": np.int8(0),
+        "wq": rng.integers(-9, 9, (4, 4, 3, 3)).astype(np.int8),
+    }
     return cnn(rng, text, 2, extra=extra)
 
 
@@ -79,7 +87,9 @@ for _opset in (7, 8, 9, 10, 11, 12):
         case.model.ir_version = 3 if opset < 9 else 4
         if case.model.ir_version == 3:  # initializers had to be inputs
             for tensor in case.model.graph.initializer:
-                case.model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+                case.model.graph.input.append(
+                    helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                )
         return case
 
 
@@ -110,7 +120,9 @@ def _(rng):
 def _(rng):
     text = """g (int64[N,5] ids, string[1] word) => (float[N,5,6] y, string[1] upper) { e = Gather(table, ids) h = MatMul(e, w) r = Relu(h)
         y = MatMul(r, v) upper = Identity(word) }"""
-    model = parse(text, {"table": normal(rng, 30, 8), "w": 0.3 * normal(rng, 8, 7), "v": 0.3 * normal(rng, 7, 6)})
+    model = parse(
+        text, {"table": normal(rng, 30, 8), "w": 0.3 * normal(rng, 8, 7), "v": 0.3 * normal(rng, 7, 6)}
+    )
     feeds = [{"ids": rng.integers(0, 30, (2, 5)), "word": np.array([f"w{i}"])} for i in range(SAMPLES)]
     return Case(model, feeds, {"MatMulIntegerToFloat": 1})
 
@@ -120,7 +132,9 @@ def _(rng):
     text = """g (int64[2,5] ids) => (float[2,5,30] y) { e = Gather(table, ids) h = MatMul(e, w) t = Transpose<perm=[1,0]>(table)
         y = MatMul(h, t) }"""
     model = parse(text, {"table": normal(rng, 30, 8), "w": 0.3 * normal(rng, 8, 8)})
-    return Case(model, [{"ids": rng.integers(0, 30, (2, 5))} for _ in range(SAMPLES)], {"MatMulIntegerToFloat": 1})
+    return Case(
+        model, [{"ids": rng.integers(0, 30, (2, 5))} for _ in range(SAMPLES)], {"MatMulIntegerToFloat": 1}
+    )
 
 
 for _cell, _gates in (("LSTM", 4), ("GRU", 3)):
@@ -130,7 +144,9 @@ for _cell, _gates in (("LSTM", 4), ("GRU", 3)):
         text = f"""g (float[7,1,8] x) => (float[7,1,6] y) {{ h = MatMul(x, w) s, last = {cell}<hidden_size=5>(h, wi, wr)
             q = Squeeze(s, one) y = MatMul(q, v) }}"""
         shapes = {"w": (8, 9), "wi": (1, gates * 5, 9), "wr": (1, gates * 5, 5), "v": (5, 6)}
-        model = parse(text, {name: 0.3 * normal(rng, *shape) for name, shape in shapes.items()} | {"one": np.int64([1])})
+        model = parse(
+            text, {name: 0.3 * normal(rng, *shape) for name, shape in shapes.items()} | {"one": np.int64([1])}
+        )
         return Case(model, images(rng, 7, 1, 8), {"MatMulIntegerToFloat": 2})
 
 
@@ -153,7 +169,9 @@ def _(rng):
 def _(rng):
     text = """g (float[1,8] x, float[1,6] state) => (float[1,4] y, float[1,6] next) { a = MatMul(x, wx) b = MatMul(state, wh)
         s = Add(a, b) next = Tanh(s) y = MatMul(next, wo) }"""
-    model = parse(text, {"wx": 0.3 * normal(rng, 8, 6), "wh": 0.3 * normal(rng, 6, 6), "wo": normal(rng, 6, 4)})
+    model = parse(
+        text, {"wx": 0.3 * normal(rng, 8, 6), "wh": 0.3 * normal(rng, 6, 6), "wo": normal(rng, 6, 4)}
+    )
     feeds = [{"x": normal(rng, 1, 8), "state": np.tanh(normal(rng, 1, 6))} for _ in range(SAMPLES)]
     return Case(model, feeds, {"QGemm": 2, "MatMulIntegerToFloat": 1})
 
@@ -162,7 +180,9 @@ def _(rng):
 def _(rng):
     text = """g (float[5,8] x) => (float[5,4] y) { a = Gemm(x, w) s = Softmax(a) b = Gemm(s, v) g = Sigmoid(b) y = Gemm(g, u) }"""
     return Case(
-        parse(text, {k: normal(rng, *s) for k, s in {"w": (8, 7), "v": (7, 6), "u": (6, 4)}.items()}), images(rng, 5, 8), {"QGemm": 3}
+        parse(text, {k: normal(rng, *s) for k, s in {"w": (8, 7), "v": (7, 6), "u": (6, 4)}.items()}),
+        images(rng, 5, 8),
+        {"QGemm": 3},
     )
 
 
@@ -173,7 +193,10 @@ def _(rng):
     case = cnn(rng, text, 3, extra={"stride": np.float32(320)})
 
     def scores_hold(folder, model):
-        a, b = (runtime_outputs(path, case.feeds[0])[0][:, 4:] for path in (folder / "model.onnx", folder / "model.int8.onnx"))
+        a, b = (
+            runtime_outputs(path, case.feeds[0])[0][:, 4:]
+            for path in (folder / "model.onnx", folder / "model.int8.onnx")
+        )
         assert np.abs(a - b).max() < 0.05
 
     case.after = scores_hold
@@ -183,7 +206,9 @@ def _(rng):
 @line(50, "a spectrum with a logarithm before the network")
 def _(rng):
     n = np.arange(16)
-    filters = np.concatenate([np.cos(np.outer(n, n) * np.pi / 16), np.sin(np.outer(n, n) * np.pi / 16)]).astype(np.float32)[:, None]
+    filters = np.concatenate(
+        [np.cos(np.outer(n, n) * np.pi / 16), np.sin(np.outer(n, n) * np.pi / 16)]
+    ).astype(np.float32)[:, None]
     text = """g (float[1,1,160] x) => (float[1,4,17] y) { s = Conv<strides=[8]>(x, filters) p = Mul(s, s) e = MatMul(mel, p)
         c = Clip(e, tiny) l = Log(c) d = Div(l, std) h = Conv<pads=[1,1]>(d, w1) r = Relu(h) y = Conv(r, w2) }"""
     weights = {"w1": normal(rng, 8, 6, 3), "w2": normal(rng, 4, 8, 3), "mel": np.abs(normal(rng, 6, 32))}
@@ -194,7 +219,12 @@ def _(rng):
 
 @line(51, "dead nodes and initializers that nothing uses")
 def _(rng):
-    return cnn(rng, f"dead = Conv{PAD}(x, w3) h = Conv{PAD}(x, w1) y = Conv{PAD}(h, w2)", 2, extra={"unused": normal(rng, 9)})
+    return cnn(
+        rng,
+        f"dead = Conv{PAD}(x, w3) h = Conv{PAD}(x, w1) y = Conv{PAD}(h, w2)",
+        2,
+        extra={"unused": normal(rng, 9)},
+    )
 
 
 @line(52, "nothing to quantize")

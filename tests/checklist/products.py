@@ -13,12 +13,21 @@ def _(rng):
 
 @line(2, "Gemm with alpha, QOperator")
 def _(rng):
-    return gemm(rng, "y = Gemm<alpha=2.5>(x, w, c)", {"w": (8, 4), "c": (4,)}, {"QGemm": 1}, options={"format": "qoperator"})
+    return gemm(
+        rng,
+        "y = Gemm<alpha=2.5>(x, w, c)",
+        {"w": (8, 4), "c": (4,)},
+        {"QGemm": 1},
+        options={"format": "qoperator"},
+    )
 
 
 @line(3, "Gemm with transA")
 def _(rng):
-    model = parse("g (float[8,5] x) => (float[5,4] y) { y = Gemm<transA=1>(x, w, c) }", {"w": normal(rng, 8, 4), "c": normal(rng, 4)})
+    model = parse(
+        "g (float[8,5] x) => (float[5,4] y) { y = Gemm<transA=1>(x, w, c) }",
+        {"w": normal(rng, 8, 4), "c": normal(rng, 4)},
+    )
     return Case(model, images(rng, 8, 5), {"QGemm": 1})
 
 
@@ -46,12 +55,18 @@ def _(rng):
 @line(7, "one Gemm weight used plain and transposed")
 def _(rng):
     text = "g (float[5,8] x) => (float[5,8] y) { h = Gemm(x, w) r = Relu(h) y = Gemm<transB=1>(r, w) }"
-    return Case(parse(text, {"w": normal(rng, 8, 8) * np.arange(1, 9, dtype=np.float32)}), images(rng, 5, 8), {"QGemm": 2})
+    return Case(
+        parse(text, {"w": normal(rng, 8, 8) * np.arange(1, 9, dtype=np.float32)}),
+        images(rng, 5, 8),
+        {"QGemm": 2},
+    )
 
 
 @line(8, "a transposed weight shared by two Gemms")
 def _(rng):
-    text = "g (float[5,8] x) => (float[5,8] y) { h = Gemm<transB=1>(x, w) r = Tanh(h) y = Gemm<transB=1>(r, w) }"
+    text = (
+        "g (float[5,8] x) => (float[5,8] y) { h = Gemm<transB=1>(x, w) r = Tanh(h) y = Gemm<transB=1>(r, w) }"
+    )
     return Case(parse(text, {"w": normal(rng, 8, 8)}), images(rng, 5, 8), {"QGemm": 2})
 
 
@@ -62,14 +77,18 @@ def _(rng):
 
 @line(10, "a weight shared with an excluded node")
 def _(rng):
-    case = cnn(rng, f"h = Conv{PAD}(x, w1, b) r = Relu(h) y = Conv{PAD}(r, w1, b)", 1, options={"exclude": ("keep",)})
+    case = cnn(
+        rng, f"h = Conv{PAD}(x, w1, b) r = Relu(h) y = Conv{PAD}(r, w1, b)", 1, options={"exclude": ("keep",)}
+    )
     case.model.graph.node[0].name = "keep"
     return case
 
 
 @line(11, "node names that are empty")
 def _(rng):
-    case = cnn(rng, f"h = Conv{PAD}(x, w1) r = Relu(h) i = Conv{PAD}(r, w2) s = Relu(i) y = Conv{PAD}(s, w3)", 3)
+    case = cnn(
+        rng, f"h = Conv{PAD}(x, w1) r = Relu(h) i = Conv{PAD}(r, w2) s = Relu(i) y = Conv{PAD}(s, w3)", 3
+    )
     for node, name in zip(case.model.graph.node, ("one", "", "two", "", ""), strict=True):
         node.name = name
     return case
@@ -77,7 +96,9 @@ def _(rng):
 
 @line(11, "node names that are the same, which the runtime itself refuses")
 def _(rng):
-    case = cnn(rng, f"h = Conv{PAD}(x, w1) y = Conv{PAD}(h, w2)", 2, says="two nodes with same node name (same)")
+    case = cnn(
+        rng, f"h = Conv{PAD}(x, w1) y = Conv{PAD}(h, w2)", 2, says="two nodes with same node name (same)"
+    )
     for node in case.model.graph.node:
         node.name = "same"
     return case
@@ -91,7 +112,9 @@ QOPERATOR = {"format": "qoperator", "give_back": False}
 def _(rng):
     text = f"""h = Conv{PAD}(x, w1) c = Clip(h, , six) i = Conv{PAD}(c, w2)
         u = Resize<mode="nearest">(i, , scales) y = Conv<pads=[1,1,1,1], strides=[2,2]>(u, w3)"""
-    case = cnn(rng, text, 3, extra={"six": np.float32(6), "scales": np.float32([1, 1, 2, 2])}, options=QOPERATOR)
+    case = cnn(
+        rng, text, 3, extra={"six": np.float32(6), "scales": np.float32([1, 1, 2, 2])}, options=QOPERATOR
+    )
     case.model.graph.node[0].input.append("")
     return case
 

@@ -15,12 +15,16 @@ def added(want, have, axis=-1):
     return decisions
 
 
-@pytest.mark.parametrize(("classes", "size"), [(2, 0.05), (2, 0.3), (2, 1.0), (5, 0.05), (5, 0.3), (20, 0.05), (20, 0.15)])
+@pytest.mark.parametrize(
+    ("classes", "size"), [(2, 0.05), (2, 0.3), (2, 1.0), (5, 0.05), (5, 0.3), (20, 0.05), (20, 0.15)]
+)
 def test_the_expected_share_is_what_random_noise_changes(rng, classes, size):
     """Seen once, of noise of which many draws say what it changes on the whole."""
     scores = normal(rng, 1500, classes)
     expected = added(scores, scores + size * normal(rng, *scores.shape)).expected()
-    drawn = [np.mean((scores + size * normal(rng, *scores.shape)).argmax(1) != scores.argmax(1)) for _ in range(60)]
+    drawn = [
+        np.mean((scores + size * normal(rng, *scores.shape)).argmax(1) != scores.argmax(1)) for _ in range(60)
+    ]
     assert expected == pytest.approx(np.mean(drawn), rel=0.2)
 
 

@@ -7,18 +7,19 @@ import onnx
 import pytest
 
 from onnxq.errors import DataError
-from onnxq.gates import Limits
-from onnxq.job import prepare
-from onnxq.options import Method, QuantizeOptions, Technique
+from onnxq.inputs import prepare
+from onnxq.options import Limits, Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
-from onnxq.report.model import QuantizeReport
+from onnxq.report.quantization import QuantizeReport
 from onnxq.report.text import quantize_rows
 from tests.conftest import normal, parse
 
 PLAIN = (Technique.FALLBACK, Technique.SMOOTHING, Technique.EQUALIZATION, Technique.GPTQ)
 
 
-def quantized(folder: Path, *, without: tuple[Technique, ...] = (), states: tuple[str, ...] = ()) -> QuantizeReport:
+def quantized(
+    folder: Path, *, without: tuple[Technique, ...] = (), states: tuple[str, ...] = ()
+) -> QuantizeReport:
     options = QuantizeOptions(
         folder / "model.onnx",
         folder / "data",
@@ -58,7 +59,9 @@ def test_one_ruined_output_of_120_is_the_bound_and_is_named(many):
     assert outputs.bound_db == outputs.worst_part.bound_db < 5
     assert outputs.sqnr_db == outputs.worst_part.sqnr_db
     assert min(part.sqnr_db for part in outputs.parts if part.name != "bad") > 25
-    assert any("'bad'" in warning and "and" not in warning.split("(")[1].split(")")[0] for warning in report.warnings)
+    assert any(
+        "'bad'" in warning and "and" not in warning.split("(")[1].split(")")[0] for warning in report.warnings
+    )
     (gate,) = report.gated(Limits(min_sqnr=20)).gates
     assert not gate.holds
     assert gate.found == outputs.bound_db
@@ -122,7 +125,9 @@ def test_sequences_are_held_out_as_a_whole(tmp_path):
 
 def test_a_wrong_pair_of_states_is_said_before_anything_is_done(tmp_path):
     folder = recurrent(tmp_path)
-    with pytest.raises(DataError, match="--state h0=nothing: expected INPUT=OUTPUT; inputs are x, h0, outputs y, hn"):
+    with pytest.raises(
+        DataError, match="--state h0=nothing: expected INPUT=OUTPUT; inputs are x, h0, outputs y, hn"
+    ):
         quantized(folder, states=("h0=nothing",))
     assert not (folder / "out.onnx").exists()
 
@@ -135,10 +140,19 @@ def detector(tmp_path_factory):
         c = Conv(x, w0) h = Tanh(c) b = Conv(h, w1) wide = Mul(h, spread) r = Relu(wide) s = Conv(r, w2)
         rb = Reshape(b, four) rs = Reshape(s, three) pixels = Mul(rb, stride) p = Sigmoid(rs)
         cat = Concat<axis=1>(pixels, p) y = Transpose<perm=[0,2,1]>(cat) }"""
-    weights = {"w0": normal(rng, 8, 8, 1, 1) / 3, "w1": normal(rng, 4, 8, 1, 1), "w2": 4 * normal(rng, 3, 8, 1, 1)}
+    weights = {
+        "w0": normal(rng, 8, 8, 1, 1) / 3,
+        "w1": normal(rng, 4, 8, 1, 1),
+        "w2": 4 * normal(rng, 3, 8, 1, 1),
+    }
     weights["w2"][:, 0] /= 1e4
     spread = np.float32([1e4, *[1] * 7]).reshape(1, 8, 1, 1)
-    constants = {"spread": spread, "stride": np.float32(160), "four": np.array([1, 4, 16]), "three": np.array([1, 3, 16])}
+    constants = {
+        "spread": spread,
+        "stride": np.float32(160),
+        "four": np.array([1, 4, 16]),
+        "three": np.array([1, 3, 16]),
+    }
     onnx.save(parse(text, weights | constants), folder / "model.onnx")
     (folder / "data").mkdir()
     for i in range(24):
@@ -165,7 +179,9 @@ def test_the_scores_of_a_detector_are_saved(detector):
 
 def test_decisions_of_a_classifier_are_counted_in_front_of_its_softmax(tmp_path, rng):
     text = "g (float[1,16] x) => (float[1,5] y) { m = MatMul(x, w0) h = Tanh(m) a = MatMul(h, w1) y = Softmax(a) }"
-    onnx.save(parse(text, {"w0": normal(rng, 16, 16) / 4, "w1": 4 * normal(rng, 16, 5)}), tmp_path / "model.onnx")
+    onnx.save(
+        parse(text, {"w0": normal(rng, 16, 16) / 4, "w1": 4 * normal(rng, 16, 5)}), tmp_path / "model.onnx"
+    )
     (tmp_path / "data").mkdir()
     for i in range(48):
         np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 16))
@@ -194,7 +210,10 @@ def test_a_selection_is_judged_in_front_of_it_and_counted(tmp_path, rng):
 @pytest.mark.parametrize(("samples", "folders"), [(64, [3, 1, 0]), (128, [6, 1, 1])])
 def test_samples_of_a_sequence_stay_together(tmp_path, samples, folders):
     job = prepare(QuantizeOptions(recurrent(tmp_path) / "model.onnx", tmp_path / "data", samples=samples))
-    parts = [{Path(sample.name).parent.name for sample in group} for group in (job.calibration, job.held_out, job.unseen)]
+    parts = [
+        {Path(sample.name).parent.name for sample in group}
+        for group in (job.calibration, job.held_out, job.unseen)
+    ]
     assert [len(part) for part in parts] == folders
     assert len(set.union(*parts)) == sum(folders)
     assert [sample.name for sample in job.samples] == sorted(sample.name for sample in job.samples)

@@ -5,13 +5,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.comparison.errors import CHOOSING_SPARE_DB, LEAST_SPARE_DB, NORMAL, USUAL, OutputErrors, bounds, decibels
+from onnxq.comparison.errors import (
+    CHOOSING_SPARE_DB,
+    LEAST_SPARE_DB,
+    NORMAL,
+    USUAL,
+    OutputErrors,
+    bounds,
+    decibels,
+)
 from onnxq.comparison.parts import Part
 from onnxq.errors import ModelError
-from onnxq.verify import heavy_samples
+from onnxq.evaluation.verification import heavy_samples
 from tests.conftest import normal
 
-TWO = [Part(0, "y[:, 0:4]", ((1, slice(0, 4)),), sizes=((1, 6),)), Part(0, "y[:, 4:6]", ((1, slice(4, 6)),), sizes=((1, 6),))]
+TWO = [
+    Part(0, "y[:, 0:4]", ((1, slice(0, 4)),), sizes=((1, 6),)),
+    Part(0, "y[:, 4:6]", ((1, slice(4, 6)),), sizes=((1, 6),)),
+]
 
 
 def one(noises, signal=1.0) -> OutputErrors:
@@ -30,7 +41,9 @@ def spare_db(errors: OutputErrors) -> float:
 
 def test_each_part_has_the_ratio_of_its_own_values():
     errors = OutputErrors(TWO)
-    row = errors.add([np.float32([[100, 100, 100, 100, 1, 1]])], [np.float32([[101, 101, 101, 101, 1.1, 0.9]])])
+    row = errors.add(
+        [np.float32([[100, 100, 100, 100, 1, 1]])], [np.float32([[101, 101, 101, 101, 1.1, 0.9]])]
+    )
     assert row == pytest.approx(np.array([[4e4, 4, 4], [2, 0.02, 2]]), rel=1e-5)
     assert errors.ratios() == pytest.approx([1e-4, 1e-2], rel=1e-4)
     assert errors.worst_db() == pytest.approx(20, abs=1e-3)
@@ -78,7 +91,9 @@ def test_a_standard_error_says_how_much_chance_there_is():
     drawn = [np.mean(rng.choice(noises, 64)) for _ in range(4000)]
     expected = 10 * np.log10(1 + np.std(drawn) / np.mean(noises))
     assert spare_db(one(noises)) == pytest.approx(expected, rel=0.05)
-    assert spare_db(one([0.0] * 15 + [0.16])) == pytest.approx(10 * np.log10(2), rel=0.02)  # one decision that tipped
+    assert spare_db(one([0.0] * 15 + [0.16])) == pytest.approx(
+        10 * np.log10(2), rel=0.02
+    )  # one decision that tipped
 
 
 def test_a_standard_error_is_that_of_a_ratio(rng):
@@ -93,7 +108,10 @@ def test_a_standard_error_is_that_of_a_ratio(rng):
     for size, off in pairs:
         loose.add([np.array([size])], [np.array([size + off])])
     table = np.square(pairs)
-    drawn = [(lambda rows: rows[:, 1].sum() / rows[:, 0].sum())(table[rng.integers(0, 60, 60)]) for _ in range(4000)]
+    drawn = [
+        (lambda rows: rows[:, 1].sum() / rows[:, 0].sum())(table[rng.integers(0, 60, 60)])
+        for _ in range(4000)
+    ]
     assert loose.standard_errors()[0] == pytest.approx(np.std(drawn), rel=0.15)
 
 
@@ -102,7 +120,9 @@ def test_the_bound_keeps_a_decibel_where_samples_agree():
     assert decibels(bounds(errors)[0]) == pytest.approx(20 - LEAST_SPARE_DB, abs=0.01)
     quarter = one([0.01] * (USUAL // 4))
     assert decibels(bounds(quarter)[0]) == pytest.approx(20 - 2 * LEAST_SPARE_DB, abs=0.01)
-    assert decibels(bounds(quarter, of=USUAL)[0]) == pytest.approx(20 - CHOOSING_SPARE_DB, abs=0.01)  # while files are chosen
+    assert decibels(bounds(quarter, of=USUAL)[0]) == pytest.approx(
+        20 - CHOOSING_SPARE_DB, abs=0.01
+    )  # while files are chosen
 
 
 def test_the_bound_keeps_standard_errors_where_samples_differ(rng):
@@ -113,7 +133,9 @@ def test_the_bound_keeps_standard_errors_where_samples_differ(rng):
     spare = NORMAL + 1.52 / (USUAL - 1)  # Student's t
     assert ratio + spare * error > ratio * 10 ** (LEAST_SPARE_DB / 10)
     assert bounds(errors)[0] == pytest.approx(ratio + spare * error)
-    assert bounds(errors, of=4 * USUAL)[0] == pytest.approx(ratio + spare * error / 2)  # a quarter of the evidence
+    assert bounds(errors, of=4 * USUAL)[0] == pytest.approx(
+        ratio + spare * error / 2
+    )  # a quarter of the evidence
     few = one(rng.exponential(0.01, 10))
     ten = NORMAL + 1.52 / 9  # of 9 degrees of freedom: 1.81
     assert bounds(few, of=10)[0] == pytest.approx(few.ratios()[0] + ten * few.standard_errors()[0])
@@ -131,7 +153,9 @@ def test_samples_of_a_sequence_count_as_one():
     assert errors.standard_errors() == pytest.approx(one(noises).standard_errors())
 
 
-@pytest.mark.parametrize(("unseen", "expected"), [([0.04, 0.04], 0.04), ([0.001], 0.01 * 10**0.15), ([], 0.01 * 10**0.15)])
+@pytest.mark.parametrize(
+    ("unseen", "expected"), [([0.04, 0.04], 0.04), ([0.001], 0.01 * 10**0.15), ([], 0.01 * 10**0.15)]
+)
 def test_samples_that_nothing_was_chosen_by_count_where_they_are_worse(unseen, expected):
     fresh = one(unseen)
     assert bounds(one([0.01] * USUAL), fresh)[0] == pytest.approx(expected, rel=0.01)
@@ -139,8 +163,12 @@ def test_samples_that_nothing_was_chosen_by_count_where_they_are_worse(unseen, e
 
 def test_fresh_samples_keep_the_bound(rng):
     """The mean of a thousand samples drawn anew is seldom worse than what 24 promised, though a quarter is twice the median."""
-    kept = [rng.lognormal(0, 1.0, 1000).mean() <= bounds(one(rng.lognormal(0, 1.0, 24)))[0] for _ in range(300)]
-    seen = [rng.lognormal(0, 1.0, 1000).mean() <= one(rng.lognormal(0, 1.0, 24)).ratios()[0] for _ in range(300)]
+    kept = [
+        rng.lognormal(0, 1.0, 1000).mean() <= bounds(one(rng.lognormal(0, 1.0, 24)))[0] for _ in range(300)
+    ]
+    seen = [
+        rng.lognormal(0, 1.0, 1000).mean() <= one(rng.lognormal(0, 1.0, 24)).ratios()[0] for _ in range(300)
+    ]
     assert np.mean(kept) > 0.8
     assert np.mean(seen) < 0.55
 
@@ -165,7 +193,10 @@ def test_what_is_no_number_in_float_does_not_count():
     assert errors.worst_db() == pytest.approx(20, abs=1e-3)
 
 
-@pytest.mark.parametrize(("ratio", "expected"), [(0.01, 20), (0, 200), (1, 0), (1e30, -200), (np.inf, -200), (np.nan, -200), (1e-40, 200)])
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [(0.01, 20), (0, 200), (1, 0), (1e30, -200), (np.inf, -200), (np.nan, -200), (1e-40, 200)],
+)
 def test_decibels_stay_within_200(ratio, expected):
     assert decibels(ratio) == pytest.approx(expected)
 
@@ -183,12 +214,20 @@ def test_what_one_shape_lacks_is_wrong():
 
 
 def test_what_is_no_float_does_not_count_and_of_another_shape_all_does():
-    errors = OutputErrors([Part(0, "ints"), Part(1, "y", ((1, slice(0, 2)),), sizes=((1, 6),)), Part(2, "sequence")])
-    errors.add([np.arange(3), np.ones((1, 5)), [np.ones(2)]], [np.arange(3) + 1, np.zeros((1, 5)), [np.ones(2)]])
+    errors = OutputErrors(
+        [Part(0, "ints"), Part(1, "y", ((1, slice(0, 2)),), sizes=((1, 6),)), Part(2, "sequence")]
+    )
+    errors.add(
+        [np.arange(3), np.ones((1, 5)), [np.ones(2)]], [np.arange(3) + 1, np.zeros((1, 5)), [np.ones(2)]]
+    )
     assert errors.measured == [1]
     assert errors.worst_db() == pytest.approx(0)
-    errors.add([np.arange(3), np.ones((1, 6)), [np.ones(2)]], [np.arange(3) + 1, np.full((1, 6), 1.1), [np.ones(2)]])
-    assert errors.ratios()[1] == pytest.approx((5 + 2 * 0.01) / (5 + 2))  # five values of one, two of the other
+    errors.add(
+        [np.arange(3), np.ones((1, 6)), [np.ones(2)]], [np.arange(3) + 1, np.full((1, 6), 1.1), [np.ones(2)]]
+    )
+    assert errors.ratios()[1] == pytest.approx(
+        (5 + 2 * 0.01) / (5 + 2)
+    )  # five values of one, two of the other
 
 
 def test_nothing_was_added():

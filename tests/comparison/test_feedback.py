@@ -6,13 +6,20 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from onnxq.comparison.feedback import Feedback, chosen_sequences, evenly, find_feedback, find_states, sequences
+from onnxq.comparison.feedback import (
+    Feedback,
+    chosen_sequences,
+    evenly,
+    find_feedback,
+    find_states,
+    sequences,
+)
 from onnxq.comparison.observation import observe, run_all
-from onnxq.data.source import Sample
+from onnxq.data.sample import Sample
 from onnxq.errors import DataError
-from onnxq.model.normalize import normalize
-from onnxq.model.runtime import open_session
-from onnxq.schemes import Feeds
+from onnxq.normalize.passes import normalize
+from onnxq.runtime.sessions import open_session
+from onnxq.types import Feeds
 from tests.conftest import normal, parse, to_ir
 
 STEP = """g (float[1,4] x, float[1,8] {a}) => (float[1,3] y, float[1,8] {b}) {{
@@ -39,7 +46,11 @@ class Named:
 def states(inputs, outputs, told=(), shape=(1, 8)):
     """Pairs of names that are found where all values have one shape."""
     found = find_states(
-        Named([("x", [1, 4]), *((name, shape) for name in inputs)], [("y", [1, 3]), *((name, shape) for name in outputs)]), told
+        Named(
+            [("x", [1, 4]), *((name, shape) for name in inputs)],
+            [("y", [1, 3]), *((name, shape) for name in outputs)],
+        ),
+        told,
     )
     return {name: ["y", *outputs][index] for name, index in found.items()}
 
@@ -166,7 +177,9 @@ def test_data_are_not_looked_at_where_names_or_the_user_say_it(rng):
 
     samples = [Sample(f"{i}.npz", unread) for i in range(12)]
     assert find_feedback(stepping(rng, "h0", "hn"), samples).states == {"h0": 1}
-    assert find_feedback(stepping(rng, "left_in", "left_out"), samples, ["left_in=left_out"]).states == {"left_in": 1}
+    assert find_feedback(stepping(rng, "left_in", "left_out"), samples, ["left_in=left_out"]).states == {
+        "left_in": 1
+    }
     assert find_feedback(stepping(rng, "h0", "hn"), samples, ["none"]) == Feedback()
 
 
@@ -202,7 +215,9 @@ def test_long_folders_are_cut():
     assert [len(each) for each in found] == [64, 64, 22] * 2
 
 
-@pytest.mark.parametrize(("count", "lengths"), [(200, [33] * 6 + [2]), (13, [2] * 6 + [1]), (1000, [64] * 15 + [40]), (1, [1])])
+@pytest.mark.parametrize(
+    ("count", "lengths"), [(200, [33] * 6 + [2]), (13, [2] * 6 + [1]), (1000, [64] * 15 + [40]), (1, [1])]
+)
 def test_a_single_folder_is_cut_into_at_least_six_sequences(count, lengths):
     assert [len(each) for each in sequences([Sample(f"{i:04}", dict) for i in range(count)])] == lengths
 
@@ -232,9 +247,15 @@ def test_each_model_gets_its_own_state_back(rng):
     for model, gain in ((exact, 1.0), (other, 1.01)):
         observation = observe(model, [feeds for _, feeds in samples], feedback)
         opened = observation.opened(model)
-        found = [float(each.own[0].item()) for _, each in run_all(open_session(opened.model), opened, samples, feedback)]
+        found = [
+            float(each.own[0].item())
+            for _, each in run_all(open_session(opened.model), opened, samples, feedback)
+        ]
         assert found == pytest.approx([gain**step for step in (1, 2, 3, 4, 5)] * 2, rel=1e-5)
-        alone = [float(each.own[0].item()) for _, each in run_all(open_session(opened.model), opened, samples, Feedback())]
+        alone = [
+            float(each.own[0].item())
+            for _, each in run_all(open_session(opened.model), opened, samples, Feedback())
+        ]
         assert alone == pytest.approx([gain] * 10, rel=1e-5)
 
 
@@ -248,7 +269,9 @@ def test_a_run_goes_on_with_the_state_that_was_kept(rng):
     session = open_session(opened.model)
     kept = [None, None]
     found = [
-        float(each.own[1].item()) for block in (samples[:3], samples[3:]) for _, each in run_all(session, opened, block, feedback, kept, 1)
+        float(each.own[1].item())
+        for block in (samples[:3], samples[3:])
+        for _, each in run_all(session, opened, block, feedback, kept, 1)
     ]
     assert found == [2, 4, 8, 16]
     assert kept[0] is None

@@ -6,8 +6,8 @@ import pytest
 from onnxq.comparison.errors import OutputErrors
 from onnxq.comparison.observation import Observation, observe
 from onnxq.comparison.parts import Part
-from onnxq.model.normalize import normalize
-from onnxq.schemes import Array, Feeds
+from onnxq.normalize.passes import normalize
+from onnxq.types import Array, Feeds
 from tests.conftest import normal, parse, run, to_ir
 
 SIZES = (4, 2, 1)
@@ -29,7 +29,9 @@ def names(text: str, constants: dict[str, Array], feeds: list[Feeds]) -> list[st
 
 def detector(rng: np.random.Generator) -> tuple[dict[str, Array], list[Feeds]]:
     """Weights of three heads with 4 coordinates and 3 scores, and samples."""
-    weights = {f"wb{i}": normal(rng, 4, 8, 1, 1) / 3 for i in range(3)} | {f"ws{i}": normal(rng, 3, 8, 1, 1) / 3 for i in range(3)}
+    weights = {f"wb{i}": normal(rng, 4, 8, 1, 1) / 3 for i in range(3)} | {
+        f"ws{i}": normal(rng, 3, 8, 1, 1) / 3 for i in range(3)
+    }
     shapes = {"four": np.array([1, 4, -1]), "three": np.array([1, 3, -1])}
     stride = np.repeat(np.float32([8, 16, 32]), [16, 4, 1]).reshape(1, 1, 21)
     feeds = [{f"f{i}": normal(rng, 1, 8, size, size) for i, size in enumerate(SIZES)} for _ in range(24)]
@@ -62,8 +64,13 @@ def test_heads_coordinates_and_scores_of_a_detector_are_parts(rng):
 def test_coordinates_beside_scores_in_each_head_are_parts_of_it(rng):
     """Concat in each head, Reshape and Transpose behind it, then the heads along the anchors."""
     constants, feeds = detector(rng)
-    heads = " ".join(f"p{i} = Mul(rb{i}, eight) q{i} = Sigmoid(rs{i}) c{i} = Concat<axis=1>(p{i}, q{i})" for i in range(3))
-    turned = " ".join(f"u{i} = Unsqueeze(c{i}, last) t{i} = Transpose<perm=[0,3,2,1]>(u{i}) v{i} = Squeeze(t{i}, first)" for i in range(3))
+    heads = " ".join(
+        f"p{i} = Mul(rb{i}, eight) q{i} = Sigmoid(rs{i}) c{i} = Concat<axis=1>(p{i}, q{i})" for i in range(3)
+    )
+    turned = " ".join(
+        f"u{i} = Unsqueeze(c{i}, last) t{i} = Transpose<perm=[0,3,2,1]>(u{i}) v{i} = Squeeze(t{i}, first)"
+        for i in range(3)
+    )
     text = f"{INPUTS} {{ {HEADS} {heads} {turned} y = Concat<axis=1>(v0, v1, v2) }}"
     constants |= {"eight": np.float32(8), "last": np.array([3]), "first": np.array([1])}
     assert names(text, constants, feeds) == [
@@ -82,7 +89,12 @@ def test_a_concat_whose_axis_is_merged_into_another_is_one_part(rng, data):
 def test_parts_of_a_concat_stay_apart_behind_elementwise_nodes_only(rng, data):
     text = """g (float[1,16] x) => (float[1,8] y, float[1,8] z) {
         a = MatMul(x, w0) b = MatMul(x, w1) c = Concat<axis=1>(a, b) r = Relu(c) y = Add(r, one) z = MatMul(c, w2) }"""
-    constants = {"w0": normal(rng, 16, 5), "w1": normal(rng, 16, 3), "w2": normal(rng, 8, 8), "one": np.ones(8, np.float32)}
+    constants = {
+        "w0": normal(rng, 16, 5),
+        "w1": normal(rng, 16, 3),
+        "w2": normal(rng, 8, 8),
+        "one": np.ones(8, np.float32),
+    }
     assert names(text, constants, data) == ["y[:, 0:5]", "y[:, 5:8]", "z"]
 
 
@@ -97,7 +109,11 @@ PRODUCT = "g (float[N,16] x) => (float[N,6] y) { y = MatMul(x, w) }"
 
 @pytest.mark.parametrize(
     ("large", "expected"),
-    [([0, 1, 2, 3], ["y[:, 0:4]", "y[:, 4:6]"]), ([0, 2], ["y[:, 0+2]", "y[:, 1+3:6]"]), ([5], ["y[:, 0:5]", "y[:, 5]"])],
+    [
+        ([0, 1, 2, 3], ["y[:, 0:4]", "y[:, 4:6]"]),
+        ([0, 2], ["y[:, 0+2]", "y[:, 1+3:6]"]),
+        ([5], ["y[:, 0:5]", "y[:, 5]"]),
+    ],
 )
 def test_indices_that_differ_in_scale_are_parts_without_a_concat(rng, data, large, expected):
     weight = normal(rng, 16, 6)
@@ -119,10 +135,17 @@ def test_logits_of_one_scale_are_not_split(seed):
 def test_what_only_half_of_the_samples_show_is_no_scale(rng):
     """A column that is large in every other sample is large by chance, not by its kind."""
     weight = np.eye(16, 6, dtype=np.float32)
-    feeds = [{"x": normal(rng, 1, 16) * np.where(np.arange(16) == 2, 300.0 if i % 2 else 1.0, 1.0).astype(np.float32)} for i in range(16)]
+    feeds = [
+        {
+            "x": normal(rng, 1, 16)
+            * np.where(np.arange(16) == 2, 300.0 if i % 2 else 1.0, 1.0).astype(np.float32)
+        }
+        for i in range(16)
+    ]
     assert names(PRODUCT, {"w": weight}, feeds) == ["y"]
     always = [
-        {"x": feed["x"] if i % 2 else feed["x"] * np.where(np.arange(16) == 2, 300, 1).astype(np.float32)} for i, feed in enumerate(feeds)
+        {"x": feed["x"] if i % 2 else feed["x"] * np.where(np.arange(16) == 2, 300, 1).astype(np.float32)}
+        for i, feed in enumerate(feeds)
     ]
     assert names(PRODUCT, {"w": weight}, always) == ["y[:, 0:2+3:6]", "y[:, 2]"]
 
@@ -133,10 +156,17 @@ def test_few_samples_say_nothing_of_scales(rng, data):
     assert names(PRODUCT, {"w": weight}, data[:3]) == ["y"]
 
 
-@pytest.mark.parametrize(("score", "least"), [("Sigmoid(a)", 0.1), ("Softmax(a)", 0.1), ("Clip(a, lo, hi)", 0.1), ("Relu(a)", 0.0)])
+@pytest.mark.parametrize(
+    ("score", "least"), [("Sigmoid(a)", 0.1), ("Softmax(a)", 0.1), ("Clip(a, lo, hi)", 0.1), ("Relu(a)", 0.0)]
+)
 def test_values_of_at_most_one_have_a_unit_of_their_own(rng, data, score, least):
     text = f"g (float[1,16] x) => (float[1,8] y) {{ a = MatMul(x, w0) s = {score} b = MatMul(x, w1) y = Concat<axis=1>(b, s) }}"
-    constants = {"w0": normal(rng, 16, 4), "w1": normal(rng, 16, 4) * 9, "lo": np.float32(0), "hi": np.float32(1)}
+    constants = {
+        "w0": normal(rng, 16, 4),
+        "w1": normal(rng, 16, 4) * 9,
+        "lo": np.float32(0),
+        "hi": np.float32(1),
+    }
     parts = observed(text, constants, data).outer
     assert [part.name for part in parts] == ["y[:, 0:4]", "y[:, 4:8]"]
     assert [part.least for part in parts] == [0.0, least]
@@ -158,7 +188,11 @@ def test_what_is_scaled_behind_a_sigmoid_has_no_unit(rng, data):
 def test_scores_that_are_always_near_zero_do_not_rule(rng, data):
     text = """g (float[1,16] x) => (float[1,8] y) {
         far = Gemm(x, w0, twelve) s = Sigmoid(far) b = MatMul(x, w1) y = Concat<axis=1>(b, s) }"""
-    constants = {"w0": normal(rng, 16, 4) / 9, "w1": normal(rng, 16, 4) * 9, "twelve": np.full(4, -12, np.float32)}
+    constants = {
+        "w0": normal(rng, 16, 4) / 9,
+        "w1": normal(rng, 16, 4) * 9,
+        "twelve": np.full(4, -12, np.float32),
+    }
     observation = observed(text, constants, data)
     errors = OutputErrors(observation.outer)
     for feed in data:
@@ -210,7 +244,12 @@ def test_a_shape_that_nobody_knows_beforehand_is_one_part(rng):
     text = """g (float[1,16] x) => (float[P] y, float[Q,5] z) {
         a = MatMul(x, w0) r = Relu(a) b = Greater(r, zero) y = Compress(a, flat) n = NonZero(b) t = Transpose(n) f = Cast<to=1>(t)
         m = Concat<axis=1>(f, f) z = MatMul(m, w1) }"""
-    constants = {"w0": normal(rng, 16, 8), "w1": normal(rng, 4, 5), "zero": np.float32(0), "flat": np.array([True, False] * 4)}
+    constants = {
+        "w0": normal(rng, 16, 8),
+        "w1": normal(rng, 4, 5),
+        "zero": np.float32(0),
+        "flat": np.array([True, False] * 4),
+    }
     observation = observed(text, constants, [{"x": normal(rng, 1, 16)} for _ in range(8)])
     assert len(observation.outer) >= 1
     for part in observation.outer:
@@ -240,6 +279,11 @@ def test_a_cache_that_grows_is_judged_on_every_sample(rng):
 def test_a_concat_turned_around_has_its_parts_turned_around(rng, data):
     text = """g (float[1,16] x) => (float[1,6] y) {
         a = MatMul(x, w0) b = MatMul(x, w1) c = Concat<axis=1>(a, b) y = Slice(c, start, end, axes, step) }"""
-    constants = {"w0": normal(rng, 16, 4), "w1": normal(rng, 16, 2), "start": np.array([-1]), "end": np.array([-99])}
+    constants = {
+        "w0": normal(rng, 16, 4),
+        "w1": normal(rng, 16, 2),
+        "start": np.array([-1]),
+        "end": np.array([-99]),
+    }
     constants |= {"axes": np.array([1]), "step": np.array([-1])}
     assert set(names(text, constants, data)) in ({"y[:, 0:2]", "y[:, 2:6]"}, {"y"})

@@ -6,19 +6,26 @@ import pytest
 
 from onnxq.comparison.observation import Comparison, Observed, observe, run_all
 from onnxq.comparison.taps import Selection, Tap, find_selections, find_taps
-from onnxq.model.normalize import normalize
-from onnxq.model.runtime import open_session
-from onnxq.schemes import Array
+from onnxq.normalize.passes import normalize
+from onnxq.runtime.sessions import open_session
+from onnxq.types import Array
 from tests.conftest import normal, parse, to_ir
 
 WEIGHTS = {"w0": (16, 24), "w1": (16, 6), "w2": (16, 6)}
-BOXES = "boxes = MatMul(x, w0) b = Reshape(boxes, six_four) scores = MatMul(x, w1) s = Reshape(scores, one_six)"
+BOXES = (
+    "boxes = MatMul(x, w0) b = Reshape(boxes, six_four) scores = MatMul(x, w1) s = Reshape(scores, one_six)"
+)
 NMS = "n = NonMaxSuppression(b, s, three, half, half)"
 
 
 def floats(text: str, rng: np.random.Generator) -> ir.Model:
     constants: dict[str, Array] = {name: normal(rng, *shape) for name, shape in WEIGHTS.items()}
-    constants |= {"six_four": np.array([1, 6, 4]), "one_six": np.array([1, 1, 6]), "three": np.array([3]), "half": np.float32([0.5])}
+    constants |= {
+        "six_four": np.array([1, 6, 4]),
+        "one_six": np.array([1, 1, 6]),
+        "three": np.array([3]),
+        "half": np.float32([0.5]),
+    }
     constants |= {"two": np.array([2]), "flat": np.array([-1]), "zero": np.float32(0.1), "one": np.array([1])}
     return normalize(to_ir(parse(text, constants)))
 
@@ -26,7 +33,12 @@ def floats(text: str, rng: np.random.Generator) -> ir.Model:
 def judged(model: ir.Model) -> list[tuple[int, str, bool]]:
     """Output, name of the value that is judged, and whether in place of the output."""
     return [
-        (tap.output, tap.outer(model).name or "" if tap.selected else tap.inner(model).name or "", tap.selected) for tap in find_taps(model)
+        (
+            tap.output,
+            tap.outer(model).name or "" if tap.selected else tap.inner(model).name or "",
+            tap.selected,
+        )
+        for tap in find_taps(model)
     ]
 
 
@@ -35,7 +47,10 @@ def judged(model: ir.Model) -> list[tuple[int, str, bool]]:
     [
         ("(float[1,6] y) { a = MatMul(x, w1) y = Softmax(a) }", -1),
         ("(float[1,6] y) { a = MatMul(x, w1) y = LogSoftmax<axis=1>(a) }", 1),
-        ("(float[P] y) { m = MatMul(x, w0) a = Reshape(m, six_four) p = Softmax<axis=2>(a) t = Transpose(p) y = Reshape(t, flat) }", 2),
+        (
+            "(float[P] y) { m = MatMul(x, w0) a = Reshape(m, six_four) p = Softmax<axis=2>(a) t = Transpose(p) y = Reshape(t, flat) }",
+            2,
+        ),
     ],
 )
 def test_a_softmax_is_judged_on_both_sides(rng, text, axis):
@@ -75,13 +90,18 @@ def test_scores_and_boxes_in_front_of_non_maximum_suppression_are_judged(rng):
 
 
 def test_the_scores_in_front_of_an_arg_max_decide(rng):
-    model = floats("g (float[1,16] x) => (int64[1] y) { a = MatMul(x, w0) r = Reshape(a, six_four) y = ArgMax<axis=2>(r) }", rng)
+    model = floats(
+        "g (float[1,16] x) => (int64[1] y) { a = MatMul(x, w0) r = Reshape(a, six_four) y = ArgMax<axis=2>(r) }",
+        rng,
+    )
     (tap,) = find_taps(model)
     assert (tap.inner(model).name, tap.selected, tap.axis) == ("r", True, 2)
 
 
 def test_an_arg_max_beside_the_scores_it_reads_lets_them_decide(rng):
-    model = floats("g (float[1,16] x) => (float[1,6] a, int64[1,1] y) { a = MatMul(x, w1) y = ArgMax<axis=1>(a) }", rng)
+    model = floats(
+        "g (float[1,16] x) => (float[1,6] a, int64[1,1] y) { a = MatMul(x, w1) y = ArgMax<axis=1>(a) }", rng
+    )
     assert judged(model) == [(0, "a", False)]
     assert [tap.axis for tap in find_taps(model)] == [1]
 
@@ -183,7 +203,8 @@ def test_how_often_the_same_is_selected_is_counted(rng):
     text = "g (float[1,16] x) => (float[1,2] v, int64[1,2] i, int64[1,1] y) { a = MatMul(x, w) v, i = TopK(a, two) y = ArgMax<axis=1>(a) }"
     weight = normal(rng, 16, 6)
     one, other = (
-        normalize(to_ir(parse(text, {"w": each, "two": np.array([2])}))) for each in (weight, weight * np.float32([3, 1, 1, 1, 1, 1]))
+        normalize(to_ir(parse(text, {"w": each, "two": np.array([2])})))
+        for each in (weight, weight * np.float32([3, 1, 1, 1, 1, 1]))
     )
     samples = [(f"{i}", {"x": normal(rng, 1, 16)}) for i in range(40)]
     observation = observe(one, [feeds for _, feeds in samples])
@@ -191,11 +212,16 @@ def test_how_often_the_same_is_selected_is_counted(rng):
     for model in (one, other):
         opened = observation.opened(model)
         assert opened.own == 3
-        found.append([each for _, each in run_all(open_session(opened.model), opened, samples, observation.feedback)])
+        found.append(
+            [each for _, each in run_all(open_session(opened.model), opened, samples, observation.feedback)]
+        )
     comparison = Comparison(observation)
     for (name, _), wanted, got in zip(samples, *found, strict=True):
         comparison.add(name, wanted, got)
-    products = [np.concatenate([feeds["x"] @ w for _, feeds in samples]) for w in (weight, weight * np.float32([3, 1, 1, 1, 1, 1]))]
+    products = [
+        np.concatenate([feeds["x"] @ w for _, feeds in samples])
+        for w in (weight, weight * np.float32([3, 1, 1, 1, 1, 1]))
+    ]
     best = [np.argsort(-product, axis=1)[:, :2] for product in products]
     alike = np.mean([len(set(a) & set(b)) / 2 for a, b in zip(*best, strict=True)])
     decided = np.mean(best[0][:, 0] == best[1][:, 0])

@@ -1,0 +1,1 @@
+"""The command line: parse options, call one function of the package, print; nothing heavy is imported before a command runs."""

@@ -1,0 +1,313 @@
+"""Which planned nodes are faster in float: kernels and conversions weighed against each other.
+
+Every planned node has a cost in float and one on integers, every tensor between the two forms a
+conversion. The cheapest assignment is a minimum cut (source side: integers, sink side: float).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxq.cost.minimum_cut import INFINITE, Network
+from onnxq.cost.model import Costs
+from onnxq.cost.node_times import times_of
+from onnxq.formats.run_time_ranges import among_floats
+from onnxq.graph.edit import is_constant, sizes
+from onnxq.graph.macs import ShapeByName
+from onnxq.plan.constraints import clamp_bounds
+from onnxq.plan.operators import Role
+from onnxq.plan.plan import Plan
+
+REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
+LEANING = (0.5, 1.0)
+"""Where the mean of several CPUs makes one of them slower than in float, it counts so much more than the others."""
+WORTH = 0.01
+"""Share of the planned nodes' expected time that leaving nodes float has to save."""
+LEAST_TIME, LEAST_SIZE = 0.03, 0.2
+"""Shares of the time and of the size, in half precision, of which integers have to save one where other nodes are left float."""
+LEAST_NS = 10_000
+"""Models that take less than this in float are left on integers: a call of the runtime itself takes as long, and size counts."""
+SMALL_NS, WORTH_SMALL = 100_000, 0.1
+"""In models that take less than this in float, calls count more than sizes, and the tables err more: so much has to be saved. Products
+whose ranges are found at run time stay on integers there, for what that form saves beside, biases and attention, no table knows."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Nanoseconds of all planned nodes on one CPU: on integers, as they are placed, and in float; conversions counted."""
+
+    integer: float
+    placed: float
+    float: float
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Nodes to leave float, and what is expected of that on each CPU."""
+
+    floats: tuple[str, ...]
+    expected: tuple[Expected, ...]
+
+
+def place(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Placement:
+    """The planned nodes that are expected to be faster in float; `shapes` of all their values.
+
+    On several CPUs their mean counts, each against float there, as long as none of them is slower than in float.
+    """
+    network = _Network(plan, shapes, cpus)
+    even = [1 / len(cpus)] * len(cpus)
+    floats = network.cut(even)
+    slowness = network.slowness(floats)
+    slowest = slowness.index(max(slowness))
+    if slowness[slowest] > 1:
+        leaning = [
+            [(1 - much) * each + much * (i == slowest) for i, each in enumerate(even)] for much in LEANING
+        ]
+        floats = min([floats, *map(network.cut, leaning)], key=lambda found: network.preference(found))
+    expected, unplaced = network.expected(floats), network.expected(())
+    small = min(each.float for each in expected) < SMALL_NS
+    least = 1 - (WORTH_SMALL if small else WORTH)
+    too_little = all(each.placed > least * each.integer for each in expected)
+    if too_little or min(each.float for each in expected) < LEAST_NS or (small and among_floats(plan)):
+        return Placement((), unplaced)
+    return Placement(floats, expected)
+
+
+class _Network:
+    """What nodes and conversions take on each CPU, and cuts of it."""
+
+    def __init__(self, plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> None:
+        self.names = tuple(plan.nodes)
+        self.conversions = _conversions(plan, shapes)
+        self.nodes = [
+            {name: times_of(planned, shapes, costs) for name, planned in plan.nodes.items()} for costs in cpus
+        ]
+        self.prices = [[each.prices(costs) for each in self.conversions] for costs in cpus]
+
+    def cut(self, weights: Sequence[float]) -> tuple[str, ...]:
+        """Float nodes of the cheapest assignment, where each CPU's times, as shares of float there, count so much."""
+        whole = [self.as_float(cpu) or 1.0 for cpu in range(len(weights))]
+        scales = [weight * whole[0] / each for weight, each in zip(weights, whole, strict=True)]
+
+        def mixed(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+            both = list(zip(*pairs, strict=True))
+            integer, as_float = (
+                sum(scale * value for scale, value in zip(scales, each, strict=True)) for each in both
+            )
+            return integer, as_float
+
+        network = Network()
+        numbers = {name: network.node() for name in self.names}
+        for name, number in numbers.items():
+            integer, as_float = mixed(times[name] for times in self.nodes)
+            network.edge(number, 1, integer)
+            network.edge(0, number, as_float)
+        for each, *prices in zip(self.conversions, *self.prices, strict=True):
+            each.add(network, numbers, *mixed(prices))
+        side = network.source_side()
+        return tuple(name for name, number in numbers.items() if number not in side)
+
+    def as_float(self, cpu: int) -> float:
+        """Nanoseconds of all nodes in float."""
+        return sum(as_float for _, as_float in self.nodes[cpu].values())
+
+    def expected(self, floats: Sequence[str]) -> tuple[Expected, ...]:
+        """On each CPU, with these nodes in float."""
+        cpus = range(len(self.nodes))
+        return tuple(
+            Expected(self._placed(cpu, set()), self._placed(cpu, set(floats)), self.as_float(cpu))
+            for cpu in cpus
+        )
+
+    def _placed(self, cpu: int, floats: set[str]) -> float:
+        nodes = sum(times[name in floats] for name, times in self.nodes[cpu].items())
+        return nodes + sum(
+            each.paid(floats, *prices)
+            for each, prices in zip(self.conversions, self.prices[cpu], strict=True)
+        )
+
+    def slowness(self, floats: Sequence[str]) -> list[float]:
+        """Time on each CPU, in units of float's."""
+        return [each.placed / (each.float or 1.0) for each in self.expected(floats)]
+
+    def preference(self, floats: Sequence[str]) -> tuple[float, float]:
+        """Less is better: none is slower than float, then the mean counts."""
+        slowness = self.slowness(floats)
+        return max(1.0, *slowness), sum(slowness)
+
+
+@dataclass(frozen=True)
+class Savings:
+    """Shares of the whole model's expected time, in float, and of its size, in half precision, that a plan's integers save.
+
+    small  whether the model is one of those of which the tables say little: size does not count then
+    """
+
+    time: float
+    size: float
+    small: bool = False
+
+    @property
+    def too_little(self) -> bool:
+        """Whether they are not worth their noise."""
+        return self.time < WORTH_SMALL if self.small else self.time < LEAST_TIME and self.size < LEAST_SIZE
+
+
+def savings(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Savings:
+    """What the planned nodes' integers save, on the CPU on which that is least."""
+    integers = _weights(planned.node for planned in plan.nodes.values())
+    share = integers / max(1, integers + _weights(node for node, _ in plan.floats.values()))
+    expected = _Network(plan, shapes, cpus).expected(())
+    wholes = [each.float + _rest(plan, shapes, costs) for each, costs in zip(expected, cpus, strict=True)]
+    time = min(
+        (each.float - each.integer) / (whole or 1.0) for each, whole in zip(expected, wholes, strict=True)
+    )
+    return Savings(time, share / 2, LEAST_NS < min(wholes) < SMALL_NS)
+
+
+def _rest(plan: Plan, shapes: ShapeByName, costs: Costs) -> float:
+    """Nanoseconds of what is float anyway."""
+    others = [costs.work_of(node, shapes) for node, _ in plan.floats.values()]
+    return sum(costs.kernel_ns("float", *other) for other in others if other is not None)
+
+
+def _weights(nodes: Iterable[ir.Node]) -> int:
+    products = [
+        node for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul") and is_constant(node.inputs[1])
+    ]
+    return sum(math.prod(sizes(node.inputs[1]) or ()) for node in products)
+
+
+def slowdowns(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> dict[str, float]:
+    """By how much the planned nodes' expected time grows with each alone in float, as a share, on the mean; conversions are left out."""
+    found = dict.fromkeys(plan.nodes, 0.0)
+    for costs in cpus:
+        times = {name: times_of(planned, shapes, costs) for name, planned in plan.nodes.items()}
+        whole = sum(integer for integer, _ in times.values()) or 1.0
+        for name, (integer, as_float) in times.items():
+            found[name] += (as_float - integer) / whole / len(cpus) if integer else 0.0
+    return found
+
+
+def slower(
+    plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs], groups: Sequence[Sequence[str]]
+) -> list[float]:
+    """By how much the planned nodes' expected time grows with each group in float, as a share, conversions counted; mean of the CPUs."""
+    network = _Network(plan, shapes, cpus)
+
+    def mean(floats: Sequence[str]) -> float:
+        return sum(each.placed / (each.integer or 1.0) for each in network.expected(floats)) / len(cpus)
+
+    return [mean(group) - 1.0 for group in groups]
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """What a tensor costs where its producer and a consumer have different forms.
+
+    producer   the planned node that gives it, None for what is float anyway
+    consumers  planned nodes that take it as integers
+    outside    whether something that is float anyway takes it
+    sums       arithmetic of integers alone that takes it, one behind the other: behind a float convolution it has another layout
+               than what integer ones give, and the runtime turns that round for each, and back
+    """
+
+    producer: str | None
+    consumers: tuple[str, ...]
+    outside: bool
+    shape: tuple[int, ...]
+    sums: int
+
+    def prices(self, costs: Costs) -> tuple[float, float]:
+        """Nanoseconds of a change to integers, and to float."""
+        turned = 2 * self.sums * costs.transpose_ns(self.shape)
+        both = [costs.conversion_ns(self.shape, to_integers=to_integers) for to_integers in (True, False)]
+        return both[0] + turned, both[1]
+
+    def add(self, network: Network, numbers: dict[str, int], to_integers: float, to_float: float) -> None:
+        start = numbers[self.producer] if self.producer is not None else 1
+        if self.consumers:
+            quantized = network.node()
+            network.edge(quantized, start, to_integers)
+            for name in self.consumers:
+                network.edge(numbers[name], quantized, INFINITE)
+        if self.producer is None:
+            return
+        if self.outside:
+            network.edge(start, 1, to_float)
+        elif self.consumers:
+            dequantized = network.node()
+            network.edge(start, dequantized, to_float)
+            for name in self.consumers:
+                network.edge(dequantized, numbers[name], INFINITE)
+
+    def paid(self, floats: set[str], to_integers: float, to_float: float) -> float:
+        """The cost with these nodes in float."""
+        producer_float = self.producer is None or self.producer in floats
+        if producer_float:
+            return to_integers if any(name not in floats for name in self.consumers) else 0.0
+        return to_float if self.outside or any(name in floats for name in self.consumers) else 0.0
+
+
+def _conversions(plan: Plan, shapes: ShapeByName) -> list[_Conversion]:
+    producers = {
+        planned.output.name: name for name, planned in plan.nodes.items() if planned.row.role is not Role.VIEW
+    }
+    producers |= {
+        v.name: name for name, p in plan.nodes.items() if p.row.role is Role.VIEW for v in p.node.outputs
+    }
+    found = []
+    for planned in plan.tensors.values():
+        shape = tuple(shapes.get(planned.name) or ())
+        consumers, outside = [], planned.value.is_graph_output()
+        for use in planned.value.uses():
+            taker = plan.nodes.get(use.node.name or "")
+            if taker is not None and use.idx in taker.activations:
+                consumers.append(use.node.name or "")
+            elif not _absorbed(plan, use.node):
+                outside = True
+        producer = producers.get(planned.name)
+        if (
+            producer is not None
+            and not plan.nodes[producer].integer_output
+            and plan.nodes[producer].row.role is Role.ANCHOR
+        ):
+            outside = False  # its kernel gives float at no cost
+        found.append(
+            _Conversion(
+                producer,
+                tuple(dict.fromkeys(consumers)),
+                outside,
+                shape,
+                _sums(plan, consumers) if producer is not None else 0,
+            )
+        )
+    return found
+
+
+def _sums(plan: Plan, takers: Iterable[str]) -> int:
+    """How many sums and products of two integer tensors take a value, or what such sums give."""
+    seen: set[str] = set()
+    waiting = list(takers)
+    while waiting:
+        name = waiting.pop()
+        planned = plan.nodes.get(name)
+        if (
+            name in seen
+            or planned is None
+            or planned.row.role is not Role.ARITHMETIC
+            or len(planned.activations) < 2
+        ):
+            continue
+        seen.add(name)
+        waiting += [use.node.name or "" for use in planned.output.uses()]
+    return len(seen)
+
+
+def _absorbed(plan: Plan, node: ir.Node) -> bool:
+    """Whether a clamp disappears into the node before it."""
+    before = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    planned = plan.nodes.get(before.name or "") if before is not None else None
+    return planned is not None and clamp_bounds(node) is not None and planned.output is node.outputs[0]

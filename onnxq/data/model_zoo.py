@@ -1,0 +1,43 @@
+"""The ONNX model zoo's layout: `test_data_set_*/input_N.pb`, in the order of the model's inputs."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from onnxq.data.preprocessing import Forms
+from onnxq.data.sample import Sample
+from onnxq.errors import DataError
+from onnxq.runtime.sessions import InputSpec
+from onnxq.types import Feeds
+
+
+def zoo_folders(path: Path) -> list[Path]:
+    """The sample folders in `path`, or `path` itself if it is one."""
+    candidates = [path, *sorted(path.glob("test_data_set_*"))] if path.is_dir() else []
+    return [folder for folder in candidates if folder.is_dir() and any(folder.glob("input_*.pb"))]
+
+
+def zoo_samples(folder: Path, specs: list[InputSpec], _forms: Forms) -> list[Sample]:
+    """The one sample of a folder."""
+    return [Sample(folder.name, partial(_load, folder, [spec.name for spec in specs]))]
+
+
+def _load(folder: Path, names: list[str]) -> Feeds:
+    feeds: Feeds = {}
+    for file in sorted(folder.glob("input_*.pb")):
+        match = re.fullmatch(r"input_(\d+)\.pb", file.name)
+        if match is None or int(match[1]) >= len(names):
+            raise DataError(
+                f"sample {file}: the model takes {len(names)} inputs: expected input_0.pb to input_{len(names) - 1}.pb"
+            )
+        try:
+            tensor = onnx.TensorProto.FromString(file.read_bytes())
+            feeds[names[int(match[1])]] = onnx.numpy_helper.to_array(tensor)
+        except (DecodeError, ValueError, TypeError) as error:
+            raise DataError(
+                f"sample {file}: not a tensor in ONNX's format: remove it or save it again"
+            ) from error
+    return feeds

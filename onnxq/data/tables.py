@@ -1,0 +1,322 @@
+"""Rows of tables as samples: `.csv`, `.parquet`, and data sets that the Hugging Face library saved on disk (Arrow files)."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxq.data.audio import audio_spec, shape_as, waveform
+from onnxq.data.images import decode, image_form
+from onnxq.data.preprocessing import Forms
+from onnxq.data.sample import Sample
+from onnxq.data.text import Tokenize, tokenizer_of
+from onnxq.errors import DataError, first_line
+from onnxq.runtime.sessions import InputSpec
+from onnxq.types import Array, Feeds
+
+Row = dict[str, Any]
+NEEDED = "parquet and Arrow files need pyarrow: pip install 'onnxq[tables]'"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a row becomes feeds: the columns of each input, and what the values of described columns are."""
+
+    specs: list[InputSpec]
+    forms: Forms
+    inputs: dict[str, list[str]]
+    tokenize: Tokenize | None
+
+    def feeds(self, row: Row, where: str) -> Feeds:
+        """One sample; `where` names it in errors."""
+        table, feeds = self.forms.table, dict[str, Array]()
+        if table.image is not None:
+            form = image_form(Path(where), self.specs, self.forms)
+            feeds[form.input or ""] = decode(_content(row[table.image], where), form, where)
+        if table.audio is not None:
+            spec = audio_spec(Path(where), self.specs, self.forms)
+            feeds[spec.name] = shape_as(
+                waveform(_content(row[table.audio], where), self.forms.audio, where), self.forms.audio, spec
+            )
+        if self.tokenize is not None:
+            feeds |= self.tokenize.feeds(str(row[table.text or ""]))
+        specs = {spec.name: spec for spec in self.specs}
+        for name, columns in self.inputs.items():
+            array = _array([row[column] for column in columns], columns, specs[name].dtype, where)
+            feeds[name] = _shaped(array, specs[name])
+        return feeds
+
+
+def _content(value: Any, where: str) -> bytes:
+    """The file inside a row: bytes, or the {bytes, path} of the Hugging Face library."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(content, bytes):
+        raise DataError(
+            f"sample {where}: no file inside the row, but {type(content).__name__}: save the data set with its files embedded"
+        )
+    return content
+
+
+def _array(values: list[Any], columns: list[str], dtype: Any, where: str) -> Array:
+    """The values of one input's columns: one column as it is, several side by side; texts are read as the input's type."""
+    nothing = next(
+        (
+            column
+            for column, value in zip(columns, values, strict=True)
+            if value is None or (isinstance(value, str) and not value)
+        ),
+        None,
+    )
+    if nothing is not None:
+        raise DataError(f"sample {where}: column '{nothing}' is empty: fill it, or remove the row")
+    try:
+        if isinstance(values[0], str) and dtype is not None and np.dtype(dtype).kind != "O":
+            values = [np.dtype(dtype).type(value) for value in values]
+        array = np.array(values[0] if len(columns) == 1 and not isinstance(values[0], str) else values)
+        return array.reshape(-1) if array.ndim == 0 else array
+    except ValueError as error:
+        shown = ", ".join(columns[:3])
+        raise DataError(f"sample {where}: column {shown}: {first_line(error)}") from error
+
+
+def _shaped(array: Array, spec: InputSpec) -> Array:
+    """A row of values in the shape of an input that has as many, as the 784 columns of a picture of 28 x 28."""
+    shape = [1, *spec.shape[1:]]
+    if (
+        array.ndim != 1
+        or len(spec.shape) < 3
+        or None in shape
+        or array.size != np.prod([size or 1 for size in shape])
+    ):
+        return array
+    return array.reshape([size or 1 for size in shape])
+
+
+def _columns(path: Path, names: Sequence[str], specs: list[InputSpec], forms: Forms) -> Columns:
+    """Match the columns of a table with the model's inputs."""
+    table = forms.table
+    described = [name for name in (table.image, table.audio, table.text) if name is not None]
+    inputs = {name: [each] if isinstance(each, str) else list(each) for name, each in table.inputs.items()}
+    unknown = [name for name in inputs if name not in {spec.name for spec in specs}]
+    if unknown:
+        raise DataError(
+            f"[preprocess.table] inputs: the model has no input '{unknown[0]}', but {', '.join(s.name for s in specs)}"
+        )
+    if not inputs and not described:
+        named = {spec.name: [spec.name] for spec in specs if spec.name in names}
+        rest = [name for name in names if name != table.label]
+        inputs = {specs[0].name: rest} if len(specs) == 1 and not named else named
+        lacking = [spec.name for spec in specs if spec.name not in inputs]
+        if lacking:
+            raise DataError(
+                f"{path}: no column for input '{lacking[0]}': name its columns in [preprocess.table] inputs"
+            )
+    wanted = [
+        *described,
+        *([table.label] if table.label is not None else []),
+        *(c for columns in inputs.values() for c in columns),
+    ]
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        raise DataError(f"{path}: no column '{missing[0]}': it has {', '.join(names[:10])}{more}")
+    tokenize = tokenizer_of(path.parent, specs, forms) if table.text is not None else None
+    return Columns(specs, forms, inputs, tokenize)
+
+
+def csv_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
+    """One sample a row; of the file only where each row begins is kept."""
+    try:
+        rows = _csv_rows(path, 0)
+        names = next(rows)[1]
+        columns = _columns(path, names, specs, forms)
+        label = names.index(forms.table.label) if forms.table.label is not None else None
+        samples = []
+        for number, (start, row) in enumerate(rows, start=1):
+            if len(row) != len(names):
+                raise DataError(
+                    f"sample {path.name}:{number}: {len(row)} values, the header has {len(names)}"
+                )
+            load = partial(_load_csv, path, start, names, columns, f"{path.name}:{number}")
+            samples.append(Sample(f"{path.name}:{number}", load, row[label] if label is not None else None))
+        return samples
+    except StopIteration as error:
+        raise DataError(f"{path}: an empty table: expected a header and rows") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _csv_rows(path: Path, start: int) -> Iterator[tuple[int, list[str]]]:
+    """(byte offset, values) of each row from an offset on; a quoted value may hold line breaks."""
+    offset = start
+
+    def lines() -> Iterator[str]:
+        nonlocal offset
+        with open(path, "rb") as stream:
+            stream.seek(start)
+            for line in stream:
+                offset += len(line)
+                yield line.decode("utf-8-sig" if offset == len(line) else "utf-8")
+
+    reader = csv.reader(lines())
+    while True:
+        begin = offset
+        try:
+            row = next(reader, None)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a table in UTF-8: {first_line(error)}") from error
+        if row is None:
+            return
+        if row:
+            yield begin, row
+
+
+def _load_csv(path: Path, start: int, names: list[str], columns: Columns, where: str) -> Feeds:
+    _, row = next(_csv_rows(path, start))
+    return columns.feeds(dict(zip(names, row, strict=True)), where)
+
+
+def parquet_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
+    """One sample a row; one group of rows is in memory at a time."""
+    pyarrow = _pyarrow(path)
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+        names = pyarrow.parquet.read_schema(path).names
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: not a parquet file, or truncated: {first_line(error)}") from error
+    counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    return _row_samples(path, names, counts, specs, forms)
+
+
+def arrow_samples(folder: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
+    """One sample a row of a data set saved on disk; one batch of rows is in memory at a time.
+
+    Raises:
+        DataError: a file is missing or broken, or the data set is a selection of rows of another.
+    """
+    state = _state(folder)
+    if state.get("_indices_files"):
+        raise DataError(
+            f"{folder}: the data set is a selection of rows: call flatten_indices() before save_to_disk()"
+        )
+    samples: list[Sample] = []
+    for entry in state["_data_files"]:
+        path = folder / str(entry["filename"])
+        if path.parent != folder:
+            raise DataError(f"{folder}/state.json: names {path}, outside the data set")
+        names, counts = _batches(path)
+        samples += _row_samples(path, names, counts, specs, forms)
+    return samples
+
+
+def arrow_folders(path: Path) -> list[Path]:
+    """The data sets saved in `path`, or `path` itself if it is one."""
+    candidates = [path, *sorted(each for each in path.iterdir() if each.is_dir())] if path.is_dir() else []
+    return [
+        folder
+        for folder in candidates
+        if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    ]
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    path = folder / "state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        _ = [entry["filename"] for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not the state of a data set saved on disk ({type(error).__name__})"
+        ) from error
+    return dict(state)
+
+
+def _batches(path: Path) -> tuple[list[str], list[int]]:
+    """Column names, and rows of each batch, of an Arrow stream file."""
+    pyarrow = _pyarrow(path)
+    try:
+        with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
+            return reader.schema.names, [batch.num_rows for batch in reader]
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: not an Arrow file, or truncated: {first_line(error)}") from error
+
+
+def _pyarrow(path: Path) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(f"{path}: {NEEDED}") from error
+    return pyarrow
+
+
+def _row_samples(
+    path: Path, names: list[str], counts: list[int], specs: list[InputSpec], forms: Forms
+) -> list[Sample]:
+    columns = _columns(path, names, specs, forms)
+    labels = _labels(path, forms.table.label)
+    samples: list[Sample] = []
+    for group, count in enumerate(counts):
+        for i in range(count):
+            name = f"{path.name}[{len(samples)}]"
+            samples.append(
+                Sample(
+                    name,
+                    partial(_load_row, path, group, i, columns, name),
+                    labels[len(samples)] if labels else None,
+                )
+            )
+    return samples
+
+
+def _labels(path: Path, column: str | None) -> list[str] | None:
+    if column is None:
+        return None
+    pyarrow = _pyarrow(path)
+    if path.suffix == ".parquet":
+        return [
+            str(value) for value in pyarrow.parquet.read_table(path, columns=[column])[column].to_pylist()
+        ]
+    with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
+        return [str(value) for batch in reader for value in batch[column].to_pylist()]
+
+
+def _load_row(path: Path, group: int, index: int, columns: Columns, where: str) -> Feeds:
+    batch = _batch(path, group)
+    row = {
+        name: _plain(batch.column(name)[index])
+        for name in batch.schema.names
+        if name != columns.forms.table.label
+    }
+    return columns.feeds(row, where)
+
+
+def _plain(scalar: Any) -> Any:
+    """A value of a table: numbers, and lists of them, as arrays of the type that they have there."""
+    leaf, value = scalar.type, scalar.as_py()
+    while hasattr(leaf, "value_type"):
+        leaf = leaf.value_type
+    try:
+        kind = np.dtype(leaf.to_pandas_dtype())
+    except NotImplementedError:  # a struct has no NumPy type
+        return value
+    return np.array(value, kind) if value is not None and kind.kind in "biuf" else value
+
+
+@lru_cache(maxsize=2)
+def _batch(path: Path, group: int) -> Any:
+    """A group of rows; the last ones are kept, for samples are read in order."""
+    pyarrow = _pyarrow(path)
+    try:
+        if path.suffix == ".parquet":
+            return pyarrow.parquet.ParquetFile(path).read_row_group(group)
+        with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
+            return next(batch for i, batch in enumerate(reader) if i == group)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: truncated: {first_line(error)}") from error

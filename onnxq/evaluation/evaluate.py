@@ -1,0 +1,451 @@
+"""`onnxq eval`: a float model against one or more others, over a folder of samples, one at a time."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from tqdm import tqdm
+
+from onnxq.comparison.errors import decibels
+from onnxq.comparison.feedback import Feedback, evenly, find_feedback
+from onnxq.comparison.metrics import aligned
+from onnxq.comparison.observation import SEEN, Comparison, Observation, Observed, Opened, observe, run_all
+from onnxq.data.checks import check_samples
+from onnxq.data.labels import labelled
+from onnxq.data.preprocessing import Forms, read_forms
+from onnxq.data.sample import Sample
+from onnxq.data.samples import check_feeds, open_samples, spread
+from onnxq.errors import DataError, ModelError
+from onnxq.evaluation.baseline import read_baseline
+from onnxq.evaluation.gates import Gate, at_least, at_most, unchecked
+from onnxq.evaluation.report import Changed, ClassRow, EvalReport, ModelScore, PartScore, Worst
+from onnxq.evaluation.scores.classification import class_of, is_classes
+from onnxq.evaluation.scores.kinds import UNLABELLED, make_scores
+from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, pick
+from onnxq.evaluation.scores.uncertainty import measure
+from onnxq.evaluation.verification import decision_shares, heavy_samples
+from onnxq.graph.files import file_bytes, load
+from onnxq.normalize.passes import normalize
+from onnxq.options import Limits
+from onnxq.runtime.latency import medians_ms
+from onnxq.runtime.sessions import InputSpec, input_specs, open_session
+from onnxq.types import Array, Feeds
+
+WORST = 10
+LEAST_LABELS, CHANCE = 20, 2.0
+"""Labels that tell a model from chance, and standard deviations by which it has to be better."""
+DECIDING = {"": -1, "classification": -1, "text": -1, "perplexity": -1, "segmentation": 1}
+"""Kinds of scores whose outputs are decisions, with their axis of classes."""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What to compare, and how.
+
+    labels      CSV with the header file,label, or "folders"; None for the labels that the data brings, if any
+    metric      kind of score (`onnxq.evaluation.scores.kinds`) or module:function; None: classification where there are labels
+    score       what the kind needs to know
+    samples     at most so many, evenly spaced; None for all
+    threads     the runtime's threads while latency is measured
+    latency     whether it is measured
+    preprocess  preset or TOML file that says how a file becomes an input
+    limits      gates
+    states      pairs "input=output" of a stateful model; ("none",) where it has none; () finds them
+    baseline    an earlier report (JSON) to compare with
+    """
+
+    labels: str | Path | None = None
+    metric: str | None = None
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+    samples: int | None = None
+    threads: int = 1
+    latency: bool = True
+    preprocess: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    states: tuple[str, ...] = ()
+    baseline: Path | None = None
+
+
+class Tally:
+    """What is added up for one model, sample by sample."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        observation: Observation,
+        scores: list[Score],
+        options: ScoreOptions,
+        axis: int | None,
+    ) -> None:
+        self.names, self.scores, self.options, self.axis = names, scores, options, axis
+        self.comparison = Comparison(observation)
+        self.cosines = [0.0, 0]
+        self.contributions: list[list[object]] = [[] for _ in scores]
+        self.decisions = self.agreeing = 0
+        self.changed: dict[tuple[int | None, int, int], int] = {}
+        self.classes: dict[int, tuple[int, int, int]] = {}
+        self.decided: list[tuple[str | None, int | None, int | None]] = []
+        self.most_classes = 0
+
+    def add(self, sample: Sample, feeds: Feeds, expected: Observed, found: Observed) -> None:
+        """Add one sample: what the float model gives and what this model does."""
+        wanted = dict(zip(self.names, expected.own, strict=True))
+        case = Case(
+            sample.name,
+            feeds,
+            dict(zip(self.names, found.own, strict=True)),
+            sample.label,
+            wanted if found is not expected else None,
+        )
+        for score, kept in zip(self.scores, self.contributions, strict=True):
+            contribution = score.contribution(case)
+            if contribution is not None:
+                kept.append(contribution)
+        self.comparison.add(sample.name, expected, found)
+        self._add_cosine(expected.own, found.own)
+        classes = self._decide(case, pick(case.of_float(), self.options))
+        self.decided.append((sample.label, *classes))
+
+    def _add_cosine(self, expected: Sequence[Array], found: Sequence[Array]) -> None:
+        products = np.zeros(3)
+        for want, have in zip(expected, found, strict=True):
+            if isinstance(want, np.ndarray) and want.dtype.kind == "f" and np.shape(want) == np.shape(have):
+                finite = np.isfinite(want)
+                x, y = want[finite].astype(np.float64), have[finite].astype(np.float64)
+                products += [x @ y, x @ x, y @ y]
+        if products[1] > 0 and products[2] > 0:
+            self.cosines[0] += products[0] / np.sqrt(products[1] * products[2])
+            self.cosines[1] += 1
+
+    def worst(self) -> list[Worst]:
+        """The samples that are farthest from float, worst first."""
+        alone = self.comparison.outer.sample_db()
+        rows = sorted((db, row) for row, db in enumerate(alone) if db is not None)[:WORST]
+        return [Worst(self.comparison.names[row], db, *self.decided[row]) for db, row in rows]
+
+    def _decide(self, case: Case, expected: Array) -> tuple[int | None, int | None]:
+        """Count the decisions that differ; the two classes where a sample is one decision."""
+        axis = self.axis
+        if axis is None or not is_classes(expected, axis):
+            return None, None
+        self.most_classes = max(self.most_classes, expected.shape[axis])
+        # counted from 1: 0 is where one of them decides nothing
+        wanted, found = aligned(expected.argmax(axis) + 1, pick(case, self.options).argmax(axis) + 1)
+        self.decisions += int(np.size(wanted))
+        self.agreeing += int(np.count_nonzero(wanted == found))
+        if np.size(wanted) != 1:
+            return None, None
+        before, after = int(wanted.item()) - 1, int(found.item()) - 1
+        label = class_of(case) if any(score.name == "top-1" for score in self.scores) else None
+        if before != after:
+            self.changed[label, before, after] = self.changed.get((label, before, after), 0) + 1
+        if label is not None:
+            count, right_before, right = self.classes.get(label, (0, 0, 0))
+            self.classes[label] = count + 1, right_before + (before == label), right + (after == label)
+        return before, after
+
+
+def evaluate(
+    model: Path, others: Sequence[Path], data: Path, options: EvalOptions | None = None
+) -> EvalReport:
+    """Compare models over a data folder; memory does not grow with the number of samples, but by a few numbers each.
+
+    Raises:
+        OnnxqError: a model, the data or the labels cannot be used.
+    """
+    options = options or EvalOptions()
+    if options.limits.min_speedup is not None and not options.latency:
+        raise DataError("--min-speedup needs latency, which --no-latency leaves out: choose one")
+    earlier = read_baseline(options.baseline) if options.baseline is not None else None
+    paths = [model, *others]
+    models = [load(path) for path in paths]
+    sessions = [open_session(path) for path in paths]
+    specs = input_specs(sessions[0])
+    names = [node.name for node in sessions[0].get_outputs()]
+    _check_same_interface(paths, sessions)
+    if options.score.output is not None and options.score.output not in names:
+        raise DataError(f"--output {options.score.output}: the model's outputs are {', '.join(names)}")
+    forms = read_forms(options.preprocess)
+    samples, warnings = evaluated_samples(data, specs, forms, options)
+    kind = options.metric or ("classification" if any(sample.label for sample in samples) else None)
+    if (
+        kind is not None
+        and kind not in UNLABELLED
+        and ":" not in kind
+        and not any(sample.label for sample in samples)
+    ):
+        raise DataError(f"--metric {kind} needs labels: give --labels FILE, or --labels folders")
+    known = _known(options, forms)
+    axis = DECIDING.get(kind or "") if options.score.class_axis is None else options.score.class_axis
+    feedback = find_feedback(sessions[0], samples, options.states)
+    observation, opened = _opened(model, models, samples, specs, feedback)
+    if not observation.plain:
+        sessions = [open_session(each.model) for each in opened]
+    labelled_samples = any(sample.label for sample in samples)
+    tallies = [
+        Tally(
+            names,
+            observation,
+            make_scores(kind, known, labelled=labelled_samples) if kind else [],
+            known,
+            axis,
+        )
+        for _ in paths
+    ]
+    kept = _run(samples, specs, sessions, opened, tallies)
+    del sessions
+    times = medians_ms(paths, kept, options.threads) if options.latency else [None] * len(paths)
+    rows = _rows(paths, tallies, times)
+    if earlier is not None:
+        rows = [replace(row, before=earlier.get(Path(row.model).name, {})) for row in rows]
+    metric = next(iter(rows[0].metrics), None)
+    count = sum(bool(sample.label) for sample in samples)
+    warnings += _odd_scores(rows[0], tallies[0], samples)
+    gates = [gate for row in rows[1:] for gate in _gates(row, rows[0], metric, options.limits)]
+    direction = (
+        next((1 if score.higher else -1) * (100 if score.share else 1) for score in tallies[0].scores)
+        if metric
+        else 1
+    )
+    if earlier is not None:
+        gates += [
+            gate
+            for row in rows
+            for gate in _baseline_gate(row, metric, direction, options, other=row is not rows[0])
+        ]
+    return EvalReport(
+        str(data), len(samples), count, options.score.output or names[0], metric, rows, gates, warnings
+    )
+
+
+def _known(options: EvalOptions, forms: Forms) -> ScoreOptions:
+    """What scores need to know, with what the labels and [preprocess] say."""
+    labels = Path(options.labels) if options.labels not in (None, "folders") else None
+    given = {key: value for key, value in vars(options.score).items() if key not in ("labels", "ids", "mask")}
+    return ScoreOptions(**given, labels=labels, ids=forms.text.ids, mask=forms.text.mask)
+
+
+def evaluated_samples(
+    data: Path, specs: list[InputSpec], forms: Forms, options: EvalOptions
+) -> tuple[list[Sample], list[str]]:
+    """The samples to evaluate, and what is odd about them."""
+    everything = open_samples(data, specs, forms, options.samples)
+    chosen = labelled(everything, str(options.labels) if options.labels is not None else None)
+    if options.samples is not None and options.metric == "embedding":
+        pairs = spread(
+            [Sample(str(i), chosen[i].load) for i in range(0, len(chosen) - 1, 2)],
+            max(1, options.samples // 2),
+        )
+        chosen = [chosen[int(pair.name) + k] for pair in pairs for k in (0, 1)]
+    elif options.samples is not None:
+        chosen = spread(chosen, options.samples)
+    return chosen, check_samples(chosen, chosen, specs, forms)
+
+
+def _opened(
+    path: Path,
+    models: Sequence[ir.Model],
+    samples: Sequence[Sample],
+    specs: list[InputSpec],
+    feedback: Feedback,
+) -> tuple[Observation, list[Opened]]:
+    """What is compared, and each model with it among its outputs; the outputs alone where a model has other nodes than the float one."""
+    source = normalize(load(path))
+    few = [check_feeds(sample, specs) for sample in evenly(samples, SEEN)]
+    observation = observe(source, few, feedback)
+    if not observation.plain and not all(observation.fits(model) for model in models[1:]):
+        observation = observe(source, few, feedback, at_outputs=True)
+    return observation, [
+        Opened.of(model, observation) for model in (models if observation.plain else [source, *models[1:]])
+    ]
+
+
+def _run(
+    samples: list[Sample],
+    specs: list[InputSpec],
+    sessions: Sequence[ort.InferenceSession],
+    opened: Sequence[Opened],
+    tallies: Sequence[Tally],
+) -> list[Feeds]:
+    """Run every sample through every model; the first feeds are given back, to measure latency with."""
+    kept: list[Feeds] = []
+    feedback = tallies[0].comparison.observation.feedback
+    states: list[Sequence[Array] | None] = [None] * len(sessions)
+    for sample in tqdm(samples, desc="eval", unit="sample", disable=None):
+        feeds = check_feeds(sample, specs)
+        kept = [*kept, feeds][:4]
+        results = []
+        for slot, (session, form) in enumerate(zip(sessions, opened, strict=True)):
+            ((_, found),) = run_all(session, form, [(sample.name, feeds)], feedback, states, slot)
+            results.append(found)
+        for tally, result in zip(tallies, results, strict=True):
+            _check_ranks(sample, tally.names, results[0].own, result.own)
+            tally.add(sample, feeds, results[0], result)
+    return kept
+
+
+def _check_same_interface(paths: Sequence[Path], sessions: Sequence[ort.InferenceSession]) -> None:
+    for path, session in zip(paths[1:], sessions[1:], strict=True):
+        for what, of in (("inputs", "get_inputs"), ("outputs", "get_outputs")):
+            expected, found = ([node.name for node in getattr(s, of)()] for s in (sessions[0], session))
+            if expected != found:
+                raise ModelError(
+                    f"{path}: its {what} are [{', '.join(found)}], those of {paths[0]} are [{', '.join(expected)}]"
+                )
+
+
+def _check_ranks(
+    sample: Sample, names: Sequence[str], expected: Sequence[Array], found: Sequence[Array]
+) -> None:
+    for name, want, have in zip(names, expected, found, strict=True):
+        if np.ndim(want) != np.ndim(have):
+            raise ModelError(
+                f"sample {sample.name}: output '{name}' has shapes {np.shape(want)} and {np.shape(have)}"
+            )
+
+
+def _rows(paths: Sequence[Path], tallies: Sequence[Tally], times: Sequence[float | None]) -> list[ModelScore]:
+    base = [score.rows(kept) for score, kept in zip(tallies[0].scores, tallies[0].contributions, strict=True)]
+    rows = []
+    for i, (path, tally, latency) in enumerate(zip(paths, tallies, times, strict=True)):
+        metrics = {}
+        for score, kept, float_rows in zip(tally.scores, tally.contributions, base, strict=True):
+            if len(kept):
+                metrics[score.name] = measure(score, score.rows(kept), float_rows if i else None)
+        changed = [
+            Changed(*key, count)
+            for key, count in sorted(tally.changed.items(), key=lambda item: (-item[1], str(item[0])))
+        ]
+        classes = [
+            ClassRow(label, *counts)
+            for label, counts in sorted(tally.classes.items())
+            if counts[1] != counts[2]
+        ]
+        rows.append(
+            ModelScore(
+                model=str(path),
+                metrics=metrics,
+                agreement=tally.agreeing / tally.decisions if tally.decisions else None,
+                sqnr_db=tally.comparison.outer.worst_db(),
+                cosine=tally.cosines[0] / tally.cosines[1] if tally.cosines[1] else None,
+                max_error=tally.comparison.outer.largest if tally.comparison.outer.measured else None,
+                bytes=file_bytes(path),
+                latency_ms=latency,
+                latency_ratio=latency / times[0] if latency is not None and times[0] else None,
+                changed=changed,
+                classes=sorted(classes, key=lambda row: row.right - row.float_right),
+                worst=tally.worst() if i else [],
+                parts=_parts(tally.comparison) if i else [],
+                decisions=decision_shares(tally.comparison) if i else [],
+                selections=tally.comparison.selected_alike() if i else {},
+                sequences=_sequences(tally.comparison),
+            )
+        )
+    return rows
+
+
+def _odd_scores(row: ModelScore, tally: Tally, samples: Sequence[Sample]) -> list[str]:
+    """What says that labels and outputs do not belong together: a float model that is right no more often than chance."""
+    top, classes = row.metrics.get("top-1"), tally.most_classes
+    if top is None or classes < 2:
+        return []
+    labels = [class_of(Case(sample.name, {}, {}, sample.label)) for sample in samples if sample.label]
+    outside = sorted({label for label in labels if label is not None and not 0 <= label < classes})
+    found = (
+        [f"labels {_listed(outside)} are no class of the output's {classes}: check the labels"]
+        if outside
+        else []
+    )
+    known = [label for label in labels if label is not None]
+    spread = math.sqrt((1 / classes) * (1 - 1 / classes) / max(1, len(known)))
+    if len(known) >= LEAST_LABELS and top.value <= 1 / classes + CHANCE * spread:
+        found.append(
+            f"the float model is right for {top.value:.1%} of the samples, no more than chance among {classes} classes: "
+            "check labels and preprocessing before trusting a gate on it"
+        )
+    return found
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:3])) + (", ..." if len(numbers) > 3 else "")
+
+
+def _parts(comparison: Comparison) -> list[PartScore]:
+    errors = comparison.outer
+    ratios = errors.ratios()
+    found = [
+        PartScore(errors.parts[i].name, decibels(ratios[i]), heavy_samples(errors, i, comparison.names))
+        for i in errors.measured
+    ]
+    return sorted(found, key=lambda part: part.sqnr_db)
+
+
+def _sequences(comparison: Comparison) -> int | None:
+    feedback = comparison.observation.feedback
+    return sum(name in feedback.starts for name in comparison.names) if feedback.states else None
+
+
+def _gates(row: ModelScore, base: ModelScore, metric: str | None, limits: Limits) -> list[Gate]:
+    """The conditions on one model."""
+    ratio = row.latency_ratio
+    return [
+        *_drop_gate(row, metric, limits),
+        *at_least("--min-sqnr", row.model, limits.min_sqnr, row.sqnr_db, "SQNR is {:.2f} dB"),
+        *at_least(
+            "--min-agreement",
+            row.model,
+            limits.min_agreement,
+            row.agreement,
+            "agreement with float is {:.4f}",
+        ),
+        *at_least(
+            "--min-speedup",
+            row.model,
+            limits.min_speedup,
+            1 / ratio if ratio else None,
+            "speed-up is {:.2f}x",
+        ),
+        *at_most("--max-size", row.model, limits.max_size, row.bytes / base.bytes, "size is {:.3f} of float"),
+    ]
+
+
+def _baseline_gate(
+    row: ModelScore, metric: str | None, direction: int, options: EvalOptions, *, other: bool
+) -> list[Gate]:
+    """--max-drop holds since the baseline too; a baseline that has nothing to compare with holds nothing."""
+    value, earlier = row.metrics.get(metric or ""), row.before.get(metric or "")
+    if value is None or earlier is None:
+        missing = (
+            f"{metric or 'a metric'} of {Path(row.model).name} is not in {options.baseline}" if other else ""
+        )
+        return (
+            unchecked("--max-drop since --baseline", row.model, options.limits.max_drop, missing)
+            if other
+            else []
+        )
+    drop = (earlier - value.value) * direction
+    return at_most(
+        "--max-drop since --baseline",
+        row.model,
+        options.limits.max_drop,
+        drop,
+        f"{metric} is {{:.2f}} below the baseline",
+    )
+
+
+def _drop_gate(row: ModelScore, metric: str | None, limits: Limits) -> list[Gate]:
+    value = row.metrics.get(metric or "")
+    if value is None or value.p_value is None:
+        return at_most("--max-drop", row.model, limits.max_drop, None, "")
+    chance = "" if value.significant else f" (not more than chance: p = {value.p_value:.2f})"
+    (gate,) = at_most(
+        "--max-drop", row.model, limits.max_drop, value.drop, f"{metric} is {{:.2f}} below float{chance}"
+    ) or (None,)
+    if gate is None:
+        return []
+    excused = limits.significant and not value.significant
+    return [Gate(gate.name, gate.model, gate.limit, gate.found, gate.holds or excused, gate.line)]

@@ -1,0 +1,71 @@
+"""Greedy generation with language models: with a cache of keys and values, as exporters write it, or without.
+
+A cached model has inputs `past_key_values.*` and outputs `present.*` in the same order.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnxruntime as ort
+
+from onnxq.data.preprocessing import TextForm
+from onnxq.data.text import empty_state, is_state
+from onnxq.errors import ModelError
+from onnxq.runtime.sessions import input_specs, run
+from onnxq.types import Array, Feeds
+
+
+@dataclass
+class Generated:
+    """Tokens after a prompt, and the milliseconds until each."""
+
+    tokens: list[int] = field(default_factory=list)
+    times_ms: list[float] = field(default_factory=list)
+
+
+class Generator:
+    """One model, ready to generate."""
+
+    def __init__(self, session: ort.InferenceSession, form: TextForm) -> None:
+        self.session, self.form = session, form
+        self.specs = {spec.name: spec for spec in input_specs(session)}
+        self.state = [name for name in self.specs if is_state(name, form)]
+        self.outputs = [node.name for node in session.get_outputs()]
+        if form.ids not in self.specs:
+            raise ModelError(
+                f"no input '{form.ids}': generation needs a language model (its names stand in [preprocess.text])"
+            )
+        if self.state and len(self.outputs) - 1 != len(self.state):
+            raise ModelError(
+                f"{len(self.state)} inputs {form.state}, but {len(self.outputs) - 1} outputs beside the first one"
+            )
+
+    def generate(self, prompt: Sequence[int], steps: int) -> Generated:
+        """The most likely next tokens, one after another."""
+        found, ids = Generated(), list(prompt)
+        state: Feeds = {name: empty_state(self.specs[name]) for name in self.state}
+        fresh = ids
+        for _ in range(steps):
+            start = time.perf_counter()
+            results = run(self.session, self._feeds(ids, fresh, state), "prompt")
+            token = int(np.asarray(results[0])[0, -1].argmax())
+            found.times_ms.append((time.perf_counter() - start) * 1000)
+            found.tokens.append(token)
+            ids = [*ids, token]
+            fresh = [token] if self.state else ids
+            state = dict(zip(self.state, results[1:], strict=True)) if self.state else {}
+        return found
+
+    def _feeds(self, ids: Sequence[int], fresh: Sequence[int], state: Feeds) -> Feeds:
+        start = len(ids) - len(fresh)
+        values: dict[str, Array] = {
+            self.form.ids: np.array([fresh]),
+            self.form.mask: np.ones((1, len(ids)), np.int64),
+            self.form.types: np.zeros((1, len(fresh)), np.int64),
+            self.form.positions: np.arange(start, len(ids))[None],
+        }
+        return {
+            name: value.astype(self.specs[name].dtype) for name, value in values.items() if name in self.specs
+        } | state

@@ -1,0 +1,247 @@
+"""Layer by layer: how far the written file is from float behind each node, and what each node takes."""
+
+import json
+import statistics
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.calibration.statistics import Statistics
+from onnxq.comparison.metrics import Noise
+from onnxq.evaluation.verification import original_names
+from onnxq.graph.edit import nodes_of, only_use
+from onnxq.graph.files import load
+from onnxq.graph.macs import ShapeByName, node_macs
+from onnxq.plan.plan import Plan
+from onnxq.plan.relu_addends import find_addends
+from onnxq.quantization.parameters import Parameters
+from onnxq.runtime.inner_values import expose
+from onnxq.runtime.sessions import open_exposed, open_session, run
+from onnxq.types import Feeds
+
+RUNS = 20
+"""Runs of each model from which a node's median time is taken."""
+BARS = 64
+"""Bars of a tensor's histogram."""
+CLAMPS = frozenset({"Relu", "Clip"})
+FUSED = frozenset({"Add", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid"})
+"""What the runtime takes into the convolution before it, which is then named after the last of them."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node with MACs, or one that was planned; what could not be measured is None.
+
+    macs      share of the model's, 0..1
+    planned   whether it was to run on integers
+    reason    why it stayed float
+    sqnr_db   of its output in the written file against float, all layers before it quantized too, dB
+    float_ms, int8_ms  median time of its kernel, one thread
+    """
+
+    name: str
+    op_type: str
+    macs: float
+    planned: bool
+    reason: str | None
+    sqnr_db: float | None
+    float_ms: float | None
+    int8_ms: float | None
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A calibrated tensor: its values on the samples, and the range that its integers hold.
+
+    minimum, maximum  of all values
+    low, high         of the integers' range
+    clipped           share of the counted values outside of it
+    counts            values in `BARS` equal bars from minimum to maximum
+    """
+
+    name: str
+    minimum: float
+    maximum: float
+    low: float
+    high: float
+    clipped: float
+    counts: list[int]
+
+
+def layer_rows(
+    model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str, Feeds]], shapes: ShapeByName
+) -> list[Layer]:
+    """All layers in the order of the graph.
+
+    Args:
+        model: the float form that was quantized.
+        plan: its plan.
+        path: the written file.
+        samples: names and feeds, a few.
+        shapes: static shapes of the model's values, for the MACs.
+    """
+    errors = _errors(model, plan, path, samples)
+    feeds = [each for _, each in samples]
+    nodes = list(nodes_of(model))
+    before = claimed_ms(nodes, kernel_ms([model], feeds)[0])
+    times = kernel_ms([path], feeds)[0]  # one session at a time, for each may hold all weights
+    after = times | claimed_ms(
+        nodes_of(load(path)), times
+    )  # products that were joined are no nodes of the file
+    macs = {node.name or "": node_macs(node, shapes) for node in nodes}
+    total = max(1, sum(macs.values()))
+    rows = []
+    for node in nodes:
+        name = node.name or ""
+        if macs[name] or name in plan.nodes:
+            reason = plan.floats[name][1] if name in plan.floats else None
+            share, planned = macs[name] / total, name in plan.nodes
+            rows.append(
+                Layer(
+                    name,
+                    node.op_type,
+                    share,
+                    planned,
+                    reason,
+                    errors.get(name),
+                    before.get(name),
+                    after.get(name),
+                )
+            )
+    return rows
+
+
+def _errors(
+    model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str, Feeds]]
+) -> dict[str, float]:
+    """SQNR in dB behind each planned node of the main graph, by its name."""
+    written = load(path)
+    pairs = pairs_of(plan, written)
+    if not pairs:
+        return {}
+    addends = find_addends(model, (a for a, _ in pairs.values()))
+    shown = dict.fromkeys([*(a for a, _ in pairs.values()), *(addend.other for addend in addends.values())])
+    wanted, found = expose(model, list(shown)), expose(written, [b for _, b in pairs.values()])
+    outputs = [[output for output, _ in each.outputs.values()] for each in (wanted, found)]
+    errors = {name: Noise() for name in pairs}
+    sessions = open_exposed(wanted.model), open_exposed(found.model)
+    for sample, feeds in samples:
+        expected, actual = (
+            dict(zip(names, run(session, feeds, sample, list(names)), strict=True))
+            for session, names in zip(sessions, outputs, strict=True)
+        )
+        for name, (a, b) in pairs.items():
+            want, have = expected[wanted.outputs[a][0]], actual[found.outputs[b][0]]
+            if np.shape(want) == np.shape(have) and have.dtype.kind == "f":  # integer operators give integers
+                if a in addends:
+                    other = expected[wanted.outputs[addends[a].other][0]]
+                    want, have = (addends[a].counting(each, other) for each in (want, have))
+                errors[name].add(want, have)
+    values = {name: error.sqnr_db() for name, error in errors.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def pairs_of(plan: Plan, written: ir.Model) -> dict[str, tuple[str, str]]:
+    """By node: the value in the float model, and the one in the written file that stands for it."""
+    nodes = {node.name: node for node in written.graph}
+    pairs: dict[str, tuple[str, str]] = {}
+    for name, planned in plan.nodes.items():
+        node = nodes.get(name)
+        if node is None or node.op_type != planned.node.op_type:  # in a body, or an integer operator
+            continue
+        dequantized = _dequantized(node.outputs[0])
+        plain = planned.node.outputs[0].name or "", node.outputs[0].name or ""
+        pairs[name] = plain if dequantized is None else (planned.output.name or "", dequantized.name or "")
+    return pairs
+
+
+def _dequantized(value: ir.Value) -> ir.Value | None:
+    """What the integers of a value, behind a clamp, are read as."""
+    uses = [use.node for use in value.uses()]
+    if len(uses) == 1 and uses[0].op_type in CLAMPS:
+        return _dequantized(uses[0].outputs[0])
+    quantizer = next((node for node in uses if node.op_type == "QuantizeLinear"), None)
+    if quantizer is None:
+        return None
+    return next(
+        (
+            use.node.outputs[0]
+            for use in quantizer.outputs[0].uses()
+            if use.node.op_type == "DequantizeLinear"
+        ),
+        None,
+    )
+
+
+def claimed_ms(nodes: Iterable[ir.Node], times: Mapping[str, float]) -> dict[str, float]:
+    """Milliseconds by node; each time belongs to one node, the first that may have it.
+
+    The runtime names a node that it changed after what it gives, behind the activations that it took in.
+    """
+    left, found = dict(times), {}
+    for node in nodes:
+        names, last = [node.name or "", node.outputs[0].name or ""], node
+        while (follower := only_use(last.outputs[0])) is not None and follower.op_type in FUSED:
+            names.append(follower.outputs[0].name or "")
+            last = follower
+        name = next((name for name in names if name in left), None)
+        if name is not None:
+            found[node.name or ""] = left.pop(name)
+    return found
+
+
+def kernel_ms(models: Sequence[ir.Model | Path], feeds: Sequence[Feeds]) -> list[dict[str, float]]:
+    """Median milliseconds of each node's kernel, one thread, by the name that it has in its file; the models run in turns."""
+    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
+        sessions = [
+            open_session(model, threads=1, profile=Path(folder) / f"profile{i}")
+            for i, model in enumerate(models)
+        ]
+        for i in range(RUNS):
+            for session in sessions:
+                run(session, feeds[i % len(feeds)], "")
+        records = [
+            json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")) for session in sessions
+        ]
+    return [_medians(events) for events in records]
+
+
+def _medians(events: Sequence[dict[str, Any]]) -> dict[str, float]:
+    times: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            whole, *parts = original_names(event["name"].removesuffix("_kernel_time"))
+            times.setdefault(whole, []).append(event["dur"] / 1000)
+            for name in parts:  # of products that were joined each is said to take as long
+                times.setdefault(name, []).append(event["dur"] / 1000 / len(parts))
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def histograms(plan: Plan, parameters: Parameters, tensors: Statistics) -> list[Histogram]:
+    """The calibrated tensors of a plan in its order."""
+    rows = []
+    for name in plan.sources():
+        sketch, params = tensors.sketch(name), parameters.activations.get(name)
+        if sketch is None or params is None or not sketch.seen:
+            continue
+        zero, scale = float(params.zero_point), float(params.scale)
+        low, high = (params.type.low - zero) * scale, (params.type.high - zero) * scale
+        values = sketch.distribution()
+        counts, _ = np.histogram(
+            values.centers, BARS, (sketch.minimum, sketch.maximum), weights=values.counts
+        )
+        outside = values.counts[
+            (values.centers < low - scale / 2) | (values.centers > high + scale / 2)
+        ].sum()
+        clipped = float(outside / values.counts.sum())
+        rows.append(
+            Histogram(
+                name, sketch.minimum, sketch.maximum, low, high, clipped, np.rint(counts).astype(int).tolist()
+            )
+        )
+    return rows

@@ -1,0 +1,304 @@
+"""Readers of common detectors' outputs: boxes, scores and classes from what exporters write.
+
+Layouts are told apart by shapes and by values, never by names; `--decoder NAME` names one, `--decoder module:function` is the
+user's own. Boxes are (left, top, right, bottom) in parts of the image.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxq.errors import DataError
+from onnxq.evaluation.scores.score import Case
+from onnxq.types import Array
+
+THRESHOLD, OVERLAP, MOST = 0.25, 0.45, 300
+"""Least score of a box, the overlap of two boxes of a class of which the better one stays, and boxes an image."""
+STRIDES = (8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes [n, 4] in parts of the image, scores [n] and classes [n]."""
+
+    boxes: Array
+    scores: Array
+    classes: Array
+
+
+Reader = Callable[[Sequence[Array], tuple[int, int]], Boxes]
+"""From float outputs and the image's (height, width) in pixels."""
+
+
+def read_boxes(case: Case, layout: str | None = None) -> Boxes:
+    """What a detector found in one sample.
+
+    Raises:
+        DataError: the outputs have no layout that is known.
+    """
+    outputs = [
+        np.asarray(value)
+        for value in case.outputs.values()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
+    ]
+    size = _image_size(case)
+    name = layout or guess_layout(outputs, size)
+    if name is None or name not in LAYOUTS:
+        shapes = ", ".join(f"{key} {list(np.shape(value))}" for key, value in case.outputs.items())
+        raise DataError(
+            f"the outputs ({shapes}) have no layout that --metric detection knows: name one with --decoder ({', '.join(LAYOUTS)}), "
+            "or give --decoder module:function"
+        )
+    try:
+        found = LAYOUTS[name](outputs, size)
+    except (ValueError, IndexError, StopIteration) as error:
+        shapes = ", ".join(f"{key} {list(np.shape(value))}" for key, value in case.outputs.items())
+        raise DataError(f"the outputs ({shapes}) are not laid out as --decoder {name} expects") from error
+    return _kept(found, overlapping=name not in SELECTED)
+
+
+def guess_layout(outputs: Sequence[Array], size: tuple[int, int]) -> str | None:
+    """The name of a layout by the outputs' shapes and values, or None."""
+    tables = [array for array in outputs if array.ndim >= 2]
+    widths = [array.shape[-1] for array in tables]
+    if len(tables) == 1 or (len(tables) == 2 and tables[1].ndim == 4 and tables[0].ndim == 3):
+        return _single(tables[0], size)
+    if len(tables) >= 6 and widths.count(4) >= 2 and _by_stride(tables, size):
+        return "yunet" if widths.count(1) == 2 * widths.count(4) else "strides"
+    boxes = _box_table(tables)
+    if len(outputs) >= 2 and boxes is not None:
+        if boxes.ndim == 3 and any(
+            array.ndim == 3 and array.shape[:2] == boxes.shape[:2] and array is not boxes for array in tables
+        ):
+            scores = next(
+                array
+                for array in tables
+                if array is not boxes and array.ndim == 3 and array.shape[:2] == boxes.shape[:2]
+            )
+            return "queries" if scores.min(initial=0) < 0 or scores.max(initial=0) > 1 else "boxes"
+        return "boxes"
+    return None
+
+
+def _box_table(outputs: Sequence[Array]) -> Array | None:
+    """The output whose rows are boxes; of several of four columns the one without negative values, for logits have some."""
+    found = [array for array in outputs if array.ndim >= 2 and array.shape[-1] == 4]
+    return min(found, key=lambda array: array.min(initial=0) < 0, default=None)
+
+
+def _single(table: Array, size: tuple[int, int]) -> str | None:
+    if table.ndim == 2 and table.shape[1] == 7:
+        return "end2end"
+    if (
+        table.ndim in (2, 3)
+        and table.shape[-1] == 6
+        and not (table.ndim == 3 and table.shape[1] in _cells(size))
+    ):
+        return "end2end"
+    if table.ndim != 3 or min(table.shape[1:]) < 5:
+        return None
+    if table.shape[1] < table.shape[2]:
+        return "yolov8"
+    return "yolox" if table.shape[1] in _cells(size) else "yolov5"
+
+
+def _cells(size: tuple[int, int]) -> list[int]:
+    """Places of all grids of the usual strides."""
+    return [
+        sum(math.prod(-(-side // stride) for side in size) for stride in STRIDES[:count]) for count in (3, 4)
+    ]
+
+
+def _yolov8(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
+    """[1, 4 + classes + others, places]: centre, size, class scores; then mask coefficients or key points (YOLOv8, 9, 11)."""
+    table = outputs[0][0].T if outputs[0].shape[1] < outputs[0].shape[2] else outputs[0][0]
+    masks = next((array.shape[1] for array in outputs[1:] if array.ndim == 4), 0)
+    rest = table[:, 4 : table.shape[1] - masks]
+    shares = (rest.min(0, initial=0) >= 0) & (rest.max(0, initial=0) <= 1)
+    count = len(shares) if shares.all() else max(1, int(np.argmin(shares)))
+    return _best(_corners(table[:, :4]), rest[:, :count], size)
+
+
+def _yolov5(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
+    """[1, places, 5 + classes]: centre, size, whether there is anything, class scores (YOLOv5, 7)."""
+    table = outputs[0][0]
+    return _best(_corners(table[:, :4]), table[:, 4:5] * (table[:, 5:] if table.shape[1] > 5 else 1.0), size)
+
+
+def _yolox(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
+    """The same with places relative to their cell, sizes as logarithms (YOLOX)."""
+    table = outputs[0][0]
+    count = _cells(size).index(len(table)) + 3
+    grids = [_grid(size, stride) for stride in STRIDES[:count]]
+    at = np.concatenate(grids)
+    steps = np.concatenate(
+        [np.full(len(grid), stride) for grid, stride in zip(grids, STRIDES, strict=False)]
+    )[:, None]
+    boxes = np.hstack([(table[:, :2] + at) * steps, np.exp(np.minimum(table[:, 2:4], 20)) * steps])
+    return _best(_corners(boxes), table[:, 4:5] * table[:, 5:], size)
+
+
+def _end2end(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
+    """[..., 6]: corners, score, class (YOLOv10); or [n, 7]: image, corners, class, score (YOLOv7)."""
+    table = outputs[0].reshape(-1, outputs[0].shape[-1])
+    if table.shape[1] == 7:
+        table = table[:, [1, 2, 3, 4, 6, 5]]
+    return Boxes(_parts(table[:, :4], size), table[:, 4], table[:, 5].astype(int))
+
+
+def _boxes(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
+    """Corners [.., n, 4] beside scores [.., n] or [.., n, classes], and perhaps classes [.., n] (SSD, RetinaNet, NMS in the graph)."""
+    table = _box_table(outputs)
+    if table is None:
+        raise ValueError("no boxes")
+    boxes, count = table.reshape(-1, 4), table.size // 4
+    others = [array for array in outputs if array is not table and array.size]
+    tables = [
+        array
+        for array in others
+        if array.size > count and array.size % max(count, 1) == 0 and array.dtype.kind == "f" and count
+    ]
+    if tables and tables[0].ndim == 3:
+        return _best(boxes, tables[0][0] if tables[0].shape[1] == count else tables[0][0].T, size)
+    rows = [array.ravel() for array in others if array.size == count]
+    whole = [array for array in rows if array.dtype.kind in "iu" or np.array_equal(array, np.rint(array))]
+    scores = next(
+        (array for array in rows if not any(array is each for each in whole)),
+        rows[0] if rows else np.zeros(0),
+    )
+    labels = next((array for array in whole if array is not scores), np.zeros(count))
+    return Boxes(_parts(boxes, size), scores[:count], labels.astype(int)[:count])
+
+
+def _queries(outputs: Sequence[Array], _: tuple[int, int]) -> Boxes:
+    """Centres and sizes [1, n, 4] in parts of the image beside logits [1, n, classes] (DETR); its softmax has one class for nothing."""
+    table = _box_table(outputs)
+    if table is None:
+        raise ValueError("no boxes")
+    boxes = table.reshape(-1, 4)
+    logits = next(
+        array for array in outputs if array is not table and array.ndim == 3 and array.shape[1] == len(boxes)
+    )[0].astype(float)
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    shares = shifted / shifted.sum(1, keepdims=True)
+    nothing = shares[:, -1] > 0.5
+    scores = shares[:, :-1] if nothing.mean() > 0.5 else 1 / (1 + np.exp(-logits))
+    return _best(_corners(boxes), scores, (1, 1))
+
+
+def _strides(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
+    """Of each stride scores [.., n, classes] and distances to the four sides [.., n, 4] in strides (SCRFD, FCOS)."""
+    found = []
+    for stride, (scores, *_, boxes) in _by_stride(outputs, size):
+        each = len(boxes) // len(_grid(size, stride))
+        at = np.repeat(_grid(size, stride), each, 0) * stride
+        distances = boxes * stride
+        found.append((np.hstack([at - distances[:, :2], at + distances[:, 2:]]), scores))
+    return _best(np.vstack([boxes for boxes, _ in found]), np.vstack([scores for _, scores in found]), size)
+
+
+def _yunet(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
+    """Of each stride class and object scores [1, n, 1] and boxes [1, n, 4] relative to their cell, sizes as logarithms (YuNet)."""
+    found = []
+    for stride, (cls, obj, boxes) in _by_stride(outputs, size):
+        at = _grid(size, stride)
+        both = np.hstack([(at + boxes[:, :2]) * stride, np.exp(np.minimum(boxes[:, 2:4], 20)) * stride])
+        found.append((_corners(both), np.sqrt(np.clip(cls, 0, 1) * np.clip(obj, 0, 1))))
+    return _best(np.vstack([boxes for boxes, _ in found]), np.vstack([scores for _, scores in found]), size)
+
+
+LAYOUTS: dict[str, Reader] = {
+    "yolov8": _yolov8,
+    "yolov5": _yolov5,
+    "yolox": _yolox,
+    "end2end": _end2end,
+    "boxes": _boxes,
+    "queries": _queries,
+    "strides": _strides,
+    "yunet": _yunet,
+}
+SELECTED = frozenset({"end2end", "queries"})
+"""Layouts whose boxes the graph has selected."""
+
+
+def _by_stride(outputs: Sequence[Array], size: tuple[int, int]) -> list[tuple[int, list[Array]]]:
+    """By stride the outputs of one grid: scores (one, or two), and boxes last; none where they make no grids."""
+    found = []
+    for stride in STRIDES:
+        cells = len(_grid(size, stride))
+        rows = [array.reshape(-1, array.shape[-1]) for array in outputs if array.ndim >= 2]
+        here = [array for array in rows if len(array) in (cells, 2 * cells)]
+        boxes, scores = (
+            [array for array in here if array.shape[1] == 4],
+            [array for array in here if array.shape[1] == 1],
+        )
+        if len(boxes) == 1 and scores:
+            found.append((stride, [*scores, boxes[0]]))
+    return found if sum(len(parts) for _, parts in found) >= 4 else []
+
+
+def _grid(size: tuple[int, int], stride: int) -> Array:
+    """(x, y) of each cell, row by row."""
+    height, width = (-(-side // stride) for side in size)
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2)
+
+
+def _corners(boxes: Array) -> Array:
+    return np.hstack([boxes[:, :2] - boxes[:, 2:4] / 2, boxes[:, :2] + boxes[:, 2:4] / 2])
+
+
+def _parts(boxes: Array, size: tuple[int, int]) -> Array:
+    """In parts of the image; coordinates that are all small are so already."""
+    if np.abs(boxes).max(initial=0) <= 2.0:
+        return np.asarray(boxes, float)
+    height, width = size
+    return np.asarray(boxes / np.array([width, height, width, height]), float)
+
+
+def _best(boxes: Array, scores: Array, size: tuple[int, int]) -> Boxes:
+    """Each place's best class."""
+    return Boxes(_parts(boxes, size), np.asarray(scores.max(1), float), scores.argmax(1))
+
+
+def _kept(found: Boxes, *, overlapping: bool) -> Boxes:
+    """The boxes with a score, of overlapping ones of a class the best."""
+    finite = np.isfinite(found.boxes).all(1) & np.isfinite(found.scores)
+    at = np.flatnonzero(finite & (found.scores >= THRESHOLD))
+    at = at[np.argsort(-found.scores[at], kind="stable")][: 10 * MOST]
+    chosen: list[int] = []
+    while len(at) and len(chosen) < MOST:
+        chosen.append(int(at[0]))
+        rest = at[1:]
+        if overlapping and len(rest):
+            same = found.classes[rest] == found.classes[at[0]]
+            rest = rest[~(same & (overlaps(found.boxes[at[:1]], found.boxes[rest])[0] > OVERLAP))]
+        at = rest
+    return Boxes(found.boxes[chosen], found.scores[chosen], found.classes[chosen])
+
+
+def overlaps(one: Array, other: Array) -> Array:
+    """Intersection over union of each box of one with each of the other, [n, m]."""
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, 2:4], other[None, :, 2:4])
+    both = np.prod(np.clip(high - low, 0, None), 2)
+    areas = [np.prod(boxes[:, 2:4] - boxes[:, :2], 1) for boxes in (one, other)]
+    return np.asarray(both / (areas[0][:, None] + areas[1][None] - both + 1e-9))
+
+
+def _image_size(case: Case) -> tuple[int, int]:
+    """(height, width) of the image that was fed, in pixels.
+
+    Raises:
+        DataError: no input is an image.
+    """
+    for array in case.feeds.values():
+        if array.ndim == 4:
+            _, *sizes = array.shape
+            return (
+                (sizes[0], sizes[1])
+                if sizes[2] in (1, 3, 4) and sizes[0] not in (1, 3, 4)
+                else (sizes[1], sizes[2])
+            )
+    raise DataError("--metric detection needs an input [batch, channels, height, width] or channels last")

@@ -1,0 +1,57 @@
+"""Embeddings: how well similarities of pairs follow the labels (Spearman's rank correlation)."""
+
+import numpy as np
+
+from onnxq.errors import DataError
+from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, numbers, pick
+from onnxq.types import Array
+
+
+def embedding(options: ScoreOptions) -> list[Score]:
+    """Spearman correlation of cosine and label; each two samples that follow one another in the labels are a pair."""
+    first: list[tuple[str | None, Array]] = []
+
+    def contribution(case: Case) -> list[float] | None:
+        vector = _pooled(case, options)
+        if not first:
+            first.append((case.label, vector))
+            return None
+        label, other = first.pop()
+        if label != case.label:
+            raise DataError(
+                f"sample {case.name}: label {case.label!r}, its pair has {label!r}: two rows of the labels are a pair, with one label"
+            )
+        (wanted,) = numbers(case)
+        lengths = float(np.linalg.norm(vector) * np.linalg.norm(other))
+        return [float(vector @ other) / lengths if lengths else 0.0, float(wanted)]
+
+    return [Score("Spearman", contribution, lambda rows: correlation(ranks(rows[:, 0]), ranks(rows[:, 1])))]
+
+
+def _pooled(case: Case, options: ScoreOptions) -> Array:
+    """One vector a sample; token embeddings [1, tokens, width] are pooled, filling left out."""
+    output = pick(case, options).astype(np.float64)
+    if output.ndim != 3 or options.pool == "none":
+        return output.ravel()
+    if options.pool == "first":
+        return np.asarray(output[0, 0])
+    mask = case.feeds.get(options.mask)
+    kept = (
+        np.ones(output.shape[1])
+        if mask is None or mask.shape != output.shape[:2]
+        else mask[0].astype(np.float64)
+    )
+    return np.asarray(kept @ output[0] / max(1.0, kept.sum()))
+
+
+def ranks(values: Array) -> Array:
+    """Ranks from 1, equal values sharing their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
+
+
+def correlation(one: Array, other: Array) -> float:
+    """Pearson's; 0 where one does not vary."""
+    one, other = one - one.mean(), other - other.mean()
+    scale = float(np.sqrt((one @ one) * (other @ other)))
+    return float(one @ other) / scale if scale else 0.0

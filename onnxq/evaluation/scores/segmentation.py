@@ -1,0 +1,106 @@
+"""Segmentation: intersection over union of each class's pixels, mean over the classes that occur."""
+
+from pathlib import Path
+
+import numpy as np
+
+from onnxq.errors import DataError
+from onnxq.evaluation.scores.classification import is_classes
+from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, pick
+from onnxq.types import Array
+
+IGNORED = 255
+"""Pixels of a mask that do not count (Pascal VOC's border)."""
+CLASSES = 256
+
+
+def segmentation(options: ScoreOptions) -> list[Score]:
+    """mIoU; a label is the path of a mask (an image or .npy of class numbers), relative to the file of labels."""
+
+    def contribution(case: Case) -> Array | None:
+        if not case.label:
+            return None
+        mask = _read_mask(
+            (options.labels.parent if options.labels is not None else Path()) / case.label, case.name
+        )
+        classes, found = _class_map(case, options)
+        found = _resized(found, mask.shape)
+        valid = mask != IGNORED
+        if mask[valid].max(initial=0) >= classes:
+            raise DataError(
+                f"sample {case.name}: the mask has class {mask[valid].max()}, the output {classes} classes"
+            )
+        sets = found[valid], mask[valid], mask[valid & (mask == found)]
+        return np.concatenate([np.bincount(each, minlength=classes) for each in sets])
+
+    return [Score("mIoU", contribution, _miou)]
+
+
+def same_masks(options: ScoreOptions) -> list[Score]:
+    """MIoU of a model's classes of pixels with the float model's."""
+
+    def contribution(case: Case) -> Array:
+        (classes, found), (_, wanted) = _class_map(case, options), _class_map(case.of_float(), options)
+        sets = found, wanted, wanted[wanted == found]
+        return np.concatenate([np.bincount(each.ravel(), minlength=classes) for each in sets])
+
+    return [Score("mask IoU", contribution, _miou)]
+
+
+def _miou(rows: Array) -> float:
+    found, wanted, both = rows.sum(0).reshape(3, -1)
+    occurs = wanted > 0
+    return float((both[occurs] / (found + wanted - both)[occurs]).mean()) if occurs.any() else 0.0
+
+
+def _class_map(case: Case, options: ScoreOptions) -> tuple[int, Array]:
+    """Number of classes, and [height, width] of class numbers, from scores or from class numbers."""
+    output, classes = pick(case, options), CLASSES
+    if output.dtype.kind == "f":
+        axis = 1 if options.class_axis is None else options.class_axis
+        is_classes(output, axis)
+        classes, output = output.shape[axis], output.argmax(axis)
+    output = (
+        output.reshape(output.shape[-2:])
+        if output.ndim >= 2 and output.size == np.prod(output.shape[-2:])
+        else output
+    )
+    if output.ndim != 2:
+        raise DataError(
+            f"the output gives classes of shape {list(output.shape)}: expected one map: name --output or --class-axis"
+        )
+    return classes, output.astype(np.int64)
+
+
+def _read_mask(path: Path, name: str) -> Array:
+    try:
+        if path.suffix == ".npy":
+            mask = np.load(path, allow_pickle=False)
+        else:
+            from PIL import Image
+
+            with Image.open(path) as image:
+                mask = np.asarray(image)
+    except ImportError as error:
+        raise DataError(f"{path}: masks need Pillow: pip install 'onnxq[images]'") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"sample {name}: the mask {path} cannot be read: {error}") from error
+    if (
+        mask.ndim != 2
+        or mask.dtype.kind not in "ui"
+        or mask.min(initial=0) < 0
+        or mask.max(initial=0) >= CLASSES
+    ):
+        raise DataError(
+            f"sample {name}: the mask {path} is {mask.dtype}{list(mask.shape)}: expected [height, width] of classes 0..255"
+        )
+    return np.asarray(mask, np.int64)
+
+
+def _resized(found: Array, shape: tuple[int, ...]) -> Array:
+    """A class map at the mask's size, by nearest pixel centres."""
+    rows, columns = (
+        ((np.arange(want) + 0.5) * have / want).astype(int)
+        for want, have in zip(shape, found.shape, strict=True)
+    )
+    return np.asarray(found[rows[:, None], columns])

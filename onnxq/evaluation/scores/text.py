@@ -1,0 +1,104 @@
+"""Texts that a model reads or writes: lines that are exactly right, and the share of wrong characters (CER)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from onnxq.data.python_functions import import_function
+from onnxq.errors import DataError, first_line
+from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, mean, pick
+
+
+def text(options: ScoreOptions) -> list[Score]:
+    """Exact lines and CER; the decoder gives a text of the outputs, or a charset reads CTC outputs.
+
+    Raises:
+        DataError: neither was named, or the charset cannot be read.
+    """
+    read = _reader(options)
+
+    def both(case: Case) -> tuple[str, str] | None:
+        if case.label is None:
+            return None
+        found, wanted = read(case), case.label
+        return (found.replace(" ", ""), wanted.replace(" ", "")) if options.ignore_spaces else (found, wanted)
+
+    def exact(case: Case) -> list[float] | None:
+        pair = both(case)
+        return None if pair is None else [float(pair[0] == pair[1])]
+
+    def edits(case: Case) -> list[float] | None:
+        pair = both(case)
+        return None if pair is None else [distance(*pair), len(pair[1])]
+
+    cer = Score("CER", edits, lambda rows: float(rows[:, 0].sum() / max(1.0, rows[:, 1].sum())), higher=False)
+    return [Score("exact", exact, mean), cer]
+
+
+def same_text(options: ScoreOptions) -> list[Score]:
+    """Lines that read as the float model's do, and the share of characters that differ."""
+    read = _reader(options)
+
+    def same(case: Case) -> list[float]:
+        return [float(read(case) == read(case.of_float()))]
+
+    def edits(case: Case) -> list[float]:
+        found, wanted = read(case), read(case.of_float())
+        return [distance(found, wanted), len(wanted)]
+
+    total = Score(
+        "CER to float", edits, lambda rows: float(rows[:, 0].sum() / max(1.0, rows[:, 1].sum())), higher=False
+    )
+    return [Score("same lines", same, mean), total]
+
+
+def _reader(options: ScoreOptions) -> Callable[[Case], str]:
+    if options.decoder is not None:
+        decoder = import_function(options.decoder)
+
+        def decode(case: Case) -> str:
+            try:
+                return str(decoder(case.outputs))
+            except Exception as error:  # whatever the user's function raises
+                raise DataError(
+                    f"sample {case.name}: {options.decoder} fails: {type(error).__name__}: {first_line(error)}"
+                ) from error
+
+        return decode
+    if options.charset is None:
+        raise DataError(
+            "--metric text needs --charset FILE (CTC), or --decoder module:function that gives a text of the outputs"
+        )
+    charset = _read_charset(options.charset)
+    return lambda case: _ctc(case, charset, options)
+
+
+def _read_charset(path: Path) -> list[str]:
+    """Characters by class number: the blank, one a line of the file, and the space where the model has one class more."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the charset cannot be read: {error}") from error
+    return ["", *(lines[:-1] if lines[-1] == "" else lines), " "]
+
+
+def _ctc(case: Case, charset: list[str], options: ScoreOptions) -> str:
+    """Greedy reading of [1, steps, classes]: repeats are one, class 0 is nothing."""
+    scores = pick(case, options)
+    if scores.ndim != 3 or not len(charset) - 1 <= scores.shape[2] <= len(charset):
+        raise DataError(
+            f"--charset has {len(charset) - 2} characters, the output is {list(scores.shape)}: expected [1, steps, characters + 1 or 2]"
+        )
+    best = scores[0].argmax(1).tolist()
+    return "".join(
+        charset[now] for before, now in zip([0, *best], best, strict=False) if now not in (0, before)
+    )
+
+
+def distance(found: str, wanted: str) -> int:
+    """Levenshtein's: insertions, deletions and replacements from one text to the other."""
+    row = list(range(len(wanted) + 1))
+    for i, have in enumerate(found, start=1):
+        before, row[0] = row[0], i
+        for j, want in enumerate(wanted, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (have != want))
+    return row[-1]

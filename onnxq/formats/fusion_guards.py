@@ -1,0 +1,117 @@
+"""Keep the runtime from rewriting what would be slower, or farther from float, for it.
+
+Where a float Conv, ConvTranspose or Gemm stands between a DequantizeLinear and a QuantizeLinear, the runtime
+(1.31, graph transformer WeightBiasQuantization) quantizes its weights by itself, with one scale for all channels.
+It looks for the QuantizeLinear right behind the node, or behind a Relu or Clip. A LeakyRelu there hides it, and
+costs little: the float kernel takes it in. With slope 0 it is a Relu, with slope 1 it changes nothing.
+
+A QuantizeLinear that alone follows a float MaxPool is pulled before it (QDQPropagation), through what only moves
+elements too. The integer MaxPool then takes some twenty times as long as the float one, for it is not in the layout
+that it is fast in, and all elements are quantized, not the pooled ones. A LeakyRelu of slope 1 keeps it in its place.
+
+A MatMul of rank 3 or more with a bias behind it becomes a float Gemm between Reshapes where its shape is static
+(MatMulAddFusion), before the runtime looks for integer kernels; its weights are widened in every run. A bias of shape [1, N]
+is added the same way, and not fused.
+"""
+
+import onnx_ir as ir
+
+from onnxq.graph.edit import (
+    Names,
+    add_initializer,
+    add_node,
+    constant,
+    graph_of,
+    nodes_of,
+    only_use,
+    take_output,
+)
+
+EXPOSED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+SEEN_THROUGH = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze"})
+
+
+def shield(model: ir.Model) -> int:
+    """Shield the nodes that the runtime would change, in place; returns how many there were."""
+    names, count = Names(model), 0
+    for node in list(nodes_of(model)):
+        if node.op_type == "QuantizeLinear":
+            count += _shield_pool(node, names)
+        if node.op_type == "MatMul":
+            count += _shield_product(model, node, names)
+        if node.op_type not in EXPOSED or node.domain not in ("", "ai.onnx") or not _between(node):
+            continue
+        count += 1
+        follower = only_use(node.outputs[0])
+        assert follower is not None
+        if follower.op_type == "Relu":
+            value = _leaky(follower, follower.inputs[0], 0.0, names)
+            take_output(value, follower.outputs[0])
+            graph_of(follower).remove(follower, safe=True)
+        else:
+            follower.replace_input_with(0, _leaky(node, node.outputs[0], 1.0, names))
+    if count:
+        model.graph.sort()
+    return count
+
+
+def _between(node: ir.Node) -> bool:
+    producers = [value.producer() if value is not None else None for value in node.inputs[:2]]
+    if producers[0] is None or producers[0].op_type != "DequantizeLinear":
+        return False
+    if producers[1] is not None and producers[1].op_type == "DequantizeLinear":
+        return False  # quantized by plan
+    follower = only_use(node.outputs[0])
+    if follower is not None and follower.op_type in ("Relu", "Clip"):
+        follower = only_use(follower.outputs[0])
+    return follower is not None and follower.op_type == "QuantizeLinear"
+
+
+def _shield_pool(quantizer: ir.Node, names: Names) -> bool:
+    """Shield the float MaxPool that the runtime would pull a QuantizeLinear before; whether there is one."""
+    last, node = quantizer, quantizer.inputs[0].producer() if quantizer.inputs[0] is not None else None
+    while node is not None and node.op_type in SEEN_THROUGH and only_use(node.outputs[0]) is last:
+        last, node = node, node.inputs[0].producer() if node.inputs[0] is not None else None
+    if node is None or node.op_type != "MaxPool" or only_use(node.outputs[0]) is not last:
+        return False
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if before is not None and before.op_type == "DequantizeLinear":
+        return False  # on integers by plan
+    last.replace_input_with(0, _leaky(node, node.outputs[0], 1.0, names))
+    return True
+
+
+def _shield_product(model: ir.Model, product: ir.Node, names: Names) -> bool:
+    """Give the bias behind a quantized MatMul the shape [1, N]; whether it had another."""
+    operands = [value.producer() if value is not None else None for value in product.inputs]
+    shape, add = product.outputs[0].shape, only_use(product.outputs[0])
+    if (
+        any(node is None or node.op_type != "DequantizeLinear" for node in operands)
+        or shape is None
+        or len(shape) < 3
+    ):
+        return False
+    if add is None or add.op_type != "Add" or add.domain not in ("", "ai.onnx"):
+        return False
+    index = 1 - add.inputs.index(product.outputs[0])
+    bias = constant(add.inputs[index])
+    if bias is None or bias.ndim != 1:
+        return False
+    add.replace_input_with(
+        index, add_initializer(model.graph, names.fresh(f"{add.inputs[index].name}_row"), bias[None])
+    )  # type: ignore[union-attr]
+    return True
+
+
+def _leaky(beside: ir.Node, source: ir.Value | None, slope: float, names: Names) -> ir.Value:
+    assert source is not None
+    value = ir.Value(name=names.fresh(f"{source.name}_shielded"), shape=source.shape, type=source.type)
+    add_node(
+        graph_of(beside),
+        "LeakyRelu",
+        [source],
+        [value],
+        name=names.fresh(f"{beside.name}_shield"),
+        alpha=slope,
+    )
+    return value

@@ -1,0 +1,195 @@
+"""Weights in few bits as the runtime's kernels read them: MatMulNBits, MatMulBnb4 and GatherBlockQuantized.
+
+What has no such kernel is stored as integers behind Cast and Mul, which the runtime folds into float weights when it loads
+the file: the file is smaller, the speed the same.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.graph.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, take_output
+from onnxq.techniques.blockwise import Coded, as_blocks
+from onnxq.techniques.codebooks import BOOKS, encode_book
+from onnxq.types import Array, Floats, Integers
+
+INT8_COMPUTE = 4
+"""The kernels' accuracy level in which activations are rounded to 8 bits, a block at a time: the fast one."""
+
+
+def pack(codes: Integers, bits: int) -> Integers:
+    """Codes [..., count] as bytes, the first of two in the low half."""
+    if bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], -1)
+    packed: Integers = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return packed
+
+
+class BitsWriter:
+    """Replaces weights in a model, in place; a weight that several nodes share is stored once."""
+
+    def __init__(self, model: ir.Model, accuracy_level: int) -> None:
+        self.model, self.accuracy_level = model, accuracy_level
+        self.graph, self.names = model.graph, Names(model)
+        self._stored: dict[str, list[ir.Value]] = {}
+        model.graph.opset_imports.setdefault(MICROSOFT, 1)
+
+    def product(self, node: ir.Node, coded: Coded, key: str) -> None:
+        """A MatMul or Gemm as MatMulNBits; here and below `key` names the weight."""
+        grid, columns = coded.grid, coded.codes.shape[1]
+        inputs: list[ir.Value | None] = [node.inputs[0], *self._blocks(coded, key)]
+        bias = input_at(node, 2)
+        if bias is not None:
+            inputs += [None] * (5 - len(inputs)) + [bias]
+        sizes = {"K": columns, "N": len(coded.codes), "bits": grid.bits, "block_size": grid.block}
+        self._replace(node, "MatMulNBits", inputs, accuracy_level=self.accuracy_level, **sizes)
+
+    def standard_product(self, node: ir.Node, coded: Coded, key: str) -> None:
+        """A MatMul or Gemm whose weight [K, N] is a blocked DequantizeLinear of opset 21, which this runtime fuses."""
+        grid = coded.grid
+        low = grid.middle if grid.symmetric else 0
+        kind = {
+            (4, True): ir.DataType.INT4,
+            (4, False): ir.DataType.UINT4,
+            (8, True): ir.DataType.INT8,
+            (8, False): ir.DataType.UINT8,
+        }
+        stored = kind[grid.bits, grid.symmetric]
+
+        def integers(name: str, array: Integers) -> ir.Value:
+            shifted = np.ascontiguousarray(
+                (array.astype(np.int16) - low).T.astype(np.int8 if grid.symmetric else np.uint8)
+            )
+            tensor = ir.Tensor(
+                shifted.astype(stored.numpy()), dtype=stored, name=self.names.fresh(f"{key}_{name}")
+            )
+            value = ir.Value(
+                name=tensor.name, shape=tensor.shape, type=ir.TensorType(stored), const_value=tensor
+            )
+            self.graph.register_initializer(value)
+            return value
+
+        if key not in self._stored:
+            self._stored[key] = [integers("codes", coded.codes), self._add(f"{key}_scales", coded.scales.T)]
+            if not grid.symmetric:
+                self._stored[key].append(integers("zeros", coded.zeros))
+        weight = ir.Value(
+            name=self.names.fresh(f"{key}_weight"),
+            shape=ir.Shape(coded.codes.T.shape),
+            type=ir.TensorType(ir.DataType.FLOAT),
+        )
+        name = self.names.fresh(f"{key}_DequantizeLinear")
+        add_node(
+            graph_of(node),
+            "DequantizeLinear",
+            [*self._stored[key]],
+            [weight],
+            name=name,
+            axis=0,
+            block_size=grid.block,
+        )
+        node.replace_input_with(1, weight)
+        if node.op_type == "Gemm":
+            node.attributes["transB"] = ir.AttrInt64("transB", 0)
+
+    def _blocks(self, coded: Coded, key: str) -> list[ir.Value]:
+        """Codes [N, blocks, bytes], scales [N, blocks] and, where they are not the middle, zeros."""
+        if key not in self._stored:
+            grid = coded.grid
+            blocks = as_blocks(coded.codes, grid.block)
+            arrays = [("codes", pack(blocks, grid.bits)), ("scales", coded.scales)]
+            if not grid.symmetric:
+                arrays.append(("zeros", pack(coded.zeros, grid.bits)))
+            self._stored[key] = [self._add(f"{key}_{name}", array) for name, array in arrays]
+        return self._stored[key]
+
+    def book_product(self, node: ir.Node, rows: Floats, name: str, block: int, key: str) -> None:
+        """A MatMul or Gemm of weight [channels, K] as MatMulBnb4, the first of two codes in the high half; a bias is added behind it."""
+        if key not in self._stored:
+            codes, absmax = encode_book(rows, name, block)
+            even = np.append(codes, np.zeros(codes.size % 2, np.uint8))
+            packed = pack(even.reshape(-1, 2)[:, ::-1].reshape(-1), 4)
+            self._stored[key] = [self._add(f"{key}_codes", packed), self._add(f"{key}_absmax", absmax)]
+        inputs = [node.inputs[0], *self._stored[key]]
+        kind, (channels, columns) = list(BOOKS).index(name), rows.shape
+        self._replace(
+            node,
+            "MatMulBnb4",
+            inputs,
+            bias=input_at(node, 2),
+            K=columns,
+            N=channels,
+            block_size=block,
+            quant_type=kind,
+        )
+
+    def embedding(self, node: ir.Node, coded: Coded, key: str) -> None:
+        """A Gather of rows as GatherBlockQuantized, of the same bytes as a product with the transposed table."""
+        codes, scales, *zeros = self._blocks(coded, key)
+        shape = add_initializer(
+            self.graph, self.names.fresh(f"{key}_shape"), np.array([len(coded.codes), -1])
+        )
+        flat = ir.Value(name=self.names.fresh(f"{key}_rows"), type=codes.type)
+        add_node(self.graph, "Reshape", [codes, shape], [flat], name=self.names.fresh(f"{key}_Reshape"))
+        inputs = [flat, node.inputs[1], scales, *zeros]
+        grid = coded.grid
+        self._replace(
+            node,
+            "GatherBlockQuantized",
+            inputs,
+            gather_axis=0,
+            quantize_axis=1,
+            block_size=grid.block,
+            bits=grid.bits,
+        )
+
+    def stored(self, node: ir.Node, index: int, integers: Array, scales: Floats, axis: int) -> None:
+        """An operand as int8 integers with a scale a channel, widened when the file is loaded."""
+        value = node.inputs[index]
+        assert value is not None
+        key = value.name or "weight"
+        if key not in self._stored:
+            shape = [1] * integers.ndim
+            shape[axis] = -1
+            codes, factor = (
+                self._add(f"{key}_codes", integers),
+                self._add(f"{key}_scales", scales.reshape(shape)),
+            )
+            wide, result = (
+                ir.Value(name=self.names.fresh(f"{key}_{name}"), shape=value.shape, type=value.type)
+                for name in ("wide", "float")
+            )
+            add_node(
+                self.graph,
+                "Cast",
+                [codes],
+                [wide],
+                name=self.names.fresh(f"{key}_Cast"),
+                to=int(ir.DataType.FLOAT),
+            )
+            add_node(self.graph, "Mul", [wide, factor], [result], name=self.names.fresh(f"{key}_Mul"))
+            self._stored[key] = [result]
+        node.replace_input_with(index, self._stored[key][0])
+
+    def _add(self, name: str, array: Array) -> ir.Value:
+        return add_initializer(self.graph, self.names.fresh(name), np.ascontiguousarray(array))
+
+    def _replace(
+        self,
+        node: ir.Node,
+        op_type: str,
+        inputs: list[ir.Value | None],
+        bias: ir.Value | None = None,
+        **attributes: int,
+    ) -> None:
+        """Another node in the place of one, of the same name."""
+        old, graph = node.outputs[0], graph_of(node)
+        result = ir.Value(name=self.names.fresh(f"{old.name}_product"), shape=old.shape, type=old.type)
+        add_node(graph, op_type, inputs, [result], name=node.name or "", domain=MICROSOFT, **attributes)
+        if bias is not None:
+            biased = ir.Value(name=self.names.fresh(f"{old.name}_biased"), shape=old.shape, type=old.type)
+            add_node(graph, "Add", [result, bias], [biased], name=self.names.fresh(f"{node.name}_Add"))
+            result = biased
+        take_output(result, old)
+        graph.remove(node, safe=True)

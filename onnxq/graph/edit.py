@@ -1,0 +1,208 @@
+"""Small graph edits shared by the rooms that rewrite a graph."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxq.types import Array
+
+MICROSOFT = "com.microsoft"
+"""The domain of the runtime's own operators."""
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """The array of a constant (an initializer that no input can replace), else None."""
+    if value is None or value.const_value is None or value.is_graph_input() or value.producer() is not None:
+        return None
+    tensor = value.const_value
+    if isinstance(tensor, ir.ExternalTensor):
+        array = np.array(tensor.numpy())
+        with suppress(BufferError):  # a file that is being written still looks at it
+            tensor.release()  # pages of a mapped file count as this process's memory for as long as they stay mapped
+        return array
+    return np.asarray(tensor.numpy())
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is a constant; unlike `constant` it reads no data."""
+    return (
+        value is not None
+        and value.const_value is not None
+        and value.producer() is None
+        and not value.is_graph_input()
+    )
+
+
+def attribute(
+    node: ir.Node, name: str, default: int | float | str | list[int]
+) -> int | float | str | list[int]:
+    """An attribute's value, or the default that the operator's specification gives."""
+    found = node.attributes.get(name)
+    if found is None:
+        return default
+    value = found.value
+    if isinstance(value, bytes):
+        return value.decode()
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def factor(node: ir.Node, name: str, default: float) -> float:
+    """An attribute that is one float."""
+    value = attribute(node, name, default)
+    assert isinstance(value, (int, float))
+    return float(value)
+
+
+def permutation(node: ir.Node) -> tuple[int, ...]:
+    """The order of axes that a Transpose says; empty where it says none."""
+    found = node.attributes.get("perm")
+    return tuple(found.as_ints()) if found is not None else ()
+
+
+def input_at(node: ir.Node, index: int | None) -> ir.Value | None:
+    """The input at an index, None where it is left out."""
+    return node.inputs[index] if index is not None and index < len(node.inputs) else None
+
+
+def is_float(value: ir.Value | None) -> bool:
+    """Whether the value is known to be a float32 tensor."""
+    return value is not None and value.dtype == ir.DataType.FLOAT
+
+
+def only_use(value: ir.Value) -> ir.Node | None:
+    """The one node that uses a value; None where there are several or it leaves the graph."""
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    (use,) = uses
+    return use.node if use.node.graph is value.graph else None
+
+
+def sizes(value: ir.Value | None) -> list[int] | None:
+    """Static sizes of a value's shape, or None where any of them is unknown."""
+    if value is None or value.shape is None:
+        return None
+    found = [size for size in value.shape if isinstance(size, int)]
+    return found if len(found) == len(value.shape) else None
+
+
+def known_rank(value: ir.Value | None) -> int | None:
+    """The number of axes, where known."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def nodes_of(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node of a model: main graph, then bodies and functions."""
+    for graph in model.graphs():
+        yield from graph
+    for function in model.functions.values():
+        yield from function
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph or body that a node lies in (functions are inlined before anything is planned)."""
+    assert isinstance(node.graph, ir.Graph)
+    return node.graph
+
+
+def body_owners(model: ir.Model) -> dict[ir.Graph, ir.Node]:
+    """The node that each body of a model belongs to."""
+    return {
+        attribute.as_graph(): node
+        for node in nodes_of(model)
+        for attribute in node.attributes.values()
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref()
+    }
+
+
+class Names:
+    """Hands out names that no value, node or initializer of the model has."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.taken: set[str] = set()
+        for graph in model.graphs():
+            self.taken.update(graph.initializers)
+            self.taken.update(value.name for value in graph.inputs if value.name)
+        for node in nodes_of(model):
+            self.taken.update(value.name for value in node.outputs if value.name)
+            if node.name:
+                self.taken.add(node.name)
+
+    def fresh(self, wish: str) -> str:
+        """`wish`, or `wish_2`, `wish_3`, ... where that is taken."""
+        name, count = wish, 1
+        while name in self.taken:
+            count += 1
+            name = f"{wish}_{count}"
+        self.taken.add(name)
+        return name
+
+
+def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Register a new constant; its name must come from `Names`."""
+    value = constant_value(array, name)
+    graph.register_initializer(value)
+    return value
+
+
+def constant_value(array: Array, name: str | None = None) -> ir.Value:
+    """A value that holds an array; it belongs to no graph yet."""
+    tensor = ir.Tensor(
+        array, name=name
+    )  # ir.tensor asks for protocols first: a sixteenth of a large model's time
+    return ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+
+
+def add_node(
+    graph: ir.Graph,
+    op_type: str,
+    inputs: list[ir.Value | None],
+    outputs: list[ir.Value],
+    *,
+    name: str,
+    domain: str = "",
+    **attributes: int | float | str | list[int],
+) -> ir.Node:
+    """Append a node; the graph is sorted once when all edits are done."""
+    converted = [ir.convenience.convert_attribute(key, value) for key, value in sorted(attributes.items())]
+    node = ir.Node(domain, op_type, inputs, converted, outputs=outputs, name=name)
+    graph.append(node)
+    return node
+
+
+def tidy(model: ir.Model) -> None:
+    """Drop what nothing uses, and put the nodes in order."""
+    passes.RemoveUnusedNodesPass()(model)
+    model.graph.sort()
+
+
+def take_output(new_output: ir.Value, old: ir.Value) -> None:
+    """Let `new_output` stand where `old` stood, under its name, as graph output too."""
+    name, new_output.shape, new_output.type = old.name, old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, new_output, replace_graph_outputs=True)
+    old.name = None
+    new_output.name = name
+
+
+def scalar_operand(node: ir.Node) -> tuple[ir.Value | None, float | None]:
+    """(x, c) of a commutative node over a value and one number that does not add axes."""
+    for x, other in (node.inputs, node.inputs[::-1]):
+        array = constant(other)
+        if array is None or array.size != 1 or x is None or constant(x) is not None:
+            continue
+        if array.ndim == 0 or array.ndim <= (known_rank(x) or 0):
+            return x, float(array.reshape(()))
+    return None, None
+
+
+def reduced_axes(node: ir.Node) -> list[int]:
+    """The axes that a reduction names; none where it names none, or they are computed."""
+    given = input_at(node, 1)
+    stated = constant(given)
+    axes = attribute(node, "axes", []) if given is None else [] if stated is None else stated.ravel().tolist()
+    return axes if isinstance(axes, list) else []

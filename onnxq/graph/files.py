@@ -1,0 +1,216 @@
+"""Read and write model files. Protobuf is known here only; weights in external data stay on disk."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from onnxq.errors import ModelError, OutputError
+
+SINGLE_FILE_LIMIT = 1_500_000_000
+"""Bytes of weights above which they are written beside the model (protobuf ends at 2 GiB)."""
+
+
+def load(path: Path) -> ir.Model:
+    """Read a model; external weights are memory-mapped when they are used.
+
+    Raises:
+        ModelError: no such file, not an ONNX model, truncated, or external data missing, cut off
+            or outside the model's folder.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: {'is a folder, not a model' if path.is_dir() else 'no such file'}")
+    try:
+        proto = onnx.load_model(path, load_external_data=False)
+        if not proto.HasField("graph") or not proto.graph.output:
+            raise ModelError(f"{path}: not an ONNX model, it has no graph with outputs")
+        model = ir.serde.deserialize_model(proto)
+    except (DecodeError, ValueError, TypeError, KeyError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not an ONNX model, or truncated ({type(error).__name__})") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    for tensor in _tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.base_dir = str(path.parent)
+            _check_external(path, tensor)
+    _follow_links(model)
+    _forget_negative_sizes(model)
+    return model
+
+
+def _forget_negative_sizes(model: ir.Model) -> None:
+    """Sizes below 0 are unknown ones, for the runtime too; shape inference would compute with them."""
+    for graph in model.graphs():
+        for value in [*graph.inputs, *graph.outputs, *(value for node in graph for value in node.outputs)]:
+            if value.shape is not None and any(isinstance(size, int) and size < 0 for size in value.shape):
+                value.shape = ir.Shape(
+                    [None if isinstance(size, int) and size < 0 else size for size in value.shape]
+                )
+
+
+def _follow_links(model: ir.Model) -> None:
+    """Let weights behind symbolic links, as download caches make them, name the file itself."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            real = Path(tensor.path).resolve()
+            if real != Path(tensor.path).absolute():
+                shape, kind = ir.Shape(tensor.shape), tensor.dtype
+                value.const_value = ir.ExternalTensor(
+                    real.name,
+                    tensor.offset,
+                    tensor.length,
+                    kind,
+                    shape=shape,
+                    name=tensor.name,
+                    base_dir=real.parent,
+                )
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    yield attribute.as_tensor()
+
+
+def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
+    location = os.fspath(tensor.location)
+    where = f"{path}: weight '{tensor.name}'"
+    if Path(location).is_absolute() or ".." in Path(location).parts:
+        raise ModelError(
+            f"{where} lies outside the model's folder ({location}): move its file beside the model"
+        )
+    data = path.parent / location
+    if not data.is_file():
+        raise ModelError(f"{where}: external data file {data} is missing: copy it beside the model")
+    real, home = data.resolve(), path.resolve().parent
+    if not real.is_relative_to(path.parent.resolve()) and not real.is_relative_to(home):
+        raise ModelError(
+            f"{where}: external data file {data} is a link that leads out of the model's folder: copy the file there"
+        )
+    if real.stat().st_nlink > 1:
+        raise ModelError(
+            f"{where}: external data file {data} has several hard links: copy it, so that it has one"
+        )
+    needed = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
+    size = data.stat().st_size
+    if size < needed:
+        raise ModelError(
+            f"{where}: external data file {data} has {size} bytes, {needed} are needed: it is truncated"
+        )
+
+
+def external_files(path: Path) -> list[Path]:
+    """The external data files that a model file names, in sorted order."""
+    found = set()
+    for tensor in _tensors(ir.serde.deserialize_model(onnx.load_model(path, load_external_data=False))):
+        if isinstance(tensor, ir.ExternalTensor):
+            found.add(path.parent / os.fspath(tensor.location))
+    return sorted(found)
+
+
+def file_bytes(path: Path) -> int:
+    """Bytes of a model file and of its external data."""
+    return path.stat().st_size + sum(file.stat().st_size for file in external_files(path))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 over a model file and its external data."""
+    total = hashlib.sha256()
+    for file in (path, *external_files(path)):
+        with open(file, "rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def check_output(path: Path, source: Path, *, force: bool) -> None:
+    """Refuse an output that is the input, exists already (unless `force`) or cannot be written.
+
+    Raises:
+        OutputError: with the reason and what to do.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"{path}: the folder {folder} does not exist: create it or choose another with -o")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder: name a file with -o")
+    if path.exists() and (path.samefile(source) or path in external_files(source)):
+        raise OutputError(f"{path}: is the input model: choose another file with -o")
+    if path.exists() and not force:
+        raise OutputError(
+            f"{path}: exists already: remove it, choose another with -o, or overwrite it with --force"
+        )
+    try:  # os.access says yes to root on a read-only mount, so try
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{path}: the folder {folder} cannot be written ({error.strerror}): choose another with -o"
+        ) from error
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A path to write a model to, beside `path`; what is there at the end is moved to `path` at once.
+
+    Nothing stands at `path` if the block fails.
+
+    Raises:
+        OutputError: the disk is full or the folder read-only.
+    """
+    try:
+        building = Path(tempfile.mkdtemp(prefix=".onnxq-", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        yield building / path.name
+        for file in sorted(building.iterdir(), key=lambda file: file.name == path.name):  # the model last
+            file.chmod(0o666 & ~umask())
+            os.replace(file, path.parent / file.name)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all weights of a model."""
+    return sum(tensor.nbytes for tensor in _tensors(model))
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write a model; large weights go to one file `<name>.data` beside it."""
+    external = f"{path.name}.data" if weight_bytes(model) > SINGLE_FILE_LIMIT else None
+    if external is None:
+        _embed_external(model)
+    ir.save(model, path, external_data=external)
+
+
+def umask() -> int:
+    """The bits that this process leaves out of new files' permissions."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _embed_external(model: ir.Model) -> None:
+    """Bring weights that still lie in the input's external data into the file to be written."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), name=tensor.name)

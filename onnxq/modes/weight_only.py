@@ -1,0 +1,227 @@
+"""`--mode weights`: weights in 8 or 4 bits, activations in float."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.calibration.moments import LayerInput, Moments
+from onnxq.errors import DataError, ModelError
+from onnxq.formats.embeddings import quantize_tables
+from onnxq.formats.matmul_nbits import INT8_COMPUTE, BitsWriter
+from onnxq.graph.edit import constant, is_float, nodes_of, sizes, tidy
+from onnxq.inputs import Job
+from onnxq.modes.embeddings import Tables, code_table, code_tables, find_tables, table_of
+from onnxq.modes.products import SMALLEST, Made, moments_in_turns, plan_products, weight_rows
+from onnxq.normalize.passes import infer_shapes, lift_opset, opset_of
+from onnxq.options import QuantizeOptions, Rounding, WeightType
+from onnxq.plan.plan import Plan
+from onnxq.quantization.weights import Use, layer_inputs, read_elsewhere, second_moments, sharing
+from onnxq.techniques.arithmetic import symmetric_scale
+from onnxq.techniques.awq import awq_scales
+from onnxq.techniques.blockwise import Coded, Grid, round_to_nearest
+from onnxq.techniques.gptq_blocks import gptq_blocks
+from onnxq.techniques.hqq import half_quadratic
+from onnxq.transforms.channel_scaling import divide_channels
+from onnxq.types import Floats
+
+SHARED_BLOCK = 128
+"""The kernel's block where one scale serves a whole channel or tensor."""
+SUFFERS = 0.04
+"""Share of a layer's output power that its rounding may cost before it is kept at 8 bits (14 dB)."""
+BITS = {WeightType.INT8: 8, WeightType.INT4: 4}
+BLOCKS_OPSET = 21
+"""The first opset whose DequantizeLinear takes blocks."""
+STORED = {"Conv": 0, "ConvTranspose": 1}
+"""Axis of the output channels of weights that are stored as int8 and computed in float."""
+
+
+def quantize_weights_only(job: Job) -> Made:
+    """Code the weights of all products, tables that are looked up, and convolutions' weights for storage."""
+    options = job.options
+    start = time.perf_counter()
+    if options.standard:
+        job.model = _lifted(job)
+    source, rounding = job.model, _rounding(options, bool(job.calibration))
+    plan = plan_products(source, job.selection)
+    layers = layer_inputs(plan)
+    moments: Mapping[LayerInput, Moments] = {}
+    if rounding in (Rounding.GPTQ, Rounding.AWQ) and options.weight_type in BITS:
+        moments = moments_in_turns(source, list(layers.values()), job.calibration)
+    if rounding is Rounding.AWQ and moments:
+        source, moments = (
+            _scaled(source, plan, moments, grid_of(options)),
+            {},
+        )  # each weight is rounded to nearest then
+        plan = plan_products(source, job.selection)
+        layers = layer_inputs(plan)
+    model = source.clone()
+    writer = BitsWriter(model, INT8_COMPUTE if options.integer_compute else 0)
+    tables = {} if options.standard else find_tables(model)
+
+    def coded(names: Sequence[str], rows: Floats) -> Coded:
+        uses = [
+            Use(plan.nodes[name], np.float32(0), moments.get(layers[name]) if name in layers else None)
+            for name in names
+        ]
+        second = second_moments(uses, centred=False)
+        return _coded(rows, None if second is None else second[0], rounding, options)
+
+    kept = _code_products(writer, plan, tables, options, coded)
+    if options.standard:
+        quantize_tables(model)
+    code_tables(writer, tables, _block(options))
+    stored = _store(job, model, writer)
+    tidy(model)
+    seconds = (time.perf_counter() - start) / max(1, len(plan.nodes))
+    notes = (
+        [f"{seconds:.2f} s a product, with the moments of its inputs"]
+        if moments or rounding is Rounding.AWQ
+        else []
+    )
+    notes += [f"{stored} other weights stored in 8 bits, widened when the file is loaded"] if stored else []
+    if kept:
+        few = ", ".join(kept[:3])
+        notes.append(
+            f"{len(kept)} of {len(plan.nodes)} products keep 8 bits: 4 would cost too much of their output ({few}, ...)"
+        )
+    return Made(
+        model, plan, [str(rounding if options.weight_type in BITS else options.weight_type)], notes, stored
+    )
+
+
+def _code_products(
+    writer: BitsWriter,
+    plan: Plan,
+    tables: Tables,
+    options: QuantizeOptions,
+    coded: Callable[[Sequence[str], Floats], Coded],
+) -> list[str]:
+    """Replace all products; the names of those that keep 8 bits though 4 were asked for."""
+    nodes, kept = {node.name: node for node in nodes_of(writer.model)}, []
+    for names in sharing(plan):
+        rows, key = weight_rows(plan.nodes[names[0]]), names[0]
+        table = table_of(rows, tables)
+        if table is not None:
+            found, key = code_table(rows, _block(options)), table
+        elif options.weight_type not in BITS:
+            for name in names:
+                writer.book_product(nodes[name], rows, str(options.weight_type), _block(options), key)
+            continue
+        else:
+            found = coded(names, rows)
+            if found.grid.bits != BITS[options.weight_type]:
+                kept += names
+        for name in names:
+            if options.standard and table is None:
+                writer.standard_product(nodes[name], found, key)
+            else:
+                writer.product(nodes[name], found, key)
+    return kept
+
+
+def _coded(rows: Floats, second: Floats | None, rounding: Rounding, options: QuantizeOptions) -> Coded:
+    """A weight in the bits that are asked for, or in 8 where fewer would cost too much."""
+    coded = code(rows, grid_of(options), rounding, second)
+    if options.weight_type is WeightType.INT4 and loss(rows, coded, second) > SUFFERS:
+        return code(rows, grid_of(options, WeightType.INT8), Rounding.RTN, None)
+    return coded
+
+
+def _lifted(job: Job) -> ir.Model:
+    """The model at opset 21, where blocks of 4 bits are standard."""
+    if job.options.weight_type not in BITS:
+        raise ModelError(
+            f"--standard: ONNX itself has no {job.options.weight_type}: choose int4 or int8, or leave --standard out"
+        )
+    lifted = lift_opset(job.model, BLOCKS_OPSET)
+    if opset_of(lifted) < BLOCKS_OPSET:
+        raise ModelError(
+            f"{job.options.model}: onnx cannot lift it to opset {BLOCKS_OPSET}: leave --standard out"
+        )
+    infer_shapes(lifted)
+    return lifted
+
+
+def _scaled(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], grid: Grid) -> ir.Model:
+    """A copy whose products take inputs divided, and weights multiplied, channel by channel."""
+    takers: dict[LayerInput, list[str]] = {}
+    for name, layer in layer_inputs(plan).items():
+        if plan.nodes[name].node.graph is model.graph:
+            takers.setdefault(layer, []).append(name)
+    copy, tables = model.clone(), find_tables(model)
+    for layer, names in takers.items():
+        second = moments[layer].raw()
+        if second is None or read_elsewhere([plan.nodes[name].node for name in names]):
+            continue
+        weights = [weight_rows(plan.nodes[name]) for name in names]
+        if any(table_of(rows, tables) for rows in weights):
+            continue  # the table has no inputs to divide
+        scales = awq_scales(weights, second[0], lambda rows: round_to_nearest(rows, grid).decoded())
+        if scales is not None:
+            divide_channels(copy, layer.tensor, names, scales, fold=True)
+    tidy(copy)
+    return copy
+
+
+def _rounding(options: QuantizeOptions, data: bool) -> Rounding:
+    if options.rounding in (Rounding.GPTQ, Rounding.AWQ) and not data:
+        raise DataError(
+            f"--rounding {options.rounding} needs calibration samples: give a folder with --calib"
+        )
+    if options.rounding is not Rounding.AUTO:
+        return options.rounding
+    return Rounding.GPTQ if data else Rounding.HQQ
+
+
+def grid_of(options: QuantizeOptions, kind: WeightType | None = None) -> Grid:
+    """How blocks are coded."""
+    bits = BITS[kind or options.weight_type]
+    if options.block in ("channel", "tensor"):
+        return Grid(bits, SHARED_BLOCK, options.symmetric, options.block)
+    return Grid(bits, int(options.block), options.symmetric)
+
+
+def _block(options: QuantizeOptions) -> int:
+    return SHARED_BLOCK if options.block in ("channel", "tensor") else int(options.block)
+
+
+def code(rows: Floats, grid: Grid, rounding: Rounding, second: Floats | None) -> Coded:
+    """Round a weight [channels, K]; without second moments [K, K] GPTQ has nothing to go by."""
+    if rounding is Rounding.GPTQ and second is not None:
+        return gptq_blocks(rows, second, grid)
+    return half_quadratic(rows, grid) if rounding is Rounding.HQQ else round_to_nearest(rows, grid)
+
+
+def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:
+    """Share of the output's power that rounding changes; of the weights' power where the inputs are not known."""
+    error = coded.decoded() - rows
+    if second is None:
+        return float(np.square(error).sum() / max(1e-30, float(np.square(rows).sum())))
+    return float(((error @ second) * error).sum() / max(1e-30, float(((rows @ second) * rows).sum())))
+
+
+def _store(job: Job, model: ir.Model, writer: BitsWriter) -> int:
+    """Store weights without a kernel as int8 in the file; how many."""
+    count = 0
+    for node in list(nodes_of(model)):
+        axis = STORED.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        shape = sizes(node.inputs[1]) if axis is not None else None
+        if (
+            axis is None
+            or shape is None
+            or np.prod(shape) < SMALLEST
+            or job.selection.refusal(node) is not None
+        ):
+            continue
+        array = constant(node.inputs[1]) if is_float(node.inputs[1]) else None
+        if array is None:
+            continue
+        scales = symmetric_scale(np.abs(array).max(axis=tuple(i for i in range(array.ndim) if i != axis)))
+        shape = [-1 if i == axis else 1 for i in range(array.ndim)]
+        writer.stored(
+            node, 1, np.rint(array / scales.reshape(shape)).clip(-127, 127).astype(np.int8), scales, axis
+        )
+        count += 1
+    return count

@@ -1,0 +1,1 @@
+"""Rewrites that bring any model into one form without changing its outputs, one pass a file."""

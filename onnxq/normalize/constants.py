@@ -1,0 +1,105 @@
+"""Fold what depends on constants alone, computed by the runtime itself."""
+
+import onnx
+import onnx_ir as ir
+
+from onnxq.errors import ModelError
+from onnxq.graph.edit import constant_value, is_constant
+from onnxq.runtime.sessions import open_session, run
+from onnxq.types import Array
+
+NOT_FOLDED = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomNormalLike", "RandomUniform",
+     "RandomUniformLike", "Multinomial", "Bernoulli", "Loop", "If", "Scan", "SequenceConstruct"}
+)  # fmt: skip
+GROWTH, GROWTH_LIMIT = 4, 1 << 16
+"""A folded result may have so many times the bytes it was made from (a Cast doubles them), and so many
+more (an Expand is better left)."""
+
+
+def fold_constants(model: ir.Model) -> None:
+    """Replace values that no input influences by initializers of the main graph, in place."""
+    for graph in list(model.graphs()):
+        _fold(model, graph)
+
+
+def _fold(model: ir.Model, graph: ir.Graph) -> None:
+    folded: list[ir.Node] = []
+    known: set[ir.Value] = set()
+    for node in graph:
+        inputs = [value for value in node.inputs if value is not None]
+        if (
+            (inputs or node.op_type == "Constant")
+            and node.op_type not in NOT_FOLDED
+            and all(is_constant(value) or value in known for value in inputs)
+            and not any(value.is_graph_output() for value in node.outputs)
+        ):
+            folded.append(node)
+            known.update(node.outputs)
+    inside = set(folded)
+    wanted = [
+        value
+        for node in folded
+        for value in node.outputs
+        if value.uses() and any(use.node not in inside for use in value.uses())
+    ]
+    if not wanted:
+        return
+    results = {v: a for v, a in _evaluate(model, folded, wanted).items() if a.dtype != object}
+    given = {
+        output
+        for node in folded
+        if node.op_type == "Constant"
+        for output in node.outputs
+        if output in results
+    }
+    sources = sum(results[value].nbytes for value in given)
+    sources += sum(
+        v.const_value.nbytes for n in folded for v in n.inputs if v is not None and v.const_value is not None
+    )
+    if sum(array.nbytes for array in results.values()) > GROWTH * sources + GROWTH_LIMIT:
+        results = {
+            value: array for value, array in results.items() if value in given or array.nbytes <= GROWTH_LIMIT
+        }
+    _replace(model, graph, folded, results)
+
+
+def _evaluate(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> dict[ir.Value, Array]:
+    """The values of `wanted`, or of none where the runtime cannot compute them."""
+    sources = {value for node in nodes for value in node.inputs if is_constant(value)}
+    ordered = [value for value in model.graph.initializers.values() if value in sources]
+    proto = onnx.ModelProto(
+        ir_version=model.ir_version,
+        opset_import=[onnx.helper.make_opsetid(*item) for item in model.graph.opset_imports.items()],
+        graph=onnx.GraphProto(
+            name="constants",
+            node=[ir.serde.serialize_node(node) for node in nodes],
+            initializer=[
+                ir.serde.serialize_tensor(value.const_value) for value in ordered if value.const_value
+            ],
+            output=[onnx.ValueInfoProto(name=value.name) for value in wanted],
+        ),
+    )
+    part = ir.serde.deserialize_model(proto)
+    for value in ordered:
+        if isinstance(value.const_value, ir.ExternalTensor):
+            part.graph.initializers[value.name or ""].const_value = value.const_value
+    try:
+        return dict(zip(wanted, run(open_session(part, optimize=False), {}, "of constants"), strict=True))
+    except ModelError:
+        return {}
+
+
+def _replace(model: ir.Model, graph: ir.Graph, folded: list[ir.Node], results: dict[ir.Value, Array]) -> None:
+    new: list[tuple[str, ir.Value]] = []
+    for value, array in results.items():
+        name = value.name or ""
+        constant = constant_value(array)
+        ir.convenience.replace_all_uses_with(value, constant)
+        new.append((name, constant))
+    for node in reversed(folded):
+        if not any(value.uses() for value in node.outputs):
+            graph.remove(node, safe=True)
+    for name, constant in new:
+        constant.name = name
+        model.graph.register_initializer(constant)

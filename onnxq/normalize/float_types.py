@@ -1,0 +1,88 @@
+"""Models that multiply in another float type than float32, for which there are no integer kernels."""
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.graph.edit import Names, add_node, nodes_of
+
+OTHERS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+TYPES = frozenset({"to", "dtype", "output_dtype", "stash_type"})
+"""Attributes that name a type."""
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+def compute_in_float32(model: ir.Model) -> bool:
+    """Let a model whose products are of another float type compute in float32, in place; inputs and outputs keep theirs.
+
+    Returns whether anything was changed: a model of float32 products, or one with operators of
+    `ai.onnx.ml`, whose types are their own affair, is left alone.
+    """
+    nodes = list(nodes_of(model))
+    if not any(node.op_type in PRODUCTS and node.outputs[0].dtype in OTHERS for node in nodes):
+        return False
+    if any(node.domain == "ai.onnx.ml" for node in nodes):
+        return False
+    names = Names(model)
+    ends = [
+        (value, value.dtype) for value in (*model.graph.inputs, *model.graph.outputs) if value.dtype in OTHERS
+    ]
+    for graph in model.graphs():
+        for value in [
+            *graph.inputs,
+            *graph.initializers.values(),
+            *(v for node in graph for v in node.outputs),
+        ]:
+            _retype(value)
+    for node in nodes:
+        _retype_attributes(node)
+    for value, kind in ends:
+        assert kind is not None
+        if value.is_graph_input():
+            _cast_input(model.graph, value, kind, names)
+        else:
+            _cast_output(model.graph, value, kind, names)
+    model.graph.sort()
+    return True
+
+
+def _retype(value: ir.Value) -> None:
+    if value.dtype in OTHERS:
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+    if value.const_value is not None and value.const_value.dtype in OTHERS:
+        value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
+
+
+def _retype_attributes(node: ir.Node) -> None:
+    for name, attribute in list(node.attributes.items()):
+        if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in OTHERS:
+            node.attributes[name] = ir.AttrTensor(
+                name, ir.tensor(attribute.as_tensor().numpy().astype(np.float32))
+            )
+        elif (
+            name in TYPES
+            and attribute.type == ir.AttributeType.INT
+            and ir.DataType(attribute.as_int()) in OTHERS
+        ):
+            node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
+
+
+def _cast_input(graph: ir.Graph, value: ir.Value, kind: ir.DataType, names: Names) -> None:
+    value.type = ir.TensorType(kind)
+    inside = ir.Value(
+        name=names.fresh(f"{value.name}_float32"), shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT)
+    )
+    ir.convenience.replace_all_uses_with(value, inside)
+    add_node(
+        graph, "Cast", [value], [inside], name=names.fresh(f"{value.name}_Cast"), to=int(ir.DataType.FLOAT)
+    )
+
+
+def _cast_output(graph: ir.Graph, value: ir.Value, kind: ir.DataType, names: Names) -> None:
+    name = value.name
+    outside = ir.Value(shape=value.shape, type=ir.TensorType(kind))
+    for index, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[index] = outside
+    add_node(graph, "Cast", [value], [outside], name=names.fresh(f"{name}_Cast"), to=int(kind))
+    value.name = names.fresh(f"{name}_float32")
+    outside.name = name

@@ -1,0 +1,70 @@
+"""Latency of models against one another: run in turns, so that a busy machine slows all alike."""
+
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnxruntime as ort
+
+from onnxq.runtime.sessions import open_session
+from onnxq.types import Feeds
+
+MOST_RUNS, LEAST_RUNS = 200, 5
+
+
+def medians_ms(
+    paths: Sequence[Path],
+    feeds: Sequence[Feeds],
+    threads: int,
+    seconds: float = 4.0,
+    *,
+    together: bool = True,
+) -> list[float]:
+    """Median milliseconds of one inference of each model.
+
+    Args:
+        paths: the models.
+        feeds: samples, taken in turn.
+        threads: of the runtime.
+        seconds: after which no further turn begins, but at least five are taken.
+        together: models that do not fit into memory side by side are run one after the other instead.
+    """
+    if not together:
+        return [medians_ms([path], feeds, threads, seconds / len(paths))[0] for path in paths]
+    sessions = [open_session(path, threads=threads) for path in paths]
+    for session in sessions:
+        session.run(None, feeds[0])
+    return [statistics.median(record) for record in time_in_turns(sessions, feeds, MOST_RUNS, seconds)]
+
+
+def time_in_turns(
+    sessions: Sequence[ort.InferenceSession], feeds: Sequence[Feeds], runs: int, seconds: float
+) -> list[list[float]]:
+    """Milliseconds of each run of each session, each turn in another order: what a run finds in the caches depends on the one before.
+
+    None runs twice in a row, which would make it faster than those that never do.
+
+    Args:
+        sessions: warm.
+        feeds: samples, taken in turn.
+        runs: most turns.
+        seconds: after which no further turn begins, but at least five are taken.
+    """
+    times: list[list[float]] = [[] for _ in sessions]
+    order, chance = list(range(len(sessions))), random.Random(0)
+    end = time.perf_counter() + seconds
+    for turn in range(runs):
+        if turn >= LEAST_RUNS and time.perf_counter() > end:
+            break
+        before = order[-1]
+        while turn and len(order) > 1:
+            chance.shuffle(order)
+            if order[0] != before:
+                break
+        for i in order:
+            start = time.perf_counter()
+            sessions[i].run(None, feeds[turn % len(feeds)])
+            times[i].append((time.perf_counter() - start) * 1000)
+    return times

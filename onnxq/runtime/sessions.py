@@ -1,0 +1,159 @@
+"""ONNX Runtime sessions: opened with one set of options, errors as one line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from onnxq.errors import ModelError, first_line
+from onnxq.graph.files import load
+from onnxq.runtime.random_seeds import may_draw, seeded
+from onnxq.runtime.weights_on_disk import weights_on_disk
+from onnxq.types import Array, Feeds
+
+NUMPY_TYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint64)": np.uint64,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+    "tensor(string)": np.object_,
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model: name, NumPy type (None if it is no tensor), shape (None: any size)."""
+
+    name: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[int | None, ...]
+
+    def describe(self) -> str:
+        """For example `float32[?,3,224,224]`."""
+        sizes = ",".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.dtype}[{sizes}]"
+
+
+def open_session(
+    model: ir.Model | Path,
+    *,
+    optimize: bool = True,
+    threads: int = 0,
+    save_optimized: Path | None = None,
+    profile: Path | None = None,
+    patterns: bool = True,
+) -> ort.InferenceSession:
+    """A CPU session; `optimize=False` runs every node as written (Q/DQ in float: the reference).
+
+    Nodes that draw random numbers draw the same ones in each.
+
+    Args:
+        model: a file, or a model in memory whose external weights stay where they lie.
+        optimize: let the runtime fuse nodes into its integer kernels.
+        threads: intra-op threads, 0 for the runtime's choice.
+        save_optimized: write the graph that really runs to this file.
+        profile: prefix of a file for the runtime's profiler to write.
+        patterns: plan each run's memory as one block; it is larger where most values are fetched.
+
+    Raises:
+        ModelError: the runtime cannot load the model.
+    """
+    name = str(model) if isinstance(model, Path) else None
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.enable_mem_pattern = patterns
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    if save_optimized is not None:
+        options.optimized_model_filepath = str(save_optimized)
+        # the layout for this CPU's float kernels may be saved: it is read, never run elsewhere
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", "optimized.data"
+        )
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+        )
+    try:
+        if isinstance(model, Path) and may_draw(model):
+            model = load(model)
+        if isinstance(model, Path):
+            return ort.InferenceSession(
+                str(model), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+        with weights_on_disk(model) as root, seeded(model):
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
+            payload = ir.serde.serialize_model(model).SerializeToString()
+            return ort.InferenceSession(
+                payload, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # the runtime raises many types, all of them about the model
+        where = name or "model"
+        raise ModelError(
+            f"{where}: onnxruntime {ort.__version__} cannot load it: {first_line(error)}"
+        ) from error
+
+
+def open_exposed(model: ir.Model, *, threads: int = 0, patterns: bool = True) -> ort.InferenceSession:
+    """A session for a model that gives out inner values: as written where the runtime fuses one of them away and fails."""
+    try:
+        return open_session(model, threads=threads, patterns=patterns)
+    except ModelError:
+        return open_session(model, threads=threads, patterns=patterns, optimize=False)
+
+
+def model_inputs(model: ir.Model) -> list[InputSpec]:
+    """The inputs that a model needs, read from its graph."""
+    return [
+        InputSpec(
+            value.name or "",
+            value.dtype.numpy()
+            if value.dtype is not None and isinstance(value.type, ir.TensorType)
+            else None,
+            tuple(size if isinstance(size, int) and size >= 0 else None for size in value.shape or ()),
+        )
+        for value in model.graph.inputs
+        if value.name not in model.graph.initializers
+    ]
+
+
+def input_specs(session: ort.InferenceSession) -> list[InputSpec]:
+    """The inputs that a session needs; those with a default are not among them."""
+    return [
+        InputSpec(
+            node.name,
+            np.dtype(NUMPY_TYPES[node.type]) if node.type in NUMPY_TYPES else None,
+            tuple(size if isinstance(size, int) and size >= 0 else None for size in node.shape),
+        )
+        for node in session.get_inputs()
+    ]
+
+
+def run(
+    session: ort.InferenceSession, feeds: Feeds, sample: str, outputs: list[str] | None = None
+) -> list[Array]:
+    """Run one sample.
+
+    Raises:
+        ModelError: the runtime fails on it; the message names the sample.
+    """
+    try:
+        return list(session.run(outputs, feeds))
+    except Exception as error:
+        raise ModelError(f"sample {sample}: the model fails on it: {first_line(error)}") from error

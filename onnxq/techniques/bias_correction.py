@@ -1,0 +1,29 @@
+"""Bias correction: rounding weights shifts a layer's mean output, and the bias can take the shift back.
+
+M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019:
+E[W x] - E[W_q x] = (W - W_q) E[x], with E[x] measured here.
+"""
+
+import numpy as np
+
+from onnxq.techniques.row_blocks import row_blocks
+from onnxq.types import Floats, Integers
+
+
+def output_shift(rows: Floats, stored: Integers, scales: Floats, mean: Floats) -> Floats:
+    """What to add to the bias, [channels].
+
+    Args:
+        rows: float weights [channels, K].
+        stored: their integers, of the same shape.
+        scales: [channels].
+        mean: E[x], [groups, K]; channels are divided evenly among groups.
+    """
+    if len(mean) > 1:
+        difference = rows - stored * scales[:, None]
+        by_group = difference.reshape(len(mean), -1, rows.shape[1])
+        return np.asarray(np.einsum("gck,gk->gc", by_group, mean).reshape(-1), np.float32)
+    shifts = [
+        (rows[block] - stored[block] * scales[block, None]) @ mean[0] for block in row_blocks(rows.shape)
+    ]
+    return np.concatenate(shifts).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Graph rewrites that need calibration statistics: SmoothQuant and cross-layer equalization."""

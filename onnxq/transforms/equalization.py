@@ -1,0 +1,191 @@
+"""Equalize the activations between convolutions, where that is expected to pay and costs nothing at run time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.calibration.collect import Divided
+from onnxq.calibration.moments import LayerInput, Moments
+from onnxq.graph.edit import (
+    Names,
+    add_initializer,
+    attribute,
+    constant,
+    factor,
+    input_at,
+    is_constant,
+    known_rank,
+    only_use,
+)
+from onnxq.normalize.fold_forward import fold_into
+from onnxq.plan.plan import Plan, PlannedNode
+from onnxq.quantization.weights import layer_inputs, read_elsewhere
+from onnxq.techniques.equalization import equalizing_scales
+from onnxq.transforms.smoothquant import Changed
+from onnxq.types import Floats
+
+HOMOGENEOUS = frozenset({"AveragePool", "LeakyRelu", "MaxPool", "PRelu", "Relu"})
+"""f(s x) = s f(x), channel by channel, for s > 0."""
+
+
+@dataclass(frozen=True)
+class _Copy:
+    model: ir.Model
+    nodes: Mapping[str | None, ir.Node]
+    names: Names
+
+
+def equalize(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -> Changed | None:
+    """An equalized copy of a model; None where nothing is worth it.
+
+    Args:
+        model: normalized; it is left as it is.
+        plan: what is to be quantized.
+        moments: of the layers' inputs.
+    """
+    layers, sources = layer_inputs(plan), set(plan.sources())
+    clone, known = model.clone(), dict(moments)
+    divided: dict[str, Divided] = {}
+    copy = _Copy(clone, {node.name: node for node in clone.graph}, Names(clone))
+    for tensor in plan.tensors.values():
+        producer = _producer(tensor.value)
+        takers = [plan.nodes.get(use.node.name or "") for use in tensor.value.uses()]
+        if producer is None or not takers or not all(_takes(taker, tensor.value) for taker in takers):
+            continue
+        consumers = [taker for taker in takers if taker is not None]
+        if any(
+            node.graph is not model.graph or read_elsewhere([node])
+            for node in (producer, *(each.node for each in consumers))
+        ):
+            continue
+        found = [
+            (layers[taker.name], moments.get(layers[taker.name]))
+            for taker in consumers
+            if taker.name in layers
+        ]
+        if len(found) < len(consumers) or any(one is None or one.rows == 0 for _, one in found):
+            continue
+        scales = _scales(
+            plan, tensor.value, consumers, [(layer, one) for layer, one in found if one is not None]
+        )
+        if scales is None:
+            continue
+        renamed = _apply(copy, producer, consumers, scales)
+        divided |= {new: Divided(old, scales) for old, new in renamed.items() if old in sources}
+        for layer, one in found:
+            if one is not None:
+                known[replace(layer, tensor=renamed[tensor.name])] = one.divided(_spread(layer, scales))
+    return Changed(clone, known, divided) if divided else None
+
+
+def _producer(value: ir.Value) -> ir.Node | None:
+    """The Conv that a value comes from, with nothing between that its factors cannot pass, and nowhere else to go."""
+    node = None if value.is_graph_output() else value.producer()
+    while (
+        node is not None
+        and node.op_type in HOMOGENEOUS
+        and node.inputs[0] is not None
+        and only_use(node.inputs[0]) is node
+    ):
+        if node.op_type == "PRelu" and not _one_slope_a_channel(node):
+            return None
+        node = node.inputs[0].producer()
+    if node is None or node.op_type != "Conv":
+        return None
+    return node if all(value is None or is_constant(value) for value in node.inputs[1:]) else None
+
+
+def _one_slope_a_channel(node: ir.Node) -> bool:
+    slope, rank = constant(node.inputs[1]), known_rank(node.inputs[0])
+    return slope is not None and (
+        slope.size == 1
+        or (rank is not None and slope.shape[1:] == (1,) * (rank - 2) and slope.ndim == rank - 1)
+    )
+
+
+def _takes(planned: PlannedNode | None, value: ir.Value) -> bool:
+    if planned is None or planned.node.op_type != "Conv" or planned.node.inputs[0] is not value:
+        return False
+    weight = constant(planned.node.inputs[1])
+    groups = attribute(planned.node, "group", 1)
+    return weight is not None and (groups == 1 or weight.shape[1] == 1)
+
+
+def _by_channel(layer: LayerInput, values: Floats) -> Floats:
+    """[groups, size] in kernel order as [kernel elements, channels]."""
+    inside = layer.size // int(np.prod(layer.kernel.shape)) if layer.kernel is not None else layer.size
+    return np.asarray(
+        values.reshape(layer.groups, -1, inside).transpose(1, 0, 2).reshape(-1, layer.groups * inside)
+    )
+
+
+def _spread(layer: LayerInput, scales: Floats) -> Floats:
+    """Factors [channels] as [groups, size] in kernel order."""
+    elements = int(np.prod(layer.kernel.shape)) if layer.kernel is not None else 1
+    return np.repeat(scales.reshape(layer.groups, 1, -1), elements, axis=1).reshape(layer.groups, layer.size)
+
+
+def _ranges(plan: Plan, value: ir.Value, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Ranges [tensors, C] of the value and of those before it that become integers too; `low` and `high` [C] are its own."""
+    found, node = [(low, high)], value.producer()
+    while node is not None and node.op_type in HOMOGENEOUS and node.inputs[0] is not None:
+        slope = _slope(node)
+        if slope is not None:  # what lies left of zero is farther away in front of it
+            inverse = 1 / np.where(slope == 0, np.inf, slope)
+            low, high = np.minimum(low * np.maximum(inverse, 0), high * np.minimum(inverse, 0)), high
+        if node.inputs[0].name in plan.tensors:
+            found.append((low, high))
+        node = node.inputs[0].producer()
+    return np.stack([each for each, _ in found]), np.stack([each for _, each in found])
+
+
+def _slope(node: ir.Node) -> Floats | None:
+    """Of a LeakyRelu, or of each channel of a PRelu; None of others."""
+    if node.op_type == "LeakyRelu":
+        return np.array([factor(node, "alpha", 0.01)], np.float32)
+    slope = constant(input_at(node, 1)) if node.op_type == "PRelu" else None
+    return None if slope is None else slope.reshape(-1).astype(np.float32)
+
+
+def _scales(
+    plan: Plan, value: ir.Value, consumers: list[PlannedNode], found: list[tuple[LayerInput, Moments]]
+) -> Floats | None:
+    low = np.min([_by_channel(layer, one.low).min(axis=0) for layer, one in found], axis=0)
+    high = np.max([_by_channel(layer, one.high).max(axis=0) for layer, one in found], axis=0)
+    power = np.mean([_by_channel(layer, one.power()).mean(axis=0) for layer, one in found], axis=0)
+    mixing, separate = [np.zeros((0, len(low)))], [np.zeros((0, len(low)))]
+    for planned in consumers:
+        weight = constant(planned.node.inputs[1])
+        assert weight is not None
+        if attribute(planned.node, "group", 1) == 1:
+            mixing.append(np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1]))
+        else:
+            many = len(weight) // len(low)
+            separate.append(weight.reshape(len(low), many, -1).transpose(1, 2, 0).reshape(-1, len(low)))
+    return equalizing_scales(
+        *_ranges(plan, value, low, high), power, np.concatenate(mixing), np.concatenate(separate)
+    )
+
+
+def _apply(copy: _Copy, producer: ir.Node, consumers: list[PlannedNode], scales: Floats) -> dict[str, str]:
+    """Divide what the producer gives, multiply the weights that take it; returns the new names of the values between."""
+    graph, nodes, names = copy.model.graph, copy.nodes, copy.names
+    conv = nodes[producer.name]
+    for index in (1, 2):
+        value = input_at(conv, index)
+        array = constant(value)
+        if array is not None and value is not None:
+            divided = (array / scales.reshape(-1, *[1] * (array.ndim - 1))).astype(np.float32)
+            conv.replace_input_with(index, add_initializer(graph, names.fresh(f"{value.name}_eq"), divided))
+    for planned in consumers:
+        fold_into(graph, nodes[planned.name], scales, np.zeros_like(scales), names)
+    renamed: dict[str, str] = {}
+    node, value = None, nodes[consumers[0].name].inputs[0]
+    while node is not conv and value is not None:
+        old = value.name or ""
+        value.name = renamed[old] = names.fresh(f"{old}_eq")
+        node = value.producer()
+        value = node.inputs[0] if node is not None else None
+    return renamed

@@ -1,0 +1,367 @@
+"""The contract of the command line: results, exit codes, one line for each mistake, nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from onnxq.cli.commands import main
+from tests.conftest import CNN, SAMPLES, TRANSFORMER, normal, parse
+
+CALIB = SAMPLES / "calib"
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder with the sample model and 16 samples, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(CNN, "model.onnx")
+    Path("data").mkdir()
+    for file in sorted(CALIB.glob("*.npy"))[:16]:
+        shutil.copy(file, "data")
+    return tmp_path
+
+
+def onnxq(*arguments):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def quantize(*extra, model="model.onnx", data="data"):
+    return onnxq("quantize", model, "--calib", data, *extra)
+
+
+def listing(folder):
+    return {path.name: path.read_bytes() if path.is_file() else None for path in Path(folder).rglob("*")}
+
+
+def test_quantize_writes_beside_the_model_and_says_what_it_did(work):
+    before = Path("model.onnx").read_bytes()
+    result = quantize("--method", "percentile")
+    assert result.exit_code == 0
+    assert "model.int8.onnx" in result.stdout
+    assert "100.0% of the MACs of 7 planned nodes" in result.stdout
+    assert Path("model.onnx").read_bytes() == before
+    properties = {p.key: p.value for p in onnx.load("model.int8.onnx").metadata_props}
+    assert set(properties) == {"onnxq.version", "onnxq.options", "onnxq.model_sha256", "onnxq.data_sha256"}
+
+
+@pytest.mark.parametrize("method", ["auto", "minmax", "moving-average", "percentile", "entropy", "mse"])
+@pytest.mark.parametrize("file_format", ["qdq", "qoperator"])
+def test_the_same_command_gives_the_same_bytes(work, method, file_format):
+    for name in ("1.onnx", "2.onnx"):
+        result = quantize("--method", method, "--format", file_format, "-o", name, "--json")
+        assert result.exit_code == 0
+        assert json.loads(result.stdout)["kernels"]["integer_share"] == 1.0
+    assert Path("1.onnx").read_bytes() == Path("2.onnx").read_bytes()
+
+
+def test_json_report_has_a_version_and_quiet_says_nothing(work):
+    report = json.loads(quantize("--json").stdout)
+    assert report["schema"] == 3
+    assert report["outputs"]["sqnr_db"] > 30
+    assert quantize("-q", "-o", "q.onnx").stdout == ""
+
+
+def test_statistics_are_reused_and_shards_merge(work):
+    for name, shard in (("all.npz", "1/1"), ("1.npz", "1/2"), ("2.npz", "2/2")):
+        assert (
+            onnxq("calibrate", "model.onnx", "--calib", "data", "-o", name, "--shard", shard).exit_code == 0
+        )
+    for method in ("minmax", "percentile", "mse", "entropy"):
+        one = quantize("--stats", "all.npz", "--method", method, "-o", "one.onnx", "--force", "--json")
+        two = quantize(
+            "--stats", "1.npz", "--stats", "2.npz", "--method", method, "-o", "two.onnx", "--force", "--json"
+        )
+        assert one.exit_code == two.exit_code == 0
+        assert json.loads(one.stdout)["ranges"] == json.loads(two.stdout)["ranges"]
+        graphs = [onnx.load(name).graph.SerializeToString() for name in ("one.onnx", "two.onnx")]
+        assert graphs[0] == graphs[1]
+    assert onnxq("quantize", "model.onnx", "--stats", "all.npz", "-o", "three.onnx").exit_code == 0
+
+
+def test_eval_compares_and_gates(work):
+    quantize()
+    common = (
+        "model.onnx",
+        "model.int8.onnx",
+        "--data",
+        SAMPLES / "eval",
+        "--labels",
+        SAMPLES / "eval" / "labels.csv",
+        "--samples",
+        60,
+        "--no-latency",
+    )
+    passed = onnxq("eval", *common, "--max-drop", 5, "--min-sqnr", 10, "--json")
+    assert passed.exit_code == 0
+    scores = json.loads(passed.stdout)["scores"]
+    assert scores[1]["bytes"] < scores[0]["bytes"] / 2
+    failed = onnxq("eval", *common, "--min-sqnr", 90)
+    assert failed.exit_code == 1
+    assert "gate failed: model.int8.onnx: SQNR is" in failed.stderr
+    assert "top-1" in failed.stdout
+
+
+def test_a_file_that_fails_a_gate_gets_another_name(work):
+    assert quantize("--max-size", 0.01, "-o", "a.onnx").exit_code == 1
+    assert not Path("a.onnx").exists()
+    assert Path("a.rejected.onnx").exists()
+    failed = quantize("--max-size", 0.01, "-o", "b.onnx", "--keep-failed")
+    assert (failed.exit_code, Path("b.onnx").exists()) == (1, True)
+
+
+def test_quantize_gate(work):
+    result = quantize("--min-sqnr", 150)
+    assert result.exit_code == 1
+    assert "--min-sqnr 150" in result.stderr
+
+
+def test_inspect(work):
+    shutil.copy(TRANSFORMER, "t.onnx")
+    result = onnxq("inspect", "t.onnx")
+    assert result.exit_code == 0
+    assert "both operands are activations" in result.stdout
+    report = json.loads(onnxq("inspect", "t.onnx", "--json").stdout)
+    assert report["planned_mac_share"] > 0.9
+
+
+def test_options_from_a_file(work):
+    Path("onnxq.toml").write_text(
+        '[quantize]\nmethod = "minmax"\noutput = "from-toml.onnx"\nop-types = ["Conv"]\nall-int8 = true\n'
+    )
+    result = quantize("--json")
+    assert "using onnxq.toml" in result.stderr
+    assert json.loads(result.stdout)["method"] == "minmax"
+    assert json.loads(result.stdout)["planned"] == 6
+    assert Path("from-toml.onnx").exists()
+    assert json.loads(quantize("--json", "--method", "mse", "--force").stdout)["method"] == "mse"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[quantise]\n", "unknown table"),
+        ("[quantize]\nmetod = 1\n", "no option 'metod'"),
+        ("[quantize\n", "not a TOML file"),
+        ('[quantize]\nmethod = "best"\n', "best"),
+        ('[quantize]\nall-int8 = "yes"\n', "'yes' is not true or false"),
+    ],
+)
+def test_bad_option_files(work, text, said):
+    Path("my.toml").write_text(text)
+    result = onnxq("--config", "my.toml", "quantize", "model.onnx", "--calib", "data")
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def spoil_sample(array=None, name="x.npy", **arrays):
+    def prepare():
+        if arrays:
+            np.savez(f"data/{name}", **arrays)
+        else:
+            np.save(f"data/{name}", array)
+
+    return prepare
+
+
+def nan_sample():
+    image = np.zeros((1, 1, 8, 8), np.float32)
+    image[0, 0, 0, 0] = np.nan
+    np.save("data/nan.npy", image)
+
+
+def external(*, length=None, location="weights.bin", write=True):
+    def prepare():
+        rng = np.random.default_rng(0)
+        model = parse(
+            "g (float[N,1,8,8] x) => (float[N,2,8,8] y) { y = Conv(x, w) }", {"w": normal(rng, 2, 1, 1, 1)}
+        )
+        tensor = model.graph.initializer[0]
+        data = tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", "0"), ("length", str(len(data)))):
+            tensor.external_data.add(key=key, value=value)
+        onnx.save(model, "model.onnx")
+        if write:
+            Path(location).write_bytes(data[:length])
+
+    return prepare
+
+
+def empty_folder():
+    shutil.rmtree("data")
+    Path("data").mkdir()
+
+
+def no_compute():
+    onnx.save(parse("g (float[N,1,8,8] x) => (float[N,1,8,8] y) { y = Relu(x) }"), "model.onnx")
+
+
+def unknown_operator():
+    model = parse("g (float[N,1,8,8] x) => (float[N,1,8,8] y) { y = Relu(x) }")
+    model.graph.node[0].domain, model.graph.node[0].op_type = "com.example", "Magic"
+    model.opset_import.add(domain="com.example", version=1)
+    onnx.save(model, "model.onnx")
+
+
+def truncate():
+    data = Path("model.onnx").read_bytes()
+    Path("model.onnx").write_bytes(data[: len(data) // 2])
+
+
+MISTAKES = [
+    (lambda: Path("model.onnx").write_text("not a model\n"), (), "model.onnx: not an ONNX model"),
+    (truncate, (), "model.onnx: not an ONNX model, or truncated"),
+    (lambda: Path("model.onnx").unlink(), (), "model.onnx: no such file"),
+    (external(write=False), (), "external data file weights.bin is missing"),
+    (external(length=3), (), "weights.bin has 3 bytes, 8 are needed"),
+    (external(location="../weights.bin", write=False), (), "outside the model's folder"),
+    (unknown_operator, (), "cannot load it"),
+    (no_compute, (), "nothing to quantize: it has no Conv, MatMul or Gemm"),
+    (empty_folder, (), "no sample found"),
+    (lambda: None, ("--calib", "nowhere"), "nowhere: no such data folder"),
+    (spoil_sample(np.zeros((1, 1, 9, 8), np.float32)), (), "sample x.npy: input 'image' is float32[1,1,9,8], the model takes float32[?,1,8,8]"),
+    (spoil_sample(np.zeros((1, 1, 8, 8))), (), "float64[1,1,8,8]"),
+    (spoil_sample(name="x.npz", picture=np.zeros((1, 1, 8, 8), np.float32)), (), "has inputs [picture], the model takes [image]"),
+    (lambda: Path("data/x.npy").write_bytes(b"\x93NUMPY\x01"), (), "sample data/x.npy: not a NumPy array, or truncated"),
+    (nan_sample, (), "sample nan.npy: tensor 'image' holds 1 NaN"),
+    (lambda: Path("model.int8.onnx").write_text(""), (), "model.int8.onnx: exists already"),
+    (lambda: None, ("-o", "model.onnx", "--force"), "model.onnx: is the input model"),
+    (lambda: None, ("-o", "no/where.onnx"), "the folder no does not exist"),
+    (lambda: None, ("-o", "data"), "data: is a folder"),
+    (lambda: None, ("--exclude", "*"), "excluded by --exclude"),
+    (lambda: None, ("--exclude", "nobody"), "--exclude nobody: no node of the model has such a name"),
+    (lambda: None, ("--op-types", "Convolution"), "--op-types Convolution: the model has no such operator"),
+    (lambda: None, ("--stats", "none.npz"), "none.npz: no such file"),
+    (lambda: Path("s.npz").write_text("x"), ("--stats", "s.npz"), "no statistics of onnxq calibrate"),
+    (lambda: None, ("--preprocess", "nothing"), "nothing: no such file, and no preset"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("prepare", "extra", "said"), MISTAKES, ids=[said[:40] for _, _, said in MISTAKES])
+def test_a_mistake_is_one_line_and_writes_nothing(work, prepare, extra, said):
+    prepare()
+    before = listing(work)
+    result = quantize(*extra)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert lines[-1].startswith("onnxq: error: ")
+    assert all(line.startswith("onnxq: ") for line in lines)
+    assert result.stdout == ""
+    assert listing(work) == before
+
+
+def test_a_read_only_folder(work):
+    folder = work / "locked"
+    folder.mkdir()
+    shutil.copy("model.onnx", folder)
+    folder.chmod(0o555)
+    prefix = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    if prefix and shutil.which("setpriv") is None:
+        pytest.skip("root can write everywhere, and there is no setpriv to become somebody else")
+    work.chmod(0o755)
+    for parent in work.parents:
+        if parent.owner() == "root" and parent != Path("/tmp") and str(parent).startswith("/tmp"):
+            parent.chmod(0o755)
+    code = "from onnxq.errors import OutputError\nfrom onnxq.graph.files import check_output\nfrom pathlib import Path\n"
+    code += "try: check_output(Path('locked/m.int8.onnx'), Path('locked/model.onnx'), force=False)\nexcept OutputError as e: print(e)"
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", code], capture_output=True, text=True, cwd=work, check=False
+    )
+    assert "cannot be written" in done.stdout, done.stderr
+    assert [path.name for path in folder.iterdir()] == ["model.onnx"]
+
+
+def test_an_error_while_writing_leaves_nothing(work, monkeypatch):
+    import onnxq.pipeline
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnxq.pipeline, "save", full)
+    before = listing(work)
+    result = quantize()
+    assert result.exit_code == 2
+    assert "No space left on device" in result.stderr
+    assert listing(work) == before
+
+
+def test_verbose_shows_the_traceback(work):
+    Path("model.onnx").unlink()
+    assert "Traceback" in quantize("-v").stderr
+    assert "Traceback" not in quantize().stderr
+
+
+def test_wrong_usage_exits_with_2(work):
+    assert onnxq("quantize").exit_code == 2
+    assert onnxq("quantize", "model.onnx", "--method", "magic").exit_code == 2
+    no_data = onnxq("quantize", "model.onnx")
+    assert no_data.exit_code == 2
+    assert "--calib" in no_data.stderr
+    assert onnxq("calibrate", "model.onnx", "--calib", "data", "-o", "s.npz", "--shard", "3/2").exit_code == 2
+
+
+def test_few_samples_are_a_warning(work):
+    assert "16 samples found in data, 200 asked for" in quantize().stderr
+
+
+def test_every_command_and_option_has_help():
+    for name, command in main.commands.items():
+        assert "Example:" in (command.help or ""), name
+        for option in command.params:
+            if option.param_type_name == "option":
+                assert option.help, f"{name} {option.name}"
+
+
+def test_algebra_is_loaded_when_it_is_used():
+    """onnx_ir adds sizes that have names with sympy, whose loading takes longer than all else that is loaded."""
+    code = "import sys\nfrom onnxq.runtime.memory import loading\nwith loading('onnxq.pipeline'):\n    import onnxq.pipeline\n"
+    code += (
+        "import onnx_ir\nbefore = 'sympy.core' in sys.modules\nprint(before, onnx_ir.SymbolicDim('n') + 1)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split("\n")[0] == "False n + 1"
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = "import sys\nfrom click.testing import CliRunner\nfrom onnxq.cli.commands import main\n"
+    code += "assert CliRunner().invoke(main, ['quantize', '--help']).exit_code == 0\n"
+    code += "print([m for m in ('numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'tqdm') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert onnxq("--version").stdout.startswith("onnxq, version ")
+
+
+def test_python_api(work):
+    import onnxq as api
+
+    report = api.quantize("model.onnx", "data", "out.onnx", method=api.Method.MSE)
+    assert report.outputs.sqnr_db > 30
+    scores = api.evaluate("model.onnx", ["out.onnx"], "data", latency=False).scores
+    assert scores[1].sqnr_db > 30
+    with pytest.raises(api.OnnxqError):
+        api.quantize("missing.onnx", "data")
+
+
+def test_nan_in_a_held_out_sample_is_no_success(work):
+    """Outputs that are NaN in float would count as right."""
+    last = sorted(Path("data").glob("*.npy"))[-1]
+    image = np.load(last)
+    image[..., 0] = np.nan
+    np.save(last, image)
+    for extra, code in (((), 2), (("--allow-nonfinite",), 0)):
+        result = quantize(*extra)
+        assert result.exit_code == code
+        assert (f"sample {last.name}: tensor 'image' holds" in result.stderr) == (code == 2)
+        assert Path("model.int8.onnx").exists() == (code == 0)

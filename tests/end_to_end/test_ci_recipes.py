@@ -1,0 +1,121 @@
+"""The recipes for CI, run step by step as they are written."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+MODEL, SAMPLES = ROOT / "sample_models" / "digits_cnn.onnx", ROOT / "calib_data"
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+INPUTS = {
+    "model": str(MODEL),
+    "calib": str(SAMPLES / "calib"),
+    "data": str(SAMPLES / "eval"),
+    "labels": str(SAMPLES / "eval" / "labels.csv"),
+    "quantize-args": "--effort fast --method 'minmax'",
+    "eval-args": "--max-drop 1 --samples 50",
+}
+
+
+def shell(command, folder, **variables):
+    environment = os.environ | {"PATH": PATH, "GITHUB_STEP_SUMMARY": str(folder / "summary.md")} | variables
+    return subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+def run_action(folder, inputs, *, skip=()):
+    """All steps of action.yml with its expressions filled in; the result of the last one that ran."""
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    values = {name: each.get("default", "") for name, each in action["inputs"].items()} | inputs
+    known = {f"inputs.{name}": value for name, value in values.items()} | {"github.action_path": str(ROOT)}
+    for step in action["runs"]["steps"]:
+        if step["name"] in skip:
+            continue
+        fill = {
+            key: re.sub(r"\$\{\{ (.+?) \}\}", lambda found: known[found[1]], text)
+            for key, text in step["env"].items()
+        }
+        assert "${{" not in step["run"]  # what a pull request may set must not become code
+        result = shell(step["run"], folder, **fill)
+        if result.returncode:
+            return result
+    return result
+
+
+def test_the_action_quantizes_compares_and_writes_its_summary(tmp_path):
+    result = run_action(tmp_path, INPUTS, skip=("Install",))
+    assert result.returncode == 0, result.stderr
+    assert "all gates hold" in (tmp_path / "summary.md").read_text()
+    assert {path.name for path in (tmp_path / "onnxq-reports").iterdir()} == {
+        "quantize.html",
+        "report.html",
+        "report.json",
+        "junit.xml",
+        "summary.md",
+    }
+
+
+def test_a_gate_that_does_not_hold_fails_the_action_and_is_in_its_summary(tmp_path):
+    result = run_action(tmp_path, INPUTS | {"eval-args": "--min-sqnr 190 --samples 50"}, skip=("Install",))
+    assert result.returncode == 1
+    assert "a gate failed" in (tmp_path / "summary.md").read_text()
+    assert 'failures="1"' in (tmp_path / "onnxq-reports" / "junit.xml").read_text()
+
+
+@pytest.mark.slow
+def test_the_action_in_an_environment_of_its_own(tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    fresh = f"{tmp_path / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    global PATH
+    PATH, before = fresh, PATH
+    try:
+        result = run_action(tmp_path, INPUTS)
+    finally:
+        PATH = before
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_gitlab_job(tmp_path):
+    job = yaml.safe_load((ROOT / "docs" / "ci" / "gitlab.yml").read_text())["quantize"]
+    variables = job["variables"] | {
+        "MODEL": str(MODEL),
+        "CALIB": str(SAMPLES / "calib"),
+        "DATA": str(SAMPLES / "eval"),
+    }
+    result = shell("\n".join(job["script"]), tmp_path, **variables)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / job["artifacts"]["reports"]["junit"]).is_file()
+
+
+def test_the_pre_commit_hook(tmp_path):
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    arguments = f"{MODEL} {MODEL} --data {SAMPLES / 'eval'} --samples 5"
+    assert re.search(hook["files"], "models/a.onnx")
+    assert shell(f"{hook['entry']} {arguments} --min-agreement 1", tmp_path).returncode == 0
+    assert shell(f"{hook['entry']} {arguments} --min-sqnr 201", tmp_path).returncode == 1
+
+
+def test_the_image_gets_all_that_it_copies():
+    text = (ROOT / "Dockerfile").read_text()
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {name for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for name in line.split()}
+    assert copied == kept
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_workflow_uses_the_action_with_inputs_that_it_has():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    (step,) = [step for job in workflow["jobs"].values() for step in job["steps"] if step.get("uses") == "./"]
+    assert set(step["with"]) <= set(action["inputs"])

@@ -1,0 +1,30 @@
+"""Latencies in turns."""
+
+import itertools
+
+from onnxq.runtime.latency import time_in_turns
+
+
+class Recorded:
+    """Stands for a session, and notes that it was run."""
+
+    def __init__(self, name, runs):
+        self.name, self.runs = name, runs
+
+    def run(self, outputs, feeds):
+        self.runs.append(self.name)
+
+
+def test_no_model_runs_twice_in_a_row_and_each_follows_each_other():
+    runs = []
+    times = time_in_turns([Recorded(name, runs) for name in "abc"], [{}], runs=60, seconds=60.0)
+    assert [len(record) for record in times] == [60, 60, 60]
+    pairs = list(itertools.pairwise(runs))
+    assert all(first != second for first, second in pairs)
+    assert len(set(pairs)) == 6
+    assert min(pairs.count(pair) for pair in set(pairs)) > 10
+
+
+def test_one_model_alone():
+    runs = []
+    assert len(time_in_turns([Recorded("a", runs)], [{}], runs=7, seconds=60.0)[0]) == 7

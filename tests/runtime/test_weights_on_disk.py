@@ -1,0 +1,142 @@
+"""Weights on disk while a model is worked on."""
+
+import gc
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnxq
+from onnxq.graph.edit import constant
+from onnxq.inputs import prepare
+from onnxq.options import QuantizeOptions
+from onnxq.runtime import weights_on_disk as spill
+from onnxq.runtime.sessions import open_session
+from onnxq.search.strategy import _more_samples
+from tests.conftest import normal, parse
+
+
+@pytest.fixture
+def model(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(spill, "SPILL", 1 << 18)
+    text = "g (float[4,300] x) => (float[4,300] y) { a = MatMul(x, w) y = MatMul(a, v) }"
+    onnx.save_model(
+        parse(text, {"w": normal(rng, 300, 300), "v": normal(rng, 300, 300)}), tmp_path / "m.onnx"
+    )
+    (tmp_path / "calib").mkdir()
+    for i in range(8):
+        np.save(tmp_path / "calib" / f"{i}.npy", normal(rng, 4, 300))
+    return tmp_path / "m.onnx"
+
+
+def test_a_file_holds_the_weights_as_long_as_the_job_lives(model, tmp_path):
+    job = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
+    held = [value.const_value for value in job.model.graph.initializers.values()]
+    assert all(isinstance(tensor, ir.ExternalTensor) and tensor.offset % spill.PAGE == 0 for tensor in held)
+    feeds = {"x": np.load(tmp_path / "calib" / "0.npy")}
+    (found,), (wanted,) = open_session(job.model).run(None, feeds), open_session(model).run(None, feeds)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-3)
+    folder = job.scratch
+    assert folder.is_dir()
+    del job, held
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_several_forms_lie_in_one_folder(model, tmp_path):
+    job = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
+    before = [constant(value) for value in job.model.graph.initializers.values()]
+    form = job.model.clone()
+    for value in form.graph.initializers.values():
+        value.const_value = ir.Tensor(2 * constant(value))
+    job.move_to_disk(form)
+    assert all(isinstance(value.const_value, ir.ExternalTensor) for value in form.graph.initializers.values())
+    for one, of_form, wanted in zip(
+        job.model.graph.initializers.values(), form.graph.initializers.values(), before, strict=True
+    ):
+        np.testing.assert_array_equal(constant(one), wanted)
+        np.testing.assert_array_equal(constant(of_form), 2 * wanted)
+
+
+def test_nothing_is_left_behind(model, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    onnxq.quantize(model, tmp_path / "calib", tmp_path / "o.onnx")
+    gc.collect()
+    assert list(scratch.glob("onnxq-*")) == []
+    assert all(
+        not t.external_data
+        for t in onnx.load(tmp_path / "o.onnx", load_external_data=False).graph.initializer
+    )
+
+
+TERMINATED = """
+import sys, time
+from pathlib import Path
+import onnxq.modes.auto, onnxq.pipeline
+from onnxq.cli.commands import main
+def find_variants(job):
+    print("working", job.scratch, flush=True)
+    time.sleep(60)
+onnxq.pipeline.find_variants = find_variants
+import onnxq.runtime.weights_on_disk
+onnxq.runtime.weights_on_disk.SPILL = 1 << 18
+main(sys.argv[1:])
+"""
+
+
+def test_nothing_is_left_behind_by_a_run_that_is_told_to_end(model, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [
+        sys.executable,
+        "-c",
+        TERMINATED,
+        "quantize",
+        model,
+        "--calib",
+        tmp_path / "calib",
+        "-o",
+        tmp_path / "o.onnx",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(scratch)}
+    ) as process:
+        assert process.stdout.readline().startswith(f"working {scratch}")
+        process.terminate()
+        assert process.wait(30) == 143
+    assert list(scratch.glob("onnxq-*")) == []
+    assert not (tmp_path / "o.onnx").exists()
+
+
+class Rows:
+    def __init__(self, rows):
+        self.rows = rows
+
+
+class Layer:
+    def __init__(self, wanted):
+        self.total = wanted
+
+    def wanted(self, samples):
+        return self.total
+
+
+def test_samples_are_as_many_as_the_layers_need_but_hopeless_ones():
+    moments = {Layer(1000): Rows(4000), Layer(2000): Rows(1000), Layer(5000): Rows(48)}
+    assert _more_samples(moments, 48, 175) == 96
+    assert _more_samples({Layer(5000): Rows(48)}, 48, 175) == 0
+    assert _more_samples({Layer(5000): Rows(900)}, 48, 175) == 175
+
+
+def test_weights_that_a_file_in_the_making_looks_at_can_be_read(model, tmp_path):
+    job = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
+    value = next(iter(job.model.graph.initializers.values()))
+    looked_at = value.const_value.numpy()  # as a model that is written to a file does
+    for _ in range(2):
+        np.testing.assert_array_equal(constant(value), looked_at)

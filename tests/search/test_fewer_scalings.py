@@ -1,0 +1,101 @@
+"""Smoothing's multiplications: those that the outputs do not miss are taken out, the others stay."""
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxq
+from onnxq.calibration.moments import LayerInput
+from onnxq.search.fewer_scalings import LOSS_DB, find_idle
+from tests.conftest import normal, parse
+
+WIDTH, LINKS = 64, 4
+LAYERS = [LayerInput(f"x{i}", 1, 64) for i in range(8)]
+
+
+def world(base, noises, interaction=1.0):
+    """Judges of a model in which leaving out a multiplication adds its noise; the real judge sees it times `interaction`."""
+
+    def judge(factor):
+        def db(links):
+            return float(-10 * np.log10(base + factor * sum(noises[layer] for layer in links)))
+
+        return db
+
+    return judge(1.0), judge(interaction)
+
+
+def idle(noises, costs=None, interaction=1.0):
+    quick, judge = world(1e-3, noises, interaction)
+    return find_idle(costs or {layer: layer.size for layer in noises}, quick, judge, judge(frozenset()))
+
+
+def test_what_the_outputs_do_not_miss_is_left_out_and_nothing_else():
+    noises = dict.fromkeys(LAYERS, 1e-3) | {LAYERS[2]: 0.0, LAYERS[5]: 1e-6}
+    assert idle(noises) == {LAYERS[2], LAYERS[5]}
+
+
+def test_the_whole_loss_is_bounded_not_each_one():
+    noises = dict.fromkeys(LAYERS, 2e-5)  # each alone is far below the bound, all together above it
+    left_out = idle(noises)
+    allowed = 1e-3 * (10 ** (LOSS_DB / 10) - 1)
+    assert len(left_out) == int(allowed / 2e-5)
+
+
+def test_of_two_alike_the_dearer_goes_first():
+    noises = dict.fromkeys(LAYERS[:2], 5e-5)
+    assert idle(noises, {LAYERS[0]: 64, LAYERS[1]: 4096}) == {LAYERS[1]}
+
+
+def test_noise_that_is_more_than_its_parts_leaves_out_fewer():
+    noises = dict.fromkeys(LAYERS, 1e-6)
+    judge = world(1e-3, noises, 20.0)[1]
+    assert idle(noises) == set(LAYERS)
+    left_out = idle(noises, interaction=20.0)
+    assert 0 < len(left_out) < len(LAYERS)
+    assert judge(left_out) >= judge(frozenset()) - LOSS_DB
+
+
+@pytest.fixture
+def uneven(tmp_path, rng):
+    """Residual products: normalized values with wide channels, of which only the first product's matter at the output."""
+    lines, constants, value = [], {}, "x"
+    for i in range(LINKS):
+        gain = np.ones(WIDTH, np.float32)
+        gain[:3] = 40.0
+        weight = normal(rng, WIDTH, WIDTH) / np.float32(WIDTH**0.5)
+        weight[:3] /= 40
+        constants |= {
+            f"g{i}": gain,
+            f"b{i}": np.zeros(WIDTH, np.float32),
+            f"w{i}": weight * (1.0 if i == 0 else 0.001),
+        }
+        constants[f"c{i}"] = 0.01 * normal(rng, WIDTH)
+        lines += [
+            f"n{i} = LayerNormalization<axis=-1>({value}, g{i}, b{i})",
+            f"m{i} = MatMul(n{i}, w{i})",
+            f"p{i} = Add(m{i}, c{i})",
+            f"s{i} = Add(p{i}, {value})",
+        ]
+        value = f"s{i}"
+    text = f"g (float[N, 8, {WIDTH}] x) => (float[N, 8, {WIDTH}] y) {{\n"
+    model = parse(text + "\n".join(lines) + f"\ny = Identity({value})\n}}", constants)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    (tmp_path / "calib").mkdir()
+    for i in range(48):
+        np.save(tmp_path / "calib" / f"{i:02}.npy", normal(rng, 1, 8, WIDTH))
+    return path, tmp_path / "calib"
+
+
+def test_a_file_keeps_the_multiplication_that_counts(uneven, tmp_path):
+    path, calib = uneven
+    report = onnxq.quantize(path, calib, tmp_path / "q.onnx", give_back=False)
+    assert "smoothing" in report.techniques
+    written = onnx.load(tmp_path / "q.onnx")
+    kept = [node.name for node in written.graph.node if node.name.endswith("_Smoothing")]
+    assert kept == ["n0_Smoothing"]
+    before = onnxq.quantize(
+        path, calib, tmp_path / "plain.onnx", give_back=False, without=("smoothing", "fallback")
+    )
+    assert report.outputs.sqnr_db > before.outputs.sqnr_db + 10

@@ -1,0 +1,349 @@
+"""Blame: the guilty nodes go back to float, the cheapest first, and no others."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnxq
+from onnxq.comparison.errors import decibels
+from onnxq.cost import placement
+from onnxq.evaluation.evaluate import EvalOptions
+from onnxq.modes.auto import quantize
+from onnxq.options import Limits, QuantizeOptions
+from onnxq.search import strategy as search
+from onnxq.search.accuracy_target import Task
+from onnxq.search.mixed_precision import (
+    LEAST_GAIN_DB,
+    MOST_TIME,
+    MOST_WEIGHTS,
+    STEP_DB,
+    TARGET_DB,
+    Goal,
+    Load,
+    Work,
+    fall_back,
+    grouped,
+)
+from onnxq.search.references import References
+from tests.conftest import CNN, SAMPLES, normal, parse
+
+SLOW = 1.5
+"""By how much the time of a model grows whose products gain little in float."""
+
+
+def world(noises, interaction=1.0):
+    """Judges of a model in which each node puts its own noise on the outputs: one number, or one for each of their parts."""
+
+    def judge(floats):
+        left = [np.atleast_1d(noise) for name, noise in noises.items() if name not in floats]
+        return np.maximum(np.sum(left, axis=0) * interaction, 1e-12) if left else np.full(len(parts), 1e-12)
+
+    parts = np.atleast_1d(next(iter(noises.values())))
+    return judge
+
+
+def db(judge, floats=()):
+    """SQNR of the worst part."""
+    return decibels(max(judge(frozenset(floats))))
+
+
+def loads_of(names, macs=None):
+    share = 1 / len(names)
+    return {name: Load((macs or {}).get(name, share), share, (macs or {}).get(name, share)) for name in names}
+
+
+def run(noises, *, macs=None, interaction=1.0, goal=None):
+    work = Work(loads_of(list(noises), macs))
+    together = world(noises, interaction)
+    return fall_back(work, world(noises), together, together(frozenset()), goal)
+
+
+def test_only_the_guilty_node_goes_back():
+    noises = {f"n{i}": 1e-5 for i in range(20)} | {"bad": 0.05}
+    result = run(noises)
+    assert result.nodes == ("bad",)
+    assert result.before_db < TARGET_DB <= result.after_db
+
+
+def test_of_two_equally_noisy_nodes_the_cheaper_goes_first():
+    noises = {f"n{i}": 1e-6 for i in range(30)} | {"cheap": 0.008, "dear": 0.008}
+    result = run(noises, macs=dict.fromkeys(noises, 0.01) | {"dear": 0.15})
+    assert result.nodes == ("cheap",)
+
+
+def test_noise_that_is_more_than_its_parts_takes_more_rounds():
+    noises = {f"n{i}": 0.002 * 0.7**i for i in range(25)}
+    result = run(noises, interaction=4.0)
+    assert result.after_db >= TARGET_DB
+    assert len(result.nodes) > 1
+
+
+def test_no_more_is_given_up_than_allowed_and_nothing_for_little():
+    noises = {f"n{i}": 0.0011 for i in range(20)}
+    result = run(noises, macs=dict.fromkeys(noises, SLOW / 20))
+    assert result.nodes == ()
+    assert result.after_db == result.before_db
+    assert 10 * np.log10(1 / (1 - MOST_TIME / SLOW)) < LEAST_GAIN_DB
+
+
+def test_half_the_time_and_three_quarters_of_the_weights_are_given_up_where_that_gains_something():
+    noises = {f"n{i}": 0.0011 for i in range(20)}
+    half = run(noises)
+    assert len(half.nodes) == pytest.approx(MOST_TIME * 20, abs=1)
+    assert half.after_db == pytest.approx(half.before_db + 10 * np.log10(2), abs=0.5)
+    assert half.after_db < TARGET_DB
+    work = Work({name: Load(0.05, 0.075, 0.0) for name in noises})
+    judge = world(noises)
+    cheap = fall_back(work, judge, judge, judge(frozenset()))
+    assert len(cheap.nodes) == pytest.approx(MOST_WEIGHTS / 0.075, abs=1)
+    assert cheap.after_db < TARGET_DB
+
+
+@pytest.mark.parametrize("interaction", [0.25, 0.4, 3.0])
+def test_what_was_left_float_too_many_goes_back_to_integers(interaction):
+    """Noise is not the sum of its parts, and rounds take more and more: not to far beyond the target."""
+    result = run({f"n{i}": 0.08 * 0.9**i for i in range(40)}, interaction=interaction)
+    assert TARGET_DB <= result.after_db <= TARGET_DB + STEP_DB
+
+
+@pytest.mark.parametrize(("each", "holds"), [(0.005, True), (0.0011, False)])
+def test_a_ruined_model_gets_back_whatever_it_takes(each, holds):
+    """10 dB: nearly all of it goes; 16.6 dB: usable, so that nothing is slowed down for it."""
+    result = run({f"n{i}": each for i in range(20)}, macs={f"n{i}": SLOW / 20 for i in range(20)})
+    assert (result.after_db >= TARGET_DB) == holds
+    assert (len(result.nodes) > 0) == holds
+
+
+def test_large_models_are_measured_in_groups():
+    noises = {f"n{i}": 1e-6 for i in range(1000)} | {"bad": 0.05}
+    asked = []
+    work = Work(loads_of(list(noises)))
+    judge = world(noises)
+    result = fall_back(work, lambda names: asked.append(1) or judge(names), judge, judge(frozenset()))
+    assert len(asked) <= 64 + 1  # and once with everything quantized
+    assert "bad" in result.nodes
+    assert result.mac_share < 0.05
+
+
+@pytest.mark.parametrize("interaction", [0.3, 1.0, 4.0])
+def test_a_target_that_is_asked_for_takes_the_fewest_nodes(interaction):
+    noises = {f"n{i}": 0.001 * 0.8**i for i in range(40)}
+    result = run(noises, interaction=interaction, goal=Goal(35.0, asked=True))
+    assert result.after_db >= 35.0
+    judge = world(noises, interaction)
+    assert db(judge, list(noises)[: len(result.nodes) - 1]) < 35.0
+    assert result.nodes == tuple(list(noises)[: len(result.nodes)])
+
+
+def test_a_metric_decides_where_there_is_one():
+    noises = {f"n{i}": 0.01 * 0.7**i for i in range(20)}
+    alone = world(noises)
+    result = run(
+        noises,
+        goal=Goal(-np.inf, asked=True, drop=lambda names: max(0.0, 25.0 - db(alone, names)), max_drop=0.5),
+    )
+    assert result.after_db >= 24.5
+    assert db(alone, result.nodes[:-1]) < 24.5
+    assert next(step.drop for step in result.steps if step.nodes == result.nodes) <= 0.5
+
+
+def test_both_have_to_hold_where_both_are_asked_for():
+    noises = {f"n{i}": 0.01 * 0.7**i for i in range(20)}
+    alone = world(noises)
+    both = Goal(30.0, asked=True, drop=lambda names: max(0.0, 25.0 - db(alone, names)), max_drop=0.5)
+    assert run(noises, goal=both).after_db >= 30.0
+
+
+def test_a_target_out_of_reach_gives_the_closest():
+    noises = {f"n{i}": 0.001 for i in range(5)}
+    floor = 0.01
+
+    def judge(names):
+        return [floor + sum(noise for name, noise in noises.items() if name not in names)]
+
+    result = fall_back(Work(loads_of(list(noises))), judge, judge, judge(frozenset()), Goal(60.0, asked=True))
+    assert len(result.nodes) == 5
+
+
+def test_a_part_of_its_own_is_saved_though_all_others_are_close():
+    """One output of 120 is ruined: its node goes back, not those that put most noise on the others."""
+    clean = np.full(120, 1e-5)
+    noises = {f"n{i}": clean * (1 + i % 3) for i in range(20)} | {
+        "bad": np.where(np.arange(120) == 37, 0.5, 0.0)
+    }
+    result = run(noises)
+    assert result.nodes == ("bad",)
+    assert result.before_db == pytest.approx(3.0, abs=0.1)
+    assert result.after_db > 30
+
+
+def test_what_takes_most_of_each_parts_excess_goes_first():
+    noises = {
+        "both": np.array([0.02, 0.02]),
+        "first": np.array([0.025, 0.0]),
+        "second": np.array([0.0, 0.025]),
+    }
+    noises |= {f"n{i}": np.array([1e-5, 1e-5]) for i in range(20)}
+    assert "both" in run(noises, goal=Goal(14.0)).nodes
+    assert set(run(noises).nodes) == {"both", "first", "second"}
+
+
+def test_functions_between_products_go_back_where_the_noise_is_theirs():
+    """Elementwise nodes run on integers between integer products alone: no product quantized alone shows their noise."""
+    products = {f"n{i}": 1e-5 for i in range(20)}
+
+    def judge(floats):
+        integers = [name for name in products if name not in floats]
+        between = len(integers) > 1 and not floats >= {"sigmoid", "mul"}
+        return [1e-12 + 1e-5 * len(integers) + 0.05 * between]
+
+    work = Work(loads_of(list(products)), {("sigmoid", "mul"): Load(0.0, 0.0, 0.1)})
+    result = fall_back(work, judge, judge, judge(frozenset()))
+    assert set(result.nodes) == {"sigmoid", "mul"}
+    assert result.mac_share == 0
+    assert result.after_db > 30
+
+
+def test_a_model_that_cannot_run_is_saved_by_the_node_that_keeps_it_from_running():
+    noises = {f"n{i}": 1e-5 for i in range(20)}
+
+    def judge(floats):
+        return [
+            sum(noise for name, noise in noises.items() if name not in floats) if "n7" in floats else np.inf
+        ]
+
+    result = fall_back(Work(loads_of(list(noises))), judge, judge, judge(frozenset()))
+    assert "n7" in result.nodes
+    assert result.before_db == -200
+    assert result.after_db > 35
+
+
+def test_the_command_reaches_the_target_and_shows_what_it_costs(tmp_path):
+    plain = onnxq.quantize(CNN, SAMPLES / "calib", tmp_path / "plain.onnx")
+    wanted = plain.outputs.sqnr_db + 6
+    report = onnxq.quantize(CNN, SAMPLES / "calib", tmp_path / "out.onnx", limits=Limits(min_sqnr=wanted))
+    assert report.outputs.sqnr_db >= wanted
+    assert all(gate.holds for gate in report.gates)
+    assert report.kernels.model_share < 1
+    assert [point.name for point in report.frontier if point.kept] != ["all int8"]
+    assert report.frontier[0].name == "all int8"
+    assert all(point.latency > 0 and 0 < point.size < 1 for point in report.frontier)
+
+
+def test_the_metric_of_the_users_task_holds(tmp_path):
+    options = QuantizeOptions(
+        CNN, SAMPLES / "calib", tmp_path / "out.onnx", limits=Limits(max_drop=0.0), samples=60
+    )
+    report = quantize(options, Task(SAMPLES / "eval", EvalOptions(labels=SAMPLES / "eval" / "labels.csv")))
+    assert report.drop.metric == "top-1"
+    assert report.drop.points <= 0
+    assert [gate.name for gate in report.gates] == ["--max-drop"]
+    assert report.gates[0].holds
+
+
+@pytest.fixture
+def fragile(tmp_path, rng):
+    """A chain of convolutions of which one sees a range that 8 bits cannot hold."""
+    text = """g (float[N,16,4,4] x) => (float[N,16,4,4] y, float[N,16,4,4] c) {
+        a = Conv(x, w0)  b = Tanh(a)  c = Mul(b, spread)  d = Conv(c, w1)  e = Tanh(d)  f = Conv(e, w2)  h = Tanh(f)  y = Conv(h, w3) }"""
+    spread = np.float32([1000, *[1] * 15]).reshape(1, 16, 1, 1)
+    constants = {f"w{i}": normal(rng, 16, 16, 1, 1) / 4 for i in range(4)} | {"spread": spread}
+    constants["w1"][:, 0] /= 1000  # the wide input counts no more than the others
+    onnx.save(parse(text, constants), tmp_path / "model.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(32):
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 16, 4, 4))
+    return tmp_path
+
+
+def test_a_model_that_8_bits_would_ruin_is_saved(fragile):
+    careless = onnxq.quantize(
+        fragile / "model.onnx", fragile / "data", fragile / "fast.onnx", effort=onnxq.Effort.FAST
+    )
+    assert careless.outputs.sqnr_db < 15
+    assert careless.fallback is None
+    report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
+    assert report.outputs.sqnr_db > 25
+    assert len(report.fallback.nodes) == 1
+    assert any("kept float for accuracy" in group.reason for group in report.floats)
+
+
+def test_what_is_only_measured_keeps_its_weights_as_they_are(fragile, monkeypatch):
+    """Half precision would take time and, of large models, memory; what may be written has it when it is judged."""
+    narrowed = {}
+
+    def listening(judge):
+        def heard(references, model, *most, **where):
+            stored = [value.dtype for value in model.graph.initializers.values()]
+            narrowed.setdefault((judge.__name__, bool(most)), []).append(ir.DataType.FLOAT16 in stored)
+            return judge(references, model, *most, **where)
+
+        return heard
+
+    for judge in (References.inner_judged, References.judged):
+        monkeypatch.setattr(References, judge.__name__, listening(judge))
+    report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
+    assert report.fallback.nodes
+    assert narrowed["inner_judged", True] == [False] * (4 + 1)  # each alone, and once everything
+    assert narrowed["judged", False] == [False, False, True]
+
+
+def test_only_the_chosen_techniques_weights_are_kept(fragile, monkeypatch):
+    def hold(job, candidates, choice, loads, task):
+        assert [*candidates._weights] == [choice.kept.techniques]
+        assert all(len(other._weights) <= 1 for other in candidates.others)
+        return choice
+
+    monkeypatch.setattr(search, "hold_outputs", hold)
+    report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
+    assert len({tuple(trial.techniques) for trial in report.trials}) > 1
+
+
+def test_integers_that_save_neither_time_nor_size_are_not_worth_their_noise(fragile, monkeypatch):
+    model = onnx.load(fragile / "model.onnx")
+    model.opset_import[0].version = 11
+    onnx.save(model, fragile / "model.onnx")
+    kept = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
+    assert kept.kernels.model_share > 0.5
+    monkeypatch.setattr(placement, "LEAST_SIZE", 0.5)  # 3 of 4 layers' weights save 0.375 of half precision
+    monkeypatch.setattr(placement, "LEAST_TIME", 1.0)
+    report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "float.onnx")
+    assert report.kernels.model_share == 0
+    assert report.outputs.sqnr_db > 60
+    assert report.techniques == []
+    assert len(report.fallback.nodes) == 4
+    assert any("save 37.5% of the size: the model stays float" in warning for warning in report.warnings)
+    written = onnx.load(fragile / "float.onnx")
+    assert written.opset_import[0].version == 11
+    assert {node.op_type for node in written.graph.node} == {"Conv", "Tanh", "Mul", "Cast"}
+
+
+def test_outputs_that_hang_on_the_last_bits_of_the_weights(tmp_path, rng):
+    """What is left of two products that nearly cancel out: half precision ruins it too."""
+    text = "g (float[1,16,4,4] x) => (float[1,16,4,4] y) { a = Conv(x, w0) b = Conv(x, w1) y = Sub(a, b) }"
+    weight = normal(rng, 16, 16, 1, 1)
+    constants = {"w0": weight, "w1": weight * (1 + 1e-4 * normal(rng, 16, 16, 1, 1))}
+    onnx.save(parse(text, constants), tmp_path / "model.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(32):
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 16, 4, 4))
+    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "data", tmp_path / "out.onnx")
+    assert report.outputs.sqnr_db > 60
+    assert len(report.fallback.nodes) == 2
+    assert all(
+        tensor.data_type != onnx.TensorProto.FLOAT16
+        for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer
+    )
+    assert any("the model stays float; --all-int8" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("count", "nodes", "units"),
+    [(200, 0, 64), (200, 900, 64), (200, 2000, 32), (200, 9000, 16), (10, 9000, 10), (0, 5, 0)],
+)
+def test_neighbours_are_measured_together_where_nodes_are_many(count, nodes, units):
+    found = grouped(list(range(count)), nodes)
+    assert len(found) == units
+    assert [one for group in found for one in group] == list(range(count))
+    assert all(found)

@@ -1,0 +1,198 @@
+"""Who judges: held-out samples from everywhere, and more of them where few cannot tell."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxq.comparison.errors import CHOOSING_SPARE_DB, NORMAL, decibels
+from onnxq.inputs import prepare, scattered
+from onnxq.options import Method, QuantizeOptions, Technique
+from onnxq.pipeline import quantize
+from onnxq.search import validation as judges
+from onnxq.search.accuracy_target import DOUBT_DB
+from onnxq.search.mixed_precision import fall_back
+from onnxq.search.references import Judged, References
+from onnxq.search.validation import find_references, more_references
+from tests.conftest import CNN, SAMPLES, normal, parse
+
+
+@given(st.integers(1, 500), st.integers(0, 60))
+def test_one_of_each_neighbourhood(of, count):
+    count = min(count, of)
+    kept = sorted(scattered(of, count))
+    assert len(kept) == count
+    assert all(of * i // count <= index < of * (i + 1) // count for i, index in enumerate(kept))
+
+
+@pytest.mark.parametrize("period", range(2, 11))
+def test_data_that_repeat_themselves_are_seen(period):
+    """Every eighth sample sees half of ten classes that take turns, and one of eight."""
+    assert len({index % period for index in scattered(200, 25)}) > period * 2 / 3
+
+
+def test_more_judges_where_few_cannot_tell(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "onnxq.search.accuracy_target.more_references",
+        lambda job, few: asked.append(len(few.samples)) or more_references(job, few),
+    )
+    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False)
+    reached = quantize(options).outputs.sqnr_db
+    assert not asked
+    monkeypatch.setattr("onnxq.search.accuracy_target.TARGET_DB", reached - DOUBT_DB / 2)
+    quantize(replace(options, force=True))
+    assert len(asked) == 1
+
+
+def test_as_many_as_fit_into_memory(tmp_path, monkeypatch):
+    job = prepare(QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx"))
+    few = find_references(job)
+    more = more_references(job, few)
+    assert (more.held_out, len(more.samples)) == (
+        min(len(job.held_out), judges.MORE),
+        min(judges.MORE, len(job.held_out + job.calibration)),
+    )
+    one = sum(np.asarray(array).nbytes for array in (*few.samples[0][1].values(), *few.expected[0].own))
+    assert few.size >= one * len(few.samples)
+    monkeypatch.setattr(judges, "MOST_BYTES", 20 * (few.size // len(few.samples)))
+    assert len(more_references(job, few).samples) == 20
+    monkeypatch.setattr(judges, "MOST_BYTES", 0)
+    assert len(more_references(job, few).samples) == len(few.samples)
+
+
+def test_the_target_is_held_with_standard_errors_to_spare(tmp_path, monkeypatch):
+    befores, found = [], []
+    judged_by = References.judged
+
+    def remember(few, model, **where):
+        found.append(judged_by(few, model, **where))
+        return found[-1]
+
+    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False)
+    monkeypatch.setattr(References, "judged", remember)
+    monkeypatch.setattr("onnxq.search.accuracy_target.TARGET_DB", 45.0)
+    monkeypatch.setattr(
+        "onnxq.search.candidates.fall_back",
+        lambda *args, **more: befores.append(args[3]) or fall_back(*args, **more),
+    )
+    report = quantize(options)
+    assert report.fallback.nodes
+    assert report.fallback.after_db >= 45.0
+    judged = next(each for each in found if each.bound == befores[0])
+    samples = np.array(judged.samples)
+    error = np.std(samples, axis=0, ddof=1) * len(samples) ** 0.5
+    assert decibels(max(samples.sum(0))) - judged.bound_db >= CHOOSING_SPARE_DB - 1e-6
+    assert (
+        decibels(max(judged.bound))
+        <= decibels(max(samples.sum(0) + NORMAL * error * (len(samples) / 200) ** 0.5)) + 0.2
+    )  # samples differ in signal too
+    assert report.fallback.before_db == judged.bound_db
+    after = next(each for each in found if each.bound_db == report.fallback.after_db)
+    assert decibels(max(np.sum(after.samples, axis=0))) >= 45.0 + CHOOSING_SPARE_DB - 1e-6
+
+
+SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=64)
+
+
+def told(shares, *, noise=0.01):
+    """What is found of one part, from what each sample adds."""
+    return Judged((noise,), samples=[[share] for share in shares])
+
+
+@given(SHARES)
+def test_what_cannot_be_told_apart_is_as_good(shares):
+    one = told(shares)
+    assert one.as_good_as(one)
+    assert one.as_good_as(told([share + 0.1 for share in shares], noise=0.1))
+    assert not told([share + 0.1 for share in shares], noise=0.1).as_good_as(one)  # worse on each by as much
+    by_chance = [*shares, 1.0]  # one more that tipped, of two or more
+    assert told(by_chance, noise=0.1).as_good_as(told([*shares, 0.0]))
+    assert not Judged((math.inf,)).as_good_as(one)  # it did not run
+    assert not told([*shares, math.inf]).as_good_as(told(by_chance))
+
+
+def test_the_worst_part_is_shown_and_the_mean_of_all_is_compared():
+    judged = Judged((0.1, 0.001), bound=(0.2, 0.002))
+    assert judged.sqnr_db == pytest.approx(10)
+    assert judged.bound_db == pytest.approx(10 * np.log10(5))
+    assert judged.mean_noise == pytest.approx(0.0505)
+    assert Judged((math.inf, 0.001)).sqnr_db == Judged((math.inf,)).bound_db == -200
+
+
+def test_samples_are_told_apart_by_the_mean_of_their_parts():
+    chance = np.random.default_rng(0)
+    shares = chance.uniform(0.01, 0.02, (16, 2))
+    better = shares - [0.0, 0.005]
+    assert not Judged((0.1, 0.1), samples=shares.tolist()).as_good_as(
+        Judged((0.1, 0.1), samples=better.tolist())
+    )
+    moved = (
+        shares + np.where(np.arange(16) % 2, 0.005, -0.005)[:, None]
+    )  # on some samples more, on others less
+    assert Judged((0.1, 0.1), samples=moved.tolist()).as_good_as(Judged((0.1, 0.1), samples=shares.tolist()))
+
+
+def settled(tmp_path, monkeypatch, judge, **options):
+    """What is chosen where the n-th candidate is judged as `judge(n)` says."""
+    judged: list[int] = []
+    monkeypatch.setattr(
+        References, "inner_judged", lambda self, model, chosen=None: judge(judged.append(0) or len(judged))
+    )
+    return quantize(
+        QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False, **options)
+    )
+
+
+def closer(n, shares):
+    """Closer than those before it in all."""
+    return told(shares, noise=10 ** (-3 - 0.01 * n))
+
+
+def by_chance(n):
+    """On another sample than the others."""
+    return closer(n, [0.001 - 0.0002 * (i == n % 8) - 1e-6 * n for i in range(8)])
+
+
+def clearly(n):
+    """On every sample."""
+    return closer(n, [0.001 * 0.9**n] * 8)
+
+
+def test_of_methods_alike_the_one_that_cuts_off_least(tmp_path, monkeypatch):
+    assert settled(tmp_path, monkeypatch, by_chance).method == Method.MINMAX
+
+
+def test_a_clearly_closer_method_is_kept(tmp_path, monkeypatch):
+    report = settled(tmp_path, monkeypatch, clearly)
+    assert report.method == max(report.trials, key=lambda trial: trial.sqnr_db).method != Method.MINMAX
+
+
+@pytest.mark.parametrize("judge", [by_chance, clearly])
+def test_a_changed_form_has_to_be_told_from_the_plain_one(tmp_path, monkeypatch, judge):
+    report = settled(tmp_path, monkeypatch, judge, method=Method.MSE)
+    assert any(Technique.EQUALIZATION in trial.techniques for trial in report.trials)
+    assert (Technique.EQUALIZATION in report.techniques) is (judge is clearly)
+
+
+@pytest.mark.parametrize(("last", "tried"), [("y = Relu(b)", False), ("y = Add(b, w2)", True)])
+def test_bias_correction_is_tried_only_where_something_can_take_it(tmp_path, rng, last, tried):
+    text = (
+        f"g (float[4,16] x) => (float[4,16] y) {{ a = MatMul(x, w0) r = Relu(a) b = MatMul(r, w1) {last} }}"
+    )
+    onnx.save(
+        parse(text, {"w0": normal(rng, 16, 16), "w1": normal(rng, 16, 16), "w2": normal(rng, 16)}),
+        tmp_path / "m.onnx",
+    )
+    (tmp_path / "data").mkdir()
+    for i in range(16):
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 4, 16))
+    report = quantize(
+        QuantizeOptions(tmp_path / "m.onnx", tmp_path / "data", tmp_path / "o.onnx", give_back=False)
+    )
+    assert len({trial.techniques for trial in report.trials}) > 1
+    assert any(Technique.BIAS_CORRECTION in trial.techniques for trial in report.trials) is tried
