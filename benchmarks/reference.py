@@ -5,7 +5,7 @@
 
 `record` runs each command of `COMMANDS` on both sample models, and each of `CORPUS_COMMANDS` on the cases of a corpus
 folder (folders of model.onnx and calib/). It stores the SHA-256 of each file written, the exit code, and the SHA-256 of
-the JSON report without times and folder names. `compare` lists what differs, and exits with 1 where anything does. Both
+the JSON report without times, prose and folder names. `compare` lists what differs, and exits with 1 where anything does. Both
 records must come from one machine with the same packages. `--only` chooses models, `--quick` every third command.
 """
 
@@ -25,7 +25,10 @@ SAMPLES = {"digits_cnn": "calib_data/calib", "digits_transformer": "calib_data/c
 
 COMMANDS: dict[str, str] = {
     "default": "",
-    **{f"method-{each}": f"--method {each}" for each in ("minmax", "moving-average", "percentile", "entropy", "mse")},
+    **{
+        f"method-{each}": f"--method {each}"
+        for each in ("minmax", "moving-average", "percentile", "entropy", "mse")
+    },
     "qoperator": "--format qoperator",
     "all-int8": "--all-int8",
     "qoperator-all-int8": "--format qoperator --all-int8",
@@ -43,12 +46,16 @@ COMMANDS: dict[str, str] = {
     "fp16": "--mode fp16",
     "auto": "--mode auto --prefer size",
     "auto-accuracy": "--mode auto --prefer accuracy",
-    **{f"weights-{kind}-{how}": f"--mode weights --weight-type {kind} --rounding {how}" for kind in ("int8", "int4") for how in ("rtn", "hqq", "gptq", "awq")},
+    **{
+        f"weights-{kind}-{how}": f"--mode weights --weight-type {kind} --rounding {how}"
+        for kind in ("int8", "int4")
+        for how in ("rtn", "hqq", "gptq", "awq")
+    },
     "weights-nf4": "--mode weights --weight-type nf4",
     "weights-fp4": "--mode weights --weight-type fp4 --block 64",
     "weights-affine": "--mode weights --affine --block channel",
     "weights-standard": "--mode weights --standard --float-compute",
-}  # fmt: skip
+}
 """Options of `onnxq quantize`, by a name."""
 
 CORPUS_COMMANDS: dict[str, str] = {
@@ -63,8 +70,8 @@ CORPUS_COMMANDS: dict[str, str] = {
 }
 TIMES = frozenset({"seconds", "latency"})
 """Keys of a report that change from run to run."""
-TIMED = ("slower than the float model", " s a product")
-"""Words of its warnings and notes that do."""
+PROSE = frozenset({"reason", "warnings", "notes", "line"})
+"""Keys whose text may be worded better at any time."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +131,15 @@ def run(command: Command) -> dict[str, Any]:
             for path in sorted(Path(folder).iterdir())
             if path.suffix != ".npz"
         }
-        report = done.stdout.replace(folder, "FOLDER")
         try:
-            report = json.dumps(timeless(json.loads(report)), sort_keys=True)
+            report = json.dumps(timeless(json.loads(done.stdout.replace(folder, "FOLDER"))), sort_keys=True)
         except json.JSONDecodeError:
-            report += done.stderr.replace(folder, "FOLDER")
+            report = ""  # an error: its exit code counts, its words do not
         return {
             "code": done.returncode,
             "files": files,
             "report": digest(report.encode()),
-            "text": report if done.returncode else "",
+            "said": done.stderr if done.returncode else "",
         }
 
 
@@ -145,15 +151,11 @@ def onnxq(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def timeless(value: Any) -> Any:
-    """A report without what changes from run to run: times, and warnings about times."""
+    """A report without times and prose."""
     if isinstance(value, dict):
-        return {key: timeless(each) for key, each in value.items() if key not in TIMES}
+        return {key: timeless(each) for key, each in value.items() if key not in TIMES | PROSE}
     if isinstance(value, list):
-        return [
-            timeless(each)
-            for each in value
-            if not (isinstance(each, str) and any(word in each for word in TIMED))
-        ]
+        return [timeless(each) for each in value]
     return value
 
 
