@@ -28,10 +28,10 @@ from onnxq.normalize.passes import normalize
 from onnxq.options import Mode, QuantizeOptions
 from onnxq.plan.operators import ALREADY_QUANTIZED
 from onnxq.plan.plan import Plan, Selection, make_plan
-from onnxq.report.quantization import Point
 from onnxq.runtime.inner_values import expose
 from onnxq.runtime.sessions import InputSpec, model_inputs, open_exposed, open_session, run
 from onnxq.runtime.weights_on_disk import move_to_disk
+from onnxq.search.trade_off import Point
 from onnxq.types import Feeds
 
 HELD_OUT_SHARE, MOST_HELD_OUT_SHARE = 6, 3

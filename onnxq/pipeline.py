@@ -26,9 +26,10 @@ from onnxq.modes.products import Made
 from onnxq.modes.weight_only import quantize_weights_only
 from onnxq.normalize.passes import normalize
 from onnxq.options import Effort, Method, Mode, QuantizeOptions, Technique
+from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.quantization.parameters import Parameters
-from onnxq.report.quantization import Drop, FloatNodes, Latency, QuantizeReport
+from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import doubts
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.memory import give_back

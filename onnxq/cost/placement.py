@@ -13,12 +13,12 @@ import onnx_ir as ir
 from onnxq.cost.minimum_cut import INFINITE, Network
 from onnxq.cost.model import Costs
 from onnxq.cost.node_times import times_of
-from onnxq.formats.run_time_ranges import among_floats
 from onnxq.graph.edit import is_constant, sizes
 from onnxq.graph.macs import ShapeByName
 from onnxq.plan.constraints import clamp_bounds
 from onnxq.plan.operators import Role
 from onnxq.plan.plan import Plan
+from onnxq.plan.products import among_floats
 
 REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
 LEANING = (0.5, 1.0)

@@ -6,9 +6,10 @@ from pathlib import Path
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import file_bytes, load
 from onnxq.graph.macs import concrete_shapes, node_macs
-from onnxq.normalize.passes import normalize, opset_of
+from onnxq.graph.shapes import opset_of
+from onnxq.normalize.passes import normalize
+from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import make_plan
-from onnxq.report.quantization import FloatNodes
 from onnxq.runtime.sessions import input_specs, open_session
 
 

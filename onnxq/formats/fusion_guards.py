@@ -97,9 +97,9 @@ def _shield_product(model: ir.Model, product: ir.Node, names: Names) -> bool:
     bias = constant(add.inputs[index])
     if bias is None or bias.ndim != 1:
         return False
-    add.replace_input_with(
-        index, add_initializer(model.graph, names.fresh(f"{add.inputs[index].name}_row"), bias[None])
-    )  # type: ignore[union-attr]
+    old = add.inputs[index]
+    assert old is not None
+    add.replace_input_with(index, add_initializer(model.graph, names.fresh(f"{old.name}_row"), bias[None]))
     return True
 
 

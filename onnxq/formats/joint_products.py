@@ -22,7 +22,8 @@ from onnxq.graph.edit import (
     tidy,
 )
 from onnxq.graph.macs import ShapeByName
-from onnxq.normalize.passes import LEAST_OPSET, opset_of
+from onnxq.graph.shapes import opset_of
+from onnxq.normalize.passes import LEAST_OPSET
 from onnxq.plan.plan import Plan
 from onnxq.types import Array
 

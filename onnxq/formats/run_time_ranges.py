@@ -22,7 +22,8 @@ from onnxq.graph.edit import (
     tidy,
 )
 from onnxq.plan.plan import Plan
-from onnxq.quantization.weights import QuantizedWeight, channel_axis, following_bias
+from onnxq.plan.products import channel_axis, following_bias
+from onnxq.quantization.weights import QuantizedWeight
 from onnxq.techniques.saturation import kernel_order
 from onnxq.types import Array, Floats, Integers
 
@@ -137,23 +138,6 @@ def bias_with_shift(given: ir.Value | None, weight: QuantizedWeight) -> ir.Value
     for part in (known, weight.shift):
         total += 0 if part is None else part.reshape(-1)
     return total.astype(np.float32)
-
-
-def among_floats(plan: Plan) -> list[str]:
-    """Planned products with a bias behind them that take float values and give float values, and whose activation none but such take."""
-    made = {
-        value.name for planned in plan.nodes.values() for value in (planned.output, *planned.node.outputs)
-    }
-    found = {
-        name
-        for name, planned in plan.nodes.items()
-        if following_bias(planned) is not None and planned.output.name not in plan.tensors
-    }
-    for tensor in plan.tensors.values():
-        takers = {use.node.name or "" for use in tensor.value.uses()} & plan.nodes.keys()
-        if tensor.name in made or not takers <= found:
-            found -= takers
-    return [name for name in plan.nodes if name in found]
 
 
 def with_clamps(plan: Plan, chosen: Sequence[str]) -> Plan:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.graph.edit import attribute, nodes_of, sizes
-from onnxq.normalize.passes import infer_shapes
+from onnxq.graph.shapes import infer_shapes
 from onnxq.types import Feeds
 
 ShapeByName = dict[str, list[int]]

@@ -13,9 +13,10 @@ from onnxq.graph.files import check_output, external_files
 from onnxq.options import Mode, Prefer, QuantizeOptions, WeightType
 from onnxq.pipeline import placed_by_gates
 from onnxq.pipeline import quantize as quantize_in_mode
-from onnxq.report.quantization import Point, QuantizeReport
+from onnxq.report.quantization import QuantizeReport
 from onnxq.search.accuracy_target import Task
 from onnxq.search.mixed_precision import TARGET_DB
+from onnxq.search.trade_off import Point
 
 TRIED: tuple[tuple[str, Mode, WeightType], ...] = (
     ("static", Mode.STATIC, WeightType.INT8),

@@ -21,15 +21,8 @@ from onnxq.modes.embeddings import code_tables, find_tables
 from onnxq.modes.products import Made, plan_products
 from onnxq.options import Effort, Target, Technique
 from onnxq.plan.plan import Plan
-from onnxq.quantization.weights import (
-    Use,
-    WeightOptions,
-    channel_axis,
-    following_bias,
-    layer_inputs,
-    quantize_weight,
-    sharing,
-)
+from onnxq.plan.products import channel_axis, following_bias
+from onnxq.quantization.weights import Use, WeightOptions, layer_inputs, quantize_weight, sharing
 from onnxq.search.lstm import quantized_lstms
 from onnxq.search.references import References
 from onnxq.techniques.saturation import kernel_order

@@ -12,7 +12,7 @@ from onnxq.data.sample import Sample
 from onnxq.graph.edit import attribute, constant, is_constant, is_float, nodes_of, sizes
 from onnxq.plan.operators import OPERATORS
 from onnxq.plan.plan import Plan, PlannedNode, Selection
-from onnxq.quantization.weights import channel_axis
+from onnxq.plan.products import channel_axis
 from onnxq.techniques.saturation import kernel_order
 from onnxq.types import Floats
 

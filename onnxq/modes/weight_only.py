@@ -11,10 +11,11 @@ from onnxq.errors import DataError, ModelError
 from onnxq.formats.embeddings import quantize_tables
 from onnxq.formats.matmul_nbits import INT8_COMPUTE, BitsWriter
 from onnxq.graph.edit import constant, is_float, nodes_of, sizes, tidy
+from onnxq.graph.shapes import infer_shapes, opset_of
 from onnxq.inputs import Job
 from onnxq.modes.embeddings import Tables, code_table, code_tables, find_tables, table_of
 from onnxq.modes.products import SMALLEST, Made, moments_in_turns, plan_products, weight_rows
-from onnxq.normalize.passes import infer_shapes, lift_opset, opset_of
+from onnxq.normalize.passes import lift_opset
 from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan.plan import Plan
 from onnxq.quantization.weights import Use, layer_inputs, read_elsewhere, second_moments, sharing

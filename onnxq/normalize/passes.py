@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxq.graph.edit import nodes_of, tidy
+from onnxq.graph.shapes import infer_shapes, opset_of
 from onnxq.normalize.canonical import canonicalize
 from onnxq.normalize.constant_branches import inline_branches
 from onnxq.normalize.constants import fold_constants
@@ -21,17 +22,6 @@ from onnxq.normalize.foreign_types import ask_types
 from onnxq.normalize.loop_invariants import read_invariants
 from onnxq.normalize.reshapes import fix_reshapes
 
-SEQUENCES = frozenset(
-    {
-        "SequenceConstruct",
-        "SequenceEmpty",
-        "SequenceErase",
-        "SequenceInsert",
-        "SequenceMap",
-        "SplitToSequence",
-        "Optional",
-    }
-)
 SAME_SIZES = 8
 """Elements up to which equal constants count as one, as for the runtime: axes and bounds that exporters repeat."""
 LEAST_OPSET = 13
@@ -74,11 +64,6 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
         tidy(model)
         infer_shapes(model)
     return model
-
-
-def opset_of(model: ir.Model) -> int:
-    """The version of the standard operators that the main graph imports."""
-    return model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1))
 
 
 def lift_opset(model: ir.Model, least: int = LEAST_OPSET) -> ir.Model:
@@ -190,24 +175,3 @@ def _agree(found: ir.Shape, stated: ir.Shape) -> bool:
     return len(found) == len(stated) and all(
         a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int)
     )
-
-
-def infer_shapes(model: ir.Model) -> None:
-    """Fill in types and shapes; what onnx cannot infer stays unknown."""
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    for node in nodes_of(model):
-        for value in node.outputs:
-            if _is_sequence(value):
-                value.type = value.shape = (
-                    None  # the pass takes a sequence for a tensor of its elements' type
-                )
-
-
-def _is_sequence(value: ir.Value) -> bool:
-    node = value.producer()
-    if node is None:
-        return False
-    if node.op_type in ("If", "Loop"):
-        bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-        return any(_is_sequence(body.outputs[value.index() + (node.op_type == "Loop")]) for body in bodies)  # type: ignore[operator]
-    return node.op_type in SEQUENCES

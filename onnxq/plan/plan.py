@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxq.errors import ModelError
 from onnxq.graph.edit import body_owners, is_constant, only_use
 from onnxq.graph.fusions import gelu_nodes
-from onnxq.normalize.passes import opset_of
+from onnxq.graph.shapes import opset_of
 from onnxq.plan.constraints import Range, clamp_bounds, ramp_factors, refusal
 from onnxq.plan.operators import KNOWN_RANGES, OPERATORS, Operator, Role
 from onnxq.plan.pooling import REASON as SLOW_POOL

@@ -12,7 +12,8 @@ from onnxq.graph.edit import constant, input_at
 from onnxq.options import Method
 from onnxq.plan.effective_range import useful_range
 from onnxq.plan.plan import Plan, PlannedNode, PlannedTensor
-from onnxq.quantization.weights import QuantizedWeight, channel_axis, following_bias
+from onnxq.plan.products import channel_axis, following_bias
+from onnxq.quantization.weights import QuantizedWeight
 from onnxq.techniques.arithmetic import (
     asymmetric_params,
     bias_params,

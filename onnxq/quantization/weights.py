@@ -10,9 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.calibration.moments import LayerInput, Moments, layer_input
-from onnxq.graph.edit import attribute, constant, input_at, only_use, sizes
+from onnxq.graph.edit import attribute, constant, input_at, sizes
 from onnxq.options import Target
 from onnxq.plan.plan import Plan, PlannedNode
+from onnxq.plan.products import channel_axis, has_bias
 from onnxq.techniques.arithmetic import smallest_weight_scale, symmetric_scale
 from onnxq.techniques.bias_correction import output_shift
 from onnxq.techniques.gptq import gptq_round
@@ -71,34 +72,6 @@ def layer_inputs(plan: Plan) -> dict[str, LayerInput]:
         if layer is not None:
             found[name] = layer
     return found
-
-
-def channel_axis(planned: PlannedNode) -> int:
-    """The axis of the weight that numbers output channels."""
-    transposed = planned.node.op_type == "Gemm" and attribute(planned.node, "transB", 0)
-    return 0 if transposed else planned.row.channel_axis
-
-
-def following_bias(planned: PlannedNode) -> tuple[ir.Node, int] | None:
-    """The Add behind a MatMul whose constant [.., channels] serves as its bias: (node, input index)."""
-    if planned.row.bias is not None:
-        return None
-    output = planned.node.outputs[0]
-    follower = only_use(output)
-    if follower is None or follower.op_type != "Add":
-        return None
-    index = 1 if follower.inputs[0] is output else 0
-    array = constant(follower.inputs[index])
-    weight = sizes(planned.node.inputs[1])
-    if (
-        array is None
-        or weight is None
-        or len(weight) != 2
-        or array.size != weight[1]
-        or array.shape[-1:] != (weight[1],)
-    ):
-        return None
-    return follower, index
 
 
 def quantize_weights(
@@ -195,11 +168,6 @@ def quantize_weight(
             )
         )
     return result
-
-
-def has_bias(planned: PlannedNode) -> bool:
-    """Whether something can take what rounding shifts the output by."""
-    return planned.row.bias is not None or following_bias(planned) is not None
 
 
 def second_moments(uses: Sequence[Use], *, centred: bool) -> Floats | None:

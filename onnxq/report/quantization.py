@@ -1,38 +1,18 @@
 """The report of `onnxq quantize`: plain data that the command prints and the Python API returns."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from onnxq.evaluation.gates import Gate, at_least, at_most
 from onnxq.evaluation.layer_errors import Histogram, Layer
 from onnxq.evaluation.verification import Kernels, Outputs
 from onnxq.options import Limits
+from onnxq.plan.float_nodes import FloatNodes
 from onnxq.search.candidates import Trial
 from onnxq.search.mixed_precision import Fallback
+from onnxq.search.trade_off import Point
 
 SCHEMA = 3
 """Version of the JSON; it changes when a key changes its meaning or goes away."""
-
-
-@dataclass(frozen=True)
-class FloatNodes:
-    """Nodes of one type that stayed float for one reason, with their MACs."""
-
-    op_type: str
-    reason: str
-    macs: int
-    names: list[str]
-
-    @staticmethod
-    def group(nodes: Iterable[tuple[str, str, str, int]]) -> "list[FloatNodes]":
-        """Group (op_type, name, reason, macs), most MACs first."""
-        groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
-        for op_type, name, reason, macs in nodes:
-            groups.setdefault((op_type, reason), []).append((name, macs))
-        rows = [
-            FloatNodes(*key, sum(m for _, m in items), [n for n, _ in items]) for key, items in groups.items()
-        ]
-        return sorted(rows, key=lambda row: (-row.macs, -len(row.names), row.op_type))
 
 
 @dataclass(frozen=True)
@@ -46,18 +26,6 @@ class Latency:
     def ratio(self) -> float:
         """int8 / float; below 1 is faster."""
         return self.int8_ms / self.float_ms
-
-
-@dataclass(frozen=True)
-class Point:
-    """A file that was tried: outputs in dB, latency and size relative to float, whether it was kept, by how much the metric falls."""
-
-    name: str
-    sqnr_db: float | None
-    latency: float | None
-    size: float
-    kept: bool
-    drop: float | None = None
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from onnxq.graph.macs import ShapeByName, node_macs
 from onnxq.inputs import Job, planned_shapes
 from onnxq.plan.plan import Plan
 from onnxq.quantization.parameters import Parameters
-from onnxq.report.quantization import Point
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.sessions import InputSpec
 from onnxq.search.candidates import Candidates, Choice, Variant, keep_outputs
 from onnxq.search.mixed_precision import REASON, RUINED_DB, TARGET_DB, Goal, Load, Step, Work, grouped
+from onnxq.search.trade_off import Point
 from onnxq.search.validation import DOUBT_DB, more_references
 from onnxq.types import Feeds
 

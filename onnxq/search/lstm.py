@@ -14,8 +14,8 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import spread
 from onnxq.formats.lstm import DIVIDING_OPSET, LstmForm, lstm_weights, quantize_lstms
 from onnxq.graph.edit import Names, attribute, constant, input_at, sizes
+from onnxq.graph.shapes import opset_of
 from onnxq.inputs import Job
-from onnxq.normalize.passes import opset_of
 from onnxq.options import Effort, Target, Technique
 from onnxq.quantization.weights import round_to_nearest
 from onnxq.search.references import References

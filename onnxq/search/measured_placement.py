@@ -29,8 +29,8 @@ from onnxq.options import Method
 from onnxq.plan.plan import Plan
 from onnxq.quantization.parameters import activation_parameters, make_parameters
 from onnxq.quantization.weights import WeightOptions, quantize_weights
-from onnxq.report.quantization import Point
 from onnxq.runtime.latency import medians_ms
+from onnxq.search.trade_off import Point
 from onnxq.types import Feeds, QuantParams
 
 SAMPLES, SECONDS = 4, 1.0

@@ -15,12 +15,12 @@ from onnxq.comparison.metrics import MAX_DB
 from onnxq.data.samples import spread
 from onnxq.errors import ModelError
 from onnxq.formats.joint_products import few_rows
-from onnxq.formats.run_time_ranges import among_floats
 from onnxq.formats.writer import file_writer
 from onnxq.inputs import Job, planned_shapes
 from onnxq.options import Effort, Format, Method, QuantizeOptions, Target, Technique
 from onnxq.plan.plan import Plan
-from onnxq.quantization.weights import WeightOptions, has_bias, layer_inputs
+from onnxq.plan.products import among_floats, has_bias
+from onnxq.quantization.weights import WeightOptions, layer_inputs
 from onnxq.search.accuracy_target import Task, hold_outputs, loads_of
 from onnxq.search.candidates import Candidates, Choice, Variant, choose
 from onnxq.search.fewer_scalings import with_fewer_divisions

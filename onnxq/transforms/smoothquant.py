@@ -10,7 +10,8 @@ from onnxq.calibration.collect import Divided
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.graph.edit import constant
 from onnxq.plan.plan import Plan
-from onnxq.quantization.weights import channel_axis, layer_inputs, read_elsewhere
+from onnxq.plan.products import channel_axis
+from onnxq.quantization.weights import layer_inputs, read_elsewhere
 from onnxq.techniques.saturation import kernel_order
 from onnxq.techniques.smoothing import smoothing_scales
 from onnxq.transforms.channel_scaling import divide_channels

@@ -9,8 +9,8 @@ import pytest
 
 from onnxq.formats.attention import fuse_attention
 from onnxq.formats.joint_products import FEW_ROWS, JOINT, few_rows, join_products
+from onnxq.graph.shapes import infer_shapes
 from onnxq.modes.products import plan_products
-from onnxq.normalize.passes import infer_shapes
 from onnxq.options import Mode, QuantizeOptions
 from onnxq.pipeline import quantize
 from onnxq.plan.plan import Selection

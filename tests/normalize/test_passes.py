@@ -7,7 +7,8 @@ import onnx
 import pytest
 
 from onnxq.graph.files import load
-from onnxq.normalize.passes import normalize, opset_of
+from onnxq.graph.shapes import opset_of
+from onnxq.normalize.passes import normalize
 from onnxq.options import QuantizeOptions
 from onnxq.pipeline import quantize
 from tests.conftest import normal, parse, run, to_ir

@@ -6,7 +6,7 @@ import pytest
 from onnx_ir.passes import common as passes
 
 from onnxq.graph.edit import constant
-from onnxq.normalize.passes import infer_shapes
+from onnxq.graph.shapes import infer_shapes
 from onnxq.normalize.reshapes import fix_reshapes
 from tests.conftest import normal, parse, run
 

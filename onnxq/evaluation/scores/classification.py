@@ -10,9 +10,11 @@ from onnxq.types import Array
 def classification(options: ScoreOptions) -> list[Score]:
     """Hits among the best and the best five; labels are class numbers."""
     axis = -1 if options.class_axis is None else options.class_axis
-    return [
-        Score(f"top-{k}", lambda case, k=k: _hit(case, pick(case, options), axis, k), mean) for k in (1, 5)
-    ]  # type: ignore[misc]
+
+    def hits(k: int) -> Score:
+        return Score(f"top-{k}", lambda case: _hit(case, pick(case, options), axis, k), mean)
+
+    return [hits(1), hits(5)]
 
 
 def class_of(case: Case) -> int | None:

@@ -1,0 +1,44 @@
+"""Types, shapes and operator versions of a model, as onnx infers them."""
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxq.graph.edit import nodes_of
+
+SEQUENCES = frozenset(
+    {
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceErase",
+        "SequenceInsert",
+        "SequenceMap",
+        "SplitToSequence",
+        "Optional",
+    }
+)
+
+
+def opset_of(model: ir.Model) -> int:
+    """The version of the standard operators that the main graph imports."""
+    return model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1))
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Fill in types and shapes; what onnx cannot infer stays unknown."""
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    for node in nodes_of(model):
+        for value in node.outputs:
+            if _is_sequence(value):
+                value.type = value.shape = (
+                    None  # the pass takes a sequence for a tensor of its elements' type
+                )
+
+
+def _is_sequence(value: ir.Value) -> bool:
+    node = value.producer()
+    if node is None:
+        return False
+    if node.op_type in ("If", "Loop"):
+        bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+        return any(_is_sequence(body.outputs[value.index() + (node.op_type == "Loop")]) for body in bodies)  # type: ignore[operator]
+    return node.op_type in SEQUENCES
