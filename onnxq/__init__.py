@@ -50,7 +50,7 @@ def quantize(
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
-    from onnxq.modes.auto import quantize as run
+    from onnxq.pipeline import quantize as run
 
     folder, target = (None if path is None else Path(path) for path in (calib, output))
     return run(QuantizeOptions(Path(model), folder, target, **options))

@@ -1,341 +1,291 @@
-"""`onnxq quantize` and `onnxq calibrate`: the stages, in order."""
+"""`onnxq quantize` and `onnxq calibrate`: the stages, in order.
+
+prepare (load, normalize, plan, split samples) -> a mode (placement, calibration, search) -> write -> verify -> report
+"""
 
 import json
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxq.calibration.collect import COUNTED, Collecting, collect
-from onnxq.calibration.statistics import Statistics, load_statistics
+from onnxq.calibration.collect import Collecting, collect
+from onnxq.calibration.statistics import Statistics
 from onnxq.data.samples import check_feeds
-from onnxq.errors import DataError, ModelError, OnnxqError
+from onnxq.errors import DataError, OnnxqError
 from onnxq.evaluation.layer_errors import histograms, layer_rows
-from onnxq.evaluation.verification import Evidence, compare_outputs, inspect_kernels
-from onnxq.formats.writer import file_writer
-from onnxq.graph.edit import nodes_of
-from onnxq.graph.files import check_output, digest, file_bytes, load, save, staged, weight_bytes
-from onnxq.graph.macs import concrete_shapes, node_macs
-from onnxq.inputs import Job, planned_shapes, prepare
+from onnxq.evaluation.verification import Evidence, Kernels, Outputs, compare_outputs, inspect_kernels
+from onnxq.graph.files import check_output, digest, external_files, file_bytes, save, staged, weight_bytes
+from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
+from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import narrow
-from onnxq.modes.products import Made
+from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
-from onnxq.normalize.passes import normalize
-from onnxq.options import Effort, Method, Mode, QuantizeOptions, Technique
+from onnxq.options import Effort, Method, Mode, QuantizeOptions
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
+from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import doubts
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.memory import give_back
 from onnxq.runtime.weights_on_disk import SPILL
-from onnxq.search.accuracy_target import TIMED, Task
-from onnxq.search.candidates import Choice, Trial, Variant
-from onnxq.search.lstm import quantized_lstms
-from onnxq.search.measured_placement import place_measured
+from onnxq.search.accuracy_target import Task
+from onnxq.search.inputs import Inputs, prepare
 from onnxq.search.references import References
-from onnxq.search.strategy import RUN_TIME, choose_best, find_variants, to_be_compared
+from onnxq.search.settings import SearchSettings
+from onnxq.search.trial import Outcome
 from onnxq.search.validation import find_references
 from onnxq.version import __version__
 
-COUNTED_FAST = COUNTED // 2
-"""Values of a tensor that `--effort fast` counts a sample: over a hundred samples they are as good."""
+MODES: dict[Mode, Callable[[Inputs, References | None], Outcome]] = {
+    Mode.DYNAMIC: quantize_dynamic,
+    Mode.WEIGHTS: lambda inputs, _: quantize_weights_only(inputs),
+    Mode.FP16: lambda inputs, _: narrow(inputs),
+}
+"""Modes that calibrate no ranges."""
 
 
-def quantize(options: QuantizeOptions, task: Task | None = None) -> QuantizeReport:
-    """Quantize a model statically and verify the file that was written.
+def quantize(
+    options: QuantizeOptions, task: Task | None = None, settings: SearchSettings | None = None
+) -> QuantizeReport:
+    """Quantize a model in the mode that is asked for, verify the file and report.
+
+    Args:
+        options: the user's options.
+        task: labelled samples that `limits.max_drop` holds on.
+        settings: thresholds of the accuracy search; those of the effort by default.
 
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
     check_output(options.destination, options.model, force=options.force)
+    if options.mode is Mode.AUTO:
+        return _best_mode(options, task)
     if options.measure and options.mode is not Mode.STATIC:
         raise OnnxqError(
-            f"--measure plans static quantization, and the mode is {options.mode}: leave it out, or choose --mode static"
+            f"--measure plans static quantization, and the mode is {options.mode}: "
+            "leave it out, or choose --mode static"
         )
-    clock = _Clock()
-    job = prepare(options)
+    laps = _Laps()
+    inputs = prepare(options, settings)
+    laps.weights = weight_bytes(inputs.model)
     if task is not None:
-        task.check(job.specs)
-    if options.mode is not Mode.STATIC:
-        return _without_ranges(job, clock, task)
-    if options.measure:
-        place_measured(job)
-    references = find_references(job) if job.wanted_lstms() else None
-    _choose_lstms(job, references)
-    clock.lap(job, "prepare")
-    variants = find_variants(job)
-    clock.lap(job, "layers")
-    statistics = _statistics(job, variants)
-    clock.lap(job, "calibrate")
-    if references is None and to_be_compared(job, variants):
-        references = find_references(job)
-    choice = choose_best(job, variants, references, statistics, task)
-    clock.lap(job, "choose")
-    del variants
-    if not choice.plan.nodes and not job.lstms:
-        choice = _at_its_own_opset(job, choice)
-    job.model, job.plan = choice.model, choice.plan
+        task.check(inputs.specs)
+    if options.mode is Mode.STATIC:
+        outcome = quantize_static(inputs, task, laps.end)
+    else:
+        references = find_references(inputs) if options.mode is Mode.DYNAMIC else None
+        laps.end("prepare")
+        outcome = MODES[options.mode](inputs, references)
+        laps.end("quantize")
     with staged(options.destination) as building:
-        save(_quantized(job, choice, statistics), building)
-        choice = replace(
-            choice, parameters=Parameters(choice.parameters.activations)
-        )  # the weights are on disk now
-        clock.lap(job, "write")
-        report = placed_by_gates(_verify(job, building, choice, statistics, task), building, options)
-    clock.lap(job, "verify")
+        save(_with_metadata(outcome, options), building)
+        # the weights are on disk now
+        outcome = replace(
+            outcome,
+            written=inputs.model,
+            parameters=Parameters(outcome.parameters.activations),
+        )
+        laps.end("write")
+        report = _verified(inputs, building, outcome, task)
+        report = named_by_gates(report, building, options)
+    laps.end("verify")
+    return replace(report, seconds=laps.seconds)
+
+
+def _best_mode(options: QuantizeOptions, task: Task | None) -> QuantizeReport:
+    """Try every mode beside the destination and keep the best file."""
+    if options.calib is None:
+        raise DataError("--mode auto compares on samples: give a folder with --calib")
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".onnxq-", dir=options.destination.parent)
+    except OSError as error:
+        raise DataError(f"{options.destination}: cannot be written: {error.strerror}") from error
+    with folder:
+        report, source = best_of_all(options, Path(folder.name), task, quantize)
+        report = named_by_gates(report, source, options)
+        target = Path(report.output)
+        for file in external_files(source.with_name(target.name)):
+            shutil.move(file, target.parent / file.name)
+        source.with_name(target.name).replace(target)
     return report
 
 
-def placed_by_gates(report: QuantizeReport, building: Path, options: QuantizeOptions) -> QuantizeReport:
-    """The report; a file that fails a gate gets another name, so that nothing deploys it by mistake."""
+def named_by_gates(report: QuantizeReport, building: Path, options: QuantizeOptions) -> QuantizeReport:
+    """Rename a file that fails a gate, so that nothing deploys it by mistake; returns the report of the file."""
     if options.keep_failed or all(gate.holds for gate in report.gates):
         return report
     name = f"{building.stem}.rejected{building.suffix}"
     building.rename(building.with_name(name))
     said = f"a gate failed: the file is {name}, not {building.name}; --keep-failed gives it that name all the same"
-    return replace(report, output=str(options.destination.with_name(name)), warnings=[*report.warnings, said])
-
-
-def _choose_lstms(job: Job, references: References | None) -> None:
-    if references is None and job.options.dynamic_lstm is None:
-        return  # nobody could tell whether the outputs hold
-    job.lstms, refused = quantized_lstms(job, references)
-    if refused and not job.lstms and not job.plan.nodes and not job.kept:
-        name, reason = next(iter(refused.items()))
-        raise ModelError(f"{job.options.model}: nothing to quantize: LSTM '{name}': {reason}")
-    job.kept |= refused
-    for name, reason in refused.items():
-        job.plan.floats[name] = job.plan.floats[name][0], reason
-
-
-def _at_its_own_opset(job: Job, choice: Choice) -> Choice:
-    """A model that stays float is not lifted: the runtime fuses other nodes then, and may be slower."""
-    model = normalize(load(job.options.model), lift=False)
-    reasons = {name: why for name, (_, why) in choice.plan.floats.items()}
-    floats = {
-        node.name or "": (node, reasons[node.name or ""]) for node in nodes_of(model) if node.name in reasons
-    }
-    return replace(choice, model=model, plan=Plan(floats=floats))
-
-
-def _without_ranges(job: Job, clock: "_Clock", task: Task | None) -> QuantizeReport:
-    """The modes that need no calibrated ranges."""
-    options = job.options
-    references = find_references(job) if options.mode is Mode.DYNAMIC else None
-    clock.lap(job, "prepare")
-    made = MODES[options.mode](job, references)
-    if not made.plan.nodes and not made.stored:
-        reasons = [f"{node.op_type} '{node.name}': {why}" for node, why in made.plan.floats.values()]
-        raise ModelError(
-            f"{options.model}: nothing to quantize: {reasons[0] if reasons else 'it has no MatMul or Gemm'}"
-        )
-    clock.lap(job, "quantize")
-    job.plan = made.plan
-    statistics = Statistics(digest(options.model), sketches={})
-    statistics.samples = len(job.calibration)
-    kept = Trial(options.method, tuple(made.techniques), None)
-    choice = Choice(kept, made.model, made.plan, Parameters(), [])
-    with staged(options.destination) as building:
-        _record(made.model, job, choice, statistics)
-        save(made.model, building)
-        clock.lap(job, "write")
-        report = placed_by_gates(_verify(job, building, choice, statistics, task), building, options)
-    clock.lap(job, "verify")
-    return replace(report, notes=made.notes)
-
-
-MODES: dict[Mode, Callable[[Job, References | None], Made]] = {
-    Mode.DYNAMIC: quantize_dynamic,
-    Mode.WEIGHTS: lambda job, _: quantize_weights_only(job),
-    Mode.FP16: lambda job, _: narrow(job),
-}
-"""Modes that need no calibrated ranges."""
+    output = str(options.destination.with_name(name))
+    return replace(report, output=output, warnings=[*report.warnings, said])
 
 
 def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (1, 1)) -> Statistics:
-    """The statistics alone, to be reused with `--stats`.
+    """Write the statistics alone, to be reused with `--stats`.
 
     Args:
         options: as for `quantize`.
         output: .npz file to write.
         shard: (k, n): only the k-th of n consecutive parts of the samples; the parts merge.
+
+    Raises:
+        OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
     if output.exists() and not options.force:
         raise DataError(
             f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force"
         )
-    job = prepare(replace(options, give_back=False))  # what stays float is decided where they are used
-    samples = sorted(job.samples, key=lambda sample: sample.name)
+    inputs = prepare(options)
+    samples = sorted(inputs.samples.every, key=lambda sample: sample.name)
     k, n = shard
     start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n
     if start == stop:
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
-    names = job.plan.sources()
-    statistics = collect(
-        job.model,
-        names,
-        samples[start:stop],
-        digest(options.model),
-        Collecting(start, options.allow_nonfinite),
-    )
+    how = Collecting(start, options.allow_nonfinite)
+    statistics = collect(inputs.model, inputs.plan.sources(), samples[start:stop], digest(options.model), how)
     statistics.save(output)
     return statistics
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
+class _Laps:
+    """Wall time of each stage, seconds."""
 
-    def lap(self, job: Job, stage: str) -> None:
-        if weight_bytes(job.model) >= SPILL:  # a model of a size that is worth the time
+    def __init__(self) -> None:
+        self.start, self.weights = time.perf_counter(), 0
+        self.seconds: dict[str, float] = {}
+
+    def end(self, stage: str) -> None:
+        """Record the time since the last stage; large models give freed memory back."""
+        if self.weights >= SPILL:
             give_back()
         now = time.perf_counter()
-        job.seconds[stage] = now - self.start
-        self.start = now
+        self.seconds[stage], self.start = now - self.start, now
 
 
-def _statistics(job: Job, variants: Sequence[Variant]) -> Statistics:
-    """One pass for all variants."""
-    options = job.options
-    model_digest = digest(options.model)
-    if options.stats:
-        statistics, *others = [load_statistics(path, model_digest) for path in options.stats]
-        for other in others:
-            statistics.merge(other)
-    else:
-        # the last of those that divide nothing has the others' values too
-        model = [variant.model for variant in variants if not variant.divided][-1]
-        divided = {name: one for variant in variants for name, one in variant.divided.items()}
-        names = dict.fromkeys(
-            name for variant in variants for name in variant.plan.sources() if name not in divided
-        )
-        how = Collecting(
-            0, options.allow_nonfinite, divided, COUNTED_FAST if options.effort is Effort.FAST else COUNTED
-        )
-        statistics = collect(model, list(names), job.calibration, model_digest, how)
-    if statistics.nonfinite:
-        job.warnings.append(f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
-    statistics.aliases |= job.aliases
-    for variant in variants:
-        statistics.aliases |= {tensor.name: tensor.source for tensor in variant.plan.tensors.values()}
-    return statistics
-
-
-def _quantized(job: Job, choice: Choice, statistics: Statistics) -> ir.Model:
-    model = file_writer(job)(choice.model, choice.plan, choice.parameters)
-    _record(model, job, choice, statistics)
-    return model
-
-
-def _techniques(job: Job, choice: Choice) -> tuple[str, ...]:
-    beside = {RUN_TIME: bool(job.run_time), Technique.SPLIT: any(form.split for form in job.lstms.values())}
-    return (*choice.kept.techniques, *(each for each, used in beside.items() if used))
-
-
-def _record(model: ir.Model, job: Job, choice: Choice, statistics: Statistics) -> None:
-    """Say in the file how it was made; nothing that changes from run to run."""
-    options = job.options
+def _with_metadata(outcome: Outcome, options: QuantizeOptions) -> ir.Model:
+    """Say in the model how it was made; nothing that changes from run to run."""
+    recipe, statistics = outcome.choice.recipe, outcome.statistics
     chosen = {
         "effort": options.effort,
         "exclude": options.exclude,
         "format": options.format,
         "include": options.include,
         "measure": options.measure,
-        "method": choice.kept.method,
+        "method": recipe.method,
         "op_types": options.op_types,
         "per_channel": options.per_channel,
         "percentile": options.percentile,
         "samples": statistics.samples,
         "target": options.target,
-        "techniques": _techniques(job, choice),
+        "techniques": recipe.all_techniques,
     }
-    model.metadata_props["onnxq.version"] = __version__
-    model.metadata_props["onnxq.options"] = json.dumps(chosen, sort_keys=True)
-    model.metadata_props["onnxq.model_sha256"] = statistics.model
-    model.metadata_props["onnxq.data_sha256"] = statistics.data
+    properties = outcome.written.metadata_props
+    properties["onnxq.version"] = __version__
+    properties["onnxq.options"] = json.dumps(chosen, sort_keys=True)
+    properties["onnxq.model_sha256"] = statistics.model
+    properties["onnxq.data_sha256"] = statistics.data
+    return outcome.written
 
 
-def _verify(
-    job: Job, path: Path, choice: Choice, statistics: Statistics, task: Task | None
-) -> QuantizeReport:
-    options = job.options
-    feeds = check_feeds(job.held_out[0], job.specs) if job.held_out else None
-    shapes = (
-        concrete_shapes(job.model, feeds)
-        if feeds is None
-        else planned_shapes(job.model, job.plan if options.mode is Mode.STATIC else Plan(), feeds)
-    )
-    everything = job.samples if options.effort is not Effort.FAST else [*job.held_out, *job.unseen]
-    evidence = Evidence(
-        options.model,
-        job.model,
-        everything,
-        frozenset(sample.name for sample in job.unseen),
-        job.specs,
-        job.feedback,
-        None if options.allow_nonfinite else job.plan.tensors,
-    )
-    with ThreadPoolExecutor(1) as pool:  # what the runtime made of the file is read while the file runs
-        reading = pool.submit(inspect_kernels, path, job.model, job.plan, shapes)
-        if job.large:
-            reading.result()  # not two sessions at a time
-        outputs = compare_outputs(path, evidence) if job.held_out else None
-        kernels = reading.result()
+def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -> QuantizeReport:
+    """Compare the written file with the float model, time it, and make the report."""
+    options, validation, choice = inputs.options, inputs.samples.validation, outcome.choice
+    recipe = choice.recipe
+    shapes = _shapes(inputs, outcome)
+    kernels, outputs = _read_and_run(inputs, path, outcome, shapes)
+    timed = [check_feeds(sample, inputs.specs) for sample in validation[: inputs.settings.timed]]
     latency = None
-    timed = [check_feeds(sample, job.specs) for sample in job.held_out[:TIMED]]
-    seconds = 0.1 if options.effort is Effort.FAST else 0.5
-    details = options.details and bool(timed)
     if timed:
-        latency = Latency(
-            *medians_ms([options.model, path], timed, threads=1, seconds=seconds, together=not job.large)
-        )
-    job.warnings += doubts(options, kernels, outputs, latency)
-    macs = {name: node_macs(node, shapes) for name, (node, _) in job.plan.floats.items()}
-    floats = [(node, why) for node, why in job.plan.floats.values() if node.name not in job.lstms]
-    return QuantizeReport(
+        seconds = 0.1 if options.effort is Effort.FAST else 0.5
+        files = [options.model, path]
+        latency = Latency(*medians_ms(files, timed, threads=1, seconds=seconds, together=not inputs.large))
+    macs = {name: node_macs(node, shapes) for name, (node, _) in recipe.plan.floats.items()}
+    floats = [
+        (node.op_type, node.name or "", str(why), macs[node.name or ""])
+        for node, why in recipe.plan.floats.values()
+        if node.name not in recipe.lstms
+    ]
+    ranges = {
+        name: (sketch.minimum, sketch.maximum)
+        for name, sketch in outcome.statistics.sketches.items()
+        if name in recipe.plan.tensors
+    }
+    report = QuantizeReport(
         version=__version__,
         mode=str(options.mode),
         model=str(options.model),
         output=str(options.destination),
         method=str(choice.kept.method),
         percentile=options.percentile if choice.kept.method is Method.PERCENTILE else None,
-        techniques=list(_techniques(job, choice)),
-        trials=choice.trials,
+        techniques=list(recipe.all_techniques),
+        trials=list(choice.trials),
         fallback=choice.fallback,
-        samples=statistics.samples,
+        samples=outcome.statistics.samples,
         bytes_before=file_bytes(options.model),
         bytes_after=file_bytes(path),
-        planned=len(job.plan.anchors),
+        planned=len(recipe.plan.anchors),
         kernels=kernels,
         outputs=outputs,
         latency=latency,
-        floats=FloatNodes.group(
-            (node.op_type, node.name or "", why, macs[node.name or ""]) for node, why in floats
-        ),
-        ranges={
-            name: (s.minimum, s.maximum)
-            for name, s in statistics.sketches.items()
-            if name in job.plan.tensors
-        },
-        warnings=job.warnings,
-        seconds=job.seconds,
-        gates=[],
-        frontier=job.points,
+        floats=FloatNodes.group(floats),
+        ranges=ranges,
+        warnings=[
+            *inputs.warnings,
+            *choice.warnings,
+            *doubts(options, kernels, outputs, latency),
+        ],
+        seconds={},
+        notes=list(outcome.notes),
+        frontier=list(choice.points),
         drop=Drop(*task.drop(options.model, path)) if task is not None else None,
-        layers=layer_rows(
-            job.model,
-            job.plan,
-            path,
-            [(s.name, f) for s, f in zip(job.held_out, timed, strict=False)],
-            shapes,
-        )
-        if details
-        else [],
-        histograms=histograms(job.plan, choice.parameters, statistics) if details else [],
-    ).gated(options.limits)
+    )
+    if options.details and timed:
+        named = [(sample.name, feeds) for sample, feeds in zip(validation, timed, strict=False)]
+        rows = layer_rows(recipe.model, recipe.plan, path, named, shapes)
+        tensors = histograms(recipe.plan, outcome.parameters, outcome.statistics)
+        report = replace(report, layers=rows, histograms=tensors)
+    return report.gated(options.limits)
+
+
+def _shapes(inputs: Inputs, outcome: Outcome) -> ShapeByName:
+    """Shapes of the model's values for the first validation sample, or as far as inference knows them."""
+    recipe, samples = outcome.choice.recipe, inputs.samples.validation
+    if not samples:
+        return concrete_shapes(recipe.model, None)
+    plan = recipe.plan if inputs.options.mode is Mode.STATIC else Plan()
+    return planned_shapes(recipe.model, plan, check_feeds(samples[0], inputs.specs))
+
+
+def _read_and_run(
+    inputs: Inputs, path: Path, outcome: Outcome, shapes: ShapeByName
+) -> tuple[Kernels, Outputs | None]:
+    """Read the kernels that the runtime makes of a file while the file runs over the samples."""
+    options, samples, recipe = inputs.options, inputs.samples, outcome.choice.recipe
+    everything = samples.every
+    if options.effort is Effort.FAST:
+        everything = [*samples.validation, *samples.unseen]
+    evidence = Evidence(
+        options.model,
+        recipe.model,
+        everything,
+        frozenset(sample.name for sample in samples.unseen),
+        inputs.specs,
+        inputs.feedback,
+        None if options.allow_nonfinite else recipe.plan.tensors,
+    )
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(inspect_kernels, path, recipe.model, recipe.plan, shapes)
+        if inputs.large:
+            reading.result()  # one session at a time
+        outputs = compare_outputs(path, evidence) if samples.validation else None
+        return reading.result(), outputs

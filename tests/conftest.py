@@ -88,7 +88,7 @@ class Quantized:
         self.plan: Plan = make_plan(self.float, selection)
         weights = weights or WeightOptions()
         moments = collect_moments(
-            self.float, layer_inputs(self.plan).values(), as_samples(feeds), second=weights.gptq
+            self.float, layer_inputs(self.plan).values(), as_samples(feeds), second=weights.round is not None
         )
         statistics = collect(self.float, self.plan.sources(), as_samples(feeds), "")
         activations = activation_parameters(self.plan, statistics, method, MethodOptions())

@@ -234,8 +234,8 @@ def quantize(
       onnxq quantize model.onnx --calib data/ --method percentile
     """
     keep_freed()
-    with loading("onnxq.modes.auto"):
-        from onnxq.modes.auto import quantize as run
+    with loading("onnxq.pipeline"):
+        from onnxq.pipeline import quantize as run
         from onnxq.report.files import check_reports, write_reports
         from onnxq.report.text import quantize_text
 

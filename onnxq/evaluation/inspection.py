@@ -72,6 +72,7 @@ def inspect_model(path: Path) -> InspectReport:
         operators=sorted(operators, key=lambda row: (-row.macs, -row.nodes, row.op_type)),
         planned_mac_share=planned / total if total else 0.0,
         floats=FloatNodes.group(
-            (node.op_type, node.name or "", why, macs[node.name or ""]) for node, why in plan.floats.values()
+            (node.op_type, node.name or "", str(why), macs[node.name or ""])
+            for node, why in plan.floats.values()
         ),
     )

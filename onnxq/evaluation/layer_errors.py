@@ -99,7 +99,7 @@ def layer_rows(
     for node in nodes:
         name = node.name or ""
         if macs[name] or name in plan.nodes:
-            reason = plan.floats[name][1] if name in plan.floats else None
+            reason = str(plan.floats[name][1]) if name in plan.floats else None
             share, planned = macs[name] / total, name in plan.nodes
             rows.append(
                 Layer(

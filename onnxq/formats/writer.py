@@ -1,10 +1,10 @@
-"""How a job's files are written: in its format, with what is done to the file beside."""
+"""Write a recipe: the output format, and the steps that follow in every format."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxq.cost.placement import REASON as SLOW
 from onnxq.formats.attention import fuse_attention
 from onnxq.formats.embeddings import KnownTables, looked_up, quantize_tables
 from onnxq.formats.fusion_guards import shield
@@ -14,54 +14,61 @@ from onnxq.formats.joint_products import join_products
 from onnxq.formats.lstm import quantize_lstms
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
+from onnxq.formats.recipe import Recipe
 from onnxq.formats.run_time_ranges import quantize_at_run_time, with_clamps
-from onnxq.inputs import Job
 from onnxq.options import Format
 from onnxq.plan.plan import Plan
+from onnxq.plan.reasons import Cause
 from onnxq.quantization.parameters import Parameters
-from onnxq.search.mixed_precision import REASON
 
-Writer = Callable[[ir.Model, Plan, Parameters], ir.Model]
-WRITERS: dict[Format, Writer] = {
+WRITERS: dict[Format, Callable[[ir.Model, Plan, Parameters], ir.Model]] = {
     Format.QDQ: write_qdq,
     Format.QOPERATOR: write_qoperator,
 }
+NARROWED = frozenset({Cause.SPEED, Cause.ACCURACY})
+"""Causes for which a product stays float although it could be quantized: its weights become half precision."""
 
 
-def file_writer(job: Job) -> Writer:
-    """The format's writer, and what is done to the file beside, as far as it is decided when a file is written."""
-    write = WRITERS[job.options.format]
-    tables = any(looked_up(job.model))
-    known: KnownTables | None = None if job.large else {}
+@dataclass(frozen=True)
+class Writer:
+    """Turns recipes into models.
 
-    def written(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
-        chosen = [name for name in job.run_time if name in plan.nodes]
-        result = write(model, with_clamps(plan, chosen), parameters)
+    format    output format of quantized operators
+    standard  write operators of ONNX itself alone
+    known     quantized embeddings of files written before; None where they are not worth the memory
+    """
+
+    format: Format
+    standard: bool = False
+    known: KnownTables | None = None
+
+    def write(self, recipe: Recipe, parameters: Parameters) -> ir.Model:
+        """Return the quantized model; the recipe's own model stays as it is."""
+        plan = recipe.plan
+        chosen = [name for name in recipe.run_time if name in plan.nodes]
+        result = WRITERS[self.format](recipe.model, with_clamps(plan, chosen), parameters)
         if chosen:
             quantize_at_run_time(result, plan, chosen)
-            if job.few_rows:
+            if recipe.few_rows:
                 join_products(result)
                 fuse_attention(result)
-        if not job.options.standard:
+        if not self.standard:
             fuse_gelu(result)
-        if job.lstms:
-            quantize_lstms(result, job.lstms)
-        if tables:
-            quantize_tables(result, known)
-        if job.half:
-            narrow_weights(
-                result,
-                [
-                    name
-                    for name, (node, why) in plan.floats.items()
-                    if why in (SLOW, REASON) or _always_float(job, node)
-                ],
-            )
+        if recipe.lstms:
+            quantize_lstms(result, recipe.lstms)
+        if any(looked_up(recipe.model)):
+            quantize_tables(result, self.known)
+        if recipe.half_precision:
+            narrow_weights(result, _narrowed(recipe))
         shield(result)
         return result
 
-    return written
 
-
-def _always_float(job: Job, node: ir.Node) -> bool:
-    return node.op_type in ALWAYS_FLOAT and job.selection.refusal(node) is None
+def _narrowed(recipe: Recipe) -> list[str]:
+    """Names of the float products whose weights become half precision."""
+    return [
+        name
+        for name, (node, reason) in recipe.plan.floats.items()
+        if reason.cause in NARROWED
+        or (node.op_type in ALWAYS_FLOAT and recipe.selection.refusal(node) is None)
+    ]

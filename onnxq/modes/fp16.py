@@ -8,18 +8,20 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.formats.half_precision import fits
+from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import Names, add_initializer, add_node, constant, tidy
-from onnxq.inputs import Job
-from onnxq.modes.products import Made
+from onnxq.modes.products import outcome
 from onnxq.plan.plan import Plan
+from onnxq.search.inputs import Inputs
+from onnxq.search.trial import Outcome
 
 SMALLEST = 256
 """Constants of fewer values are left as they are: a Cast takes as many bytes."""
 
 
-def narrow(job: Job) -> Made:
+def narrow(inputs: Inputs) -> Outcome:
     """Put a Cast from float16 before each large float constant."""
-    model = job.model.clone()
+    model = inputs.model.clone()
     names, kept, narrowed = Names(model), [], 0
     for value in list(model.graph.initializers.values()):
         array = constant(value) if value.dtype == ir.DataType.FLOAT else None
@@ -46,4 +48,5 @@ def narrow(job: Job) -> Made:
         notes.append(
             f"{len(kept)} constants stay float32, half precision cannot hold them: {', '.join(kept[:5])}"
         )
-    return Made(model, Plan(), ["half precision"], notes, narrowed)
+    recipe = Recipe(inputs.model, Plan(), techniques=("half precision",))
+    return outcome(inputs, model, recipe, notes, narrowed)

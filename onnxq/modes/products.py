@@ -1,18 +1,25 @@
 """Matrix products with constant weights, which modes other than the static one quantize."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import MEMORY, LayerInput, Moments
+from onnxq.calibration.statistics import Statistics
 from onnxq.data.sample import Sample
+from onnxq.errors import NothingToQuantize
+from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import attribute, constant, is_constant, is_float, nodes_of, sizes
+from onnxq.graph.files import digest
 from onnxq.plan.operators import OPERATORS
 from onnxq.plan.plan import Plan, PlannedNode, Selection
 from onnxq.plan.products import channel_axis
+from onnxq.plan.reasons import Cause, FloatReason
+from onnxq.search.inputs import Inputs
+from onnxq.search.trial import Choice, Outcome, Trial
 from onnxq.techniques.saturation import kernel_order
 from onnxq.types import Floats
 
@@ -22,20 +29,32 @@ LARGEST_MOMENTS = 256 << 20
 """Bytes of one layer's second moments; layers beyond that are rounded without."""
 
 
-@dataclass
-class Made:
-    """What a mode made of a model.
+def outcome(
+    inputs: Inputs, written: ir.Model, recipe: Recipe, notes: Sequence[str] = (), stored: int = 0
+) -> Outcome:
+    """Return the outcome of a mode that calibrates no ranges.
 
-    plan  the products that were to be quantized, and why others were not
-    notes  what the report says beside
-    stored  other weights that were stored in fewer bits
+    Args:
+        inputs: options, model and samples.
+        written: the model to write.
+        recipe: the float model before any transform, the quantized products, and the techniques.
+        notes: further lines for the report.
+        stored: number of other weights stored in fewer bits.
+
+    Raises:
+        NothingToQuantize: neither a product nor a weight was quantized.
     """
-
-    model: ir.Model
-    plan: Plan
-    techniques: list[str]
-    notes: list[str] = field(default_factory=list)
-    stored: int = 0
+    options, plan = inputs.options, recipe.plan
+    if not plan.nodes and not stored:
+        reasons = [f"{node.op_type} '{node.name}': {why}" for node, why in plan.floats.values()]
+        why = reasons[0] if reasons else "it has no MatMul or Gemm"
+        raise NothingToQuantize(f"{options.model}: nothing to quantize: {why}")
+    statistics = Statistics(digest(options.model), sketches={})
+    statistics.samples = len(inputs.samples.calibration)
+    names = tuple(str(name) for name in recipe.techniques)
+    recipe = replace(recipe, method=options.method, techniques=names)
+    choice = Choice(recipe, Trial(options.method, names, None))
+    return Outcome(written, choice, statistics, notes=tuple(notes), stored=stored)
 
 
 def plan_products(model: ir.Model, selection: Selection) -> Plan:
@@ -51,7 +70,7 @@ def plan_products(model: ir.Model, selection: Selection) -> Plan:
                 node, row, (0,), (), node.outputs[0], integer_output=False
             )
         elif node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU"):
-            plan.floats[node.name or ""] = node, reason
+            plan.floats[node.name or ""] = node, FloatReason(Cause.NO_KERNEL, reason)
     return plan
 
 

@@ -8,23 +8,24 @@ import onnx_ir as ir
 
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.errors import DataError, ModelError
+from onnxq.formats.embedding_tables import Tables, find_tables, table_of
 from onnxq.formats.embeddings import quantize_tables
 from onnxq.formats.matmul_nbits import INT8_COMPUTE, BitsWriter
+from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import constant, is_float, nodes_of, sizes, tidy
 from onnxq.graph.shapes import infer_shapes, opset_of
-from onnxq.inputs import Job
-from onnxq.modes.embeddings import Tables, code_table, code_tables, find_tables, table_of
-from onnxq.modes.products import SMALLEST, Made, moments_in_turns, plan_products, weight_rows
+from onnxq.modes.embeddings import code_table, code_tables
+from onnxq.modes.products import SMALLEST, moments_in_turns, outcome, plan_products, weight_rows
 from onnxq.normalize.passes import lift_opset
 from onnxq.options import QuantizeOptions, Rounding, WeightType
-from onnxq.plan.plan import Plan
-from onnxq.quantization.weights import Use, layer_inputs, read_elsewhere, second_moments, sharing
+from onnxq.plan.plan import Plan, Selection
+from onnxq.quantization.weights import Use, layer_inputs, second_moments, sharing
+from onnxq.search.inputs import Inputs
+from onnxq.search.trial import Outcome
 from onnxq.techniques.arithmetic import symmetric_scale
-from onnxq.techniques.awq import awq_scales
-from onnxq.techniques.blockwise import Coded, Grid, round_to_nearest
-from onnxq.techniques.gptq_blocks import gptq_blocks
-from onnxq.techniques.hqq import half_quadratic
-from onnxq.transforms.channel_scaling import divide_channels
+from onnxq.techniques.blockwise import Coded, Grid
+from onnxq.transforms.algorithm import Needs
+from onnxq.transforms.registry import ALGORITHMS
 from onnxq.types import Floats
 
 SHARED_BLOCK = 128
@@ -38,25 +39,29 @@ STORED = {"Conv": 0, "ConvTranspose": 1}
 """Axis of the output channels of weights that are stored as int8 and computed in float."""
 
 
-def quantize_weights_only(job: Job) -> Made:
-    """Code the weights of all products, tables that are looked up, and convolutions' weights for storage."""
-    options = job.options
-    start = time.perf_counter()
+def quantize_weights_only(inputs: Inputs) -> Outcome:
+    """Code the weights of all products and embedding tables; store convolutions' weights as int8."""
+    options, start = inputs.options, time.perf_counter()
+    calibration, source = inputs.samples.calibration, inputs.model
     if options.standard:
-        job.model = _lifted(job)
-    source, rounding = job.model, _rounding(options, bool(job.calibration))
-    plan = plan_products(source, job.selection)
+        source = _lifted(inputs)
+    base = source
+    rounding = _rounding(options, bool(calibration))
+    coded_in_blocks = options.weight_type in BITS
+    plan = plan_products(source, inputs.selection)
     layers = layer_inputs(plan)
+    # statistics, and the rewrite that needs them
+    algorithm = ALGORITHMS[rounding]
     moments: Mapping[LayerInput, Moments] = {}
-    if rounding in (Rounding.GPTQ, Rounding.AWQ) and options.weight_type in BITS:
-        moments = moments_in_turns(source, list(layers.values()), job.calibration)
-    if rounding is Rounding.AWQ and moments:
-        source, moments = (
-            _scaled(source, plan, moments, grid_of(options)),
-            {},
-        )  # each weight is rounded to nearest then
-        plan = plan_products(source, job.selection)
+    if algorithm.needs is Needs.SECOND_MOMENTS and coded_in_blocks:
+        moments = moments_in_turns(source, list(layers.values()), calibration)
+    if algorithm.rewrite is not None and moments:
+        found = algorithm.rewrite(source, plan, moments, grid_of(options))
+        if found is not None:
+            source, moments = found.model, found.moments
+        plan = plan_products(source, inputs.selection)
         layers = layer_inputs(plan)
+    # the codes
     model = source.clone()
     writer = BitsWriter(model, INT8_COMPUTE if options.integer_compute else 0)
     tables = {} if options.standard else find_tables(model)
@@ -73,23 +78,22 @@ def quantize_weights_only(job: Job) -> Made:
     if options.standard:
         quantize_tables(model)
     code_tables(writer, tables, _block(options))
-    stored = _store(job, model, writer)
+    stored = _store(inputs.selection, model, writer)
     tidy(model)
     seconds = (time.perf_counter() - start) / max(1, len(plan.nodes))
-    notes = (
-        [f"{seconds:.2f} s a product, with the moments of its inputs"]
-        if moments or rounding is Rounding.AWQ
-        else []
-    )
-    notes += [f"{stored} other weights stored in 8 bits, widened when the file is loaded"] if stored else []
+    notes = []
+    if moments or rounding is Rounding.AWQ:
+        notes.append(f"{seconds:.2f} s a product, with the moments of its inputs")
+    if stored:
+        notes.append(f"{stored} other weights stored in 8 bits, widened when the file is loaded")
     if kept:
         few = ", ".join(kept[:3])
         notes.append(
             f"{len(kept)} of {len(plan.nodes)} products keep 8 bits: 4 would cost too much of their output ({few}, ...)"
         )
-    return Made(
-        model, plan, [str(rounding if options.weight_type in BITS else options.weight_type)], notes, stored
-    )
+    technique = str(rounding if coded_in_blocks else options.weight_type)
+    recipe = Recipe(base, plan, inputs.selection, techniques=(technique,))
+    return outcome(inputs, model, recipe, notes, stored)
 
 
 def _code_products(
@@ -130,40 +134,19 @@ def _coded(rows: Floats, second: Floats | None, rounding: Rounding, options: Qua
     return coded
 
 
-def _lifted(job: Job) -> ir.Model:
+def _lifted(inputs: Inputs) -> ir.Model:
     """The model at opset 21, where blocks of 4 bits are standard."""
-    if job.options.weight_type not in BITS:
+    if inputs.options.weight_type not in BITS:
         raise ModelError(
-            f"--standard: ONNX itself has no {job.options.weight_type}: choose int4 or int8, or leave --standard out"
+            f"--standard: ONNX itself has no {inputs.options.weight_type}: choose int4 or int8, or leave --standard out"
         )
-    lifted = lift_opset(job.model, BLOCKS_OPSET)
+    lifted = lift_opset(inputs.model, BLOCKS_OPSET)
     if opset_of(lifted) < BLOCKS_OPSET:
         raise ModelError(
-            f"{job.options.model}: onnx cannot lift it to opset {BLOCKS_OPSET}: leave --standard out"
+            f"{inputs.options.model}: onnx cannot lift it to opset {BLOCKS_OPSET}: leave --standard out"
         )
     infer_shapes(lifted)
     return lifted
-
-
-def _scaled(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], grid: Grid) -> ir.Model:
-    """A copy whose products take inputs divided, and weights multiplied, channel by channel."""
-    takers: dict[LayerInput, list[str]] = {}
-    for name, layer in layer_inputs(plan).items():
-        if plan.nodes[name].node.graph is model.graph:
-            takers.setdefault(layer, []).append(name)
-    copy, tables = model.clone(), find_tables(model)
-    for layer, names in takers.items():
-        second = moments[layer].raw()
-        if second is None or read_elsewhere([plan.nodes[name].node for name in names]):
-            continue
-        weights = [weight_rows(plan.nodes[name]) for name in names]
-        if any(table_of(rows, tables) for rows in weights):
-            continue  # the table has no inputs to divide
-        scales = awq_scales(weights, second[0], lambda rows: round_to_nearest(rows, grid).decoded())
-        if scales is not None:
-            divide_channels(copy, layer.tensor, names, scales, fold=True)
-    tidy(copy)
-    return copy
 
 
 def _rounding(options: QuantizeOptions, data: bool) -> Rounding:
@@ -188,11 +171,11 @@ def _block(options: QuantizeOptions) -> int:
     return SHARED_BLOCK if options.block in ("channel", "tensor") else int(options.block)
 
 
-def code(rows: Floats, grid: Grid, rounding: Rounding, second: Floats | None) -> Coded:
-    """Round a weight [channels, K]; without second moments [K, K] GPTQ has nothing to go by."""
-    if rounding is Rounding.GPTQ and second is not None:
-        return gptq_blocks(rows, second, grid)
-    return half_quadratic(rows, grid) if rounding is Rounding.HQQ else round_to_nearest(rows, grid)
+def code(rows: Floats, grid: Grid, rounding: str, second: Floats | None) -> Coded:
+    """Round a weight [channels, K] in blocks; second moments [K, K] of its input where they are known."""
+    found = ALGORITHMS[rounding].code
+    assert found is not None
+    return found(rows, grid, second)
 
 
 def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:
@@ -203,18 +186,13 @@ def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:
     return float(((error @ second) * error).sum() / max(1e-30, float(((rows @ second) * rows).sum())))
 
 
-def _store(job: Job, model: ir.Model, writer: BitsWriter) -> int:
+def _store(selection: Selection, model: ir.Model, writer: BitsWriter) -> int:
     """Store weights without a kernel as int8 in the file; how many."""
     count = 0
     for node in list(nodes_of(model)):
         axis = STORED.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         shape = sizes(node.inputs[1]) if axis is not None else None
-        if (
-            axis is None
-            or shape is None
-            or np.prod(shape) < SMALLEST
-            or job.selection.refusal(node) is not None
-        ):
+        if axis is None or shape is None or np.prod(shape) < SMALLEST or selection.refusal(node) is not None:
             continue
         array = constant(node.inputs[1]) if is_float(node.inputs[1]) else None
         if array is None:

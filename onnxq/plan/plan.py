@@ -17,10 +17,9 @@ from onnxq.graph.fusions import gelu_nodes
 from onnxq.graph.shapes import opset_of
 from onnxq.plan.constraints import Range, clamp_bounds, ramp_factors, refusal
 from onnxq.plan.operators import KNOWN_RANGES, OPERATORS, Operator, Role
-from onnxq.plan.pooling import REASON as SLOW_POOL
-from onnxq.plan.pooling import slow_pools
-from onnxq.plan.signal_front_ends import REASON as SIGNAL
-from onnxq.plan.signal_front_ends import front_ends
+from onnxq.plan.pooling import SLOW_POOL, slow_pools
+from onnxq.plan.reasons import Cause, FloatReason
+from onnxq.plan.signal_front_ends import SIGNAL_FRONT_END, front_ends
 from onnxq.runtime.inner_values import OBSERVABLE
 
 GELU = "belongs to a Gelu, for which the runtime has one float kernel"
@@ -130,7 +129,7 @@ class Plan:
 
     nodes: dict[str, PlannedNode] = field(default_factory=dict)
     tensors: dict[str, PlannedTensor] = field(default_factory=dict)
-    floats: dict[str, tuple[ir.Node, str]] = field(default_factory=dict)
+    floats: dict[str, tuple[ir.Node, FloatReason]] = field(default_factory=dict)
 
     @property
     def anchors(self) -> "dict[str, PlannedNode]":
@@ -145,31 +144,51 @@ class Plan:
 
 
 def make_plan(
-    model: ir.Model, selection: Selection | None = None, kept: Mapping[str, str] | None = None
+    model: ir.Model,
+    selection: Selection | None = None,
+    kept: Mapping[str, FloatReason] | None = None,
 ) -> Plan:
-    """Plan the main graph and the bodies of a normalized model; `kept` are nodes to leave float, with the reason."""
-    kept = kept or {}
-    selection = selection or Selection()
-    plan = Plan()
-    opset = opset_of(model)
-    owners = body_owners(model)
+    """Plan the main graph and the bodies of a normalized model.
+
+    Args:
+        model: normalized.
+        selection: nodes that the user lets onnxq quantize; all by default.
+        kept: nodes to leave in float, by name, with the reason.
+    """
+    plan, owners = Plan(), body_owners(model)
     for graph in model.graphs():
-        unseen, signal, gelus = _unseen(graph, owners), front_ends(graph), gelu_nodes(graph)
-        refusals: dict[ir.Node, str] = {}
-        for node in graph:
-            reason = kept.get(node.name or "") or (
-                selection.refusal(node) if node.op_type in OPERATORS else None
-            )
-            reason = (
-                reason or unseen or (SIGNAL if node in signal else None) or (GELU if node in gelus else None)
-            )
-            reason = reason or refusal(node, opset)
-            if reason:
-                refusals[node] = reason
-        refusals |= dict.fromkeys(slow_pools(graph, refusals), SLOW_POOL)
+        refusals = _refusals(model, graph, selection or Selection(), kept or {}, _unseen(graph, owners))
+        slow = FloatReason(Cause.NO_KERNEL, SLOW_POOL)
+        refusals |= dict.fromkeys(slow_pools(graph, refusals), slow)
         reached = _reached(graph, refusals)
         _assemble(plan, graph, refusals, _taken(graph, refusals, reached))
     return plan
+
+
+def _refusals(
+    model: ir.Model,
+    graph: ir.Graph,
+    selection: Selection,
+    kept: Mapping[str, FloatReason],
+    unseen: str | None,
+) -> dict[ir.Node, FloatReason]:
+    """Return the nodes of a graph that stay in float for themselves; the first reason that applies counts."""
+    opset, signal, gelus = opset_of(model), front_ends(graph), gelu_nodes(graph)
+
+    def reason_of(node: ir.Node) -> FloatReason | None:
+        if (node.name or "") in kept:
+            return kept[node.name or ""]
+        if node.op_type in OPERATORS and (said := selection.refusal(node)):
+            return FloatReason(Cause.SELECTION, said)
+        if unseen:
+            return FloatReason(Cause.CALIBRATION, unseen)
+        if node in signal:
+            return FloatReason(Cause.CALIBRATION, SIGNAL_FRONT_END)
+        said = GELU if node in gelus else refusal(node, opset)
+        return FloatReason(Cause.NO_KERNEL, said) if said else None
+
+    found = ((node, reason_of(node)) for node in graph)
+    return {node: reason for node, reason in found if reason is not None}
 
 
 def _unseen(graph: ir.Graph, owners: Mapping[ir.Graph, ir.Node]) -> str | None:
@@ -182,7 +201,7 @@ def _unseen(graph: ir.Graph, owners: Mapping[ir.Graph, ir.Node]) -> str | None:
     return None
 
 
-def _absorbed(node: ir.Node, refusals: dict[ir.Node, str]) -> ir.Node | None:
+def _absorbed(node: ir.Node, refusals: Mapping[ir.Node, FloatReason]) -> ir.Node | None:
     """The clamp that a node's output range can stand for: its result's only use."""
     follower = only_use(node.outputs[0])
     if follower is None or follower in refusals or follower.inputs[0] is not node.outputs[0]:
@@ -190,7 +209,7 @@ def _absorbed(node: ir.Node, refusals: dict[ir.Node, str]) -> ir.Node | None:
     return follower if clamp_bounds(follower) is not None else None
 
 
-def _carrier(node: ir.Node, refusals: dict[ir.Node, str]) -> ir.Value:
+def _carrier(node: ir.Node, refusals: Mapping[ir.Node, FloatReason]) -> ir.Value:
     """The value that carries a node's integer result."""
     clamp = _absorbed(node, refusals)
     return clamp.outputs[0] if clamp is not None else node.outputs[0]
@@ -220,7 +239,7 @@ def _operands(node: ir.Node, row: Operator) -> tuple[list[int], list[int]]:
     )
 
 
-def _reached(graph: ir.Graph, refusals: dict[ir.Node, str]) -> set[ir.Value]:
+def _reached(graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason]) -> set[ir.Value]:
     """Values that integer operators produce, if all that could join a region did."""
     reached: set[ir.Value] = set()
     for node in graph:
@@ -238,7 +257,7 @@ def _reached(graph: ir.Graph, refusals: dict[ir.Node, str]) -> set[ir.Value]:
     return reached
 
 
-def _taken(graph: ir.Graph, refusals: dict[ir.Node, str], reached: set[ir.Value]) -> set[ir.Node]:
+def _taken(graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], reached: set[ir.Value]) -> set[ir.Node]:
     """Nodes that become integer: anchors, and what lies between them and is reached."""
     taken: set[ir.Node] = set()
     wanted: set[ir.Value] = set()
@@ -257,7 +276,9 @@ def _taken(graph: ir.Graph, refusals: dict[ir.Node, str], reached: set[ir.Value]
     return taken
 
 
-def _assemble(plan: Plan, graph: ir.Graph, refusals: dict[ir.Node, str], taken: set[ir.Node]) -> None:
+def _assemble(
+    plan: Plan, graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], taken: set[ir.Node]
+) -> None:
     clamps: set[ir.Node] = set()
     for node in graph:
         row = OPERATORS.get(node.op_type)
@@ -281,7 +302,10 @@ def _assemble(plan: Plan, graph: ir.Graph, refusals: dict[ir.Node, str], taken: 
             elif integer_output:
                 _plan_tensor(plan, output)
         elif node not in clamps and _computes_floats(node):
-            plan.floats[node.name or ""] = (node, refusals.get(node) or _left_out(node))
+            plan.floats[node.name or ""] = (
+                node,
+                refusals.get(node) or FloatReason(Cause.NO_KERNEL, _left_out(node)),
+            )
 
 
 def _computes_floats(node: ir.Node) -> bool:

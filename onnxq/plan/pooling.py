@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxq.plan.operators import OPERATORS, Role
 
-REASON = "its integer kernel is slow here: between a HardSigmoid and no convolution"
+SLOW_POOL = "its integer kernel is slow here: between a HardSigmoid and no convolution"
 
 
 def slow_pools(graph: ir.Graph, refusals: Container[ir.Node]) -> list[ir.Node]:

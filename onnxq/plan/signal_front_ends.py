@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-REASON = "feeds a logarithm: a signal front end, whose range no integer scale holds"
+SIGNAL_FRONT_END = "feeds a logarithm: a signal front end, whose range no integer scale holds"
 THROUGH = frozenset(
     {"Pow", "Mul", "Add", "Abs", "Sqrt", "Max", "Clip", "ReduceSum", "ReduceSumSquare", "ReduceL2", "Identity", "Cast", "Div",
      "Slice", "Split", "Concat", "Gather", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Pad"}

@@ -3,8 +3,9 @@
 This is done once; the activations' ranges, of which several are tried, change only the biases.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -15,27 +16,46 @@ from onnxq.options import Target
 from onnxq.plan.plan import Plan, PlannedNode
 from onnxq.plan.products import channel_axis, has_bias
 from onnxq.techniques.arithmetic import smallest_weight_scale, symmetric_scale
-from onnxq.techniques.bias_correction import output_shift
-from onnxq.techniques.gptq import gptq_round
 from onnxq.techniques.row_blocks import by_blocks
 from onnxq.techniques.saturation import kernel_order, original_order, pair_safe_scales, round_pair_safe
 from onnxq.types import INT8, Array, Floats, Integers
 
 
+class RoundWeights(Protocol):
+    """Signature of a rounding technique."""
+
+    def __call__(self, rows: Floats, second: Any, scales: Floats, /, *, pair_safe: bool) -> Integers:
+        """Round weights [groups, channels, K] to int8.
+
+        Args:
+            rows: the weights.
+            second: second moments of the layer's input, [groups, K, K], which may be overwritten; None where the
+                technique needs none.
+            scales: [groups, channels].
+            pair_safe: no two neighbouring products may saturate int16 (see `saturation`).
+        """
+
+
+ShiftOutput = Callable[[Floats, Integers, Floats, Floats], Floats]
+"""(rows [channels, K], their integers, scales [channels], mean input [groups, K]) -> shift of the mean output [channels]."""
+
+
 @dataclass(frozen=True)
 class WeightOptions:
-    """How weights are quantized.
+    """Options of weight quantization.
 
-    per_channel      one scale an output channel, else one a tensor
-    target           the CPUs on which they must not saturate
-    gptq             round by the inputs' second moments, where these are known
-    bias_correction  take the mean of what rounding changes out of the bias
+    per_channel    one scale per output channel, else one per tensor
+    target         CPUs on which the kernels must not saturate
+    round          rounding of the integers; to nearest where it is None
+    needs_moments  `round` needs second moments of the layer's input; where they are unknown, it is not used
+    shift          correction of the bias for the rounding's mean error; None for none
     """
 
     per_channel: bool = True
     target: Target = Target.PORTABLE
-    gptq: bool = False
-    bias_correction: bool = False
+    round: RoundWeights | None = None
+    needs_moments: bool = True
+    shift: ShiftOutput | None = None
 
 
 @dataclass(frozen=True)
@@ -150,23 +170,24 @@ def quantize_weight(
     del array  # of the largest weights one copy is enough
     safe = options.target is Target.PORTABLE and _can_saturate(first, shape)
     scales = weight_scales(rows, _bias_steps(uses), per_channel=options.per_channel, pair_safe=safe)
-    takes_bias = [options.bias_correction and (always_shift or has_bias(use.planned)) for use in uses]
-    second = second_moments(uses, centred=all(takes_bias)) if options.gptq else None
-    if second is not None:
-        groups = len(second)
+    takes_bias = [options.shift is not None and (always_shift or has_bias(use.planned)) for use in uses]
+    wanted = options.round is not None and options.needs_moments
+    second = second_moments(uses, centred=all(takes_bias)) if wanted else None
+    if options.round is not None and (second is not None or not options.needs_moments):
+        groups = 1 if second is None else len(second)
         grouped = rows.reshape(groups, -1, rows.shape[1])
-        stored = gptq_round(grouped, second, scales.reshape(groups, -1), pair_safe=safe).reshape(rows.shape)
+        stored = options.round(grouped, second, scales.reshape(groups, -1), pair_safe=safe).reshape(
+            rows.shape
+        )
     else:
         stored = round_pair_safe(rows, scales) if safe else round_to_nearest(rows, scales)
     integers = original_order(stored, shape, axis)
     result = []
     for use, takes in zip(uses, takes_bias, strict=True):
-        known = use.moments if takes and use.moments is not None and use.moments.rows else None
-        result.append(
-            QuantizedWeight(
-                integers, scales, None if known is None else output_shift(rows, stored, scales, known.mean())
-            )
-        )
+        shift = None
+        if takes and options.shift is not None and use.moments is not None and use.moments.rows:
+            shift = options.shift(rows, stored, scales, use.moments.mean())
+        result.append(QuantizedWeight(integers, scales, shift))
     return result
 
 

@@ -7,9 +7,9 @@ from onnxq.evaluation.layer_errors import Histogram, Layer
 from onnxq.evaluation.verification import Kernels, Outputs
 from onnxq.options import Limits
 from onnxq.plan.float_nodes import FloatNodes
-from onnxq.search.candidates import Trial
 from onnxq.search.mixed_precision import Fallback
 from onnxq.search.trade_off import Point
+from onnxq.search.trial import Trial
 
 SCHEMA = 3
 """Version of the JSON; it changes when a key changes its meaning or goes away."""

@@ -6,7 +6,7 @@ from onnxq.evaluation.verification import Kernels, Outputs
 from onnxq.options import Mode, QuantizeOptions
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.report.quantization import Latency
-from onnxq.search.mixed_precision import TARGET_DB
+from onnxq.search.settings import SearchSettings
 
 WITHOUT_RANGES_DB = 12.0
 """What outputs have to keep in modes that have no fallback."""
@@ -20,13 +20,14 @@ def doubts(
     options: QuantizeOptions, kernels: Kernels, outputs: Outputs | None, latency: Latency | None
 ) -> Iterator[str]:
     """A line for each."""
+    target = SearchSettings().target_db
     if outputs is not None and outputs.suspect:
         yield (
             f"the integer kernels give {outputs.optimized_db:.1f} dB, the file as written {outputs.unoptimized_db:.1f} dB: "
             "this runtime computes something else than the file says"
         )
     static = options.mode is Mode.STATIC
-    least = TARGET_DB if static else WITHOUT_RANGES_DB
+    least = target if static else WITHOUT_RANGES_DB
     weak = [part for part in outputs.parts if part.bound_db < least] if outputs is not None else []
     if weak:
         few = ", ".join(
@@ -35,7 +36,7 @@ def doubts(
         )
         more = f" and {len(weak) - NAMED} more" if len(weak) > NAMED else ""
         remedy = (
-            f", or leave more nodes float with --min-sqnr {TARGET_DB:.0f}"
+            f", or leave more nodes float with --min-sqnr {target:.0f}"
             if static and options.limits.min_sqnr is None
             else ""
         )

@@ -1,7 +1,7 @@
-"""Which of smoothing's multiplications are worth their time: those that the outputs do not miss are taken out again.
+"""Leave out the scalings of SmoothQuant that the outputs do not miss.
 
-What a smoothed activation gains in its own layer does not tell. So each multiplication is left out alone, and the noise that
-this puts on the outputs is measured; noise powers add up well enough to leave out many at once.
+The gain in a smoothed activation's own layer does not tell. So the noise is measured that the outputs get without each
+scaling alone; noise powers add up well enough to leave out many at once.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,26 +11,25 @@ import onnx_ir as ir
 
 from onnxq.calibration.moments import LayerInput
 from onnxq.graph.edit import tidy
-from onnxq.inputs import Job
 from onnxq.options import Technique
 from onnxq.quantization.weights import layer_inputs
-from onnxq.search.candidates import QUICK, Candidates, Choice
+from onnxq.search.candidates import Candidates
 from onnxq.search.mixed_precision import grouped, noise_power
+from onnxq.search.settings import SearchSettings
+from onnxq.search.trial import Choice
 
-LOSS_DB = 0.3
-"""What all that is left out may cost at the outputs."""
-
-Links = frozenset[LayerInput]
-Judge = Callable[[Links], float]
-"""SQNR in dB of the outputs without some of the multiplications."""
+Scalings = frozenset[LayerInput]
+Judge = Callable[[Scalings], float]
+"""SQNR in dB of the outputs without some of the scalings."""
 
 
-def with_fewer_divisions(job: Job, candidates: Candidates, choice: Choice) -> tuple[Candidates, Choice]:
-    """A smoothed form with the multiplications that count; what is no smoothed form stays as it is."""
+def with_fewer_scalings(candidates: Candidates, choice: Choice) -> tuple[Candidates, Choice]:
+    """Return a smoothed form with the scalings that count; other forms stay as they are."""
     references, before, kept = candidates.references, choice.kept.sqnr_db, choice.kept
-    if Technique.SMOOTHING not in candidates.variant.techniques or references is None or before is None:
+    smoothed_form = Technique.SMOOTHING in candidates.variant.recipe.techniques
+    if not smoothed_form or references is None or before is None:
         return candidates, choice
-    few = range(min(QUICK, len(references.samples)))
+    few = range(min(candidates.settings.quick, len(references.samples)))
     plain = candidates.others[0].variant
     layers, smoothed = layer_inputs(plain.plan), layer_inputs(candidates.variant.plan)
     takers: dict[LayerInput, list[str]] = {}
@@ -38,36 +37,30 @@ def with_fewer_divisions(job: Job, candidates: Candidates, choice: Choice) -> tu
         if smoothed[name] != layer:
             takers.setdefault(layer, []).append(name)
 
-    def without(links: Links) -> Candidates:
-        model = _undivided(
-            candidates.variant.model, plain.model, [name for layer in links for name in takers[layer]]
-        )
-        return candidates.of(replace(candidates.variant, model=model, plan=job.replan(model)))
+    def without(scalings: Scalings) -> tuple[Candidates, Choice]:
+        names = [name for layer in scalings for name in takers[layer]]
+        model = _unscaled(candidates.variant.model, plain.model, names)
+        form = replace(candidates.variant, recipe=candidates.variant.recipe.of_model(model))
+        return candidates.of(form), replace(choice, recipe=choice.recipe.of_model(model))
 
-    def quick(links: Links) -> float:
-        form = without(links)
-        return references.inner_judged(form.model(form.variant.plan, kept), few).sqnr_db
+    def quick(scalings: Scalings) -> float:
+        form, found = without(scalings)
+        return references.inner_judged(form.model(found.recipe), few).sqnr_db
 
-    judged: dict[Links, tuple[Candidates, float]] = {}
+    judged: dict[Scalings, tuple[Candidates, Choice]] = {}
 
-    def judge(links: Links) -> float:
-        form = without(links)
-        judged[links] = form, form.judged(form.variant.plan, kept).sqnr_db
-        return judged[links][1]
+    def judge(scalings: Scalings) -> float:
+        form, found = without(scalings)
+        sqnr_db = form.judged(found.recipe).sqnr_db
+        judged[scalings] = form, replace(found, kept=replace(kept, sqnr_db=sqnr_db))
+        return sqnr_db
 
-    idle = find_idle({layer: layer.size for layer in takers}, quick, judge, before)
-    if not idle or len(idle) == len(takers):
-        return candidates, choice
-    fewer, found = judged[idle]
-    plan = fewer.variant.plan
-    parameters = fewer.parameters(plan, kept.method, kept.techniques)
-    return fewer, replace(
-        choice, kept=replace(kept, sqnr_db=found), model=fewer.variant.model, plan=plan, parameters=parameters
-    )
+    idle = find_idle({layer: layer.size for layer in takers}, quick, judge, before, candidates.settings)
+    return judged[idle] if idle and len(idle) < len(takers) else (candidates, choice)
 
 
-def _undivided(smoothed: ir.Model, plain: ir.Model, names: Iterable[str]) -> ir.Model:
-    """A copy whose named products take their activations as they are again, with the plain form's weights."""
+def _unscaled(smoothed: ir.Model, plain: ir.Model, names: Iterable[str]) -> ir.Model:
+    """Return a copy whose named products take unscaled activations and the plain form's weights again."""
     copy = smoothed.clone()
     nodes, originals = ({node.name: node for node in model.graph} for model in (copy, plain))
     for name in names:
@@ -87,24 +80,32 @@ def _undivided(smoothed: ir.Model, plain: ir.Model, names: Iterable[str]) -> ir.
     return copy
 
 
-def find_idle(costs: Mapping[LayerInput, int], quick: Judge, judge: Judge, before_db: float) -> Links:
-    """The multiplications that the outputs do not miss.
+def find_idle(
+    costs: Mapping[LayerInput, int],
+    quick: Judge,
+    judge: Judge,
+    before_db: float,
+    settings: SearchSettings | None = None,
+) -> Scalings:
+    """Find the scalings that the outputs do not miss.
 
     Args:
-        costs: of each, elements a position.
-        quick: judges over few samples: it is asked once for each.
-        judge: judges over all held-out samples.
-        before_db: what `judge` says with all of them in place.
+        costs: elements per position of each scaling.
+        quick: judges over few samples; asked once for each scaling.
+        judge: judges over all validation samples.
+        before_db: SQNR that `judge` finds with all scalings in place.
+        settings: thresholds.
     """
+    settings = settings or SearchSettings()
     whole = noise_power(quick(frozenset()))
     lost = {unit: noise_power(quick(frozenset(unit))) - whole for unit in map(tuple, grouped(list(costs)))}
     left_out: list[LayerInput] = []
-    allowed = whole * (noise_power(-LOSS_DB) - 1)
+    allowed = whole * (noise_power(-settings.scaling_db) - 1)
     for unit in sorted(lost, key=lambda unit: lost[unit] / sum(costs[layer] for layer in unit)):
         allowed -= lost[unit]
         if allowed < 0:
             break
         left_out += unit
-    while left_out and judge(frozenset(left_out)) < before_db - LOSS_DB:
+    while left_out and judge(frozenset(left_out)) < before_db - settings.scaling_db:
         left_out = left_out[: len(left_out) // 2]
     return frozenset(left_out)

@@ -1,13 +1,13 @@
-"""`--measure`: what is faster in float on this machine, by its clock instead of the target's table.
+"""`--measure`: placement by this machine's clock in place of the target's cost model.
 
-All nodes are timed in both forms by the runtime's profiler, the float model and an int8 one in turns; what that suggests,
-what the table suggests and all int8 are then timed as whole files against float, and the fastest is kept; of those as fast
-the one with the fewest integers.
+The runtime's profiler times all nodes in both forms, the float model and an int8 one in turns. Three plans follow: all
+int8, the plan that these times suggest, and the plan of the cost model. They are timed as whole files against float. The
+fastest is kept; of plans that are as fast, the one with the fewest integer nodes.
 """
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +16,23 @@ import onnx_ir as ir
 from onnxq.calibration.collect import Collecting, collect
 from onnxq.calibration.methods import MethodOptions
 from onnxq.cost.model import CPUS, PROFILING_NS, Costs, Line
-from onnxq.cost.placement import REASON as SLOW
 from onnxq.cost.placement import place
 from onnxq.data.samples import check_feeds, spread
 from onnxq.errors import DataError, OnnxqError
 from onnxq.evaluation.layer_errors import claimed_ms, kernel_ms
-from onnxq.formats.writer import file_writer
+from onnxq.formats.recipe import Recipe
+from onnxq.formats.writer import Writer
 from onnxq.graph.edit import Names, add_initializer, add_node
 from onnxq.graph.files import file_bytes, save
-from onnxq.inputs import Job, leave_float, planned_shapes
 from onnxq.options import Method
 from onnxq.plan.plan import Plan
+from onnxq.plan.reasons import SLOWER
+from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import activation_parameters, make_parameters
 from onnxq.quantization.weights import WeightOptions, quantize_weights
 from onnxq.runtime.latency import medians_ms
+from onnxq.search.inputs import Inputs
+from onnxq.search.placement import without_slow
 from onnxq.search.trade_off import Point
 from onnxq.types import Feeds, QuantParams
 
@@ -41,95 +44,115 @@ SMALL, LARGE = 1 << 12, 1 << 18
 """Elements of the conversions that are timed."""
 
 
-def place_measured(job: Job) -> None:
-    """Leave float what is faster so on this machine.
+@dataclass(frozen=True)
+class Measured:
+    """Placement by measurement.
+
+    recipe    with the slow nodes in float
+    costs     the cost model with the measured times of this model's nodes
+    points    the plans that were timed
+    warnings  lines for the report
+    """
+
+    recipe: Recipe
+    costs: tuple[Costs, ...]
+    points: tuple[Point, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def placed_by_measurement(inputs: Inputs) -> Measured:
+    """Leave nodes in float where they are faster on this machine.
 
     Raises:
-        OnnxqError: there are no samples to run, or nothing may stay float for speed.
+        OnnxqError: there are no samples to run, or no node may stay float for speed.
     """
-    if not job.options.give_back:
+    if not inputs.options.give_back:
         raise OnnxqError("--measure finds what to leave float, --all-int8 leaves nothing float: choose one")
-    if not job.calibration:
+    if not inputs.samples.calibration:
         raise DataError("--measure runs samples: give a folder with --calib")
-    if not job.plan.nodes:  # LSTMs alone
-        return
-    feeds = [check_feeds(sample, job.specs) for sample in spread(job.calibration, SAMPLES)]
-    shapes = planned_shapes(job.model, job.plan, feeds[0])
-    quick, known = _Quick(job), CPUS.get(job.options.target, ())
+    recipe = inputs.recipe()
+    if not inputs.plan.nodes:  # LSTMs alone
+        return Measured(recipe, inputs.costs)
+    feeds = [check_feeds(sample, inputs.specs) for sample in spread(inputs.samples.calibration, SAMPLES)]
+    shapes = planned_shapes(inputs.model, inputs.plan, feeds[0])
+    quick, known = _Quick(inputs), CPUS.get(inputs.options.target, ())
+    # each node in both forms
     quantize, dequantize = _conversions()
-    nodes = _node_ns(job, quick.model(job.plan), feeds)
-    job.costs = (
-        replace(known[0] if known else Costs({}, 8), nodes=nodes, quantize=quantize, dequantize=dequantize),
-    )
+    nodes = _node_ns(inputs, quick.model(recipe), feeds)
+    base = known[0] if known else Costs({}, 8)
+    costs = (replace(base, nodes=nodes, quantize=quantize, dequantize=dequantize),)
+    # the plans that follow, each once
     plans: dict[str, tuple[str, ...]] = {
         "all int8": (),
-        "as nodes were timed": place(job.plan, shapes, job.costs).floats,
+        "as nodes were timed": place(inputs.plan, shapes, costs).floats,
     }
     if known:
-        plans |= {"as the target's table says": place(job.plan, shapes, known).floats}
+        plans |= {"as the target's table says": place(inputs.plan, shapes, known).floats}
     plans = {
         next(name for name, same in plans.items() if same == floats): floats for floats in plans.values()
-    }  # each once
+    }
+    # each plan as a whole file
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
         files = [Path(folder) / f"{i}.onnx" for i in range(len(plans))]
         for file, floats in zip(files, plans.values(), strict=True):
-            save(quick.model(job.replan(job.model, dict.fromkeys(floats, SLOW))), file)
+            save(quick.model(recipe.leaving(dict.fromkeys(floats, SLOWER))), file)
         whole, *times = medians_ms(
-            [job.options.model, *files],
+            [inputs.options.model, *files],
             feeds,
             threads=1,
             seconds=SECONDS * len(files),
-            together=not job.large,
+            together=not inputs.large,
         )
-        sizes = [file_bytes(file) / file_bytes(job.options.model) for file in files]
+        sizes = [file_bytes(file) / file_bytes(inputs.options.model) for file in files]
     fastest = min(*times, whole)
     held = {name: ms for name, ms in zip(plans, times, strict=True) if ms <= TIE * fastest}
     if whole <= TIE * fastest:
         held = {}
-    # of those that are as fast the one with the fewest integers, for they only cost accuracy
+    # integers only cost accuracy where they save no time
     kept = max(held, key=lambda name: len(plans[name]), default=None)
-    job.points = [
+    points = tuple(
         Point(name, None, ms / whole, size, name == kept)
         for name, ms, size in zip(plans, times, sizes, strict=True)
-    ]
-    leave_float(job, tuple(job.plan.anchors) if kept is None else plans[kept])
+    )
+    slow = tuple(inputs.plan.anchors) if kept is None else plans[kept]
+    recipe, warnings = without_slow(recipe, slow, "on this machine")
+    return Measured(recipe, costs, points, warnings)
 
 
 class _Quick:
-    """Writes files that take as long as the final ones: their ranges are those of a few samples, their weights rounded to nearest."""
+    """Files that take as long as the final ones: ranges of a few samples, weights rounded to nearest."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.write = job, file_writer(job)
-        samples = spread(job.calibration, SAMPLES)
+    def __init__(self, inputs: Inputs) -> None:
+        options, plan = inputs.options, inputs.plan
+        self.writer = Writer(options.format, options.standard, None if inputs.large else {})
+        samples = spread(inputs.samples.calibration, SAMPLES)
         self.statistics = collect(
-            job.model, job.plan.sources(), samples, "", Collecting(0, allow_nonfinite=True)
+            inputs.model, plan.sources(), samples, "", Collecting(0, allow_nonfinite=True)
         )
-        self.statistics.aliases |= {
-            tensor.name: tensor.source for tensor in job.plan.tensors.values()
-        }  # as nothing is float yet
-        scales = {name: float(params.scale) for name, params in self._activations(job.plan).items()}
-        self.weights = quantize_weights(
-            job.plan, scales, {}, WeightOptions(job.options.per_channel, job.options.target)
-        )
+        # a plan with more nodes in float names other tensors of a chain of views
+        self.statistics.aliases |= {tensor.name: tensor.source for tensor in plan.tensors.values()}
+        scales = {name: float(params.scale) for name, params in self._activations(plan).items()}
+        self.weights = quantize_weights(plan, scales, {}, WeightOptions(options.per_channel, options.target))
 
     def _activations(self, plan: Plan) -> dict[str, QuantParams]:
         return activation_parameters(plan, self.statistics, Method.MINMAX, MethodOptions())
 
-    def model(self, plan: Plan) -> ir.Model:
-        """The planned model, or a part of it."""
-        return self.write(self.job.model, plan, make_parameters(plan, self._activations(plan), self.weights))
+    def model(self, recipe: Recipe) -> ir.Model:
+        """Return the model of a recipe with the same nodes, or fewer."""
+        parameters = make_parameters(recipe.plan, self._activations(recipe.plan), self.weights)
+        return self.writer.write(recipe, parameters)
 
 
-def _node_ns(job: Job, quantized: ir.Model, feeds: Sequence[Feeds]) -> dict[str, tuple[float, float]]:
-    """Nanoseconds of each planned node on integers and in float; 0 for what the other form's runtime takes into another node."""
-    both = [job.model, quantized]
+def _node_ns(inputs: Inputs, quantized: ir.Model, feeds: Sequence[Feeds]) -> dict[str, tuple[float, float]]:
+    """Nanoseconds of each planned node on integers and in float; 0 where the runtime fuses it into another node."""
+    both = [inputs.model, quantized]
     as_float, integer = (
-        [kernel_ms([model], feeds)[0] for model in both] if job.large else kernel_ms(both, feeds)
+        [kernel_ms([model], feeds)[0] for model in both] if inputs.large else kernel_ms(both, feeds)
     )
-    before, after = _claimed(job.model.graph, as_float), _claimed(quantized.graph, integer)
+    before, after = _claimed(inputs.model.graph, as_float), _claimed(quantized.graph, integer)
     return {
         name: (after.get(name, 0.0), before.get(name, 0.0))
-        for name in job.plan.nodes
+        for name in inputs.plan.nodes
         if name in before or name in after
     }
 

@@ -1,8 +1,8 @@
-"""Where the outputs are too far from float, find the nodes to blame and leave them float.
+"""Mixed precision: where the outputs are too far from float, leave the nodes that cause the noise in float.
 
-The noise that each node puts on each part of the outputs is measured: quantized alone, or as what is
-less without it. Noise powers add up well enough to plan with: nodes go back to float in the order of
-the noise they take with them for what time they cost, until every part, or the task's metric, holds.
+The noise that each node puts on each part of the outputs is measured: the noise of the node quantized alone, or the noise
+that goes away without it. Noise powers add up well enough to plan with. Nodes go back to float in the order of the noise
+they remove per time they cost, until every part of the outputs, or the task's metric, holds.
 """
 
 import math
@@ -15,47 +15,21 @@ import numpy as np
 
 from onnxq.comparison.errors import decibels
 from onnxq.comparison.metrics import MAX_DB
+from onnxq.search.settings import SearchSettings
 from onnxq.types import Array
-
-TARGET_DB = 20.0
-"""Outputs that are at least so close to float on held-out samples are left alone."""
-LEAST_GAIN_DB = 2.0
-"""Nodes stay int8 where leaving them float gains less than this without reaching the target."""
-MOST_TIME, MOST_WEIGHTS = 0.5, 0.75
-"""What may go back to float: nodes that lengthen the expected time by this share, with this share of the planned weights."""
-RUINED_DB, USELESS_DB = 16.0, 12.0
-"""Where that does not bring the outputs above the first, or they are below the second, whatever it takes goes back: a file that is of no
-use is not fast."""
-MOST_UNITS, LEAST_UNITS = 64, 16
-"""Neighbouring nodes are measured together where there are more than so many; fewer at a time where a model's nodes are many, ..."""
-MOST_LOADED = 64_000
-"""... for opening the model takes longer then than running it: so many of its nodes are loaded in all."""
-UNEXPLAINED = 0.1
-"""Share of the noise below which what is left of the nodes' blame does not explain what is left of the noise."""
-MANY_VALUES = 2000
-"""Values of a part from which on a difference of two errors is told from chance."""
-EXPLAINED, WORST_DB = 0.5, 6.0
-"""Share of the noise that the nodes' own has to explain, in each part that is within so many dB of the worst."""
-ROUNDS = 6
-STEP_DB = 3.0
-"""Noise that a round takes away where a metric decides, of which nobody knows beforehand how much it bears."""
-CLOSE_DB = 1.0
-"""How far beyond a target that nobody asked for is close enough."""
-REASON = "kept float for accuracy: the outputs are too far from float with it"
-ALONE = "kept float while another is measured alone"
-"""Why nodes are float in a form that is only judged: its weights stay as they are, for it will not be stored."""
 
 T = TypeVar("T")
 Judge = Callable[[frozenset[str]], Sequence[float]]
-"""Noise / signal of each part of the outputs with the named nodes left float."""
+"""Noise / signal of each part of the outputs with the named nodes in float."""
+DEFAULTS = SearchSettings()
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a node costs when it is left float.
+    """Cost of leaving a node in float.
 
-    macs, weights  its shares of those that are planned
-    time           by how much the planned nodes' expected time grows, a share
+    macs, weights  the node's shares of all planned nodes'
+    time           growth of the planned nodes' expected time, a share
     """
 
     macs: float
@@ -64,7 +38,7 @@ class Load:
 
     @property
     def cost(self) -> float:
-        """Never nothing, for its conversions cost something too; size counts, but less."""
+        """Time, and size to a tenth; never zero, for conversions cost something too."""
         return max(self.time, 0.0) + 0.1 * self.weights + 1e-3
 
     def __add__(self, other: "Load") -> "Load":
@@ -76,12 +50,12 @@ NOTHING, WITHOUT_LIMIT = Load(0.0, 0.0, 0.0), Load(math.inf, math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Work:
-    """What may be left float, and what that costs.
+    """Nodes that may be left in float, and their cost.
 
     products   products and convolutions, by name, in the order of the graph
     functions  groups of elementwise nodes that run on integers only between products
-    nodes      how many nodes the model has
-    values     of the smallest part of the outputs, over the samples that nodes are measured on
+    nodes      number of nodes of the model
+    values     values of the smallest part of the outputs over the samples on which nodes are measured
     """
 
     products: Mapping[str, Load]
@@ -89,38 +63,51 @@ class Work:
     nodes: int = 0
     values: int = 0
 
+    @property
+    def order(self) -> list[str]:
+        """All names: products first."""
+        return [*self.products, *(name for names in self.functions for name in names)]
+
 
 @dataclass(frozen=True)
 class Goal:
-    """What has to hold.
+    """The condition that the outputs have to meet.
 
-    target_db  SQNR of each part of the outputs that fresh samples are expected to keep
-    asked      whether a user asked for it: then as many nodes go back as it takes
-    drop       by how much the metric falls with nodes left float
-    max_drop   how much that may be; if there is a metric, it has to hold too
+    target_db  SQNR that each part of the outputs is expected to keep on fresh samples
+    asked      whether the user asked for it: then as many nodes go back as it takes
+    drop       fall of the metric with nodes in float
+    max_drop   largest fall allowed; with a metric, both conditions have to hold
+    close_db   overshoot that is close enough where nobody asked
     """
 
-    target_db: float = TARGET_DB
+    target_db: float = DEFAULTS.target_db
     asked: bool = False
     drop: Callable[[frozenset[str]], float] | None = None
     max_drop: float = 0.0
+    close_db: float = DEFAULTS.close_db
 
     def step(self, nodes: tuple[str, ...], sqnr_db: float, mac_share: float) -> "Step":
-        """What is found with these nodes float."""
+        """Record these nodes in float; measures the metric."""
         return Step(nodes, sqnr_db, mac_share, None if self.drop is None else self.drop(frozenset(nodes)))
 
     def exceeded(self, step: "Step") -> bool:
-        """Whether less would do: of what a user asked for as little as can be, else without hitting it closely."""
-        return self.holds(step) and (self.asked or step.sqnr_db > self.target_db + CLOSE_DB)
+        """Tell whether fewer nodes may do: a user's target is met as closely as possible, another roughly."""
+        return self.holds(step) and (self.asked or step.sqnr_db > self.target_db + self.close_db)
 
     def holds(self, step: "Step") -> bool:
-        """Whether that is enough."""
+        """Tell whether a step meets the condition."""
         return step.sqnr_db >= self.target_db and (step.drop is None or step.drop <= self.max_drop + 1e-9)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Nodes left float, SQNR that fresh samples are expected to keep, their share of the planned MACs, and by how much the metric falls."""
+    """One set of float nodes that was tried.
+
+    nodes      by name
+    sqnr_db    SQNR that fresh samples are expected to keep
+    mac_share  the nodes' share of the planned MACs
+    drop       fall of the metric; None without one
+    """
 
     nodes: tuple[str, ...]
     sqnr_db: float
@@ -130,12 +117,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Fallback:
-    """What was left float.
+    """Nodes left in float for accuracy.
 
     nodes      by name
-    before_db, after_db  SQNR of the worst part that fresh samples are expected to keep, with everything quantized, and with these float
-    mac_share  of the planned MACs
-    steps      all that was tried, from everything quantized on
+    before_db  SQNR of the worst part that fresh samples are expected to keep with everything quantized
+    after_db   the same with these nodes in float
+    mac_share  the nodes' share of the planned MACs
+    steps      every set that was tried, the empty one first
     """
 
     nodes: tuple[str, ...]
@@ -147,97 +135,151 @@ class Fallback:
 
 @dataclass(frozen=True, eq=False)
 class _Unit:
+    """Neighbouring nodes that are measured together, with the noise they cause in each part of the outputs."""
+
     names: tuple[str, ...]
     load: Load
-    noise: Array  # [parts]
+    noise: Array
 
 
 def fall_back(
-    work: Work, quick: Judge, judge: Judge, before: Sequence[float], goal: Goal | None = None
+    work: Work,
+    quick: Judge,
+    judge: Judge,
+    before: Sequence[float],
+    goal: Goal | None = None,
+    settings: SearchSettings = DEFAULTS,
 ) -> Fallback:
-    """Choose the nodes to leave float.
+    """Choose the nodes to leave in float.
 
     Args:
-        work: what may be left float.
-        quick: judges over few samples: it is asked once a unit.
-        judge: judges over all samples that candidates are compared on.
-        before: what `judge` says with everything quantized.
-        goal: what has to hold; the default without one.
+        work: nodes that may be left in float.
+        quick: judges over few samples; asked once per unit.
+        judge: judges over all validation samples.
+        before: noise that `judge` finds with everything quantized.
+        goal: condition to meet; the settings' target without one.
+        settings: thresholds.
     """
-    goal, loads, functions = goal or Goal(), work.products, work.functions
-    order = [*loads, *(name for names in functions for name in names)]
+    goal = goal or Goal(settings.target_db, close_db=settings.close_db)
     before_db = decibels(max(before, default=0.0))
-    steps = [goal.step((), before_db, 0.0)]
-    if goal.holds(steps[0]) or len(loads) < 2:
-        return Fallback((), before_db, before_db, 0.0, steps)
-    found = np.asarray(before, float)
+    first = goal.step((), before_db, 0.0)
+    if goal.holds(first) or len(work.products) < 2:
+        return Fallback((), before_db, before_db, 0.0, [first])
+    search = _Search(work, quick, judge, goal, settings, [first], np.asarray(before, float))
+    chosen, enough = search.grow()
+    search.shrink(chosen, enough)
+    best = _best(search.steps, goal, settings)
+    return Fallback(best.nodes, before_db, best.sqnr_db, best.mac_share, search.steps)
 
-    def take(units: Sequence[_Unit]) -> Step:
-        nonlocal found
+
+@dataclass(eq=False)
+class _Search:
+    """The rounds of one fallback: units are added until the goal holds, then halved back.
+
+    steps  every set of float nodes that was tried
+    found  noise of the last one, [parts]
+    scale  real noise / sum of the units' noise, learnt anew in each round
+    """
+
+    work: Work
+    quick: Judge
+    judge: Judge
+    goal: Goal
+    settings: SearchSettings
+    steps: list[Step]
+    found: Array
+
+    def __post_init__(self) -> None:
+        self.units = _measure_units(self.work, self.quick, self.settings)
+        self.whole = np.sum([unit.noise for unit in self.units], axis=0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            ratio = self.found / np.maximum(self.whole, 1e-12)
+        self.scale: Array = np.where(np.isfinite(self.found), ratio, 1.0)
+
+    def take(self, units: Sequence[_Unit]) -> Step:
+        """Measure the model with these units in float."""
         names = frozenset(name for unit in units for name in unit.names)
-        found = np.asarray(judge(names), float)
-        macs = sum(loads[name].macs for name in names if name in loads)
-        step = goal.step(tuple(name for name in order if name in names), decibels(found.max()), macs)
-        steps.append(step)
-        return step
+        self.found = np.asarray(self.judge(names), float)
+        macs = sum(self.work.products[name].macs for name in names if name in self.work.products)
+        nodes = tuple(name for name in self.work.order if name in names)
+        self.steps.append(self.goal.step(nodes, decibels(self.found.max()), macs))
+        return self.steps[-1]
 
-    units = _blamed(work, quick)
-    chosen: list[_Unit] = []
-    enough = 0  # units without which it did not hold
-    whole = np.sum([unit.noise for unit in units], axis=0)
-    whatever = goal.asked or before_db < USELESS_DB
-    most = WITHOUT_LIMIT if whatever else Load(math.inf, MOST_WEIGHTS, MOST_TIME)
-    with np.errstate(
-        invalid="ignore", over="ignore"
-    ):  # real noise / the sum of its parts, learnt round by round
-        scale = np.where(np.isfinite(found), found / np.maximum(whole, 1e-12), 1.0)
-    again = False
-    for _ in range(ROUNDS * (2 if whatever or before_db < RUINED_DB else 1)):
-        aim = goal.target_db if goal.drop is None else steps[-1].sqnr_db + STEP_DB
-        grown = _grow(chosen, units, whole - noise_power(aim) / scale, most)
-        if grown == chosen and max(step.sqnr_db for step in steps) < RUINED_DB:
-            most = WITHOUT_LIMIT
-            grown = _grow(chosen, units, whole - noise_power(aim) / scale, most)
-        if grown == chosen:
-            break
-        enough, chosen = len(chosen), grown
-        step = take(chosen)
-        if goal.holds(step):
-            break
-        left = whole - np.sum([unit.noise for unit in chosen], axis=0)
-        if not again and (left <= UNEXPLAINED * whole)[found > noise_power(goal.target_db)].any():
-            # nothing more is less without any single node: what each of the rest adds alone tells where to go on
-            again = True
-            units = [
-                unit if unit in chosen or unit.names in work.functions else _alone(unit, work, quick)
-                for unit in units
-            ]
-            whole = np.sum([unit.noise for unit in units], axis=0)
-            left = whole - np.sum([unit.noise for unit in chosen], axis=0)
-            scale = np.zeros(len(whole))
+    def grow(self) -> tuple[list[_Unit], int]:
+        """Add units round by round; returns them, and the number that did not suffice."""
+        goal, settings = self.goal, self.settings
+        before_db = self.steps[0].sqnr_db
+        whatever = goal.asked or before_db < settings.useless_db
+        most = WITHOUT_LIMIT if whatever else Load(math.inf, settings.most_weights, settings.most_time)
+        rounds = settings.rounds * (2 if whatever or before_db < settings.ruined_db else 1)
+        chosen: list[_Unit] = []
+        enough, measured_alone = 0, False
+        for _ in range(rounds):
+            aim = goal.target_db if goal.drop is None else self.steps[-1].sqnr_db + settings.step_db
+            excess = self.whole - noise_power(aim) / self.scale
+            grown = _grow(chosen, self.units, excess, most)
+            if grown == chosen and max(step.sqnr_db for step in self.steps) < settings.ruined_db:
+                most = WITHOUT_LIMIT
+                grown = _grow(chosen, self.units, excess, most)
+            if grown == chosen:
+                break
+            enough, chosen = len(chosen), grown
+            if goal.holds(self.take(chosen)):
+                break
+            if not measured_alone and self._unexplained(chosen):
+                measured_alone = True
+                self._measure_alone(chosen)
+            self._learn(chosen)
+        return chosen, enough
+
+    def _left(self, chosen: Sequence[_Unit]) -> Array:
+        """Noise that the units in integers explain."""
+        return np.asarray(self.whole - np.sum([unit.noise for unit in chosen], axis=0))
+
+    def _unexplained(self, chosen: Sequence[_Unit]) -> bool:
+        """Tell whether the remaining units do not explain the noise of a part that has too much."""
+        little = self._left(chosen) <= self.settings.unexplained * self.whole
+        return bool(little[self.found > noise_power(self.goal.target_db)].any())
+
+    def _measure_alone(self, chosen: Sequence[_Unit]) -> None:
+        """Measure the remaining products alone: without any single one of them the noise stays the same."""
+        self.units = [
+            unit
+            if unit in chosen or unit.names in self.work.functions
+            else _measured_alone(unit, self.work, self.quick)
+            for unit in self.units
+        ]
+        self.whole = np.sum([unit.noise for unit in self.units], axis=0)
+        self.scale = np.zeros(len(self.whole))
+
+    def _learn(self, chosen: Sequence[_Unit]) -> None:
+        """Correct the ratio of the real noise to the sum of the units' noise."""
         with np.errstate(invalid="ignore"):
-            scale = np.maximum(scale * (1.5 if goal.drop is None else 1.0), found / np.maximum(left, 1e-12))
-    more = len(chosen)
-    while more - enough > 1 and (best := _best(steps, goal)) and goal.exceeded(best):
-        middle = (enough + more) // 2
-        enough, more = (enough, middle) if goal.holds(take(chosen[:middle])) else (middle, more)
-    best = _best(steps, goal)
-    return Fallback(best.nodes, before_db, best.sqnr_db, best.mac_share, steps)
+            least = self.scale * (1.5 if self.goal.drop is None else 1.0)
+            self.scale = np.maximum(least, self.found / np.maximum(self._left(chosen), 1e-12))
+
+    def shrink(self, chosen: Sequence[_Unit], enough: int) -> None:
+        """Halve the last round's units back for as long as the goal is exceeded."""
+        more = len(chosen)
+        while more - enough > 1 and self.goal.exceeded(_best(self.steps, self.goal, self.settings)):
+            middle = (enough + more) // 2
+            enough, more = (enough, middle) if self.goal.holds(self.take(chosen[:middle])) else (middle, more)
 
 
-def _best(steps: Sequence[Step], goal: Goal) -> Step:
-    """Of the steps that hold the one with the fewest MACs; else the closest one, if that is worth it."""
+def _best(steps: Sequence[Step], goal: Goal, settings: SearchSettings) -> Step:
+    """Return the step that holds with the fewest MACs; else the closest one, if it gains enough."""
     holding = [step for step in steps if goal.holds(step)]
     if holding:
         return min(holding, key=lambda step: step.mac_share)
     if goal.drop is not None:
         return min(steps, key=lambda step: step.drop if step.drop is not None else 0.0)
     best = max(steps, key=lambda step: step.sqnr_db)
-    return best if goal.asked or best.sqnr_db >= steps[0].sqnr_db + LEAST_GAIN_DB else steps[0]
+    gained = best.sqnr_db >= steps[0].sqnr_db + settings.least_gain_db
+    return best if goal.asked or gained else steps[0]
 
 
 def noise_power(decibels: float) -> float:
-    """Of an SQNR in dB, as a share of the signal's."""
+    """Convert an SQNR in dB to noise / signal."""
     return float(10 ** (-decibels / 10))
 
 
@@ -245,59 +287,63 @@ def _sum(names: Sequence[str], loads: Mapping[str, Load]) -> Load:
     return sum((loads[name] for name in names), NOTHING)
 
 
-def _blamed(work: Work, quick: Judge) -> list[_Unit]:
-    """What each unit adds to the noise.
+def _measure_units(work: Work, quick: Judge, settings: SearchSettings) -> list[_Unit]:
+    """Measure the noise that each unit adds.
 
-    Either what it adds quantized alone, or what is less without it. The first is measured well, but where a product's result is
-    rounded again behind, on a grid much like its own, errors do not average out and the whole is more than its parts. The second
-    sees that, but it is a difference of larger numbers, which few values do not tell from chance. Whichever does not explain the
-    noise is followed by the other. Of elementwise nodes, which run on integers only between products, only the second tells.
+    There are two ways: the noise of a unit quantized alone, or the noise that goes away without it. The first is measured
+    precisely. It misses that errors do not average out where a product's result is rounded again on a similar grid: then
+    the whole is more than its parts. The second sees that, but is a difference of larger numbers, which few values do not
+    tell from chance. Whichever does not explain the noise is followed by the other. For elementwise nodes, which run on
+    integers only between products, only the second works.
     """
-    products = {
-        tuple(names): _sum(names, work.products) for names in grouped(list(work.products), work.nodes)
-    }
+    groups = grouped(list(work.products), work.nodes, settings=settings)
+    products = {tuple(names): _sum(names, work.products) for names in groups}
 
     def noise(floats: Iterable[str]) -> Array:
-        worst: Array = np.full(1, noise_power(-MAX_DB))  # what cannot run is worse than anything
+        worst: Array = np.full(1, noise_power(-MAX_DB))  # a form that cannot run is worse than any other
         return np.asarray(np.minimum(quick(frozenset(floats)), worst))
 
     def alone(names: tuple[str, ...]) -> Array:
         return noise(name for name in work.products if name not in names)
 
-    def missed(names: tuple[str, ...]) -> Array:
+    def missing(names: tuple[str, ...]) -> Array:
         return np.asarray(np.maximum(everything - noise(names), 0.0))
 
     everything = noise(())
     runs = bool((everything < noise_power(-MAX_DB)).all())
-    ways = ([missed, alone] if work.values >= MANY_VALUES else [alone, missed]) if runs else [alone]
-    worst = everything >= everything.max() * noise_power(WORST_DB)
+    ways = [missing, alone] if work.values >= settings.many_values else [alone, missing]
+    worst = everything >= everything.max() * noise_power(settings.worst_db)
     found = {names: np.zeros(len(everything)) for names in products}
-    for way in ways:
+    for way in ways if runs else [alone]:
         found = {names: np.maximum(before, way(names)) for names, before in found.items()}
-        if (np.sum(list(found.values()), axis=0) >= EXPLAINED * everything)[worst].all():
+        explained = np.sum(list(found.values()), axis=0) >= settings.explained * everything
+        if explained[worst].all():
             break
-    found |= {names: missed(names) for names in work.functions} if runs else {}
-    return [_Unit(names, {**products, **work.functions}[names], each) for names, each in found.items()]
+    found |= {names: missing(names) for names in work.functions} if runs else {}
+    loads = {**products, **work.functions}
+    return [_Unit(names, loads[names], each) for names, each in found.items()]
 
 
-def _alone(unit: _Unit, work: Work, quick: Judge) -> _Unit:
-    noise = np.minimum(
-        np.asarray(quick(frozenset(work.products) - frozenset(unit.names)), float), noise_power(-MAX_DB)
-    )
+def _measured_alone(unit: _Unit, work: Work, quick: Judge) -> _Unit:
+    others = frozenset(work.products) - frozenset(unit.names)
+    noise = np.minimum(np.asarray(quick(others), float), noise_power(-MAX_DB))
     return _Unit(unit.names, unit.load, noise)
 
 
-def grouped(names: Sequence[T], nodes: int = 0, most: int = MOST_UNITS) -> list[Sequence[T]]:
-    """Neighbours together, so that there are no more than `most`, or fewer in a model of many nodes."""
-    count = min(len(names), max(LEAST_UNITS, min(most, MOST_LOADED // max(nodes, 1))))
+def grouped(
+    names: Sequence[T], nodes: int = 0, most: int | None = None, settings: SearchSettings = DEFAULTS
+) -> list[Sequence[T]]:
+    """Group neighbours so that there are at most `most` groups, and fewer in a model with many nodes."""
+    most = settings.most_units if most is None else most
+    count = min(len(names), max(settings.least_units, min(most, settings.most_loaded // max(nodes, 1))))
     cuts = [len(names) * i // max(count, 1) for i in range(count + 1)]
     return [names[start:stop] for start, stop in pairwise(cuts)]
 
 
 def _grow(chosen: list[_Unit], units: list[_Unit], excess: Array, most: Load) -> list[_Unit]:
-    """More units, at least one, until no part has too much noise or more than `most` would be lost.
+    """Add units, at least one, until no part has too much noise or more than `most` would be lost.
 
-    The next is the one that takes most of the excess of the parts that have too much, for what it costs.
+    The next unit is the one that removes most of the excess noise per cost.
     """
     grown = list(chosen)
     left = [unit for unit in units if unit not in grown]
@@ -307,9 +353,8 @@ def _grow(chosen: list[_Unit], units: list[_Unit], excess: Array, most: Load) ->
         if not wanted.any() and len(grown) > len(chosen):
             break
         wanted = wanted if wanted.any() else np.ones(len(excess), bool)
-        worth = [
-            float((unit.noise / np.maximum(excess, 1e-30))[wanted].sum()) / unit.load.cost for unit in left
-        ]
+        shares = [unit.noise / np.maximum(excess, 1e-30) for unit in left]
+        worth = [float(s[wanted].sum()) / unit.load.cost for s, unit in zip(shares, left, strict=True)]
         unit = left.pop(int(np.argmax(worth)))
         load = sum((one.load for one in grown), unit.load)
         if load.time <= most.time and load.weights <= most.weights:

@@ -1,53 +1,42 @@
-"""Which samples tell candidates apart, and how many of them it takes."""
+"""Validation samples: the samples on which candidates are compared, and more of them near a bound."""
+
+from collections.abc import Sequence
 
 from onnxq.comparison.feedback import chosen_sequences
 from onnxq.data.sample import Sample
-from onnxq.inputs import Job
-from onnxq.options import Effort
+from onnxq.search.inputs import Inputs
 from onnxq.search.references import References
 
-JUDGES = {Effort.FAST: 8, Effort.BALANCED: 16, Effort.BEST: 16}
-"""Held-out samples over which candidates are compared; where there are fewer, over so many calibration samples too."""
-DOUBT_DB = 4.0
-"""How far beyond a bound outputs have to be for so few samples to say that they hold it: a decision that tips is worth decibels."""
-MORE, MOST_BYTES = 64, 64 << 20
-"""Samples, held-out ones first, that say it otherwise, as long as what goes in and comes out of them takes no more than this."""
-MORE_IN_SEQUENCES = 200
-"""The same where samples of a sequence count as one."""
+
+def find_references(inputs: Inputs) -> References | None:
+    """Run the float model over the samples on which candidates are compared; None where none is held out."""
+    count = inputs.settings.compared
+    held_out = chosen_sequences(inputs.samples.validation, inputs.feedback, count)
+    others = _others(inputs, held_out)
+    more = chosen_sequences(others, inputs.feedback, count) if len(held_out) < count else []
+    return _references(inputs, held_out, more)
 
 
-def find_references(job: Job) -> References | None:
-    """What candidates are compared with, or None where no sample is held out."""
-    count = JUDGES[job.options.effort]
-    held_out = chosen_sequences(job.held_out, job.feedback, count)
-    others = _others(job, held_out)
-    return _references(
-        job, held_out, chosen_sequences(others, job.feedback, count) if len(held_out) < count else []
-    )
-
-
-def more_references(job: Job, few: References) -> References:
-    """The same with as many samples as it takes to say whether a bound holds."""
+def more_references(inputs: Inputs, few: References) -> References:
+    """Run the float model over as many samples as it takes to say whether a bound holds."""
+    settings = inputs.settings
     each = max(1, few.size // len(few.samples))
-    count = max(len(few.samples), min(MORE_IN_SEQUENCES if job.feedback.states else MORE, MOST_BYTES // each))
-    held_out = chosen_sequences(job.held_out, job.feedback, count)
-    others = (
-        chosen_sequences(_others(job, held_out), job.feedback, count - len(held_out))
-        if count > len(held_out)
-        else []
-    )
-    found = _references(job, held_out, others)
+    wanted = settings.more_in_sequences if inputs.feedback.states else settings.more_samples
+    count = max(len(few.samples), min(wanted, settings.more_bytes // each))
+    held_out = chosen_sequences(inputs.samples.validation, inputs.feedback, count)
+    others = _others(inputs, held_out)
+    left = count - len(held_out)
+    found = _references(inputs, held_out, chosen_sequences(others, inputs.feedback, left) if left > 0 else [])
     assert found is not None
     return found
 
 
-def _others(job: Job, held_out: list[Sample]) -> list[Sample]:
-    return [sample for sample in job.calibration if sample not in held_out]
+def _others(inputs: Inputs, held_out: Sequence[Sample]) -> list[Sample]:
+    return [sample for sample in inputs.samples.calibration if sample not in held_out]
 
 
-def _references(job: Job, held_out: list[Sample], others: list[Sample]) -> References | None:
-    return (
-        References.of(job.model, held_out, others, job.specs, job.feedback, len(job.samples))
-        if held_out
-        else None
-    )
+def _references(inputs: Inputs, held_out: Sequence[Sample], others: Sequence[Sample]) -> References | None:
+    if not held_out:
+        return None
+    evidence = len(inputs.samples.every)
+    return References.of(inputs.model, held_out, others, inputs.specs, inputs.feedback, evidence)

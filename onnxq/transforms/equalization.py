@@ -1,4 +1,4 @@
-"""Equalize the activations between convolutions, where that is expected to pay and costs nothing at run time."""
+"""Cross-layer equalization on a graph: balance the channel ranges between convolutions, at no cost at run time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,8 +22,9 @@ from onnxq.graph.edit import (
 from onnxq.normalize.fold_forward import fold_into
 from onnxq.plan.plan import Plan, PlannedNode
 from onnxq.quantization.weights import layer_inputs, read_elsewhere
+from onnxq.techniques.blockwise import Grid
 from onnxq.techniques.equalization import equalizing_scales
-from onnxq.transforms.smoothquant import Changed
+from onnxq.transforms.algorithm import Transformed
 from onnxq.types import Floats
 
 HOMOGENEOUS = frozenset({"AveragePool", "LeakyRelu", "MaxPool", "PRelu", "Relu"})
@@ -37,13 +38,16 @@ class _Copy:
     names: Names
 
 
-def equalize(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -> Changed | None:
-    """An equalized copy of a model; None where nothing is worth it.
+def equalize(
+    model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], _grid: Grid | None = None
+) -> Transformed | None:
+    """Return an equalized copy of a model; None where no pair of layers gains.
 
     Args:
-        model: normalized; it is left as it is.
-        plan: what is to be quantized.
+        model: normalized; it stays as it is.
+        plan: the quantized nodes.
         moments: of the layers' inputs.
+        _grid: unused; equalization prepares for 8-bit activations.
     """
     layers, sources = layer_inputs(plan), set(plan.sources())
     clone, known = model.clone(), dict(moments)
@@ -77,7 +81,7 @@ def equalize(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments])
         for layer, one in found:
             if one is not None:
                 known[replace(layer, tensor=renamed[tensor.name])] = one.divided(_spread(layer, scales))
-    return Changed(clone, known, divided) if divided else None
+    return Transformed(clone, known, divided) if divided else None
 
 
 def _producer(value: ir.Value) -> ir.Node | None:

@@ -1,38 +1,33 @@
-"""Smooth the activations of a model's matrix products, where that is expected to pay."""
+"""SmoothQuant on a graph: divide the outlier channels of products' inputs and multiply their weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.calibration.collect import Divided
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.graph.edit import constant
 from onnxq.plan.plan import Plan
 from onnxq.plan.products import channel_axis
 from onnxq.quantization.weights import layer_inputs, read_elsewhere
+from onnxq.techniques.blockwise import Grid
 from onnxq.techniques.saturation import kernel_order
 from onnxq.techniques.smoothing import smoothing_scales
+from onnxq.transforms.algorithm import Transformed
 from onnxq.transforms.channel_scaling import divide_channels
 
 
-@dataclass(frozen=True)
-class Changed:
-    """A changed model with the moments of its layers' inputs, and tensors that are others, divided."""
-
-    model: ir.Model
-    moments: Mapping[LayerInput, Moments]
-    divided: Mapping[str, Divided] = field(default_factory=dict)
-
-
-def smooth(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -> Changed | None:
-    """A smoothed copy of a model, which has the values of the plain one too; None where nothing is worth it.
+def smooth(
+    model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], _grid: Grid | None = None
+) -> Transformed | None:
+    """Return a smoothed copy of a model, with all values of the plain one; None where no layer gains.
 
     Args:
-        model: normalized; it is left as it is.
-        plan: what is to be quantized.
+        model: normalized; it stays as it is.
+        plan: the quantized nodes.
         moments: of the layers' inputs.
+        _grid: unused; smoothing prepares for 8-bit activations.
     """
     takers: dict[LayerInput, list[str]] = {}
     for name, layer in layer_inputs(plan).items():
@@ -52,4 +47,4 @@ def smooth(model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments]) -
         if scales is not None:
             tensor = divide_channels(copy, layer.tensor, names, scales)
             known[replace(layer, tensor=tensor)] = found.divided(scales)
-    return Changed(copy, known) if len(known) > len(moments) else None
+    return Transformed(copy, known) if len(known) > len(moments) else None

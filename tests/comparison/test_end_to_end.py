@@ -7,11 +7,11 @@ import onnx
 import pytest
 
 from onnxq.errors import DataError
-from onnxq.inputs import prepare
 from onnxq.options import Limits, Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
 from onnxq.report.quantization import QuantizeReport
 from onnxq.report.text import quantize_rows
+from onnxq.search.inputs import prepare
 from tests.conftest import normal, parse
 
 PLAIN = (Technique.FALLBACK, Technique.SMOOTHING, Technique.EQUALIZATION, Technique.GPTQ)
@@ -209,15 +209,17 @@ def test_a_selection_is_judged_in_front_of_it_and_counted(tmp_path, rng):
 
 @pytest.mark.parametrize(("samples", "folders"), [(64, [3, 1, 0]), (128, [6, 1, 1])])
 def test_samples_of_a_sequence_stay_together(tmp_path, samples, folders):
-    job = prepare(QuantizeOptions(recurrent(tmp_path) / "model.onnx", tmp_path / "data", samples=samples))
+    inputs = prepare(QuantizeOptions(recurrent(tmp_path) / "model.onnx", tmp_path / "data", samples=samples))
     parts = [
         {Path(sample.name).parent.name for sample in group}
-        for group in (job.calibration, job.held_out, job.unseen)
+        for group in (inputs.samples.calibration, inputs.samples.validation, inputs.samples.unseen)
     ]
     assert [len(part) for part in parts] == folders
     assert len(set.union(*parts)) == sum(folders)
-    assert [sample.name for sample in job.samples] == sorted(sample.name for sample in job.samples)
-    assert len(job.samples) == samples
+    assert [sample.name for sample in inputs.samples.every] == sorted(
+        sample.name for sample in inputs.samples.every
+    )
+    assert len(inputs.samples.every) == samples
 
 
 def test_outputs_of_which_none_is_a_float_cannot_be_compared(tmp_path, rng):

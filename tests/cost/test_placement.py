@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxq
-from onnxq import inputs as job
 from onnxq.cost.minimum_cut import INFINITE, Network
 from onnxq.cost.model import CPUS, Costs, Line, Work, is_blocked, nanoseconds
 from onnxq.cost.node_times import times_of
@@ -158,7 +157,7 @@ def test_integers_beside_what_is_left_float_have_to_save_something(
 ):
     onnx.save_model(depthwise_model(rng), tmp_path / "model.onnx")
     np.savez(tmp_path / "x.npz", x=normal(rng, 1, 8, 96, 96))
-    monkeypatch.setattr(job, "savings", lambda *_: Savings(time, size))
+    monkeypatch.setattr("onnxq.search.placement.savings", lambda *_: Savings(time, size))
     report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "x.npz")
     assert report.kernels.counts.get("QLinearConv", 0) == integers
     assert any("nothing is expected to be faster" in text for text in report.warnings) == (integers == 0)

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.quantization.weights import WeightOptions
+from onnxq.transforms.registry import with_techniques
 from tests.conftest import Quantized
 
 FLOAT = TensorProto.FLOAT
@@ -166,9 +167,8 @@ def check(seed: int) -> bool:
     model = graph.model()
     feeds = [{"x": graph.rng.normal(size=graph.values["x"]).astype(np.float32)} for _ in range(4)]
     techniques = bool(graph.rng.random() < 0.5)
-    options = WeightOptions(
-        gptq=techniques, bias_correction=techniques, per_channel=bool(graph.rng.random() < 0.8)
-    )
+    options = WeightOptions(per_channel=bool(graph.rng.random() < 0.8))
+    options = with_techniques(options, ("gptq", "bias-correction") if techniques else ())
     quantized = Quantized(model, feeds, weights=options, qoperator=bool(graph.rng.random() < 0.4))
     if not quantized.plan.nodes:
         return False

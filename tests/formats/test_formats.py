@@ -11,6 +11,7 @@ from onnxq.plan.plan import Selection
 from onnxq.quantization.weights import WeightOptions
 from onnxq.runtime.sessions import open_session
 from onnxq.techniques.saturation import kernel_order, saturating_pairs
+from onnxq.transforms.registry import with_techniques
 from tests.conftest import Quantized, normal, parse
 
 HEAD = "g (float[N,4,8,8] x) => "
@@ -158,7 +159,7 @@ def test_old_opset_that_cannot_be_lifted_uses_the_runtimes_own_qdq(rng, weights,
         + "m = MaxPool<kernel_shape=[2,2]>(a) y = Conv(m, v) }"
     )
     quantized = Quantized(parse(HEAD + text, weights, opset=11, ir_version=6), feeds(rng))
-    assert any("takes integers from opset 12 on" in why for _, why in quantized.plan.floats.values())
+    assert any("takes integers from opset 12 on" in why.text for _, why in quantized.plan.floats.values())
     assert {node.domain for node in quantized.model.graph if "Linear" in node.op_type} == {"com.microsoft"}
     assert quantized.errors()[0] < 0.03
 
@@ -182,7 +183,7 @@ def test_techniques_bring_the_output_closer(rng, text):
         field = np.cumsum(np.cumsum(normal(rng, 2, 8, 8), axis=1), axis=2)
         data.append({"x": np.einsum("ck,khw->chw", mix, field)[None].astype(np.float32)})
     plain = Quantized(model, data)
-    better = Quantized(model, data, weights=WeightOptions(gptq=True, bias_correction=True))
+    better = Quantized(model, data, weights=with_techniques(WeightOptions(), ("gptq", "bias-correction")))
     assert weight_errors(better) < 0.8 * weight_errors(plain)
 
 

@@ -1,8 +1,8 @@
 import pytest
 
 from onnxq.errors import DataError
-from onnxq.modes.auto import quantize
 from onnxq.options import Effort, Mode, Prefer, QuantizeOptions
+from onnxq.pipeline import quantize
 from onnxq.report.text import quantize_text
 from tests.conftest import CNN, SAMPLES, TRANSFORMER
 

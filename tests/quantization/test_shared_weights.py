@@ -18,6 +18,7 @@ from onnxq.quantization.weights import (
     second_moments,
     sharing,
 )
+from onnxq.transforms.registry import with_techniques
 from onnxq.transforms.smoothquant import smooth
 from onnxq.types import INT8
 from tests.conftest import Quantized, as_samples, normal, parse, to_ir
@@ -57,7 +58,12 @@ def of_shape(model, *shape):
 def test_heads_of_several_scales(gptq, qoperator, rng):
     model, feeds = heads(rng)
     quantized = Quantized(
-        model, feeds, qoperator=qoperator, weights=WeightOptions(gptq=gptq, bias_correction=True)
+        model,
+        feeds,
+        qoperator=qoperator,
+        weights=with_techniques(
+            WeightOptions(), ("gptq", "bias-correction") if gptq else ("bias-correction",)
+        ),
     )
     stored = [
         v for v in quantized.model.graph.initializers.values() if v.shape in [(8, 4, 3, 3), (6, 8, 3, 3)]
@@ -140,7 +146,7 @@ def test_rounding_sees_the_rows_of_all(rng):
     )
     uses = [Use(plan.nodes[name], np.float32(0.1), part) for name, part in zip(names, parts, strict=True)]
     np.testing.assert_allclose(second_moments(uses, centred=False), whole.raw(), rtol=1e-4, atol=1e-4)
-    first, second = quantize_weight(uses, WeightOptions(gptq=True, bias_correction=True))
+    first, second = quantize_weight(uses, with_techniques(WeightOptions(), ("gptq", "bias-correction")))
     assert first.stored is second.stored
     assert not np.allclose(first.shift, second.shift)
     assert second_moments([uses[0], Use(uses[1].planned, np.float32(0.1), None)], centred=False) is None

@@ -12,11 +12,11 @@ import pytest
 
 import onnxq
 from onnxq.graph.edit import constant
-from onnxq.inputs import prepare
 from onnxq.options import QuantizeOptions
 from onnxq.runtime import weights_on_disk as spill
 from onnxq.runtime.sessions import open_session
-from onnxq.search.strategy import _more_samples
+from onnxq.search.inputs import prepare
+from onnxq.search.variants import _more_samples
 from tests.conftest import normal, parse
 
 
@@ -33,30 +33,30 @@ def model(tmp_path, rng, monkeypatch):
     return tmp_path / "m.onnx"
 
 
-def test_a_file_holds_the_weights_as_long_as_the_job_lives(model, tmp_path):
-    job = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
-    held = [value.const_value for value in job.model.graph.initializers.values()]
+def test_a_file_holds_the_weights_as_long_as_the_inputs_live(model, tmp_path):
+    inputs = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
+    held = [value.const_value for value in inputs.model.graph.initializers.values()]
     assert all(isinstance(tensor, ir.ExternalTensor) and tensor.offset % spill.PAGE == 0 for tensor in held)
     feeds = {"x": np.load(tmp_path / "calib" / "0.npy")}
-    (found,), (wanted,) = open_session(job.model).run(None, feeds), open_session(model).run(None, feeds)
+    (found,), (wanted,) = open_session(inputs.model).run(None, feeds), open_session(model).run(None, feeds)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-3)
-    folder = job.scratch
+    folder = inputs.store.folder
     assert folder.is_dir()
-    del job, held
+    del inputs, held
     gc.collect()
     assert not folder.exists()
 
 
 def test_several_forms_lie_in_one_folder(model, tmp_path):
-    job = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
-    before = [constant(value) for value in job.model.graph.initializers.values()]
-    form = job.model.clone()
+    inputs = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
+    before = [constant(value) for value in inputs.model.graph.initializers.values()]
+    form = inputs.model.clone()
     for value in form.graph.initializers.values():
         value.const_value = ir.Tensor(2 * constant(value))
-    job.move_to_disk(form)
+    inputs.store.hold(form)
     assert all(isinstance(value.const_value, ir.ExternalTensor) for value in form.graph.initializers.values())
     for one, of_form, wanted in zip(
-        job.model.graph.initializers.values(), form.graph.initializers.values(), before, strict=True
+        inputs.model.graph.initializers.values(), form.graph.initializers.values(), before, strict=True
     ):
         np.testing.assert_array_equal(constant(one), wanted)
         np.testing.assert_array_equal(constant(of_form), 2 * wanted)
@@ -78,12 +78,12 @@ def test_nothing_is_left_behind(model, tmp_path, monkeypatch):
 TERMINATED = """
 import sys, time
 from pathlib import Path
-import onnxq.modes.auto, onnxq.pipeline
+import onnxq.modes.static
 from onnxq.cli.commands import main
-def find_variants(job):
-    print("working", job.scratch, flush=True)
+def find_variants(inputs, recipe):
+    print("working", inputs.store.folder, flush=True)
     time.sleep(60)
-onnxq.pipeline.find_variants = find_variants
+onnxq.modes.static.find_variants = find_variants
 import onnxq.runtime.weights_on_disk
 onnxq.runtime.weights_on_disk.SPILL = 1 << 18
 main(sys.argv[1:])
@@ -135,8 +135,8 @@ def test_samples_are_as_many_as_the_layers_need_but_hopeless_ones():
 
 
 def test_weights_that_a_file_in_the_making_looks_at_can_be_read(model, tmp_path):
-    job = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
-    value = next(iter(job.model.graph.initializers.values()))
+    inputs = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
+    value = next(iter(inputs.model.graph.initializers.values()))
     looked_at = value.const_value.numpy()  # as a model that is written to a file does
     for _ in range(2):
         np.testing.assert_array_equal(constant(value), looked_at)

@@ -6,7 +6,8 @@ import pytest
 
 import onnxq
 from onnxq.calibration.moments import LayerInput
-from onnxq.search.fewer_scalings import LOSS_DB, find_idle
+from onnxq.search.fewer_scalings import find_idle
+from onnxq.search.settings import SearchSettings
 from tests.conftest import normal, parse
 
 WIDTH, LINKS = 64, 4
@@ -38,7 +39,7 @@ def test_what_the_outputs_do_not_miss_is_left_out_and_nothing_else():
 def test_the_whole_loss_is_bounded_not_each_one():
     noises = dict.fromkeys(LAYERS, 2e-5)  # each alone is far below the bound, all together above it
     left_out = idle(noises)
-    allowed = 1e-3 * (10 ** (LOSS_DB / 10) - 1)
+    allowed = 1e-3 * (10 ** (SearchSettings().scaling_db / 10) - 1)
     assert len(left_out) == int(allowed / 2e-5)
 
 
@@ -53,7 +54,7 @@ def test_noise_that_is_more_than_its_parts_leaves_out_fewer():
     assert idle(noises) == set(LAYERS)
     left_out = idle(noises, interaction=20.0)
     assert 0 < len(left_out) < len(LAYERS)
-    assert judge(left_out) >= judge(frozenset()) - LOSS_DB
+    assert judge(left_out) >= judge(frozenset()) - SearchSettings().scaling_db
 
 
 @pytest.fixture

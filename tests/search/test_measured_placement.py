@@ -58,10 +58,10 @@ def test_conversions_are_timed():
 def test_the_fastest_file_is_kept(kept, tmp_path, monkeypatch):
     third = {}
 
-    def timed(job, quantized, feeds):  # the last convolution counts as slower on integers
-        anchors = [name for name, planned in job.plan.nodes.items() if planned.node.op_type == "Conv"]
+    def timed(inputs, quantized, feeds):  # the last convolution counts as slower on integers
+        anchors = [name for name, planned in inputs.plan.nodes.items() if planned.node.op_type == "Conv"]
         third["name"] = anchors[-1]
-        return {name: (4e5, 2e5) if name == anchors[-1] else (1e5, 2e5) for name in job.plan.nodes}
+        return {name: (4e5, 2e5) if name == anchors[-1] else (1e5, 2e5) for name in inputs.plan.nodes}
 
     order = ["all int8", "as nodes were timed"]
     times = [10.0, *(5.0 if name == kept else 20.0 for name in order), 30.0]

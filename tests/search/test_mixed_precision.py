@@ -9,16 +9,11 @@ import onnxq
 from onnxq.comparison.errors import decibels
 from onnxq.cost import placement
 from onnxq.evaluation.evaluate import EvalOptions
-from onnxq.modes.auto import quantize
 from onnxq.options import Limits, QuantizeOptions
-from onnxq.search import strategy as search
+from onnxq.pipeline import quantize
 from onnxq.search.accuracy_target import Task
 from onnxq.search.mixed_precision import (
-    LEAST_GAIN_DB,
-    MOST_TIME,
-    MOST_WEIGHTS,
-    STEP_DB,
-    TARGET_DB,
+    DEFAULTS,
     Goal,
     Load,
     Work,
@@ -63,7 +58,7 @@ def test_only_the_guilty_node_goes_back():
     noises = {f"n{i}": 1e-5 for i in range(20)} | {"bad": 0.05}
     result = run(noises)
     assert result.nodes == ("bad",)
-    assert result.before_db < TARGET_DB <= result.after_db
+    assert result.before_db < DEFAULTS.target_db <= result.after_db
 
 
 def test_of_two_equally_noisy_nodes_the_cheaper_goes_first():
@@ -75,7 +70,7 @@ def test_of_two_equally_noisy_nodes_the_cheaper_goes_first():
 def test_noise_that_is_more_than_its_parts_takes_more_rounds():
     noises = {f"n{i}": 0.002 * 0.7**i for i in range(25)}
     result = run(noises, interaction=4.0)
-    assert result.after_db >= TARGET_DB
+    assert result.after_db >= DEFAULTS.target_db
     assert len(result.nodes) > 1
 
 
@@ -84,34 +79,34 @@ def test_no_more_is_given_up_than_allowed_and_nothing_for_little():
     result = run(noises, macs=dict.fromkeys(noises, SLOW / 20))
     assert result.nodes == ()
     assert result.after_db == result.before_db
-    assert 10 * np.log10(1 / (1 - MOST_TIME / SLOW)) < LEAST_GAIN_DB
+    assert 10 * np.log10(1 / (1 - DEFAULTS.most_time / SLOW)) < DEFAULTS.least_gain_db
 
 
 def test_half_the_time_and_three_quarters_of_the_weights_are_given_up_where_that_gains_something():
     noises = {f"n{i}": 0.0011 for i in range(20)}
     half = run(noises)
-    assert len(half.nodes) == pytest.approx(MOST_TIME * 20, abs=1)
+    assert len(half.nodes) == pytest.approx(DEFAULTS.most_time * 20, abs=1)
     assert half.after_db == pytest.approx(half.before_db + 10 * np.log10(2), abs=0.5)
-    assert half.after_db < TARGET_DB
+    assert half.after_db < DEFAULTS.target_db
     work = Work({name: Load(0.05, 0.075, 0.0) for name in noises})
     judge = world(noises)
     cheap = fall_back(work, judge, judge, judge(frozenset()))
-    assert len(cheap.nodes) == pytest.approx(MOST_WEIGHTS / 0.075, abs=1)
-    assert cheap.after_db < TARGET_DB
+    assert len(cheap.nodes) == pytest.approx(DEFAULTS.most_weights / 0.075, abs=1)
+    assert cheap.after_db < DEFAULTS.target_db
 
 
 @pytest.mark.parametrize("interaction", [0.25, 0.4, 3.0])
 def test_what_was_left_float_too_many_goes_back_to_integers(interaction):
     """Noise is not the sum of its parts, and rounds take more and more: not to far beyond the target."""
     result = run({f"n{i}": 0.08 * 0.9**i for i in range(40)}, interaction=interaction)
-    assert TARGET_DB <= result.after_db <= TARGET_DB + STEP_DB
+    assert DEFAULTS.target_db <= result.after_db <= DEFAULTS.target_db + DEFAULTS.step_db
 
 
 @pytest.mark.parametrize(("each", "holds"), [(0.005, True), (0.0011, False)])
 def test_a_ruined_model_gets_back_whatever_it_takes(each, holds):
     """10 dB: nearly all of it goes; 16.6 dB: usable, so that nothing is slowed down for it."""
     result = run({f"n{i}": each for i in range(20)}, macs={f"n{i}": SLOW / 20 for i in range(20)})
-    assert (result.after_db >= TARGET_DB) == holds
+    assert (result.after_db >= DEFAULTS.target_db) == holds
     assert (len(result.nodes) > 0) == holds
 
 
@@ -290,12 +285,12 @@ def test_what_is_only_measured_keeps_its_weights_as_they_are(fragile, monkeypatc
 
 
 def test_only_the_chosen_techniques_weights_are_kept(fragile, monkeypatch):
-    def hold(job, candidates, choice, loads, task):
-        assert [*candidates._weights] == [choice.kept.techniques]
-        assert all(len(other._weights) <= 1 for other in candidates.others)
+    def meet(inputs, candidates, choice, loads, task):
+        assert [*candidates.cache.weights] == [choice.kept.techniques]
+        assert all(len(other.cache.weights) <= 1 for other in candidates.others)
         return choice
 
-    monkeypatch.setattr(search, "hold_outputs", hold)
+    monkeypatch.setattr("onnxq.search.best_recipe.meet_target", meet)
     report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
     assert len({tuple(trial.techniques) for trial in report.trials}) > 1
 

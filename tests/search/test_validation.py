@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq.comparison.errors import CHOOSING_SPARE_DB, NORMAL, decibels
-from onnxq.inputs import prepare, scattered
+from onnxq.data.split import scattered
 from onnxq.options import Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
-from onnxq.search import validation as judges
-from onnxq.search.accuracy_target import DOUBT_DB
+from onnxq.search.inputs import prepare
 from onnxq.search.mixed_precision import fall_back
 from onnxq.search.references import Judged, References
+from onnxq.search.settings import SearchSettings
 from onnxq.search.validation import find_references, more_references
 from tests.conftest import CNN, SAMPLES, normal, parse
 
@@ -39,30 +39,30 @@ def test_more_judges_where_few_cannot_tell(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "onnxq.search.accuracy_target.more_references",
-        lambda job, few: asked.append(len(few.samples)) or more_references(job, few),
+        lambda inputs, few: asked.append(len(few.samples)) or more_references(inputs, few),
     )
     options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False)
     reached = quantize(options).outputs.sqnr_db
     assert not asked
-    monkeypatch.setattr("onnxq.search.accuracy_target.TARGET_DB", reached - DOUBT_DB / 2)
-    quantize(replace(options, force=True))
+    settings = SearchSettings(target_db=reached - SearchSettings().doubt_db / 2)
+    quantize(replace(options, force=True), settings=settings)
     assert len(asked) == 1
 
 
-def test_as_many_as_fit_into_memory(tmp_path, monkeypatch):
-    job = prepare(QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx"))
-    few = find_references(job)
-    more = more_references(job, few)
+def test_as_many_as_fit_into_memory(tmp_path):
+    inputs = prepare(QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx"))
+    few = find_references(inputs)
+    more = more_references(inputs, few)
+    held_out, most = len(inputs.samples.validation), inputs.settings.more_samples
     assert (more.held_out, len(more.samples)) == (
-        min(len(job.held_out), judges.MORE),
-        min(judges.MORE, len(job.held_out + job.calibration)),
+        min(held_out, most),
+        min(most, held_out + len(inputs.samples.calibration)),
     )
     one = sum(np.asarray(array).nbytes for array in (*few.samples[0][1].values(), *few.expected[0].own))
     assert few.size >= one * len(few.samples)
-    monkeypatch.setattr(judges, "MOST_BYTES", 20 * (few.size // len(few.samples)))
-    assert len(more_references(job, few).samples) == 20
-    monkeypatch.setattr(judges, "MOST_BYTES", 0)
-    assert len(more_references(job, few).samples) == len(few.samples)
+    for most_bytes, samples in ((20 * (few.size // len(few.samples)), 20), (0, len(few.samples))):
+        tight = replace(inputs, settings=replace(inputs.settings, more_bytes=most_bytes))
+        assert len(more_references(tight, few).samples) == samples
 
 
 def test_the_target_is_held_with_standard_errors_to_spare(tmp_path, monkeypatch):
@@ -75,12 +75,11 @@ def test_the_target_is_held_with_standard_errors_to_spare(tmp_path, monkeypatch)
 
     options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False)
     monkeypatch.setattr(References, "judged", remember)
-    monkeypatch.setattr("onnxq.search.accuracy_target.TARGET_DB", 45.0)
     monkeypatch.setattr(
-        "onnxq.search.candidates.fall_back",
+        "onnxq.search.accuracy_target.fall_back",
         lambda *args, **more: befores.append(args[3]) or fall_back(*args, **more),
     )
-    report = quantize(options)
+    report = quantize(options, settings=SearchSettings(target_db=45.0))
     assert report.fallback.nodes
     assert report.fallback.after_db >= 45.0
     judged = next(each for each in found if each.bound == befores[0])

@@ -1,0 +1,36 @@
+"""Embedding tables of a model, and the products that share them."""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.formats.embeddings import looked_up
+from onnxq.graph.edit import constant, graph_of, sizes
+from onnxq.types import Floats
+
+Tables = Mapping[str, list[ir.Node]]
+"""Look-ups by the digest of their table."""
+
+
+def find_tables(model: ir.Model) -> dict[str, list[ir.Node]]:
+    """Return the look-ups of rows in constant tables, by the digest of the table."""
+    found: dict[str, list[ir.Node]] = {}
+    for node in looked_up(model):
+        array = constant(node.inputs[0]) if graph_of(node) is model.graph else None
+        if array is not None:
+            found.setdefault(_digest(array), []).append(node)
+    return found
+
+
+def table_of(rows: Floats, tables: Tables) -> str | None:
+    """Return the table that equals a product's weight [channels, K]: a language model's head may be its embedding."""
+    if rows.shape not in {tuple(sizes(nodes[0].inputs[0]) or ()) for nodes in tables.values()}:
+        return None
+    key = _digest(rows)
+    return key if key in tables else None
+
+
+def _digest(array: Floats) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -1,0 +1,129 @@
+"""`--mode static`: int8 weights and activations, their ranges calibrated before the file is written."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from onnxq.calibration.collect import COUNTED, Collecting, collect
+from onnxq.calibration.statistics import Statistics, load_statistics
+from onnxq.errors import NothingToQuantize
+from onnxq.formats.recipe import Recipe
+from onnxq.formats.writer import Writer
+from onnxq.graph.edit import nodes_of
+from onnxq.graph.files import digest, load
+from onnxq.normalize.passes import normalize
+from onnxq.options import Effort
+from onnxq.plan.plan import Plan
+from onnxq.search.accuracy_target import Task
+from onnxq.search.best_recipe import choose_best
+from onnxq.search.candidates import Variant
+from onnxq.search.inputs import Inputs
+from onnxq.search.lstm import quantized_lstms
+from onnxq.search.measured_placement import Measured, placed_by_measurement
+from onnxq.search.placement import placed_by_model
+from onnxq.search.references import References
+from onnxq.search.trial import Outcome
+from onnxq.search.validation import find_references
+from onnxq.search.variants import find_variants, to_be_compared
+
+COUNTED_FAST = COUNTED // 2
+"""Values of a tensor that `--effort fast` counts per sample: over a hundred samples they are as good."""
+
+Lap = Callable[[str], None]
+"""Ends a stage: its time is reported under the name."""
+
+
+def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
+    """Place, calibrate, search, and write the model of the best recipe.
+
+    Raises:
+        OnnxqError: the model or the samples cannot be used, or nothing is left to quantize.
+    """
+    # placement, and LSTMs, on which nothing that follows depends
+    placed = _placed(inputs)
+    inputs, recipe = replace(inputs, costs=placed.costs), placed.recipe
+    references = find_references(inputs) if inputs.wanted_lstms() else None
+    recipe = _with_lstms(inputs, recipe, references)
+    lap("prepare")
+    # forms of the model, and one calibration pass for all
+    variants = find_variants(inputs, recipe)
+    lap("layers")
+    statistics = _statistics(inputs, variants)
+    lap("calibrate")
+    # the search
+    if references is None and to_be_compared(inputs, variants):
+        references = find_references(inputs)
+    candidates, choice = choose_best(inputs, variants, references, statistics, task)
+    lap("choose")
+    # the file
+    del variants, references
+    recipe = choice.recipe
+    if not recipe.plan.nodes and not recipe.lstms:
+        recipe = _at_its_own_opset(inputs, recipe)
+    parameters = candidates.parameters(recipe)
+    del candidates  # its weights are as large as the model
+    options = inputs.options
+    writer = Writer(options.format, options.standard, None if inputs.large else {})
+    written = writer.write(recipe, parameters)
+    warnings = [*placed.warnings, *choice.warnings]
+    if statistics.nonfinite:
+        warnings.insert(0, f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
+    points = choice.points or placed.points
+    choice = replace(choice, recipe=recipe, warnings=tuple(warnings), points=points)
+    return Outcome(written, choice, statistics, parameters)
+
+
+def _placed(inputs: Inputs) -> Measured:
+    """Leave slow nodes in float: by measurement, by the cost model, or not at all."""
+    options = inputs.options
+    if options.measure:
+        return placed_by_measurement(inputs)
+    recipe, warnings = placed_by_model(inputs) if options.give_back else (inputs.recipe(), ())
+    return Measured(recipe, inputs.costs, warnings=warnings)
+
+
+def _with_lstms(inputs: Inputs, recipe: Recipe, references: References | None) -> Recipe:
+    """Return the recipe with int8 LSTMs where the validation samples, or the user, allow it."""
+    if references is None and inputs.options.dynamic_lstm is None:
+        return recipe  # nothing tells whether the outputs hold
+    forms, refused = quantized_lstms(inputs, references)
+    if refused and not forms and not recipe.plan.nodes and not recipe.kept:
+        name, reason = next(iter(refused.items()))
+        raise NothingToQuantize(f"{inputs.options.model}: nothing to quantize: LSTM '{name}': {reason}")
+    recipe = replace(recipe, lstms=forms)
+    return recipe.keeping(refused) if refused else recipe
+
+
+def _statistics(inputs: Inputs, variants: Sequence[Variant]) -> Statistics:
+    """Calibrate the tensors of all forms in one pass, or load the statistics of earlier passes."""
+    options = inputs.options
+    model_digest = digest(options.model)
+    if options.stats:
+        statistics, *others = [load_statistics(path, model_digest) for path in options.stats]
+        for other in others:
+            statistics.merge(other)
+    else:
+        # the last form that divides nothing has the others' values, too
+        model = [variant.model for variant in variants if not variant.divided][-1]
+        divided = {name: one for variant in variants for name, one in variant.divided.items()}
+        names = dict.fromkeys(
+            name for variant in variants for name in variant.plan.sources() if name not in divided
+        )
+        counted = COUNTED_FAST if options.effort is Effort.FAST else COUNTED
+        how = Collecting(0, options.allow_nonfinite, divided, counted)
+        statistics = collect(model, list(names), inputs.samples.calibration, model_digest, how)
+    for plan in (inputs.plan, *(variant.plan for variant in variants)):
+        statistics.aliases |= {tensor.name: tensor.source for tensor in plan.tensors.values()}
+    return statistics
+
+
+def _at_its_own_opset(inputs: Inputs, recipe: Recipe) -> Recipe:
+    """Return the recipe of a model that stays float, at the opset it came with.
+
+    The runtime fuses other nodes at a higher opset, and may be slower.
+    """
+    model = normalize(load(inputs.options.model), lift=False)
+    reasons = {name: why for name, (_, why) in recipe.plan.floats.items()}
+    floats = {
+        node.name or "": (node, reasons[node.name or ""]) for node in nodes_of(model) if node.name in reasons
+    }
+    return replace(recipe, model=model, plan=Plan(floats=floats))

@@ -1,0 +1,233 @@
+"""The inputs of a quantization: options, the normalized model, its full plan, and the samples."""
+
+import shutil
+import weakref
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxq.comparison.feedback import Feedback, chosen_sequences, find_feedback
+from onnxq.cost.model import CPUS, Costs
+from onnxq.data.checks import check_samples
+from onnxq.data.preprocessing import read_forms
+from onnxq.data.sample import Sample
+from onnxq.data.samples import check_feeds, open_samples
+from onnxq.data.split import SplitSamples, split
+from onnxq.errors import DataError, ModelError, NothingToQuantize
+from onnxq.formats.lstm import WORTH as LSTM_WEIGHTS
+from onnxq.formats.lstm import dynamic_lstms
+from onnxq.formats.recipe import Recipe
+from onnxq.graph.edit import nodes_of
+from onnxq.graph.files import SINGLE_FILE_LIMIT, load, weight_bytes
+from onnxq.normalize.passes import normalize
+from onnxq.options import Mode, QuantizeOptions
+from onnxq.plan.operators import ALREADY_QUANTIZED
+from onnxq.plan.plan import Plan, Selection, make_plan
+from onnxq.plan.reasons import CHANGING_SHAPES, FloatReason
+from onnxq.runtime.inner_values import expose
+from onnxq.runtime.sessions import InputSpec, model_inputs, open_exposed, open_session, run
+from onnxq.runtime.weights_on_disk import move_to_disk
+from onnxq.search.settings import SearchSettings
+
+
+class WeightStore:
+    """A folder for the weights of a model's forms, where they are many; it goes with this object."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+
+    def hold(self, model: ir.Model) -> None:
+        """Move the large weights of a model to the folder, in place."""
+        before, self.folder = self.folder, move_to_disk(model, self.folder)
+        if before is None and self.folder is not None:
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The inputs of a quantization.
+
+    options   the user's options
+    model     the normalized model, in its plain form
+    plan      its plan with every node that can be quantized
+    kept      nodes whose values cannot be calibrated, with the reason
+    specs     inputs of the model as it came
+    large     whether two sessions side by side may not fit into memory
+    costs     cost model of each of the target's CPUs, as far as they are known
+    samples   calibration, validation and unseen samples
+    feedback  outputs that are the next sample's inputs
+    settings  thresholds of the accuracy search
+    store     weights of the model's forms on disk
+    warnings  lines for the report
+    """
+
+    options: QuantizeOptions
+    model: ir.Model
+    plan: Plan
+    kept: dict[str, FloatReason]
+    specs: list[InputSpec]
+    large: bool
+    costs: tuple[Costs, ...]
+    samples: SplitSamples = field(default_factory=SplitSamples)
+    feedback: Feedback = field(default_factory=Feedback)
+    settings: SearchSettings = field(default_factory=SearchSettings)
+    store: WeightStore = field(default_factory=WeightStore)
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def selection(self) -> Selection:
+        """The nodes that the user lets onnxq quantize."""
+        return selection_of(self.options)
+
+    def recipe(self) -> Recipe:
+        """The recipe that quantizes every node of the plan."""
+        return Recipe(self.model, self.plan, self.selection, self.kept)
+
+    def wanted_lstms(self) -> list[ir.Node]:
+        """LSTMs to give int8 weights: all that the user selects, none, or those that are faster for it."""
+        return _wanted_lstms(self.model, self.options)
+
+
+def selection_of(options: QuantizeOptions) -> Selection:
+    """Return the nodes that the user lets onnxq quantize."""
+    return Selection(options.include, options.exclude, options.op_types)
+
+
+def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) -> Inputs:
+    """Load, normalize and plan the model; find and split the samples.
+
+    Args:
+        options: the user's options.
+        settings: thresholds of the accuracy search; those of the effort by default.
+
+    Raises:
+        OnnxqError: the model or the data cannot be used, or there is nothing to quantize.
+    """
+    # the model
+    model = load(options.model)
+    quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
+    specs = model_inputs(model)
+    large = weight_bytes(model) > SINGLE_FILE_LIMIT
+    given = [(node.name or "", node.op_type) for node in nodes_of(model)]
+    model = normalize(model)
+    selection = selection_of(options)
+    selection.check(given + [(node.name or "", node.op_type) for node in nodes_of(model)])
+    store = WeightStore()
+    static = options.mode is Mode.STATIC
+    plan = make_plan(model, selection) if static else Plan()
+    store.hold(model)
+    warnings: list[str] = []
+    if static:
+        _check_plan(model, plan, options, quantized)
+        if quantized:
+            warnings.append(
+                f"the model is quantized already in {quantized} nodes: they pass through as they are"
+            )
+        if options.calib is None and not options.stats:
+            raise DataError("no calibration data: give a folder with --calib, or statistics with --stats")
+    # the samples
+    samples, feedback = SplitSamples(), Feedback()
+    if options.calib is not None:
+        samples, feedback, said = _find_samples(options, specs, outputs=len(model.graph.outputs))
+        warnings += said
+    # values that cannot be observed
+    kept: dict[str, FloatReason] = {}
+    if static and options.calib is not None:
+        kept = _unobservable(model, plan, samples.calibration[0], specs)
+        if kept:
+            plan = make_plan(model, selection, kept)
+            _check_plan(model, plan, options, quantized)
+    costs = CPUS.get(options.target, ())
+    return Inputs(
+        options,
+        model,
+        plan,
+        kept,
+        specs,
+        large,
+        costs,
+        samples,
+        feedback,
+        settings or SearchSettings.of(options.effort),
+        store,
+        tuple(warnings),
+    )
+
+
+def _wanted_lstms(model: ir.Model, options: QuantizeOptions) -> list[ir.Node]:
+    chosen = options.dynamic_lstm
+    if chosen is False or (chosen is None and options.standard):  # their operator is this runtime's own
+        return []
+    every = chosen or options.mode is Mode.DYNAMIC
+    selection = selection_of(options)
+    found = dynamic_lstms(model, 0 if every else LSTM_WEIGHTS)
+    return [node for node in found if selection.refusal(node) is None]
+
+
+def _check_plan(model: ir.Model, plan: Plan, options: QuantizeOptions, quantized: int) -> None:
+    if plan.anchors or _wanted_lstms(model, options):
+        return
+    open_session(options.model, optimize=False)  # the runtime's own complaint about the model comes first
+    if quantized:
+        why = f"it is quantized already ({quantized} integer nodes)"
+    else:
+        reasons = [
+            f"{node.op_type} '{node.name}': {reason}"
+            for node, reason in plan.floats.values()
+            if node.op_type in ("Conv", "Gemm", "MatMul")
+        ]
+        why = reasons[0] if reasons else "it has no Conv, MatMul or Gemm"
+    raise NothingToQuantize(f"{options.model}: nothing to quantize: {why}")
+
+
+def _find_samples(
+    options: QuantizeOptions, specs: list[InputSpec], outputs: int
+) -> tuple[SplitSamples, Feedback, list[str]]:
+    """Open and divide the samples of --calib; warnings about them."""
+    assert options.calib is not None
+    forms, feedback = read_forms(options.preprocess), Feedback()
+    found = open_samples(options.calib, specs, forms, options.samples)
+    if outputs > 1 and len(specs) > 1:
+        feedback = find_feedback(open_session(options.model), found, options.states)
+    elif options.states:
+        raise DataError(
+            f"--state {options.states[0]}: the model has one input or one output: none of them is a state"
+        )
+    samples = chosen_sequences(found, feedback, options.samples)
+    warnings = list(check_samples(samples, found, specs, forms))
+    if len(samples) < min(options.samples, len(found)) or len(found) < options.samples:
+        warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
+    parts = split(samples, feedback.starts if feedback.states else None)
+    if set(map(id, parts.validation)) <= set(map(id, parts.calibration)):
+        warnings.append("too few samples to hold one out: the result is verified on calibration samples")
+    return parts, feedback, warnings
+
+
+def _unobservable(
+    model: ir.Model, plan: Plan, sample: Sample, specs: list[InputSpec]
+) -> dict[str, FloatReason]:
+    """Find by a run the nodes of Loops and Scans whose values cannot be stacked over the iterations."""
+    main = model.graph
+    inside = {name for name, planned in plan.nodes.items() if planned.node.graph is not main}
+    if not inside:
+        return {}
+    given = {value.name for value in main.inputs}
+    exposed = expose(model, [name for name in plan.sources() if name not in given])
+    stacked = {name for name, (_, levels) in exposed.outputs.items() if levels}
+    feeds = check_feeds(sample, specs)
+    try:
+        run(open_exposed(exposed.model), feeds, sample.name)
+    except ModelError:
+        return {
+            name: CHANGING_SHAPES
+            for name in sorted(inside, key=list(plan.nodes).index)
+            if stacked & _values_around(plan, name)
+        }
+    return {}
+
+
+def _values_around(plan: Plan, name: str) -> set[str | None]:
+    planned = plan.nodes[name]
+    return {value.name for value in (*planned.node.inputs, planned.output) if value is not None}
