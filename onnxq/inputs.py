@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxq.comparison.feedback import Feedback, chosen_sequences, find_feedback
-from onnxq.cost.model import CPUS, Costs
+from onnxq.cost.model import Costs, cpus_of
 from onnxq.cost.placement import REASON as SLOW
 from onnxq.cost.placement import place, savings
 from onnxq.data.checks import check_samples
@@ -133,7 +133,7 @@ def prepare(options: QuantizeOptions) -> Job:
     _selection(options).check(given + [(node.name or "", node.op_type) for node in nodes_of(model)])
     static = options.mode is Mode.STATIC
     plan = make_plan(model, _selection(options)) if static else Plan()
-    costs = CPUS.get(options.target, ())
+    costs = cpus_of(options.target)
     job = Job(options, model, plan, specs, large, costs)
     job.move_to_disk(model)
     if not static:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxq.calibration.collect import Collecting, collect
 from onnxq.calibration.methods import MethodOptions
-from onnxq.cost.model import CPUS, PROFILING_NS, Costs, Line
+from onnxq.cost.model import PROFILING_NS, Costs, Line, cpus_of
 from onnxq.cost.placement import REASON as SLOW
 from onnxq.cost.placement import place
 from onnxq.data.samples import check_feeds, spread
@@ -55,7 +55,7 @@ def place_measured(job: Job) -> None:
         return
     feeds = [check_feeds(sample, job.specs) for sample in spread(job.calibration, SAMPLES)]
     shapes = planned_shapes(job.model, job.plan, feeds[0])
-    quick, known = _Quick(job), CPUS.get(job.options.target, ())
+    quick, known = _Quick(job), cpus_of(job.options.target)
     quantize, dequantize = _conversions()
     nodes = _node_ns(job, quick.model(job.plan), feeds)
     job.costs = (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import onnxq
 from onnxq import inputs as job
 from onnxq.cost.minimum_cut import INFINITE, Network
-from onnxq.cost.model import CPUS, Costs, Line, Work, is_blocked, nanoseconds
+from onnxq.cost.model import CPU_TABLES, Costs, Line, Work, cpus_of, is_blocked, nanoseconds
 from onnxq.cost.node_times import times_of
 from onnxq.cost.placement import Savings, place
 from onnxq.graph.macs import concrete_shapes
@@ -62,7 +62,7 @@ def test_an_infinite_edge_is_never_cut():
     assert network.source_side() == {0, a, b}
 
 
-@pytest.mark.parametrize("costs", [costs for cpus in CPUS.values() for costs in cpus])
+@pytest.mark.parametrize("costs", [costs for target in CPU_TABLES for costs in cpus_of(target)])
 def test_tables_have_both_forms_and_costs_that_grow(costs):
     table = costs.table
     for kind in (
@@ -97,7 +97,7 @@ def test_convolutions_of_the_blocked_layout(weight, groups, tmp_path):
         to_ir(parse(text, {"w": np.zeros(weight, np.float32)})), save_optimized=tmp_path / "runs.onnx"
     )
     domains = {node.domain for node in onnx.load(tmp_path / "runs.onnx", load_external_data=False).graph.node}
-    for costs in CPUS[Target.PORTABLE] + CPUS[Target.VNNI]:
+    for costs in cpus_of(Target.PORTABLE) + cpus_of(Target.VNNI):
         assert is_blocked(weight, groups, costs.block) == ("com.microsoft.nchwc" in domains)
 
 
@@ -108,7 +108,9 @@ def test_depthwise_over_one_axis_is_worth_integers_and_over_two_it_is_not(size, 
     chain = " ".join(f"{y} = Conv<pads={pads}, group=64>({x}, d)" for x, y in itertools.pairwise("xabcy"))
     text = f"g (float[1,64,{dims}] x) => (float[1,64,{dims}] y) {{ {chain} }}"
     model = normalize(to_ir(parse(text, {"d": normal(rng, 64, 1, *kernel)})))
-    assert len(place(make_plan(model), concrete_shapes(model, None), CPUS[Target.PORTABLE]).floats) == floats
+    assert (
+        len(place(make_plan(model), concrete_shapes(model, None), cpus_of(Target.PORTABLE)).floats) == floats
+    )
 
 
 DEPTHWISE = """g (float[1,8,96,96] x) => (float[1,256,12,12] y) {
@@ -144,7 +146,7 @@ def test_statistics_serve_whatever_is_given_back(rng, tmp_path, calib):
 def test_depthwise_goes_back_to_float_and_wide_products_do_not(rng):
     model = normalize(to_ir(depthwise_model(rng)))
     plan = make_plan(model)
-    placement = place(plan, concrete_shapes(model, None), CPUS[Target.PORTABLE])
+    placement = place(plan, concrete_shapes(model, None), cpus_of(Target.PORTABLE))
     groups = {name: planned.node.attributes.get("group") for name, planned in plan.nodes.items()}
     back = {name for name in placement.floats if name in groups}
     assert {name for name, group in groups.items() if group is not None and group.as_int() == 8} <= back
@@ -192,8 +194,8 @@ def test_many_groups_of_few_channels_are_not_worth_integers(groups, outputs, flo
     text = f"g (float[1,{outputs},40,40] x) => (float[1,{outputs},40,40] y) {{ {chain} }}"
     weights = {f"w{i}": normal(rng, outputs, outputs // groups, 3, 3) for i in range(4)}
     model = normalize(to_ir(parse(text, weights)))
-    for target in CPUS:
-        assert len(place(make_plan(model), concrete_shapes(model, None), CPUS[target]).floats) == floats
+    for target in CPU_TABLES:
+        assert len(place(make_plan(model), concrete_shapes(model, None), cpus_of(target)).floats) == floats
 
 
 CHAIN = "g (float[1,8,64,64] x) => (float[1,8,64,64] y) { a = Conv(x, w0) b = Conv(a, w1) y = Conv(b, w2) }"
@@ -256,7 +258,7 @@ def test_a_float_convolution_computes_a_hard_swish_behind_it(text, free, rng):
     model = normalize(to_ir(parse(ACTIVATED % text, {"w": normal(rng, 32, 32, 1, 1)})))
     plan, shapes = make_plan(model), concrete_shapes(model, None)
     (product,) = [planned for planned in plan.nodes.values() if planned.node.op_type == "Mul"]
-    for costs in CPUS[Target.PORTABLE] + CPUS[Target.VNNI]:
+    for costs in cpus_of(Target.PORTABLE) + cpus_of(Target.VNNI):
         integer, as_float = times_of(product, shapes, costs)
         assert integer > 0
         assert (as_float == 0) == free
@@ -270,7 +272,7 @@ def test_an_activation_has_a_cost_of_its_own_where_a_float_convolution_computes_
     model = normalize(to_ir(parse(ACTIVATED.replace("56", "112") % text, {"w": normal(rng, 32, 32, 1, 1)})))
     plan, shapes = make_plan(model), concrete_shapes(model, None)
     (planned,) = [planned for planned in plan.nodes.values() if planned.node.op_type == "Sigmoid"]
-    for costs in CPUS[Target.PORTABLE] + CPUS[Target.VNNI]:
+    for costs in cpus_of(Target.PORTABLE) + cpus_of(Target.VNNI):
         _, work = costs.work_of(planned.node, shapes)
         fused, alone = (costs.kernel_ns("float", kind, work) for kind in ("fused Sigmoid", "Sigmoid"))
         assert fused != alone
@@ -280,7 +282,7 @@ def test_an_activation_has_a_cost_of_its_own_where_a_float_convolution_computes_
 @pytest.mark.parametrize("to_integers", [False, True])
 def test_an_image_changes_its_layout_with_its_form(to_integers):
     """At a higher price where all its channels are on the same lines of a cache; a matrix has no other layout."""
-    costs = CPUS[Target.PORTABLE][0]
+    costs = cpus_of(Target.PORTABLE)[0]
     usual, alike, matrix = (
         costs.conversion_ns(s, to_integers=to_integers)
         for s in ((1, 64, 56, 56), (1, 64, 64, 64), (64 * 64, 64))
@@ -303,7 +305,8 @@ def test_a_float_beginning_of_a_residual_chain_costs_transposes(blocks, floats, 
     weights = {"w": normal(rng, 16, 3, 3, 3), "v": normal(rng, 16, 16, 3, 3)}
     model = normalize(to_ir(parse(f"g (float[1,3,32,32] x) => (float[1,16,32,32] y) {{ {text} }}", weights)))
     assert (
-        len(place(make_plan(model), concrete_shapes(model, None), CPUS[Target.PORTABLE][1:]).floats) == floats
+        len(place(make_plan(model), concrete_shapes(model, None), cpus_of(Target.PORTABLE)[1:]).floats)
+        == floats
     )
 
 
@@ -332,14 +335,14 @@ def test_what_costs_more_than_its_like(name, form, rng):
         found.append(
             [
                 sum(times_of(planned, shapes, costs)[form] for planned in nodes)
-                for costs in CPUS[Target.PORTABLE]
+                for costs in cpus_of(Target.PORTABLE)
             ]
         )
     assert all(more > less for less, more in zip(*found, strict=True))
 
 
 def test_three_outputs_cost_an_integer_kernel_no_less_than_sixteen():
-    for costs in (CPUS[Target.PORTABLE][1], CPUS[Target.VNNI][1]):
+    for costs in (cpus_of(Target.PORTABLE)[1], cpus_of(Target.VNNI)[1]):
         few, many = (
             costs.kernel_ns("integer", "spatial", _conv_work(costs, channels)) for channels in (3, 16)
         )
