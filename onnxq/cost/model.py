@@ -54,14 +54,14 @@ PLAIN = "plain "
 """Prefix of the kind of a convolution outside the blocked layout: its float kernel is slower."""
 
 ALIKE = 1024
-"""Channels of images with a multiple of this many pixels share cache lines: layout changes take 3 times as long."""
+"""In images of a multiple of this many pixels, channels share cache lines: layout changes take 3 times longer."""
 
 PROFILING_NS = 1000.0
 """Nanoseconds that the profiler adds to a call."""
 
 
 def conv_kind(weight: Sequence[int], groups: int, block: int) -> str:
-    """Return the kind of a convolution with weight `[out, in / groups, *kernel]`; a stem reads few channels."""
+    """Return the kind of a convolution with weight `[out, in / groups, *kernel]`; a stem has few inputs."""
     if groups > 1:
         return "depthwise" if weight[1] == 1 and weight[0] == groups else "grouped"
     if math.prod(weight[2:]) == 1:

@@ -23,7 +23,7 @@ from onnxq.graph.edit import (
 )
 from onnxq.graph.macs import ShapeByName
 from onnxq.graph.shapes import opset_of
-from onnxq.normalize.passes import LEAST_OPSET
+from onnxq.normalize.opset import LEAST_OPSET
 from onnxq.plan.plan import Plan
 from onnxq.types import Array
 

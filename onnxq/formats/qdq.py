@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxq.graph.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, nodes_of, tidy
 from onnxq.graph.shapes import opset_of
-from onnxq.normalize.passes import LEAST_OPSET
+from onnxq.normalize.opset import LEAST_OPSET
 from onnxq.plan.constraints import clamp_bounds
 from onnxq.plan.operators import Role
 from onnxq.plan.plan import Plan, PlannedTensor

@@ -15,7 +15,7 @@ from onnxq.graph.shapes import infer_shapes, opset_of
 from onnxq.inputs import Job
 from onnxq.modes.embeddings import Tables, code_table, code_tables, find_tables, table_of
 from onnxq.modes.products import SMALLEST, Made, moments_in_turns, plan_products, weight_rows
-from onnxq.normalize.passes import lift_opset
+from onnxq.normalize.opset import lift_opset
 from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan.plan import Plan
 from onnxq.quantization.weights import Use, layer_inputs, read_elsewhere, second_moments, sharing

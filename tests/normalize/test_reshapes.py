@@ -54,7 +54,7 @@ def test_a_computed_shape_becomes_constant(text, shape, rng):
     model = reshaping(text)
     feeds = [{"x": normal(rng, n, s, 32), "other": normal(rng, 1, 1, 32)} for n, s in ((1, 1), (2, 5))]
     before = [run(model, each) for each in feeds]
-    assert fix_reshapes(model) == 1
+    assert fix_reshapes(model)
     assert shape_of(model).tolist() == shape
     for each, expected in zip(feeds, before, strict=True):
         for a, b in zip(run(model, each), expected, strict=True):
@@ -90,7 +90,7 @@ def test_a_swap_by_way_of_three_axes_becomes_one_transpose(rng):
         for shape in ((1, 2, 3, 4), (2, 1, 5, 3))
     ]
     before = [run(model, each) for each in feeds]
-    assert fix_reshapes(model) == 1
+    assert fix_reshapes(model)
     passes.RemoveUnusedNodesPass()(model)
     assert [node.op_type for node in model.graph if node.op_type in ("Reshape", "Transpose", "Shape")] == [
         "Transpose"
@@ -103,7 +103,7 @@ def test_a_swap_by_way_of_three_axes_becomes_one_transpose(rng):
 @pytest.mark.parametrize("text", NOT_SWAPPED.values(), ids=list(NOT_SWAPPED))
 def test_what_is_no_swap_stays(text):
     model = swapping(text)
-    assert fix_reshapes(model) == 0
+    assert not fix_reshapes(model)
     assert [node.op_type for node in model.graph].count("Reshape") == 2
 
 
@@ -113,5 +113,5 @@ def test_other_shapes_stay_computed(text):
     if text == OTHER["zeros that are zeros"]:
         node = next(node for node in model.graph if node.op_type == "Reshape")
         node.attributes["allowzero"] = ir.AttrInt64("allowzero", 1)
-    assert fix_reshapes(model) == 0
+    assert not fix_reshapes(model)
     assert shape_of(model) is None
