@@ -32,8 +32,8 @@ from onnxq.quantization.parameters import Parameters
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import doubts
 from onnxq.runtime.latency import medians_ms
-from onnxq.runtime.memory import give_back
-from onnxq.runtime.weights_on_disk import SPILL
+from onnxq.runtime.memory import release_freed_memory
+from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
 from onnxq.search.accuracy_target import TIMED, Task
 from onnxq.search.candidates import Choice, Trial, Variant
 from onnxq.search.lstm import quantized_lstms
@@ -193,8 +193,8 @@ class _Clock:
         self.start = time.perf_counter()
 
     def lap(self, job: Job, stage: str) -> None:
-        if weight_bytes(job.model) >= SPILL:  # a model of a size that is worth the time
-            give_back()
+        if weight_bytes(job.model) >= DISK_THRESHOLD:  # a model of a size that is worth the time
+            release_freed_memory()
         now = time.perf_counter()
         job.seconds[stage] = now - self.start
         self.start = now

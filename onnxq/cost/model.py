@@ -54,7 +54,10 @@ PLAIN = "plain "
 """Prefix of the kind of a convolution outside the blocked layout: its float kernel is slower."""
 
 ALIKE = 1024
-"""In images of a multiple of this many pixels, channels share cache lines: layout changes take 3 times longer."""
+"""Channels share cache lines in images with a multiple of this many pixels.
+
+Their layout changes take three times as long.
+"""
 
 PROFILING_NS = 1000.0
 """Nanoseconds that the profiler adds to a call."""

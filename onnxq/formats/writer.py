@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnxq.cost.placement import REASON as SLOW
 from onnxq.formats.attention import fuse_attention
 from onnxq.formats.embeddings import KnownTables, looked_up, quantize_tables
-from onnxq.formats.fusion_guards import shield
+from onnxq.formats.fusion_guards import guard_fusions
 from onnxq.formats.gelu import fuse_gelu
 from onnxq.formats.half_precision import ALWAYS_FLOAT, narrow_weights
 from onnxq.formats.joint_products import join_products
@@ -57,7 +57,7 @@ def file_writer(job: Job) -> Writer:
                     if why in (SLOW, REASON) or _always_float(job, node)
                 ],
             )
-        shield(result)
+        guard_fusions(result)
         return result
 
     return written

@@ -70,7 +70,7 @@ def test_attention_becomes_one_operator(middle, opset, rng):
     model = attention(middle, opset=opset)
     values = [feeds(rng), feeds(rng, batch=1)]
     before = [run(model, each)[0] for each in values]
-    assert fuse_attention(model) == 1
+    assert fuse_attention(model)
     operators = [node.op_type for node in model.graph]
     assert operators.count("MultiHeadAttention") == 1
     assert not {"Softmax", "MatMul", "Transpose"} & set(operators)
@@ -82,7 +82,7 @@ def test_attention_becomes_one_operator(middle, opset, rng):
 def test_what_only_looks_like_attention_stays(middle):
     model = attention(middle)
     nodes = [node.name for node in model.graph]
-    assert fuse_attention(model) == 0
+    assert not fuse_attention(model)
     assert [node.name for node in model.graph] == nodes
 
 
@@ -109,7 +109,8 @@ def test_layers_share_one_mask(rng):
     model = layers(3)
     values = {"x0": normal(rng, 2, 5, 32), "m": feeds(rng)["m"][..., :5]}
     before = run(model, values)[0]
-    assert fuse_attention(model) == 3
+    assert fuse_attention(model)
+    assert [node.op_type for node in model.graph].count("MultiHeadAttention") == 3
     assert [node.op_type for node in model.graph].count("Expand") == 1
     np.testing.assert_allclose(run(model, values)[0], before, atol=1e-5)
 
@@ -158,7 +159,7 @@ def test_products_of_one_activation_become_one(biases, rng):
     model = joinable(rng, biases)
     x = normal(rng, 3, 6)
     before = run(model, {"x": x})
-    assert join_products(model) == 1
+    assert join_products(model)
     products = [node for node in model.graph if node.op_type == "MatMulIntegerToFloat"]
     assert [node.name for node in products] == [JOINT.join(["a_node", "b_node", "c_node"])]
     for expected, found in zip(before, run(model, {"x": x}), strict=True):

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 import onnxq
 from onnxq.graph.files import load
-from onnxq.runtime.random_seeds import drawing, may_draw
+from onnxq.runtime.random_seeds import may_be_random, unseeded_nodes
 from onnxq.runtime.sessions import open_session
 from tests.conftest import normal, parse
 
@@ -39,7 +39,7 @@ def test_outputs_are_held_against_the_same_draws(tmp_path, rng):
 def test_the_file_still_draws_as_it_likes(tmp_path, rng):
     path = noisy(rng, tmp_path)
     onnxq.quantize(path, tmp_path / "calib", tmp_path / "a.onnx", give_back=False, effort=onnxq.Effort.FAST)
-    assert len(drawing(load(tmp_path / "a.onnx"))) == 1
+    assert len(unseeded_nodes(load(tmp_path / "a.onnx"))) == 1
     x = {"x": normal(rng, 1, 8, 16)}
     ours = [open_session(model).run(None, x)[0] for model in (path, load(path), path)]
     assert np.array_equal(ours[0], ours[1])
@@ -49,9 +49,9 @@ def test_the_file_still_draws_as_it_likes(tmp_path, rng):
 def test_a_seed_that_the_model_has_is_kept(tmp_path, rng):
     model = load(noisy(rng, tmp_path))
     model.graph[1].attributes["seed"] = ir.AttrFloat32("seed", 7.0)
-    assert drawing(model) == []
+    assert unseeded_nodes(model) == []
     open_session(model)
     assert model.graph[1].attributes["seed"].as_float() == 7.0
-    assert may_draw(tmp_path / "model.onnx")
+    assert may_be_random(tmp_path / "model.onnx")
     onnx.save(parse("g (float[1] x) => (float[1] y) { y = Tanh(x) }"), tmp_path / "plain.onnx")
-    assert not may_draw(tmp_path / "plain.onnx")
+    assert not may_be_random(tmp_path / "plain.onnx")

@@ -14,7 +14,7 @@ import onnxq
 from onnxq.graph.edit import constant
 from onnxq.inputs import prepare
 from onnxq.options import QuantizeOptions
-from onnxq.runtime import weights_on_disk as spill
+from onnxq.runtime import weights_on_disk
 from onnxq.runtime.sessions import open_session
 from onnxq.search.strategy import _more_samples
 from tests.conftest import normal, parse
@@ -22,7 +22,7 @@ from tests.conftest import normal, parse
 
 @pytest.fixture
 def model(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(spill, "SPILL", 1 << 18)
+    monkeypatch.setattr(weights_on_disk, "DISK_THRESHOLD", 1 << 18)
     text = "g (float[4,300] x) => (float[4,300] y) { a = MatMul(x, w) y = MatMul(a, v) }"
     onnx.save_model(
         parse(text, {"w": normal(rng, 300, 300), "v": normal(rng, 300, 300)}), tmp_path / "m.onnx"
@@ -36,7 +36,9 @@ def model(tmp_path, rng, monkeypatch):
 def test_a_file_holds_the_weights_as_long_as_the_job_lives(model, tmp_path):
     job = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
     held = [value.const_value for value in job.model.graph.initializers.values()]
-    assert all(isinstance(tensor, ir.ExternalTensor) and tensor.offset % spill.PAGE == 0 for tensor in held)
+    assert all(
+        isinstance(tensor, ir.ExternalTensor) and tensor.offset % weights_on_disk.PAGE == 0 for tensor in held
+    )
     feeds = {"x": np.load(tmp_path / "calib" / "0.npy")}
     (found,), (wanted,) = open_session(job.model).run(None, feeds), open_session(model).run(None, feeds)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-3)
@@ -85,7 +87,7 @@ def find_variants(job):
     time.sleep(60)
 onnxq.pipeline.find_variants = find_variants
 import onnxq.runtime.weights_on_disk
-onnxq.runtime.weights_on_disk.SPILL = 1 << 18
+onnxq.runtime.weights_on_disk.DISK_THRESHOLD = 1 << 18
 main(sys.argv[1:])
 """
 
