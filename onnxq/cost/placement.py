@@ -239,8 +239,8 @@ class _Conversion:
     consumers  planned nodes that read it as integers
     outside    whether a consumer is in float anyway
     shape      of the tensor
-    sums       number of Add and Mul nodes of two integer tensors in a chain behind it: behind a float convolution,
-               the layout differs from that of integer ones, and the runtime transposes for each of them and back
+    sums       number of Add and Mul nodes of two integer tensors in a chain behind it; after a float Conv,
+               the layout is not that of integer ones: the runtime transposes for each of them, and back
     """
 
     producer: str | None

@@ -1,4 +1,4 @@
-"""The tables of kernel times: their columns are the sizes of the cost model, and the fit's output reads back unchanged."""
+"""The tables of kernel times match the cost model, and the benchmark writes what the package reads."""
 
 import importlib
 from importlib.resources import files

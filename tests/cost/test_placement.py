@@ -1,4 +1,4 @@
-"""What is given back to float for speed: the cut is a minimum, and the plan follows from the sizes alone."""
+"""Nodes left in float for speed: the cut is a minimum, and the plan depends on the sizes alone."""
 
 import itertools
 
@@ -85,14 +85,18 @@ def test_tables_have_both_forms_and_costs_that_grow(costs):
 
 BLOCKED = [  # weight [out, in / groups, *kernel], groups
     ((16, 3, 3, 3), 1), ((9, 16, 1, 1), 1), ((16, 20, 3, 3), 1), ((16, 18, 3, 3), 1), ((8, 16, 3), 1),
-    ((20, 1, 3, 3), 20), ((18, 1, 3, 3), 18), ((16, 1, 3), 16), ((64, 1, 3, 3), 32), ((64, 16, 3, 3), 4), ((48, 4, 3, 3), 4),
+    ((20, 1, 3, 3), 20), ((18, 1, 3, 3), 18), ((16, 1, 3), 16),
+    ((64, 1, 3, 3), 32), ((64, 16, 3, 3), 4), ((48, 4, 3, 3), 4),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("weight", "groups"), BLOCKED, ids=str)
 def test_convolutions_of_the_blocked_layout(weight, groups, tmp_path):
     size = [8] * (len(weight) - 2)
-    text = f"g (float[1,{weight[1] * groups},{','.join(map(str, size))}] x) => (float y) {{ y = Conv<group={groups}>(x, w) }}"
+    text = (
+        f"g (float[1,{weight[1] * groups},{','.join(map(str, size))}] x) => (float y) {{ y = "
+        f"Conv<group={groups}>(x, w) }}"
+    )
     open_session(
         to_ir(parse(text, {"w": np.zeros(weight, np.float32)})), save_optimized=tmp_path / "runs.onnx"
     )
@@ -249,7 +253,8 @@ ACTIVATED = "g (float[1,32,56,56] x) => (float[1,32,56,56] y) { %s y = Conv(r, w
             False,
         ),  # of another value
         (
-            "p = Conv(x, w) t = MaxPool<kernel_shape=[1,1]>(p) s = HardSigmoid<alpha=0.16666667>(t) r = Mul(t, s)",
+            "p = Conv(x, w) t = MaxPool<kernel_shape=[1,1]>(p) s = "
+            "HardSigmoid<alpha=0.16666667>(t) r = Mul(t, s)",
             False,
         ),
     ],
@@ -268,7 +273,7 @@ def test_a_float_convolution_computes_a_hard_swish_behind_it(text, free, rng):
     "text", ["t = Conv(x, w) r = Sigmoid(t)", "t = Conv(x, w) s = Sigmoid(t) r = Mul(s, t)"]
 )
 def test_an_activation_has_a_cost_of_its_own_where_a_float_convolution_computes_it(text, rng):
-    """Not a Sigmoid whose argument something else takes too."""
+    """A Sigmoid whose input has another consumer is not fused."""
     model = normalize(to_ir(parse(ACTIVATED.replace("56", "112") % text, {"w": normal(rng, 32, 32, 1, 1)})))
     plan, shapes = make_plan(model), concrete_shapes(model, None)
     (planned,) = [planned for planned in plan.nodes.values() if planned.node.op_type == "Sigmoid"]
@@ -281,7 +286,7 @@ def test_an_activation_has_a_cost_of_its_own_where_a_float_convolution_computes_
 
 @pytest.mark.parametrize("to_integers", [False, True])
 def test_an_image_changes_its_layout_with_its_form(to_integers):
-    """At a higher price where all its channels are on the same lines of a cache; a matrix has no other layout."""
+    """It costs more if all channels share cache lines; a matrix has only one layout."""
     costs = cpus_of(Target.PORTABLE)[0]
     usual, alike, matrix = (
         costs.conversion_ns(s, to_integers=to_integers)
@@ -297,7 +302,7 @@ def test_an_image_changes_its_layout_with_its_form(to_integers):
 
 @pytest.mark.parametrize(("blocks", "floats"), [(0, 1), (6, 0)])
 def test_a_float_beginning_of_a_residual_chain_costs_transposes(blocks, floats, rng):
-    """An image's first convolution is faster in float on this CPU, but each sum behind it would be in two layouts."""
+    """The first convolution is faster in float on this CPU, but each sum behind it would have two layouts."""
     text = "t0 = Conv<pads=[1,1,1,1]>(x, w) r0 = Relu(t0) "
     for i in range(1, blocks + 1):
         text += f"t{i} = Conv<pads=[1,1,1,1]>(r{i - 1}, v) a{i} = Add(t{i}, r{i - 1}) r{i} = Relu(a{i}) "
@@ -358,7 +363,7 @@ def _conv_work(costs, channels):
 
 
 def test_size_does_not_count_where_tables_say_little():
-    """A model of 0.08 ms that kept a few integers for its size took 1.09 of float's time."""
+    """A model of 0.08 ms with a few integer nodes, kept for size, took 1.09 of the float time."""
     assert Savings(0.05, 0.4, small=True).too_little
     assert not Savings(0.11, 0.0, small=True).too_little
     assert not Savings(0.0, 0.4).too_little
@@ -366,8 +371,9 @@ def test_size_does_not_count_where_tables_say_little():
 
 @pytest.mark.parametrize("exclude", [(), ("g",)])
 def test_weights_of_recurrent_layers_are_stored_in_half_precision(exclude, rng, tmp_path):
-    """A GRU has no integer form; one that was excluded by hand is left as it is."""
-    text = """m (float[N,5,16] x) => (float[N,5,16] y) { a = MatMul(x, w) b = Tanh(a) s, h = GRU<hidden_size=32, layout=0>(b, k, r)
+    """A GRU has no integer form; an excluded one keeps its weights."""
+    text = """m (float[N,5,16] x) => (float[N,5,16] y) {
+        a = MatMul(x, w) b = Tanh(a) s, h = GRU<hidden_size=32, layout=0>(b, k, r)
         c = Squeeze(s, one) y = MatMul(c, v) }"""
     shapes = {"w": (16, 16), "k": (1, 96, 16), "r": (1, 96, 32), "v": (32, 16)}
     model = parse(

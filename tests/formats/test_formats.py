@@ -1,4 +1,4 @@
-"""What the written file must keep: names, outputs, other uses of shared constants; and numbers in the kernels."""
+"""A written file keeps names, outputs and other uses of shared constants, and computes the right numbers."""
 
 import numpy as np
 import onnx
@@ -37,7 +37,9 @@ def conv(name, x="x", w="w", extra=""):
         "(float[N,4,P,Q] y) { " + conv("y") + "}",
         "(float[N,4,P,Q] y, float[N,4,P,Q] a) { " + conv("a") + "y = Conv(a, v) }",
         "(float[N,4,P,Q] y, float[N,4,P,Q] a) { " + conv("a") + "r = Relu(a) y = Conv(r, v) }",
-        "(float[N,4,P,Q] a, float[N,4,P,Q] r, float[N,4,P,Q] y) { " + conv("a") + "r = Relu(a) y = Conv(r, v) }",
+        "(float[N,4,P,Q] a, float[N,4,P,Q] r, float[N,4,P,Q] y) { "
+        + conv("a")
+        + "r = Relu(a) y = Conv(r, v) }",
         "(float[N,4,P,Q] y) { " + conv("a") + "t = Tanh(a) c = Conv(a, v) y = Add(t, c) }",
         "(float[N,4,P,Q] y) { " + conv("a", extra=", b") + "y = Conv(a, v, b) }",
         "(float[N,4,P,Q] y) { " + conv("a") + conv("y", "a") + "}",

@@ -110,13 +110,13 @@ def pooled(behind, rng, before="p = MaxPool<kernel_shape = [2, 2], strides = [2,
 
 
 def kernels_of(model, folder):
-    """The operators of the graph that the runtime runs."""
+    """The operators of the runtime's optimized graph."""
     open_session(model, save_optimized=folder / "runs.onnx")
     return {node.op_type for node in onnx.load(folder / "runs.onnx", load_external_data=False).graph.node}
 
 
 def pools_on_integers(model, folder):
-    """How many MaxPools of the graph that the runtime runs take what is quantized."""
+    """Number of MaxPools in the runtime's graph that read quantized values."""
     open_session(model, save_optimized=folder / "runs.onnx")
     nodes = onnx.load(folder / "runs.onnx", load_external_data=False).graph.node
     quantized = {name for node in nodes if node.op_type == "QuantizeLinear" for name in node.output}
@@ -148,7 +148,7 @@ def test_a_pool_on_integers_by_plan_is_left_alone(rng):
 @pytest.mark.parametrize("order", ["m, b", "b, m"])
 @pytest.mark.parametrize("rows", ["1,1", "1,32", "4,32", "2,3,5"])
 def test_a_product_of_static_shape_runs_on_integers(rows, order, tmp_path, rng):
-    """The runtime makes a float Gemm between Reshapes of it, in front of which it widens the weights in every run."""
+    """The runtime would make it a float Gemm between Reshapes, and widen its weights in every run."""
     text = f"""g (float[{rows},16] x) => (float[{rows},24] y) {{
         q = QuantizeLinear(x, s, zp) d = DequantizeLinear(q, s, zp) v = DequantizeLinear<axis=1>(w, ws, wz)
         m = MatMul(d, v) y = Add({order}) }}"""

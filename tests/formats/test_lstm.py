@@ -1,4 +1,4 @@
-"""LSTMs with int8 weights, where that is asked for."""
+"""LSTMs with int8 weights, if requested."""
 
 import numpy as np
 import onnx

@@ -1,4 +1,4 @@
-"""Models that draw random numbers: judged by the same draws as the float model, and the same bytes each time."""
+"""Random models are compared with the float model on the same numbers, and give the same bytes each time."""
 
 import numpy as np
 import onnx
@@ -11,7 +11,8 @@ from onnxq.runtime.sessions import open_session
 from tests.conftest import normal, parse
 
 NOISY = """g (float[1,8,16] x) => (float[1,8,16] y) {
-    a = Conv<pads = [1, 1]>(x, w0) n = RandomNormalLike(a) s = Mul(n, k) b = Add(a, s) r = Tanh(b) y = Conv<pads = [1, 1]>(r, w1) }"""
+    a = Conv<pads = [1, 1]>(x, w0) n = RandomNormalLike(a) s = Mul(n, k)
+    b = Add(a, s) r = Tanh(b) y = Conv<pads = [1, 1]>(r, w1) }"""
 
 
 def noisy(rng, folder):

@@ -1,4 +1,4 @@
-"""Weights on disk while a model is worked on."""
+"""Weights on disk while a model is processed."""
 
 import gc
 import os
