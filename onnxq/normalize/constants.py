@@ -13,7 +13,7 @@ NOT_FOLDED = frozenset(
      "RandomUniformLike", "Multinomial", "Bernoulli", "Loop", "If", "Scan", "SequenceConstruct"}
 )  # fmt: skip
 GROWTH, GROWTH_LIMIT = 4, 1 << 16
-"""Limit of folded results: GROWTH times the bytes of their sources (a Cast doubles them) plus the limit.
+"""Folded results may have GROWTH times their sources' bytes (a Cast doubles them) plus GROWTH_LIMIT.
 
 An Expand is better left.
 """

@@ -209,7 +209,11 @@ CHAIN = "g (float[1,8,64,64] x) => (float[1,8,64,64] y) { a = Conv(x, w0) b = Co
     ("first", "second", "floats"),
     [
         ([(1, 3), (4, 3), (1, 3)], [(1, 3), (4, 3), (1, 3)], [1]),  # the same on both
-        ([(1, 3), (1, 3), (1, 3)], [(1, 3), (4, 3), (1, 3)], []),  # what one loses the other gains, and more
+        (
+            [(1, 3), (1, 3), (1, 3)],
+            [(1, 3), (4, 3), (1, 3)],
+            [],
+        ),  # the gain of one exceeds the loss of the other
         (
             [(1, 3), (1, 3), (1, 3)],
             [(2, 3), (6, 3), (3, 3)],

@@ -206,7 +206,7 @@ def weight_errors(quantized):
 
 
 def test_no_bias_overflows_however_far_a_method_clips(tmp_path, rng):
-    """A channel of tiny weights with a large bias behind an activation of which most is clipped."""
+    """A channel of tiny weights with a large bias behind an activation that is mostly clipped."""
     w = normal(rng, 4, 4, 1, 1)
     w[1] *= 1e-7
     bias = np.float32([0, 50, 0, 0])

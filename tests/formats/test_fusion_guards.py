@@ -95,7 +95,7 @@ def test_an_excluded_convolution_stays_as_exact_as_float(tmp_path, rng):
     assert abs(report.outputs.optimized_db - report.outputs.unoptimized_db) < 3
 
 
-POOLED = {  # what stands between the pool and the Q, and whether the runtime would move the Q
+POOLED = {  # nodes between the pool and the Q, and whether the runtime would move the Q
     "q = QuantizeLinear(p, s, zp) u = Neg(x)": 1,
     "v = Transpose<perm = [0, 2, 3, 1]>(p) q = QuantizeLinear(v, s, zp) u = Neg(x)": 1,
     "q = QuantizeLinear(p, s, zp) u = Neg(p)": 0,
