@@ -1,9 +1,10 @@
-"""What quantizing costs: wall time in units of bare float inference (R), and peak memory.
+"""Cost of quantizing: wall time relative to plain float inference (R), and peak memory.
 
-    python benchmarks/cost.py MODEL CALIB [--preprocess FILE] [--samples 200] [--rounds 3] [-- OPTIONS OF onnxq quantize]
+    python benchmarks/cost.py MODEL CALIB [--preprocess FILE] [--samples 200] [--rounds 3] [-- OPTIONS]
 
-Each round times bare inference over the same samples, already decoded (default threads), then the
-command. Printed are medians; `calibration pass` includes reading and decoding the samples.
+Each round times plain inference over the same decoded samples (default threads), then the command. The output
+shows medians; `calibration pass` includes reading and decoding the samples. OPTIONS are those of `onnxq
+quantize`.
 """
 
 import argparse
@@ -39,9 +40,10 @@ def main() -> None:
     bare, calibration, whole = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         command = [
-            sys.executable, "-m", "onnxq", "quantize", str(args.model), "--calib", str(args.calib), "--samples", str(args.samples),
-            "-o", f"{scratch}/out.onnx", "--force", "--json", *(["--preprocess", args.preprocess] if args.preprocess else []),
-            *options,
+            sys.executable, "-m", "onnxq", "quantize", str(args.model),
+            "--calib", str(args.calib), "--samples", str(args.samples),
+            "-o", f"{scratch}/out.onnx", "--force", "--json",
+            *(["--preprocess", args.preprocess] if args.preprocess else []), *options,
         ]  # fmt: skip
         for _ in range(args.rounds):
             start = time.perf_counter()
@@ -52,13 +54,11 @@ def main() -> None:
             report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             whole.append(time.perf_counter() - start)
             calibration.append(report["seconds"]["calibrate"])
-    # children's maximum: the command's; a plain inference process would hold model and runtime alone
+    # the largest child is the command; a plain inference process would hold only the model and the runtime
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
-    base = statistics.median(bare)
+    base, passes = statistics.median(bare), statistics.median(calibration)
     print(f"bare inference     {base:.2f} s over {len(feeds)} samples")
-    print(
-        f"calibration pass   {statistics.median(calibration):.2f} s, R = {statistics.median(calibration) / base:.2f}"
-    )
+    print(f"calibration pass   {passes:.2f} s, R = {passes / base:.2f}")
     print(f"whole command      {statistics.median(whole):.2f} s, R = {statistics.median(whole) / base:.2f}")
     print(f"peak memory        {peak:.0f} MB")
 

@@ -1,14 +1,16 @@
-"""Time the runtime's float and integer kernels one by one, and fit the cost model of `onnxq/costs.py`.
+"""Time the runtime's float and integer kernels one by one and fit the cost model.
 
-    python benchmarks/kernel_costs.py [--block 16] [--times 3] [--rows FILE] [--json FILE]
+    python benchmarks/kernel_costs.py [--block 16] [--times 3] [--rows FILE] [--csv FILE]
 
-Run it as `python benchmarks/older_cpu.py python benchmarks/kernel_costs.py` for CPUs without VNNI. The tables are
-`onnxq/kernel_times.py`. What has weights is one operator in a model of its own, of which the runtime's profiler gives the kernel's
-time alone; of elementwise operators one more in a chain of them is timed by the clock, of those that change sizes what they add to a model.
-The fit minimises the relative error of a sum of non-negative costs; printed is a table of nanoseconds.
+For CPUs without VNNI, run `python benchmarks/older_cpu.py python benchmarks/kernel_costs.py`. An operator
+with weights runs in a model of its own; its time is the kernel time of the runtime's profiler. Elementwise
+operators run in a chain; the time is the wall clock per additional operator. For operators that change sizes,
+the time is the difference between a model with and one without them. The fit minimizes the relative error of
+a sum of non-negative costs (`onnxq/cost/model.py`). The tables are `onnxq/cost/tables/*.csv`.
 """
 
 import argparse
+import csv
 import json
 import math
 import re
@@ -27,6 +29,7 @@ from kernel_rows import all_rows, described, single
 from onnx import numpy_helper
 
 import onnxq
+from onnxq.cost.kernel_times import HEADER
 from onnxq.cost.model import PLAIN, PROFILING_NS, Work, transposed
 
 RUNS = 15
@@ -34,7 +37,7 @@ SESSIONS = 2
 
 
 def profile(model: onnx.ModelProto, feeds: dict[str, np.ndarray], *, total: bool = False) -> dict[str, float]:
-    """Median nanoseconds of a kernel of each type of a model, or of all of that type together; one thread."""
+    """Return the median nanoseconds of one kernel of each type in a model, or their total; one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
@@ -50,7 +53,7 @@ def profile(model: onnx.ModelProto, feeds: dict[str, np.ndarray], *, total: bool
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             op = event["args"]["op_name"]
             times[op, event["name"] if total else ""].append(event["dur"] * 1000)
-    typical = min if total else statistics.median  # small differences of totals need what is least disturbed
+    typical = min if total else statistics.median  # small differences of totals need the least disturbed run
     found: dict[str, float] = defaultdict(float)
     for (op, _), values in times.items():
         found[op] += typical(values[3:] or values)
@@ -60,14 +63,15 @@ def profile(model: onnx.ModelProto, feeds: dict[str, np.ndarray], *, total: bool
 BETWEEN = {
     "Concat": "r = Concat<axis=1>(t, t)",
     "AveragePool": "r = AveragePool<kernel_shape=[3,3], strides=[2,2]>(t)",
-    "Resize": 'r = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(t, , scales)',
+    "Resize": 'r = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", '
+    'nearest_mode="floor">(t, , scales)',
 }
-"""Operators between two pointwise convolutions, whose layout they then have."""
+"""Operators measured between two pointwise convolutions, in the layout of these."""
 TWICE = ("Add", "Mul")
 
 
 def between_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """What each operator adds to two convolutions, layout changes included, float and quantized by onnxq itself."""
+    """Time that each operator adds to two convolutions, layout changes included, in float and quantized."""
     rows = []
     for channels, size in ((64, 28), (32, 56), (96, 28), (48, 40), (64, 56), (128, 20), (24, 80)):
         areas = {"AveragePool": ((size - 3) // 2 + 1) ** 2, "Resize": 4 * size**2}
@@ -84,14 +88,14 @@ def between_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
 def whole(
     channels: int, size: int, text: str, produced: int, rng: np.random.Generator, *, integer: bool
 ) -> float:
-    """Nanoseconds of all kernels of two convolutions with `text` between them."""
+    """Return the nanoseconds of all kernels of two convolutions with `text` between them."""
     return sum(profile(*between(channels, size, text, produced, rng, integer=integer), total=True).values())
 
 
 def between(
     channels: int, size: int, text: str, produced: int, rng: np.random.Generator, *, integer: bool
 ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """A model of two convolutions with `text` between them, from t to r, and what it takes."""
+    """Return a model of two convolutions with `text` between them, from t to r, and its inputs."""
     w, v = (
         rng.normal(size=(*shape, 1, 1)).astype(np.float32) / 5 for shape in ((channels, 8), (8, produced))
     )
@@ -129,11 +133,11 @@ FUSED = {
     "HardSigmoid": "r = HardSigmoid(t)",
     "HardSwish": "r = HardSwish(t)",
 }
-"""Activations that a float convolution takes in, if another one follows; it takes a Relu in at no cost."""
+"""Activations fused into a float convolution if another one follows; a fused Relu costs nothing."""
 
 
 def fused_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """What an activation behind a float convolution adds to that."""
+    """Time that an activation adds to the float convolution before it."""
     rows = []
     for cin, cout, size, groups in (
         (64, 64, 56, 1),
@@ -169,7 +173,8 @@ def _activated(text: str, weight: np.ndarray, shape: tuple[int, ...], groups: in
     sizes = ",".join(map(str, shape))
     ends = f"g (float[{sizes}] x) => (float[1,A,B,C] y)"
     model = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["" : 18]> {ends} {{ t = Conv<group = {groups}>(x, w) {text} y = Conv(r, v) }}'
+        f'<ir_version: 8, opset_import: ["" : 18]> {ends} '
+        f"{{ t = Conv<group = {groups}>(x, w) {text} y = Conv(r, v) }}"
     )
     behind = np.full((8, weight.shape[0], 1, 1), 0.1, np.float32)
     constants = {"w": weight, "v": behind, "low": np.float32(0), "high": np.float32(6)}
@@ -184,7 +189,7 @@ def _kernels(times: dict[str, float]) -> list[float]:
 
 
 def transpose_rows() -> list[dict[str, Any]]:
-    """Stored integers brought into the layout of the integer convolutions."""
+    """Changes of integers into the layout of the integer convolutions."""
     rows = []
     usual = (
         (3, 224),
@@ -218,7 +223,7 @@ def transpose_rows() -> list[dict[str, Any]]:
 
 
 def broadcast_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Sums and products of stored integers with the channels last, one operand with a value for each channel."""
+    """Integer Add and Mul with the channels last, one operand with a value per channel."""
     rows = []
     for op in TWICE:
         for channels, places in (
@@ -257,13 +262,13 @@ CHAINED = {
     "HardSigmoid": "{y} = HardSigmoid({x})",
     "Relu": "n{y} = Neg({x}) {y} = Relu(n{y})",
 }
-"""Operators of which some follow one another, for one is over too soon to be timed."""
+"""Operators measured in a chain: a single one is too short to time."""
 MORE = 8
-"""How many of them, beside the first."""
+"""Operators in a chain beside the first."""
 
 
 def chain_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """What one more of an operator adds to a chain of them between two convolutions, by the clock, float and quantized by onnxq itself."""
+    """Time per additional operator of a chain between two convolutions, in float and quantized."""
     rows = []
     for channels, size in (
         (64, 1),
@@ -307,7 +312,7 @@ def _one_more(channels: int, size: int, text: str, rng: np.random.Generator, *, 
 
 
 def _one_more_clip(elements: int, rng: np.random.Generator) -> float:
-    """Of stored integers, as a HardSigmoid is written."""
+    """Return the time of one more Clip of integers, the form of an integer HardSigmoid."""
 
     def made(count: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
         chain = " ".join(f"t{i + 1} = Clip(t{i}, low{i % 2}, high)" for i in range(count))
@@ -330,14 +335,15 @@ def _one_more_clip(elements: int, rng: np.random.Generator) -> float:
 
 
 def _added_ns(made: Callable[[int], tuple[onnx.ModelProto, dict[str, np.ndarray]]]) -> float:
-    """What one more adds to the whole of a model of so many, by the clock."""
+    """Return the wall-clock nanoseconds that one more operator adds to the model that `made(count)` gives."""
     times = []
     for count in (1, 1 + MORE):
         model, feeds = made(count)
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 4
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        times.append(min(timeit.repeat(lambda: session.run(None, feeds), number=20, repeat=15)) / 20 * 1e9)  # noqa: B023
+        seconds = timeit.repeat(lambda: session.run(None, feeds), number=20, repeat=15)  # noqa: B023
+        times.append(min(seconds) / 20 * 1e9)
     return max(0.0, times[1] - times[0]) / MORE
 
 
@@ -351,7 +357,7 @@ AROUND = {
 
 
 def measure(rows: list[dict[str, Any]], block: int) -> list[dict[str, Any]]:
-    """Nanoseconds of each row's kernel, and of the conversions around it; the least of several sessions."""
+    """Return the nanoseconds of each row's kernel and its conversions, the least of several sessions."""
     found = []
     rng = np.random.default_rng(1)
     for row in rows:
@@ -379,13 +385,13 @@ def measure(rows: list[dict[str, Any]], block: int) -> list[dict[str, Any]]:
 
 
 def least(times: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Of each kernel the shortest of several times."""
+    """Return the shortest of several times of each kernel."""
     every = list(times)
     return {name: min(each.get(name, math.inf) for each in every) for name in every[0]}
 
 
 def fit(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Non-negative costs for the features of each kind, by projected gradient on the relative error."""
+    """Fit non-negative costs to the features of each kind, by projected gradient on the relative error."""
     table = {}
     groups = defaultdict(list)
     for row in rows:
@@ -402,14 +408,13 @@ def fit(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
         costs /= size
         error = np.abs(features @ costs / times - 1)
         table[name] = [float(f"{cost:.3g}") for cost in costs]
-        print(
-            f"{name:28s} {len(members):4d} rows, median error {np.median(error):.0%}, 90 % {np.quantile(error, 0.9):.0%}  {table[name]}"
-        )
+        spread = f"median error {np.median(error):.0%}, 90 % {np.quantile(error, 0.9):.0%}"
+        print(f"{name:28s} {len(members):4d} rows, {spread}  {table[name]}")
     return table
 
 
 def everything(block: int) -> list[dict[str, Any]]:
-    """All rows of a table; each time the same, in the same order."""
+    """Measure all rows of a table, always the same rows in the same order."""
     rng = np.random.default_rng(0)
     return (
         measure(all_rows(block), block)
@@ -422,7 +427,7 @@ def everything(block: int) -> list[dict[str, Any]]:
 
 
 def shortest(times: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Of each row the least of several times; of differences, for which that would be a bias, the middle one."""
+    """Return each row's least time; for differences of models the median, as their least is biased."""
     ranked = [sorted(same, key=lambda row: row["ns"]) for same in zip(*times, strict=True)]
     return [same[len(same) // 2 if _is_difference(same[0]["kind"]) else 0] for same in ranked]
 
@@ -431,13 +436,22 @@ def _is_difference(kind: str) -> bool:
     return kind in BETWEEN or kind.startswith("fused")
 
 
+def write_table(table: dict[str, list[float]], path: Path) -> None:
+    """Write a table as `onnxq.cost.kernel_times.read_table` reads it."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(HEADER)
+        for name, costs in table.items():
+            writer.writerow((*name.split(" ", 1), *map(repr, costs)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--rows", type=Path, help="read the measured rows from this file, or write them to it"
     )
     parser.add_argument(
-        "--times", type=int, default=3, help="measure everything so often, for a clock changes over minutes"
+        "--times", type=int, default=3, help="number of passes: the CPU's clock changes over minutes"
     )
     parser.add_argument(
         "--block",
@@ -446,7 +460,9 @@ def main() -> None:
         default=8,
         help="channels in a block of the CPU's float layout: 16 with AVX512",
     )
-    parser.add_argument("--json", type=Path, help="write the table to this file")
+    parser.add_argument(
+        "--csv", type=Path, help="write the table to this file, for example in onnxq/cost/tables/"
+    )
     args = parser.parse_args()
     if args.rows and args.rows.exists():
         rows = json.loads(args.rows.read_text())
@@ -455,8 +471,8 @@ def main() -> None:
         if args.rows:
             args.rows.write_text(json.dumps(rows))
     table = fit(rows)
-    if args.json:
-        args.json.write_text(json.dumps(table, indent=1) + "\n")
+    if args.csv:
+        write_table(table, args.csv)
 
 
 if __name__ == "__main__":

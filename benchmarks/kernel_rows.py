@@ -1,4 +1,4 @@
-"""Single operators, float and quantized, whose kernels `kernel_costs.py` times: sizes drawn at random, the same each time."""
+"""Single operators, float and quantized, for `kernel_costs.py` to time: random sizes with fixed seeds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ MOST_MACS = 200e6
 
 
 def all_rows(block: int) -> list[dict[str, Any]]:
-    """Everything with weights; `block` is the number of channels in a block of the CPU's float layout."""
+    """Return all operators with weights; `block` is the channels per block of the CPU's float layout."""
     kinds = (conv_rows, product_rows, plain_rows, grouped_rows, stem_rows)
     return [row for seed, rows in enumerate(kinds) for row in rows(np.random.default_rng(seed), block)]
 
@@ -33,7 +33,7 @@ def single(
     *,
     integer: bool,
 ) -> onnx.ModelProto:
-    """A model of one operator over float inputs, with Q/DQ around it where it is to run on integers."""
+    """Return a model of one operator over float inputs, with Q/DQ around it if `integer`."""
     nodes, inits, inputs = [], {k: v for k, v in constants.items() if not integer}, []
     scalars = {"s": np.float32(0.02), "z": np.uint8(128)}
     if integer:
@@ -76,13 +76,13 @@ def rng_int8(shape: tuple[int, ...]) -> np.ndarray:
 def row_of(
     op: str, shape: list[int], weight: tuple[int, ...], attributes: dict[str, Any], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """An operator over an input of a shape and a weight of one."""
+    """Return an operator over an input of this shape and a random weight of this shape."""
     w = (rng.normal(size=weight) * 0.1).astype(np.float32)
     return {"op": op, "shapes": {"x": shape}, "w": w, "attributes": attributes}
 
 
 def described(row: dict[str, Any], block: int) -> tuple[str, Work]:
-    """The table's kind of a row's operator, and its sizes."""
+    """Return the table's kind of a row's operator, and its sizes."""
     model = ir.from_proto(single(row["op"], row["shapes"], {"w": row["w"]}, row["attributes"], integer=False))
     found = work_of(model.graph[0], concrete_shapes(model, None), block)
     assert found is not None
@@ -90,7 +90,7 @@ def described(row: dict[str, Any], block: int) -> tuple[str, Work]:
 
 
 def drawn(count: int, draw: Callable[[], dict[str, Any] | None], block: int) -> list[dict[str, Any]]:
-    """As many of the rows that are drawn as that, each small enough to be timed."""
+    """Draw `count` rows small enough to time."""
     rows: list[dict[str, Any]] = []
     while len(rows) < count:
         row = draw()
@@ -115,7 +115,7 @@ def conv_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
 
 
 def stem_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
-    """Convolutions of few channels, as models begin and end with."""
+    """Convolutions of few channels, like the first and last ones of models."""
 
     def draw() -> dict[str, Any]:
         size, kernel = int(rng.choice([28, 56, 112, 160, 224, 256])), int(rng.choice([3, 3, 5, 7, 9]))
@@ -131,7 +131,7 @@ def stem_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
 
 
 def plain_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
-    """Convolutions that the runtime's blocked layout does not take, in float: over one axis, or of channels that fill no block."""
+    """Float convolutions outside the runtime's blocked layout: over one axis, or with partial blocks."""
 
     def draw() -> dict[str, Any]:
         axes = int(rng.choice([1, 1, 2]))
@@ -158,7 +158,7 @@ def plain_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
 
 
 def grouped_rows(rng: np.random.Generator, block: int) -> list[dict[str, Any]]:
-    """Convolutions of several channels a group, or of several outputs for each channel."""
+    """Convolutions of several channels per group, or of several outputs per channel."""
 
     def draw() -> dict[str, Any] | None:
         size, kernel, stride = (

@@ -35,8 +35,8 @@ from onnxq.quantization.parameters import Parameters
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import doubts
 from onnxq.runtime.latency import medians_ms
-from onnxq.runtime.memory import give_back
-from onnxq.runtime.weights_on_disk import SPILL
+from onnxq.runtime.memory import release_freed_memory
+from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
 from onnxq.search.accuracy_target import Task
 from onnxq.search.inputs import Inputs, prepare
 from onnxq.search.references import References
@@ -166,8 +166,8 @@ class _Laps:
 
     def end(self, stage: str) -> None:
         """Record the time since the last stage; large models give freed memory back."""
-        if self.weights >= SPILL:
-            give_back()
+        if self.weights >= DISK_THRESHOLD:
+            release_freed_memory()
         now = time.perf_counter()
         self.seconds[stage], self.start = now - self.start, now
 

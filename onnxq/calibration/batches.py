@@ -22,7 +22,7 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
 from onnxq.runtime.inner_values import Exposed, expose
-from onnxq.runtime.random_seeds import drawing
+from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import InputSpec, input_specs, open_exposed, run
 from onnxq.types import Array, Feeds
 
@@ -83,7 +83,7 @@ def observe(
     session = open_exposed(exposed.model, threads=1, patterns=False)
     specs = input_specs(session)
     size, workers = (
-        (1, 1) if drawing(model) else batching(session, specs, samples, exposed)
+        (1, 1) if unseeded_nodes(model) else batching(session, specs, samples, exposed)
     )  # what is drawn depends on the order
     if workers < cpus():
         del session  # not two at a time: each may hold all weights

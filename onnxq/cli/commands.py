@@ -41,7 +41,7 @@ from onnxq.options import (
     Technique,
     WeightType,
 )
-from onnxq.runtime.memory import keep_freed, loading
+from onnxq.runtime.memory import loading, reuse_freed_memory
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -233,7 +233,7 @@ def quantize(
     Example:
       onnxq quantize model.onnx --calib data/ --method percentile
     """
-    keep_freed()
+    reuse_freed_memory()
     with loading("onnxq.pipeline"):
         from onnxq.pipeline import quantize as run
         from onnxq.report.files import check_reports, write_reports
@@ -289,7 +289,7 @@ def calibrate(output: Path, shard: str, as_json: bool, verbose: bool, quiet: boo
       onnxq calibrate model.onnx --calib data/ -o stats.npz
       onnxq quantize model.onnx --stats stats.npz --method mse
     """
-    keep_freed()
+    reuse_freed_memory()
     with loading("onnxq.pipeline"):
         from onnxq.pipeline import calibrate as run
 

@@ -1,197 +1,38 @@
-"""What single kernels take on CPUs, fitted to measurements by `benchmarks/kernel_costs.py`.
+"""Kernel times of single CPUs, read from the CSV files in `tables/`.
 
-A row is of a kind of node in one form: nanoseconds for (a call, a MAC, an element read, written, of patches, of weights,
-a place of the output, a run of patches, an idle MAC). `fused`: behind a float convolution, which computes them. All are
-fitted to the shortest of several passes (three, four for XEON_AVX2), differences to the middle one; XEON_VNNI to one pass.
-Of transposes, what is written are images whose channels are on the same lines of a cache: what that adds was measured on the EPYC.
+`benchmarks/kernel_costs.py` measures kernels, fits the times and writes such a file. A row holds one kind of
+node in one form, `float` or `integer`; its numbers are nanoseconds per call, per MAC, and per unit of each
+other size (see `model.Work`). The kinds `fused ...` are activations that the float convolution before them
+computes.
+
+| table     | CPU and instruction set                        | fitted to                      |
+|-----------|------------------------------------------------|--------------------------------|
+| epyc_avx2 | AMD EPYC (Zen 5), AVX2 only                    | the shortest of three passes   |
+| xeon_avx2 | Intel Xeon (Emerald Rapids), AVX2 only         | the shortest of four passes    |
+| epyc_vnni | AMD EPYC (Zen 5), AVX512-VNNI                  | the shortest of three passes   |
+| xeon_vnni | Intel Xeon (Emerald Rapids), AVX512-VNNI, AMX  | one pass                       |
+
+Kinds measured as the difference of two models are fitted to the median pass instead of the shortest. In
+`transpose` rows, `outputs` counts images whose channels share cache lines; the extra time was measured on the
+EPYC only.
 """
 
+import csv
+from functools import cache
+from importlib.resources import files
+
 Table = dict[str, tuple[float, ...]]
+"""Nanoseconds in the order of `COLUMNS`, by `<form> <kind>`."""
+COLUMNS = ("call", "macs", "inputs", "outputs", "patches", "weights", "places", "runs", "idle")
+"""Numbers of a row: one per call, then one per field of `model.Work`."""
+HEADER = ("form", "kind", *COLUMNS)
+"""First line of a table's file."""
 
-EPYC_AVX2: Table = {
-    "float Add": (1210.0, 0.0, 0.0173, 0.0346, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float AveragePool": (1000.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Concat": (0.0, 0.0, 0.2, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float HardSigmoid": (1150.0, 0.0, 0.0445, 0.0445, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float LeakyRelu": (1090.0, 0.0, 0.0984, 0.0984, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Mul": (1180.0, 0.0, 0.0218, 0.0435, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Relu": (1140.0, 0.0, 0.03, 0.03, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Resize": (9280.0, 0.0, 0.413, 0.103, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Sigmoid": (1150.0, 0.0, 0.111, 0.111, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float depthwise": (1970.0, 0.0142, 0.0, 0.0, 0.0142, 0.027, 0.0, 0.0322, 0.0),
-    "float fused Clip": (1250.0, 0.0, 0.0337, 0.0337, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused HardSigmoid": (989.0, 0.0, 0.058, 0.058, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused HardSwish": (1760.0, 0.0, 0.0865, 0.0865, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused LeakyRelu": (712.0, 0.0, 0.088, 0.088, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused Sigmoid": (1170.0, 0.0, 0.106, 0.106, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float grouped": (1630.0, 0.0137, 0.0, 0.0, 0.993, 0.0, 0.0, 0.0, 0.0),
-    "float plain depthwise": (2070.0, 0.0388, 0.108, 0.0, 0.0388, 11.5, 0.0, 0.116, 0.0),
-    "float plain grouped": (2160.0, 0.0248, 0.0371, 0.0, 0.213, 1.34, 0.0, 0.0, 0.0),
-    "float plain pointwise": (2050.0, 0.0145, 0.0959, 0.0126, 0.0, 0.103, 0.0, 0.0, 0.0),
-    "float plain spatial": (2220.0, 0.0135, 0.0935, 0.0, 0.225, 0.133, 0.0, 4.67, 0.00298),
-    "float pointwise": (1820.0, 0.0123, 0.0203, 0.046, 0.0208, 0.0173, 0.155, 0.155, 0.00941),
-    "float product": (1610.0, 0.0139, 0.0316, 0.0, 0.0, 0.026, 2.06, 0.0, 0.0111),
-    "float reorder": (1730.0, 0.0, 0.0851, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float spatial": (1370.0, 0.0108, 0.142, 0.164, 0.112, 0.0, 0.0, 1.45, 0.0029),
-    "float stem": (1980.0, 0.0123, 0.0, 0.00984, 0.0874, 0.0, 0.0, 0.0, 0.00559),
-    "integer Add": (1300.0, 0.0, 0.022, 0.044, 0.0, 0.0, 9.95, 0.0, 0.0),
-    "integer AveragePool": (0.0, 0.0, 0.886, 0.605, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Clip": (1160.0, 0.0, 0.00788, 0.00788, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Concat": (5130.0, 0.0, 0.187, 0.0937, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer HardSigmoid": (1110.0, 0.0, 0.0689, 0.0689, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer LeakyRelu": (1080.0, 0.0, 0.119, 0.119, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Mul": (1300.0, 0.0, 0.0433, 0.0866, 0.0, 0.0, 5.97, 0.0, 0.0),
-    "integer Resize": (0.0, 0.0, 1.39, 0.347, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Sigmoid": (1160.0, 0.0, 0.116, 0.116, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer depthwise": (2770.0, 0.0124, 0.00256, 0.0817, 0.0124, 0.0602, 3.65, 0.58, 0.0),
-    "integer dequantize": (1850.0, 0.0, 0.0821, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer grouped": (2980.0, 0.00679, 0.0822, 0.165, 2.22, 0.00385, 2.36, 0.0, 0.0),
-    "integer pointwise": (2670.0, 0.00667, 0.0053, 0.107, 0.0, 0.019, 0.656, 0.656, 0.00428),
-    "integer product": (2590.0, 0.00729, 0.00767, 0.158, 0.0, 0.00187, 0.0, 0.0, 0.00183),
-    "integer quantize": (1750.0, 0.0, 0.207, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer spatial": (2860.0, 0.00724, 0.0, 0.0687, 0.0, 0.00214, 0.0, 2.49, 0.005),
-    "integer stem": (2790.0, 0.0074, 0.0, 0.106, 0.0, 0.0135, 3.69, 2.94, 0.00493),
-    "integer transpose": (1140.0, 0.0, 0.0373, 0.0916, 0.0, 0.0, 0.0, 0.0, 0.0),
-}
-"""AMD EPYC (Zen 5), AVX2 alone."""
 
-XEON_AVX2: Table = {
-    "float Add": (1370.0, 0.0, 0.0302, 0.0605, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float AveragePool": (1000.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Concat": (0.0, 0.0, 0.345, 0.172, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float HardSigmoid": (1280.0, 0.0, 0.0871, 0.0871, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float LeakyRelu": (1370.0, 0.0, 0.129, 0.129, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Mul": (1360.0, 0.0, 0.046, 0.0921, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Relu": (1140.0, 0.0, 0.0433, 0.0433, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Resize": (0.0, 0.0, 0.871, 0.218, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Sigmoid": (1090.0, 0.0, 0.185, 0.185, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float depthwise": (3390.0, 0.0245, 0.00388, 0.0, 0.0245, 0.231, 0.0, 0.0591, 0.0),
-    "float fused Clip": (0.0, 0.0, 0.0821, 0.0821, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused HardSigmoid": (320.0, 0.0, 0.0843, 0.0843, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused HardSwish": (0.0, 0.0, 0.0855, 0.0855, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused LeakyRelu": (0.0, 0.0, 0.085, 0.085, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused Sigmoid": (2000.0, 0.0, 0.15, 0.15, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float grouped": (3100.0, 0.0208, 0.0226, 0.0, 1.47, 0.0, 0.0, 0.0, 0.0),
-    "float plain depthwise": (4030.0, 0.0711, 0.156, 0.0, 0.0711, 17.1, 0.0, 0.44, 0.0),
-    "float plain grouped": (4180.0, 0.0446, 0.0863, 0.0, 0.437, 2.3, 0.0, 0.0, 0.0),
-    "float plain pointwise": (4230.0, 0.0229, 0.143, 0.0312, 0.0, 0.205, 0.0, 0.0, 0.0),
-    "float plain spatial": (4630.0, 0.0215, 0.0944, 0.0, 0.424, 0.211, 0.0, 6.78, 0.00863),
-    "float pointwise": (3070.0, 0.0191, 0.0376, 0.0893, 0.00679, 0.0662, 0.384, 0.384, 0.0151),
-    "float product": (3210.0, 0.0219, 0.00578, 0.0312, 0.0, 0.0421, 6.27, 0.0, 0.0169),
-    "float reorder": (2770.0, 0.0, 0.239, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float spatial": (2580.0, 0.0183, 0.136, 0.191, 0.135, 0.0, 0.0, 1.09, 0.00711),
-    "float stem": (4130.0, 0.02, 0.0, 0.0409, 0.119, 0.0, 0.0, 0.0, 0.0111),
-    "integer Add": (1630.0, 0.0, 0.0255, 0.051, 0.0, 0.0, 22.8, 0.0, 0.0),
-    "integer AveragePool": (1850.0, 0.0, 1.01, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Clip": (1170.0, 0.0, 0.0144, 0.0144, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Concat": (2990.0, 0.0, 0.33, 0.165, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer HardSigmoid": (1380.0, 0.0, 0.121, 0.121, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer LeakyRelu": (1160.0, 0.0, 0.139, 0.139, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Mul": (1380.0, 0.0, 0.0649, 0.13, 0.0, 0.0, 16.1, 0.0, 0.0),
-    "integer Resize": (0.0, 0.0, 2.12, 0.529, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Sigmoid": (1180.0, 0.0, 0.114, 0.114, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer depthwise": (4490.0, 0.0253, 0.00778, 0.19, 0.0253, 0.146, 5.03, 1.17, 0.0),
-    "integer dequantize": (2900.0, 0.0, 0.152, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer grouped": (5040.0, 0.0113, 0.163, 0.225, 3.59, 0.00352, 3.03, 0.0, 0.0),
-    "integer pointwise": (4330.0, 0.0102, 0.0164, 0.201, 0.0, 0.035, 1.04, 1.04, 0.00791),
-    "integer product": (4020.0, 0.0117, 0.0212, 0.306, 0.0, 0.00463, 0.0, 0.0, 0.00383),
-    "integer quantize": (3290.0, 0.0, 0.303, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer spatial": (4570.0, 0.0116, 0.0, 0.136, 0.0, 0.00595, 0.0, 4.29, 0.0119),
-    "integer stem": (4700.0, 0.0127, 0.0, 0.169, 0.0134, 0.0172, 7.97, 5.15, 0.00962),
-    "integer transpose": (3380.0, 0.0, 0.0612, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-}
-"""Intel Xeon (Emerald Rapids), AVX2 alone."""
-
-EPYC_VNNI: Table = {
-    "float Add": (1210.0, 0.0, 0.0173, 0.0346, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float AveragePool": (993.0, 0.0, 0.0, 0.00059, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Concat": (0.0, 0.0, 0.156, 0.0781, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float HardSigmoid": (1180.0, 0.0, 0.0446, 0.0446, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float LeakyRelu": (1200.0, 0.0, 0.0963, 0.0963, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Mul": (1180.0, 0.0, 0.0222, 0.0445, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Relu": (1140.0, 0.0, 0.0295, 0.0295, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Resize": (0.0, 0.0, 0.404, 0.101, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Sigmoid": (1150.0, 0.0, 0.112, 0.112, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float depthwise": (1920.0, 0.0048, 0.0187, 0.00872, 0.0048, 0.0255, 0.0, 0.071, 0.0),
-    "float fused Clip": (1500.0, 0.0, 0.0339, 0.0339, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused HardSigmoid": (287.0, 0.0, 0.0585, 0.0585, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused HardSwish": (1790.0, 0.0, 0.0861, 0.0861, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused LeakyRelu": (1400.0, 0.0, 0.0872, 0.0872, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused Sigmoid": (1350.0, 0.0, 0.114, 0.114, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float grouped": (1740.0, 0.00757, 0.0, 0.0, 1.17, 0.00886, 0.0, 0.0, 0.0),
-    "float plain depthwise": (1980.0, 0.039, 0.111, 0.0, 0.039, 11.9, 0.0, 0.128, 0.0),
-    "float plain grouped": (2500.0, 0.0176, 0.0269, 0.0, 0.211, 0.553, 0.0, 0.0, 0.0),
-    "float plain pointwise": (2080.0, 0.00768, 0.0866, 0.00139, 0.0, 0.0655, 0.0, 0.0, 0.0),
-    "float plain spatial": (2400.0, 0.00695, 0.11, 0.0, 0.199, 0.108, 0.0, 2.51, 0.00383),
-    "float pointwise": (1870.0, 0.00628, 0.0134, 0.0653, 0.0, 0.00648, 0.19, 0.19, 0.00993),
-    "float product": (1700.0, 0.0072, 0.00684, 0.00772, 0.0, 0.0169, 1.32, 0.0, 0.00611),
-    "float reorder": (1760.0, 0.0, 0.0742, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float spatial": (1860.0, 0.00688, 0.0, 0.0, 0.0867, 0.0, 0.0, 0.0, 0.00561),
-    "float stem": (1960.0, 0.00669, 0.0, 0.00855, 0.0637, 0.0, 0.0, 0.0, 0.00774),
-    "integer Add": (1310.0, 0.0, 0.0214, 0.0429, 0.0, 0.0, 10.5, 0.0, 0.0),
-    "integer AveragePool": (0.0, 0.0, 0.902, 0.727, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Clip": (1170.0, 0.0, 0.00787, 0.00787, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Concat": (4410.0, 0.0, 0.188, 0.0941, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer HardSigmoid": (1210.0, 0.0, 0.0591, 0.0591, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer LeakyRelu": (1200.0, 0.0, 0.118, 0.118, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Mul": (1300.0, 0.0, 0.0425, 0.085, 0.0, 0.0, 6.3, 0.0, 0.0),
-    "integer Resize": (0.0, 0.0, 1.39, 0.348, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Sigmoid": (1160.0, 0.0, 0.12, 0.12, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer depthwise": (2800.0, 0.00494, 0.00457, 0.023, 0.00494, 0.0433, 3.38, 0.592, 0.0),
-    "integer dequantize": (1840.0, 0.0, 0.0823, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer grouped": (3020.0, 0.00183, 0.0733, 0.13, 2.45, 0.00343, 1.74, 0.0, 0.0),
-    "integer pointwise": (2700.0, 0.00147, 0.00848, 0.0434, 0.0, 0.0253, 0.564, 0.564, 0.00411),
-    "integer product": (2600.0, 0.00189, 0.00842, 0.16, 0.0, 0.00404, 0.0, 0.0, 0.00176),
-    "integer quantize": (1800.0, 0.0, 0.0524, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer spatial": (2830.0, 0.00157, 0.0, 0.000106, 0.016, 0.00695, 0.0, 2.72, 0.00418),
-    "integer stem": (2750.0, 0.00125, 0.0, 0.0683, 0.0, 0.0172, 0.648, 4.16, 0.00413),
-    "integer transpose": (1130.0, 0.0, 0.0364, 0.0957, 0.0, 0.0, 0.0, 0.0, 0.0),
-}
-"""AMD EPYC (Zen 5), AVX512-VNNI."""
-
-XEON_VNNI: Table = {
-    "float Add": (1280.0, 0.0, 0.0351, 0.0702, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float AveragePool": (997.0, 0.0, 0.0, 0.000239, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Concat": (0.0, 0.0, 0.292, 0.146, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float HardSigmoid": (1350.0, 0.0, 0.0857, 0.0857, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float LeakyRelu": (1440.0, 0.0, 0.136, 0.136, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Mul": (1440.0, 0.0, 0.0494, 0.0988, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Relu": (1270.0, 0.0, 0.0446, 0.0446, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Resize": (0.0, 0.0, 2.56, 0.64, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float Sigmoid": (1280.0, 0.0, 0.191, 0.191, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float depthwise": (3810.0, 0.00822, 0.0539, 0.0263, 0.00822, 0.116, 0.0, 0.139, 0.0),
-    "float fused Clip": (195.0, 0.0, 0.0756, 0.0756, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused HardSigmoid": (457.0, 0.0, 0.0796, 0.0796, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused HardSwish": (1140.0, 0.0, 0.0891, 0.0891, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused LeakyRelu": (849.0, 0.0, 0.0867, 0.0867, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float fused Sigmoid": (7250.0, 0.0, 0.152, 0.152, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float grouped": (4100.0, 0.0116, 0.0414, 0.0, 2.28, 0.0143, 0.0, 0.0, 0.0),
-    "float plain depthwise": (4060.0, 0.0721, 0.152, 0.0, 0.0721, 17.2, 0.0, 0.426, 0.0),
-    "float plain grouped": (4880.0, 0.0337, 0.076, 0.0, 0.456, 1.04, 0.0, 0.0, 0.0),
-    "float plain pointwise": (4180.0, 0.0119, 0.171, 0.0252, 0.0, 0.252, 0.0, 0.0, 0.0),
-    "float plain spatial": (5670.0, 0.0109, 0.113, 0.0, 0.401, 0.166, 0.0, 0.0965, 0.013),
-    "float pointwise": (3740.0, 0.0084, 0.0579, 0.159, 0.0, 0.0475, 0.342, 0.342, 0.0151),
-    "float product": (3230.0, 0.0118, 0.0, 0.161, 0.0, 0.0477, 0.0, 0.0, 0.0348),
-    "float reorder": (2780.0, 0.0, 0.188, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "float spatial": (3340.0, 0.0118, 0.0, 0.0, 0.142, 0.0, 0.0, 0.0, 0.0104),
-    "float stem": (4350.0, 0.0111, 0.0, 0.0291, 0.0972, 0.0, 0.0, 0.0, 0.0132),
-    "integer Add": (1560.0, 0.0, 0.0361, 0.0722, 0.0, 0.0, 20.5, 0.0, 0.0),
-    "integer AveragePool": (0.0, 0.0, 0.855, 2.8, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Clip": (1340.0, 0.0, 0.0154, 0.0154, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Concat": (141.0, 0.0, 0.339, 0.169, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer HardSigmoid": (1290.0, 0.0, 0.113, 0.113, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer LeakyRelu": (1340.0, 0.0, 0.126, 0.126, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Mul": (1550.0, 0.0, 0.0695, 0.139, 0.0, 0.0, 14.9, 0.0, 0.0),
-    "integer Resize": (23400.0, 0.0, 2.02, 0.504, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer Sigmoid": (1360.0, 0.0, 0.139, 0.139, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer depthwise": (4880.0, 0.0106, 0.0108, 0.0759, 0.0106, 0.139, 4.68, 1.26, 0.0),
-    "integer dequantize": (2970.0, 0.0, 0.159, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer grouped": (5590.0, 0.00296, 0.169, 0.252, 3.83, 0.00579, 1.3, 0.0, 0.0),
-    "integer pointwise": (4600.0, 0.00204, 0.0269, 0.119, 0.0, 0.0259, 1.51, 1.51, 0.00713),
-    "integer product": (4370.0, 0.00294, 0.0338, 0.37, 0.0, 0.016, 0.578, 0.0, 0.0142),
-    "integer quantize": (3370.0, 0.0, 0.243, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    "integer spatial": (4750.0, 0.00195, 0.0, 0.0666, 0.0472, 0.0196, 0.0, 4.8, 0.0087),
-    "integer stem": (4640.0, 0.00189, 0.0, 0.155, 0.0, 0.0282, 0.0, 7.94, 0.00923),
-    "integer transpose": (3960.0, 0.0, 0.0782, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-}
-"""Intel Xeon (Emerald Rapids), AVX512-VNNI and AMX."""
+@cache
+def read_table(name: str) -> Table:
+    """Read a table of this package by name, for example `epyc_avx2`."""
+    path = files("onnxq.cost") / "tables" / f"{name}.csv"
+    header, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+    assert tuple(header) == HEADER, f"{path}: unexpected columns {header}"
+    return {f"{form} {kind}": tuple(map(float, numbers)) for form, kind, *numbers in rows}

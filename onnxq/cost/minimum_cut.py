@@ -1,4 +1,4 @@
-"""The cheapest way to divide nodes in two, by maximum flow.
+"""Minimum cut of a network by maximum flow.
 
 E. A. Dinic, "Algorithm for solution of a problem of maximum flow in networks with power estimation",
 Soviet Math. Dokl. 11, 1970.
@@ -10,27 +10,27 @@ INFINITE = 1 << 60
 
 
 class Network:
-    """A network with integer capacities; node 0 is the source, node 1 the sink."""
+    """Network with integer capacities; node 0 is the source, node 1 the sink."""
 
     def __init__(self) -> None:
         self.heads: list[list[int]] = [[], []]
         self.targets: list[int] = []
-        self.room: list[int] = []
+        self.residual: list[int] = []
 
     def node(self) -> int:
-        """A new node."""
+        """Add a node and return its number."""
         self.heads.append([])
         return len(self.heads) - 1
 
     def edge(self, start: int, end: int, capacity: float) -> None:
-        """An edge that costs `capacity` where it leads from the source's side to the sink's."""
-        for a, b, room in ((start, end, min(round(capacity), INFINITE)), (end, start, 0)):
+        """Add an edge that costs `capacity` if it leads from the source's side to the sink's."""
+        for a, b, residual in ((start, end, min(round(capacity), INFINITE)), (end, start, 0)):
             self.heads[a].append(len(self.targets))
             self.targets.append(b)
-            self.room.append(room)
+            self.residual.append(residual)
 
     def source_side(self) -> set[int]:
-        """The nodes on the source's side of a cut of least cost."""
+        """Return the nodes on the source's side of a minimum cut."""
         levels = self._levels()
         while levels[1] >= 0:
             position = [0] * len(self.heads)
@@ -47,20 +47,20 @@ class Network:
             node = waiting.popleft()
             for edge in self.heads[node]:
                 target = self.targets[edge]
-                if self.room[edge] and levels[target] < 0:
+                if self.residual[edge] and levels[target] < 0:
                     levels[target] = levels[node] + 1
                     waiting.append(target)
         return levels
 
     def _augment(self, levels: list[int], position: list[int]) -> bool:
-        """Push flow along one path that descends the levels, if there is one left."""
+        """Push flow along one path of increasing levels; return whether there was one."""
         path: list[int] = []
         node = 0
         while node != 1:
             edges = self.heads[node]
             while position[node] < len(edges):
                 edge = edges[position[node]]
-                if self.room[edge] and levels[self.targets[edge]] == levels[node] + 1:
+                if self.residual[edge] and levels[self.targets[edge]] == levels[node] + 1:
                     break
                 position[node] += 1
             if position[node] < len(edges):
@@ -71,8 +71,8 @@ class Network:
                 position[node] += 1
             else:
                 return False
-        amount = min(self.room[edge] for edge in path)
+        amount = min(self.residual[edge] for edge in path)
         for edge in path:
-            self.room[edge] -= amount
-            self.room[edge ^ 1] += amount
+            self.residual[edge] -= amount
+            self.residual[edge ^ 1] += amount
         return True

@@ -1,18 +1,19 @@
-"""What a kernel costs: nanoseconds, one thread, from a node's sizes, on each of a target's CPUs.
+"""Cost model of the kernels: nanoseconds on one thread from a node's sizes, for each CPU of a target.
 
-Fitted by `benchmarks/kernel_costs.py` to the runtime's own profile of some 800 single kernels a CPU;
-the median error of a row is 2 to 20 %. The tables are part of the program, so that a plan depends on the
-model and the options alone, never on the load of the machine that makes it.
+`benchmarks/kernel_costs.py` fits the tables to the runtime's profile of about 800 single kernels per CPU; the
+median error of a row is 2 to 20 %. The tables ship with the package. A plan therefore depends on the model
+and the options alone, never on the load of the machine that makes it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 import onnx_ir as ir
 
-from onnxq.cost.kernel_times import EPYC_AVX2, EPYC_VNNI, XEON_AVX2, XEON_VNNI, Table
+from onnxq.cost.kernel_times import Table, read_table
 from onnxq.graph.edit import attribute, sizes
 from onnxq.graph.macs import ShapeByName
 from onnxq.options import Target
@@ -21,13 +22,14 @@ from onnxq.options import Target
 class Work(NamedTuple):
     """Sizes of one node.
 
-    macs      multiplications
-    inputs, outputs  elements read and written
-    patches   elements of all patches of a convolution; of a grouped one the runs of a group's channels, each is copied by itself
-    weights   elements
-    places    of the output, without its channels; of sums and products where one operand has a value for each channel
-    runs      of a patch that lie together, each copied as a whole; of a depthwise convolution its elements, each has an address
-    idle      multiplications that are for nothing, where the channels written fill no vector
+    macs      multiply-accumulate operations
+    inputs    elements read
+    outputs   elements written
+    patches   elements of all patches of a convolution; for a grouped one, the copied runs of all groups
+    weights   elements of the weight
+    places    output positions without the channels; for Add and Mul, 0 unless an operand is per channel
+    runs      contiguous runs of patches, each copied as a whole; for a depthwise convolution, its elements
+    idle      wasted MACs where the output channels do not fill a vector
     """
 
     macs: float
@@ -40,26 +42,29 @@ class Work(NamedTuple):
     idle: float = 0
 
     def features(self) -> tuple[float, ...]:
-        """What the costs of a row are multiplied with: 1 (a call) and the sizes."""
+        """Return the factors of a row's costs: 1 for the call, then the sizes."""
         return (1.0, *self)
 
 
 ALIGNED = 4
-"""The last of several blocks may be filled up from a multiple of so many channels."""
+"""Channel counts divisible by this may have their last block padded."""
 VECTOR = 16
-"""Channels that an integer kernel computes together."""
+"""Output channels that an integer kernel computes together."""
 PLAIN = "plain "
-"""Before the kind of a convolution that this layout does not take: its float kernel is a slower one."""
+"""Prefix of the kind of a convolution outside the blocked layout: its float kernel is slower."""
 
 ALIKE = 1024
-"""An image with a multiple of so many places has its channels on the same lines of a cache: its layout changes three times as slowly."""
+"""Channels share cache lines in images with a multiple of this many pixels.
+
+Their layout changes take three times as long.
+"""
 
 PROFILING_NS = 1000.0
-"""What the profiler itself adds to a call."""
+"""Nanoseconds that the profiler adds to a call."""
 
 
 def conv_kind(weight: Sequence[int], groups: int, block: int) -> str:
-    """Convolutions whose kernels differ; weight [out, in / groups, *kernel]. A stem takes an image of few channels."""
+    """Return the kind of a convolution with weight `[out, in / groups, *kernel]`; a stem has few inputs."""
     if groups > 1:
         return "depthwise" if weight[1] == 1 and weight[0] == groups else "grouped"
     if math.prod(weight[2:]) == 1:
@@ -68,7 +73,13 @@ def conv_kind(weight: Sequence[int], groups: int, block: int) -> str:
 
 
 def is_blocked(weight: Sequence[int], groups: int, block: int) -> bool:
-    """Whether the runtime (1.31, NchwcTransformer) has a float convolution in its blocked layout; weight [out, in / groups, *kernel]."""
+    """Whether the runtime runs a float convolution in its blocked layout (1.31, NchwcTransformer).
+
+    Args:
+        weight: shape `[out, in / groups, *kernel]`.
+        groups: of the convolution.
+        block: channels per block of the layout.
+    """
     channels_out, inside = weight[:2]
     if len(weight) != 4:
         return False
@@ -80,7 +91,7 @@ def is_blocked(weight: Sequence[int], groups: int, block: int) -> bool:
 
 
 def work_of(node: ir.Node, shapes: ShapeByName, block: int) -> tuple[str, Work] | None:
-    """The table's kind of a node and its sizes; None where a shape is unknown."""
+    """Return the table's kind of a node and its sizes; None if a shape is unknown."""
     inputs = [shapes.get(value.name or "") for value in node.inputs[:1] if value is not None]
     outputs = [shapes.get(value.name or "") for value in node.outputs]
     if not inputs or any(shape is None for shape in (*inputs, *outputs)):
@@ -120,13 +131,13 @@ def work_of(node: ir.Node, shapes: ShapeByName, block: int) -> tuple[str, Work] 
 
 
 def transposed(shape: Sequence[int]) -> Work:
-    """Sizes of a change of an image's layout; as written counts what falls on the same lines of a cache."""
+    """Return the sizes of a layout change; `outputs` counts images whose channels share cache lines."""
     elements, places = math.prod(shape), math.prod(shape[2:])
     return Work(0, elements, elements if places % ALIKE == 0 else 0)
 
 
 def _rows(node: ir.Node, shapes: ShapeByName) -> float:
-    """Places of an image whose channels a sum or product treats each on its own; 0 where its operands are of one shape."""
+    """Return the pixels of an image that Add or Mul treats per channel; 0 if the operands have one shape."""
     found = [sizes(value) or shapes.get(value.name or "") or [] for value in node.inputs if value is not None]
     largest = max(found, key=math.prod, default=[])
     alike = len(found) == 2 and found[0] == found[1]
@@ -134,12 +145,15 @@ def _rows(node: ir.Node, shapes: ShapeByName) -> float:
 
 
 def _idle(channels: float) -> float:
-    """How many channels there are too few for whole vectors."""
+    """Return the number of channels missing to whole vectors."""
     return -channels % VECTOR
 
 
 def nanoseconds(table: Table, form: str, kind: str, work: Work) -> float:
-    """What a kernel takes in a form, `float` or `integer`; kinds without a row take the same in both, and count as nothing."""
+    """Return the time of a kernel in a form, `float` or `integer`, by its row; 0 for kinds without a row.
+
+    Those take the same time in both forms.
+    """
     if form == "integer":
         kind = kind.removeprefix(PLAIN)
     row = table.get(f"{form} {kind}")
@@ -150,7 +164,7 @@ def nanoseconds(table: Table, form: str, kind: str, work: Work) -> float:
 
 @dataclass(frozen=True)
 class Line:
-    """Nanoseconds of a call and of each element."""
+    """Nanoseconds of a conversion: `call` once, `element` for each element."""
 
     call: float
     element: float
@@ -158,11 +172,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Costs:
-    """What nodes and conversions take on one CPU: as its table says, as far as nothing was measured.
+    """Times of nodes and conversions on one CPU, from its table unless measured.
 
-    block  channels in a block of the float convolutions' layout
-    nodes  nanoseconds on integers and in float, by name
-    quantize, dequantize  of a conversion
+    table       the CPU's kernel times
+    block       channels in a block of the float convolutions' layout
+    nodes       measured nanoseconds on integers and in float, by node name
+    quantize    measured time of QuantizeLinear
+    dequantize  measured time of DequantizeLinear
     """
 
     table: Table
@@ -172,15 +188,15 @@ class Costs:
     dequantize: Line | None = None
 
     def work_of(self, node: ir.Node, shapes: ShapeByName) -> tuple[str, Work] | None:
-        """The table's kind of a node and its sizes; None where a shape is unknown."""
+        """Return the table's kind of a node and its sizes; None if a shape is unknown."""
         return work_of(node, shapes, self.block)
 
     def kernel_ns(self, form: str, kind: str, work: Work) -> float:
-        """By the table, in a form, `float` or `integer`."""
+        """Return the table's time of a kernel in a form, `float` or `integer`."""
         return nanoseconds(self.table, form, kind, work)
 
     def conversion_ns(self, shape: Sequence[int], *, to_integers: bool) -> float:
-        """A Q (or DQ), of an image with the changes of layout that go with it."""
+        """Return the time of a QuantizeLinear or DequantizeLinear, changes of an image's layout included."""
         elements = math.prod(shape)
         measured, work = self.quantize if to_integers else self.dequantize, Work(0, elements, 0)
         kind = "quantize" if to_integers else "dequantize"
@@ -196,12 +212,18 @@ class Costs:
         )
 
     def transpose_ns(self, shape: Sequence[int]) -> float:
-        """Stored integers brought into the layout of the integer convolutions, or back; nothing but an image has to be."""
+        """Return the time to change integers into the integer convolutions' layout or back; 0 if no image."""
         return self.kernel_ns("integer", "transpose", transposed(shape)) if len(shape) == 4 else 0.0
 
 
-CPUS: dict[Target, tuple[Costs, ...]] = {
-    Target.PORTABLE: (Costs(EPYC_AVX2, 8), Costs(XEON_AVX2, 8)),
-    Target.VNNI: (Costs(EPYC_VNNI, 16), Costs(XEON_VNNI, 16)),
+CPU_TABLES: dict[Target, tuple[tuple[str, int], ...]] = {
+    Target.PORTABLE: (("epyc_avx2", 8), ("xeon_avx2", 8)),
+    Target.VNNI: (("epyc_vnni", 16), ("xeon_vnni", 16)),
 }
-"""What a target's files run on; of others nothing is known."""
+"""The CPUs of a target: name of the table, and channels in a block of the float convolutions' layout."""
+
+
+@cache
+def cpus_of(target: Target) -> tuple[Costs, ...]:
+    """Return the costs on each CPU of a target; none for a target without tables."""
+    return tuple(Costs(read_table(name), block) for name, block in CPU_TABLES.get(target, ()))

@@ -1,4 +1,4 @@
-"""What a planned node takes on one CPU, on integers and in float: its row of the table, less what the runtime fuses into others."""
+"""Time of a planned node on one CPU, on integers and in float, with the runtime's fusions."""
 
 import math
 
@@ -11,11 +11,11 @@ from onnxq.plan.operators import Role
 from onnxq.plan.plan import PlannedNode
 
 ACTIVATIONS = ("HardSigmoid", "LeakyRelu", "Sigmoid")
-"""What a float convolution computes on its results, of those that are planned as nodes of their own."""
+"""Activations planned as nodes that a float convolution fuses."""
 
 
 def times_of(planned: PlannedNode, shapes: ShapeByName, costs: Costs) -> tuple[float, float]:
-    """Nanoseconds on integers and in float; nothing where a shape is unknown."""
+    """Return the nanoseconds on integers and in float; zeros if a shape is unknown."""
     if planned.name in costs.nodes:
         return costs.nodes[planned.name]
     found = costs.work_of(planned.node, shapes)
@@ -23,9 +23,8 @@ def times_of(planned: PlannedNode, shapes: ShapeByName, costs: Costs) -> tuple[f
         return 0.0, 0.0
     kind, work = found
     as_float = _float_ns(planned.node, kind, work, costs)
-    if (
-        kind in ("Add", "Mul") and work.places
-    ):  # the float convolutions' blocked layout has them for operands of one shape
+    if kind in ("Add", "Mul") and work.places:
+        # in the float convolutions' blocked layout, both operands must have one shape
         as_float += 2 * costs.kernel_ns("float", "reorder", Work(0, work.outputs, 0))
     if planned.row.role is Role.RAMP:
         return costs.kernel_ns("integer", "Clip", work), as_float
@@ -36,7 +35,7 @@ def times_of(planned: PlannedNode, shapes: ShapeByName, costs: Costs) -> tuple[f
 
 
 def _clamp_ns(clamp: ir.Node, work: Work, costs: Costs, *, by_convolution: bool) -> float:
-    """Of a clamp in float: a convolution computes a Relu at no cost, and another one in a pass of its own."""
+    """Return the time of a float clamp: a convolution fuses a Relu for free, a Clip in a pass of its own."""
     read = Work(0, work.outputs, work.outputs)
     if not by_convolution:
         return costs.kernel_ns("float", "Relu", read)
@@ -44,16 +43,19 @@ def _clamp_ns(clamp: ir.Node, work: Work, costs: Costs, *, by_convolution: bool)
 
 
 def _float_ns(node: ir.Node, kind: str, work: Work, costs: Costs) -> float:
-    """Nanoseconds in float, where a convolution takes in an activation behind it; a HardSwish's counts where its HardSigmoid is."""
+    """Return the float nanoseconds; activations behind a convolution count as fused.
+
+    The time of a fused HardSwish counts at its HardSigmoid.
+    """
     whole = costs.kernel_ns("float", "fused HardSwish", work)
-    if node.op_type in ACTIVATIONS and _of_convolution(node.inputs[0]):
-        others = [taker for taker in _takers(node.inputs[0]) if taker is not node]
-        if all(_closes_hard_swish(taker, node) for taker in others):
+    if node.op_type in ACTIVATIONS and _follows_convolution(node.inputs[0]):
+        others = [consumer for consumer in _consumers(node.inputs[0]) if consumer is not node]
+        if all(_closes_hard_swish(consumer, node) for consumer in others):
             return (whole if others else 0.0) or costs.kernel_ns("float", f"fused {kind}", work)
     if node.op_type == "Mul" and whole:
         gates = [value.producer() for value in node.inputs if value is not None]
         if any(
-            gate is not None and _closes_hard_swish(node, gate) and _of_convolution(gate.inputs[0])
+            gate is not None and _closes_hard_swish(node, gate) and _follows_convolution(gate.inputs[0])
             for gate in gates
         ):
             return 0.0
@@ -71,10 +73,10 @@ def _closes_hard_swish(node: ir.Node, ramp: ir.Node) -> bool:
     return math.isclose(factor(ramp, "alpha", 0.2), 1 / 6, rel_tol=1e-4) and factor(ramp, "beta", 0.5) == 0.5
 
 
-def _of_convolution(value: ir.Value | None) -> bool:
+def _follows_convolution(value: ir.Value | None) -> bool:
     before = value.producer() if value is not None else None
     return before is not None and before.op_type == "Conv"
 
 
-def _takers(value: ir.Value | None) -> set[ir.Node]:
+def _consumers(value: ir.Value | None) -> set[ir.Node]:
     return {use.node for use in value.uses()} if value is not None else set()

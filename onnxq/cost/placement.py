@@ -1,7 +1,7 @@
-"""Which planned nodes are faster in float: kernels and conversions weighed against each other.
+"""Placement: the planned nodes that are faster in float, with the times of kernels and conversions.
 
-Every planned node has a cost in float and one on integers, every tensor between the two forms a
-conversion. The cheapest assignment is a minimum cut (source side: integers, sink side: float).
+Each planned node has a time in float and one on integers; each tensor between the two forms costs a
+conversion. The fastest assignment is a minimum cut (source side: integers, sink side: float).
 """
 
 import math
@@ -21,22 +21,31 @@ from onnxq.plan.plan import Plan
 from onnxq.plan.products import among_floats
 
 REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
-LEANING = (0.5, 1.0)
-"""Where the mean of several CPUs makes one of them slower than in float, it counts so much more than the others."""
-WORTH = 0.01
-"""Share of the planned nodes' expected time that leaving nodes float has to save."""
+SLOWEST_WEIGHTS = (0.5, 1.0)
+"""Weights tried for the slowest CPU, if the mean of several CPUs makes it slower than in float."""
+LEAST_SAVING = 0.01
+"""Share of the planned nodes' expected time that float nodes must save."""
 LEAST_TIME, LEAST_SIZE = 0.03, 0.2
-"""Shares of the time and of the size, in half precision, of which integers have to save one where other nodes are left float."""
+"""Shares of the time and of the half-precision size.
+
+Integers must save one of them if other nodes stay in float.
+"""
 LEAST_NS = 10_000
-"""Models that take less than this in float are left on integers: a call of the runtime itself takes as long, and size counts."""
-SMALL_NS, WORTH_SMALL = 100_000, 0.1
-"""In models that take less than this in float, calls count more than sizes, and the tables err more: so much has to be saved. Products
-whose ranges are found at run time stay on integers there, for what that form saves beside, biases and attention, no table knows."""
+"""Nanoseconds in float below which a model stays on integers.
+
+A call of the runtime takes as long, and size counts.
+"""
+SMALL_NS, LEAST_SAVING_SMALL = 100_000, 0.1
+"""Nanoseconds in float below which a model is small, and the share that float nodes must save there.
+
+In small models calls count more than sizes, and the tables err more. Products with run-time ranges stay on
+integers: no table knows their savings on biases and attention.
+"""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Nanoseconds of all planned nodes on one CPU: on integers, as they are placed, and in float; conversions counted."""
+    """Nanoseconds of all planned nodes on one CPU: on integers, as placed, and in float, with conversions."""
 
     integer: float
     placed: float
@@ -45,16 +54,22 @@ class Expected:
 
 @dataclass(frozen=True)
 class Placement:
-    """Nodes to leave float, and what is expected of that on each CPU."""
+    """Nodes to leave in float, and the expected times on each CPU."""
 
     floats: tuple[str, ...]
     expected: tuple[Expected, ...]
 
 
 def place(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Placement:
-    """The planned nodes that are expected to be faster in float; `shapes` of all their values.
+    """Find the planned nodes that are expected to be faster in float.
 
-    On several CPUs their mean counts, each against float there, as long as none of them is slower than in float.
+    With several CPUs, the mean of their times relative to float counts, as long as none is slower than in
+    float.
+
+    Args:
+        plan: the planned nodes.
+        shapes: static shapes of all their values.
+        cpus: costs on each CPU of the target.
     """
     network = _Network(plan, shapes, cpus)
     even = [1 / len(cpus)] * len(cpus)
@@ -62,13 +77,14 @@ def place(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Placement:
     slowness = network.slowness(floats)
     slowest = slowness.index(max(slowness))
     if slowness[slowest] > 1:
-        leaning = [
-            [(1 - much) * each + much * (i == slowest) for i, each in enumerate(even)] for much in LEANING
+        skewed = [
+            [(1 - weight) * each + weight * (i == slowest) for i, each in enumerate(even)]
+            for weight in SLOWEST_WEIGHTS
         ]
-        floats = min([floats, *map(network.cut, leaning)], key=lambda found: network.preference(found))
+        floats = min([floats, *map(network.cut, skewed)], key=lambda found: network.preference(found))
     expected, unplaced = network.expected(floats), network.expected(())
     small = min(each.float for each in expected) < SMALL_NS
-    least = 1 - (WORTH_SMALL if small else WORTH)
+    least = 1 - (LEAST_SAVING_SMALL if small else LEAST_SAVING)
     too_little = all(each.placed > least * each.integer for each in expected)
     if too_little or min(each.float for each in expected) < LEAST_NS or (small and among_floats(plan)):
         return Placement((), unplaced)
@@ -76,7 +92,7 @@ def place(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Placement:
 
 
 class _Network:
-    """What nodes and conversions take on each CPU, and cuts of it."""
+    """Times of nodes and conversions on each CPU, and minimum cuts."""
 
     def __init__(self, plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> None:
         self.names = tuple(plan.nodes)
@@ -87,7 +103,7 @@ class _Network:
         self.prices = [[each.prices(costs) for each in self.conversions] for costs in cpus]
 
     def cut(self, weights: Sequence[float]) -> tuple[str, ...]:
-        """Float nodes of the cheapest assignment, where each CPU's times, as shares of float there, count so much."""
+        """Return the float nodes of the fastest assignment, each CPU's times relative to float weighted."""
         whole = [self.as_float(cpu) or 1.0 for cpu in range(len(weights))]
         scales = [weight * whole[0] / each for weight, each in zip(weights, whole, strict=True)]
 
@@ -110,11 +126,11 @@ class _Network:
         return tuple(name for name, number in numbers.items() if number not in side)
 
     def as_float(self, cpu: int) -> float:
-        """Nanoseconds of all nodes in float."""
+        """Return the nanoseconds of all nodes in float."""
         return sum(as_float for _, as_float in self.nodes[cpu].values())
 
     def expected(self, floats: Sequence[str]) -> tuple[Expected, ...]:
-        """On each CPU, with these nodes in float."""
+        """Return the expected times on each CPU with these nodes in float."""
         cpus = range(len(self.nodes))
         return tuple(
             Expected(self._placed(cpu, set()), self._placed(cpu, set(floats)), self.as_float(cpu))
@@ -129,20 +145,22 @@ class _Network:
         )
 
     def slowness(self, floats: Sequence[str]) -> list[float]:
-        """Time on each CPU, in units of float's."""
+        """Return the time on each CPU relative to float."""
         return [each.placed / (each.float or 1.0) for each in self.expected(floats)]
 
     def preference(self, floats: Sequence[str]) -> tuple[float, float]:
-        """Less is better: none is slower than float, then the mean counts."""
+        """Return the sort key of an assignment: first no CPU slower than float, then the mean."""
         slowness = self.slowness(floats)
         return max(1.0, *slowness), sum(slowness)
 
 
 @dataclass(frozen=True)
 class Savings:
-    """Shares of the whole model's expected time, in float, and of its size, in half precision, that a plan's integers save.
+    """Savings of a plan's integers, as shares of the whole model.
 
-    small  whether the model is one of those of which the tables say little: size does not count then
+    time   of the expected float time
+    size   of the half-precision size
+    small  whether the model is too small for the tables to be exact: size does not count then
     """
 
     time: float
@@ -151,12 +169,16 @@ class Savings:
 
     @property
     def too_little(self) -> bool:
-        """Whether they are not worth their noise."""
-        return self.time < WORTH_SMALL if self.small else self.time < LEAST_TIME and self.size < LEAST_SIZE
+        """Whether the savings do not justify the quantization noise."""
+        return (
+            self.time < LEAST_SAVING_SMALL
+            if self.small
+            else self.time < LEAST_TIME and self.size < LEAST_SIZE
+        )
 
 
 def savings(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Savings:
-    """What the planned nodes' integers save, on the CPU on which that is least."""
+    """Return the savings of the planned nodes' integers, on the CPU with the least."""
     integers = _weights(planned.node for planned in plan.nodes.values())
     share = integers / max(1, integers + _weights(node for node, _ in plan.floats.values()))
     expected = _Network(plan, shapes, cpus).expected(())
@@ -168,7 +190,7 @@ def savings(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Savings:
 
 
 def _rest(plan: Plan, shapes: ShapeByName, costs: Costs) -> float:
-    """Nanoseconds of what is float anyway."""
+    """Return the nanoseconds of all nodes that are in float anyway."""
     others = [costs.work_of(node, shapes) for node, _ in plan.floats.values()]
     return sum(costs.kernel_ns("float", *other) for other in others if other is not None)
 
@@ -181,7 +203,10 @@ def _weights(nodes: Iterable[ir.Node]) -> int:
 
 
 def slowdowns(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> dict[str, float]:
-    """By how much the planned nodes' expected time grows with each alone in float, as a share, on the mean; conversions are left out."""
+    """Return the mean relative increase of the planned nodes' time with each node alone in float.
+
+    Conversions are not counted.
+    """
     found = dict.fromkeys(plan.nodes, 0.0)
     for costs in cpus:
         times = {name: times_of(planned, shapes, costs) for name, planned in plan.nodes.items()}
@@ -194,7 +219,10 @@ def slowdowns(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> dict[st
 def slower(
     plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs], groups: Sequence[Sequence[str]]
 ) -> list[float]:
-    """By how much the planned nodes' expected time grows with each group in float, as a share, conversions counted; mean of the CPUs."""
+    """Return the mean relative increase of the planned nodes' time with each group in float.
+
+    Conversions are counted; the mean is over the CPUs.
+    """
     network = _Network(plan, shapes, cpus)
 
     def mean(floats: Sequence[str]) -> float:
@@ -205,13 +233,14 @@ def slower(
 
 @dataclass(frozen=True)
 class _Conversion:
-    """What a tensor costs where its producer and a consumer have different forms.
+    """Conversions of a tensor between a producer and consumers of different forms.
 
-    producer   the planned node that gives it, None for what is float anyway
-    consumers  planned nodes that take it as integers
-    outside    whether something that is float anyway takes it
-    sums       arithmetic of integers alone that takes it, one behind the other: behind a float convolution it has another layout
-               than what integer ones give, and the runtime turns that round for each, and back
+    producer   the planned node that produces the tensor, None if that is in float anyway
+    consumers  planned nodes that read it as integers
+    outside    whether a consumer is in float anyway
+    shape      of the tensor
+    sums       number of Add and Mul nodes of two integer tensors in a chain behind it; after a float Conv,
+               the layout is not that of integer ones: the runtime transposes for each of them, and back
     """
 
     producer: str | None
@@ -221,12 +250,13 @@ class _Conversion:
     sums: int
 
     def prices(self, costs: Costs) -> tuple[float, float]:
-        """Nanoseconds of a change to integers, and to float."""
+        """Return the nanoseconds of a conversion to integers and of one to float."""
         turned = 2 * self.sums * costs.transpose_ns(self.shape)
         both = [costs.conversion_ns(self.shape, to_integers=to_integers) for to_integers in (True, False)]
         return both[0] + turned, both[1]
 
     def add(self, network: Network, numbers: dict[str, int], to_integers: float, to_float: float) -> None:
+        """Add the conversions to a network."""
         start = numbers[self.producer] if self.producer is not None else 1
         if self.consumers:
             quantized = network.node()
@@ -244,7 +274,7 @@ class _Conversion:
                 network.edge(dequantized, numbers[name], INFINITE)
 
     def paid(self, floats: set[str], to_integers: float, to_float: float) -> float:
-        """The cost with these nodes in float."""
+        """Return the time of the conversions with these nodes in float."""
         producer_float = self.producer is None or self.producer in floats
         if producer_float:
             return to_integers if any(name not in floats for name in self.consumers) else 0.0
@@ -274,7 +304,7 @@ def _conversions(plan: Plan, shapes: ShapeByName) -> list[_Conversion]:
             and not plan.nodes[producer].integer_output
             and plan.nodes[producer].row.role is Role.ANCHOR
         ):
-            outside = False  # its kernel gives float at no cost
+            outside = False  # its kernel has a free float output
         found.append(
             _Conversion(
                 producer,
@@ -288,7 +318,7 @@ def _conversions(plan: Plan, shapes: ShapeByName) -> list[_Conversion]:
 
 
 def _sums(plan: Plan, takers: Iterable[str]) -> int:
-    """How many sums and products of two integer tensors take a value, or what such sums give."""
+    """Count the Add and Mul nodes of two integer tensors in the chain behind a value."""
     seen: set[str] = set()
     waiting = list(takers)
     while waiting:
@@ -307,7 +337,7 @@ def _sums(plan: Plan, takers: Iterable[str]) -> int:
 
 
 def _absorbed(plan: Plan, node: ir.Node) -> bool:
-    """Whether a clamp disappears into the node before it."""
+    """Whether a clamp is absorbed by the node before it."""
     before = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
     planned = plan.nodes.get(before.name or "") if before is not None else None
     return planned is not None and clamp_bounds(node) is not None and planned.output is node.outputs[0]

@@ -1,9 +1,9 @@
-"""Attention as one operator of the runtime, MultiHeadAttention, in place of four Transposes, four Reshapes and two products.
+"""Fusion of attention into the runtime's MultiHeadAttention.
 
-softmax(scale Q K^T + mask) V stays float: its products have two activations. What goes are the copies and the nodes
-around them, an eighth of a small transformer's time on short sequences once its other products run on integers; where there are
-many rows the operator saves nothing (`join.FEW_ROWS`). The runtime fuses attention by itself only where the products before it are
-float ones.
+The operator replaces four Transposes, four Reshapes and two products. softmax(scale Q K^T + mask) V stays in
+float: its products have two activations. The fusion saves the copies and the nodes around them, an eighth of
+a small transformer's time on short sequences once its other products run on integers; with many rows it saves
+nothing (`joint_products.FEW_ROWS`). The runtime itself fuses attention only behind float products.
 """
 
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ from onnxq.graph.edit import (
     tidy,
 )
 from onnxq.graph.shapes import opset_of
-from onnxq.normalize.passes import LEAST_OPSET
+from onnxq.normalize.opset import LEAST_OPSET
 from onnxq.normalize.reshapes import origin
 
 TO_HEADS, FOR_PRODUCT, SWAPPED = (0, 2, 1, 3), (0, 2, 3, 1), (0, 1, 3, 2)
-"""Orders of axes: [batch, rows, heads, size] by heads and back, as the second operand of Q K^T, and from the former to the latter."""
+"""Orders of axes, from `[batch, rows, heads, size]`: by heads and back; to K^T; from by heads to K^T."""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """A tensor [batch, rows, heads * size] that is taken apart by heads."""
+    """A tensor `[batch, rows, heads * size]` that is split into heads."""
 
     value: ir.Value
     heads: int
@@ -46,7 +46,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Attention:
-    """What the operator needs; `last` is the Reshape that gives [batch, rows, heads * size]."""
+    """Operands of the fused operator; `last` is the Reshape to `[batch, rows, heads * size]`."""
 
     query: Heads
     key: Heads
@@ -56,8 +56,8 @@ class Attention:
     last: ir.Node
 
 
-def fuse_attention(model: ir.Model) -> int:
-    """Fuse all attention in float that the operator can stand for, in place; returns how often."""
+def fuse_attention(model: ir.Model) -> bool:
+    """Fuse all float attention that the operator can compute, in place; return whether there was any."""
     last_axis = {-1, 3} if opset_of(model) >= LEAST_OPSET else {3}
     softmaxes = [
         node
@@ -66,17 +66,17 @@ def fuse_attention(model: ir.Model) -> int:
     ]
     found = [each for node in softmaxes if (each := find_attention(node)) is not None]
     if not found:
-        return 0
+        return False
     model.graph.opset_imports.setdefault(MICROSOFT, 1)
     names, masks = Names(model), dict[tuple[object, ...], ir.Value]()
     for each in found:
         _replace(each, names, masks)
     tidy(model)
-    return len(found)
+    return True
 
 
 def find_attention(softmax: ir.Node) -> Attention | None:
-    """The attention that a Softmax over the last axis stands in, if the operator computes the same."""
+    """Return the attention around a Softmax over the last axis, None if the operator cannot compute it."""
     product, scale, mask = _scores(softmax.inputs[0])
     behind = only_use(softmax.outputs[0])
     if (
@@ -98,9 +98,9 @@ def find_attention(softmax: ir.Node) -> Attention | None:
 
 
 def _scores(value: ir.Value | None) -> tuple[ir.Node | None, float, ir.Value | None]:
-    """Q K^T, what it is multiplied by, and the mask that is added."""
+    """Return Q K^T, its factor, and the mask added."""
     product, scale = _scaled(value)
-    added = _behind(value, "Add")
+    added = _producer_of(value, "Add")
     if product is not None or added is None:
         return product, scale, None
     for index in (0, 1):
@@ -110,8 +110,8 @@ def _scores(value: ir.Value | None) -> tuple[ir.Node | None, float, ir.Value | N
     return None, 1.0, None
 
 
-def _behind(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """The node of some type that gives a value, if one node alone takes it."""
+def _producer_of(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """Return the producer of a value, if it has one of these types and the value has one consumer."""
     node = value.producer() if value is not None else None
     return (
         node
@@ -121,8 +121,8 @@ def _behind(value: ir.Value | None, *op_types: str) -> ir.Node | None:
 
 
 def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
-    """A value without the factor of a Mul or Div by a scalar, and the factor."""
-    node = _behind(value, "Mul", "Div")
+    """Return the value before a Mul or Div by a scalar, and the factor."""
+    node = _producer_of(value, "Mul", "Div")
     if node is not None:
         for index in (1, 0) if node.op_type == "Mul" else (1,):
             array = constant(node.inputs[index])
@@ -133,9 +133,9 @@ def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
 
 
 def _scaled(value: ir.Value | None) -> tuple[ir.Node | None, float]:
-    """The product of two activations that a value is a multiple of, and the factor."""
+    """Return the product of two activations before an optional scaling, and the factor."""
     inner, number = _unscaled(value)
-    node = _behind(inner, "MatMul")
+    node = _producer_of(inner, "MatMul")
     return (
         (None, 1.0)
         if node is None or any(is_constant(operand) for operand in node.inputs)
@@ -144,18 +144,20 @@ def _scaled(value: ir.Value | None) -> tuple[ir.Node | None, float]:
 
 
 def _key(value: ir.Value | None) -> Heads | None:
-    """The second operand of Q K^T, transposed once or twice."""
-    outer = _behind(value, "Transpose")
+    """Return the second operand of Q K^T, which is transposed once or twice."""
+    outer = _producer_of(value, "Transpose")
     if outer is not None and permutation(outer) == SWAPPED:
         return _by_heads(outer.inputs[0], TO_HEADS)
     return _by_heads(value, FOR_PRODUCT)
 
 
 def _by_heads(value: ir.Value | None, order: tuple[int, ...]) -> Heads | None:
-    """What a value is made of by Reshape to [batch, rows, heads, size] and Transpose."""
-    turned = _behind(value, "Transpose")
+    """Return the tensor before a Reshape to `[batch, rows, heads, size]` and a Transpose of this order."""
+    turned = _producer_of(value, "Transpose")
     split = (
-        _behind(turned.inputs[0], "Reshape") if turned is not None and permutation(turned) == order else None
+        _producer_of(turned.inputs[0], "Reshape")
+        if turned is not None and permutation(turned) == order
+        else None
     )
     whole = split.inputs[0] if split is not None else None
     if (
@@ -176,7 +178,7 @@ def _by_heads(value: ir.Value | None, order: tuple[int, ...]) -> Heads | None:
 
 
 def _joined(product: ir.Node, like: Heads) -> ir.Node | None:
-    """The Reshape to [batch, rows, heads * size] behind the product with V."""
+    """Return the Reshape to `[batch, rows, heads * size]` behind the product with V."""
     turned = only_use(product.outputs[0])
     if turned is None or turned.op_type != "Transpose" or permutation(turned) != TO_HEADS:
         return None
@@ -194,7 +196,7 @@ def _dims(value: ir.Value) -> list[int | str | None]:
 
 
 def _kept(reshape: ir.Node) -> tuple[bool, bool]:
-    """Whether a Reshape leaves the first axis, and the second one, as they are."""
+    """Whether a Reshape keeps the first axis, and whether it keeps the second one."""
     x, wanted = reshape.inputs[0], constant(reshape.inputs[1])
     if (
         x is None
@@ -208,7 +210,7 @@ def _kept(reshape: ir.Node) -> tuple[bool, bool]:
 
 
 def _fits(mask: ir.Value | None, query: Heads) -> bool:
-    """Whether the operator takes a mask: [batch or 1, heads or 1, rows or 1, columns]."""
+    """Whether the operator accepts a mask: `[batch or 1, heads or 1, rows or 1, columns]`."""
     if mask is None:
         return True
     if known_rank(mask) != 4 or not is_float(mask):
@@ -227,7 +229,7 @@ def _replace(found: Attention, names: Names, masks: dict[tuple[object, ...], ir.
     assert isinstance(graph, ir.Graph)
     inputs: list[ir.Value | None] = [query, found.key.value, found.value.value]
     if found.mask is not None:
-        # where query and key are made of one activation, there are as many rows as the mask has columns: the same for all
+        # self-attention has as many rows as the mask has columns: one expanded mask serves all layers
         same = (
             (found.mask, graph)
             if origin(query, 1) is origin(found.key.value, 1)
@@ -238,14 +240,15 @@ def _replace(found: Attention, names: Names, masks: dict[tuple[object, ...], ir.
         inputs += [None, None, masks[same]]
     output = ir.Value(name=names.fresh(f"{found.last.name}_attention"))
     add_node(
-        graph, "MultiHeadAttention", inputs, [output], name=names.fresh(f"{found.last.name}_Attention"), domain=MICROSOFT,
+        graph, "MultiHeadAttention", inputs, [output],
+        name=names.fresh(f"{found.last.name}_Attention"), domain=MICROSOFT,
         num_heads=found.query.heads, scale=found.scale,
     )  # fmt: skip
     take_output(output, found.last.outputs[0])
 
 
 def _full_mask(graph: ir.Graph, mask: ir.Value, query: ir.Value, names: Names) -> ir.Value:
-    """The mask with as many rows as the query: the operator repeats it over batch and heads, not over rows."""
+    """Expand a mask to the query's rows: the operator broadcasts over batch and heads, not over rows."""
     stated = _dims(mask)[2]
     if isinstance(stated, int) and stated > 1:
         return mask

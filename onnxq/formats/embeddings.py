@@ -1,4 +1,4 @@
-"""Tables that are looked up (embeddings), as int8 rows with a scale each, in standard operators.
+"""Embedding tables as int8 with a scale per row, in standard operators.
 
 Gather(table, i)  =  Cast(Gather(integers, i)) * Gather(scales, i)
 """
@@ -28,15 +28,15 @@ from onnxq.types import INT8, Floats, Integers
 
 KnownTables = dict[str, tuple[Integers, Floats]]
 
-SMALLEST = 1 << 14
-"""Tables of fewer values are left as they are."""
-SHARE = 0.05
-"""And those with a smaller share of the model's weights: the look-up takes three nodes more."""
+LEAST_ELEMENTS = 1 << 14
+"""Elements below which a table stays in float."""
+LEAST_SHARE = 0.05
+"""Share of the model's weights below which a table stays in float: the look-up takes three more nodes."""
 
 
 def looked_up(model: ir.Model) -> Iterator[ir.Node]:
-    """Look-ups of whole rows in large constant tables."""
-    least = max(SMALLEST, SHARE * weight_bytes(model) / np.dtype(np.float32).itemsize)
+    """Yield the look-ups of whole rows in large constant tables."""
+    least = max(LEAST_ELEMENTS, LEAST_SHARE * weight_bytes(model) / np.dtype(np.float32).itemsize)
     for node in nodes_of(model):
         if node.op_type != "Gather" or node.domain not in ("", "ai.onnx") or attribute(node, "axis", 0) != 0:
             continue
@@ -52,14 +52,16 @@ def looked_up(model: ir.Model) -> Iterator[ir.Node]:
             yield node
 
 
-def quantize_tables(model: ir.Model, known: KnownTables | None = None) -> list[str]:
-    """Store the tables that nothing but look-ups takes as int8, in place; the names of the nodes that look them up.
+def quantize_tables(model: ir.Model, known: KnownTables | None = None) -> bool:
+    """Store the tables that only look-ups read as int8, in place; return whether there was any.
 
-    `known` grows, and spares the other forms of a model the arithmetic.
+    Args:
+        model: the model to rewrite.
+        known: a cache of quantized tables for several files of one model; new tables are added.
     """
     names = Names(model)
     stored: dict[str, tuple[ir.Value, ir.Value]] = {}
-    changed = []
+    modified = False
     for node in list(looked_up(model)):
         table = node.inputs[0]
         assert table is not None
@@ -75,14 +77,14 @@ def quantize_tables(model: ir.Model, known: KnownTables | None = None) -> list[s
                 add_initializer(model.graph, names.fresh(f"{key}_scale"), scales[:, None]),
             )
         _replace(node, *stored[key], names)
-        changed.append(node.name or "")
-    if changed:
+        modified = True
+    if modified:
         tidy(model)
-    return changed
+    return modified
 
 
 def int8_rows(table: Floats | None) -> tuple[Integers, Floats]:
-    """Integers [rows, columns] and scales [rows]."""
+    """Quantize a table symmetrically: integers `[rows, columns]` and scales `[rows]`."""
     assert table is not None
     scales = symmetric_scale(np.maximum(table.max(axis=1), -table.min(axis=1)))
     return np.rint(table / scales[:, None]).clip(INT8.low, INT8.high).astype(np.int8), scales

@@ -1,17 +1,18 @@
-"""Keep the runtime from rewriting what would be slower, or farther from float, for it.
+"""Guards against rewrites of the runtime that make a model slower or less accurate.
 
-Where a float Conv, ConvTranspose or Gemm stands between a DequantizeLinear and a QuantizeLinear, the runtime
-(1.31, graph transformer WeightBiasQuantization) quantizes its weights by itself, with one scale for all channels.
-It looks for the QuantizeLinear right behind the node, or behind a Relu or Clip. A LeakyRelu there hides it, and
-costs little: the float kernel takes it in. With slope 0 it is a Relu, with slope 1 it changes nothing.
+WeightBiasQuantization: between a DequantizeLinear and a QuantizeLinear, the runtime (1.31) quantizes the
+weights of a float Conv, ConvTranspose or Gemm itself, with one scale for all channels. It matches a
+QuantizeLinear directly behind the node, or behind a Relu or Clip. A LeakyRelu in between prevents the match
+and costs little, as the float kernel fuses it. With slope 0 it is a Relu, with slope 1 it changes nothing.
 
-A QuantizeLinear that alone follows a float MaxPool is pulled before it (QDQPropagation), through what only moves
-elements too. The integer MaxPool then takes some twenty times as long as the float one, for it is not in the layout
-that it is fast in, and all elements are quantized, not the pooled ones. A LeakyRelu of slope 1 keeps it in its place.
+QDQPropagation: the runtime moves a QuantizeLinear that alone follows a float MaxPool before it, also through
+operators that only move elements. The integer MaxPool takes about twenty times as long as the float one, as
+it is not in its fast layout, and all elements are quantized instead of the pooled ones. A LeakyRelu of slope
+1 keeps the QuantizeLinear in place.
 
-A MatMul of rank 3 or more with a bias behind it becomes a float Gemm between Reshapes where its shape is static
-(MatMulAddFusion), before the runtime looks for integer kernels; its weights are widened in every run. A bias of shape [1, N]
-is added the same way, and not fused.
+MatMulAddFusion: a MatMul of rank 3 or more with a bias and a static shape becomes a float Gemm between
+Reshapes before the runtime selects integer kernels; its weights are widened in every run. A bias of shape
+`[1, N]` prevents the fusion.
 """
 
 import onnx_ir as ir
@@ -27,21 +28,27 @@ from onnxq.graph.edit import (
     take_output,
 )
 
-EXPOSED = frozenset({"Conv", "ConvTranspose", "Gemm"})
-SEEN_THROUGH = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze"})
+WITH_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm"})
+"""Operators whose weights the runtime would quantize."""
+MOVING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze"})
+"""Operators that only move elements."""
 
 
-def shield(model: ir.Model) -> int:
-    """Shield the nodes that the runtime would change, in place; returns how many there were."""
-    names, count = Names(model), 0
+def guard_fusions(model: ir.Model) -> bool:
+    """Protect the nodes that the runtime would rewrite, in place; return whether there was any."""
+    names, modified = Names(model), False
     for node in list(nodes_of(model)):
         if node.op_type == "QuantizeLinear":
-            count += _shield_pool(node, names)
+            modified |= _guard_pool(node, names)
         if node.op_type == "MatMul":
-            count += _shield_product(model, node, names)
-        if node.op_type not in EXPOSED or node.domain not in ("", "ai.onnx") or not _between(node):
+            modified |= _guard_product(model, node, names)
+        if (
+            node.op_type not in WITH_WEIGHTS
+            or node.domain not in ("", "ai.onnx")
+            or not _is_quantizable(node)
+        ):
             continue
-        count += 1
+        modified = True
         follower = only_use(node.outputs[0])
         assert follower is not None
         if follower.op_type == "Relu":
@@ -50,12 +57,13 @@ def shield(model: ir.Model) -> int:
             graph_of(follower).remove(follower, safe=True)
         else:
             follower.replace_input_with(0, _leaky(node, node.outputs[0], 1.0, names))
-    if count:
+    if modified:
         model.graph.sort()
-    return count
+    return modified
 
 
-def _between(node: ir.Node) -> bool:
+def _is_quantizable(node: ir.Node) -> bool:
+    """Whether the runtime would quantize the weight of a node that the plan leaves in float."""
     producers = [value.producer() if value is not None else None for value in node.inputs[:2]]
     if producers[0] is None or producers[0].op_type != "DequantizeLinear":
         return False
@@ -67,10 +75,10 @@ def _between(node: ir.Node) -> bool:
     return follower is not None and follower.op_type == "QuantizeLinear"
 
 
-def _shield_pool(quantizer: ir.Node, names: Names) -> bool:
-    """Shield the float MaxPool that the runtime would pull a QuantizeLinear before; whether there is one."""
+def _guard_pool(quantizer: ir.Node, names: Names) -> bool:
+    """Keep a QuantizeLinear behind its float MaxPool; return whether there is one."""
     last, node = quantizer, quantizer.inputs[0].producer() if quantizer.inputs[0] is not None else None
-    while node is not None and node.op_type in SEEN_THROUGH and only_use(node.outputs[0]) is last:
+    while node is not None and node.op_type in MOVING and only_use(node.outputs[0]) is last:
         last, node = node, node.inputs[0].producer() if node.inputs[0] is not None else None
     if node is None or node.op_type != "MaxPool" or only_use(node.outputs[0]) is not last:
         return False
@@ -81,8 +89,8 @@ def _shield_pool(quantizer: ir.Node, names: Names) -> bool:
     return True
 
 
-def _shield_product(model: ir.Model, product: ir.Node, names: Names) -> bool:
-    """Give the bias behind a quantized MatMul the shape [1, N]; whether it had another."""
+def _guard_product(model: ir.Model, product: ir.Node, names: Names) -> bool:
+    """Give the bias behind a quantized MatMul the shape `[1, N]`; return whether it had another."""
     operands = [value.producer() if value is not None else None for value in product.inputs]
     shape, add = product.outputs[0].shape, only_use(product.outputs[0])
     if (

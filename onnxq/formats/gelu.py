@@ -1,7 +1,8 @@
-"""Gelu as one operator of the runtime where it reads what was quantized.
+"""Fusion of Gelu behind a DequantizeLinear into one operator.
 
-The runtime fuses a Gelu that is written out by itself, but not behind a DequantizeLinear, which it doubles for each of the two
-nodes that take its value: five passes over a tensor instead of one, and a sixth to read the integers twice.
+The runtime fuses a Gelu of single operators itself, but not behind a DequantizeLinear: it duplicates that for
+each of the two consumers. Five passes over the tensor instead of one, and a sixth to read the integers twice,
+would remain.
 """
 
 import onnx_ir as ir
@@ -10,15 +11,15 @@ from onnxq.graph.edit import MICROSOFT, Names, add_node, graph_of, nodes_of, tak
 from onnxq.graph.fusions import find_gelu
 
 
-def fuse_gelu(model: ir.Model) -> int:
-    """Fuse all Gelus behind a DequantizeLinear, in place; returns how many."""
+def fuse_gelu(model: ir.Model) -> bool:
+    """Fuse all Gelus behind a DequantizeLinear, in place; return whether there was any."""
     found = [
         gelu
         for node in nodes_of(model)
         if node.op_type == "Erf" and (gelu := find_gelu(node)) is not None and _reads_integers(gelu[0])
     ]
     if not found:
-        return 0
+        return False
     names = Names(model)
     for x, last in found:
         output = ir.Value()
@@ -28,7 +29,7 @@ def fuse_gelu(model: ir.Model) -> int:
         take_output(output, last.outputs[0])
     model.graph.opset_imports.setdefault(MICROSOFT, 1)
     tidy(model)
-    return len(found)
+    return True
 
 
 def _reads_integers(value: ir.Value) -> bool:

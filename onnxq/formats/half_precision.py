@@ -1,4 +1,4 @@
-"""Weights of products that stay float, stored in half precision: the runtime widens them once, when it loads the file."""
+"""Half-precision storage for weights of products left in float; the runtime widens them once, on load."""
 
 from collections.abc import Collection
 
@@ -19,19 +19,24 @@ from onnxq.graph.edit import (
 from onnxq.types import Array
 
 MOST_ERROR = 1e-3
-"""Largest root mean square error of the narrowed weights, by that of the weights."""
+"""Largest relative root mean square error of a weight in half precision."""
 
 
 WEIGHTS: dict[str, tuple[int, ...]] = {
-    "Conv": (1,), "ConvTranspose": (1,), "GRU": (1, 2), "Gemm": (1,), "LSTM": (1, 2), "MatMul": (1,), "RNN": (1, 2)
+    "Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (1,),
+    "GRU": (1, 2), "LSTM": (1, 2), "RNN": (1, 2),
 }  # fmt: skip
-"""Inputs that are weights, by operator."""
+"""Indices of the inputs that are weights, by operator."""
 ALWAYS_FLOAT = frozenset({"ConvTranspose", "GRU", "LSTM", "RNN"})
-"""Those of which no integer form is planned."""
+"""Operators that the plan always leaves in float."""
 
 
-def narrow_weights(model: ir.Model, names: Collection[str]) -> None:
-    """Put a Cast from float16 before the weights of the named nodes, in place, where that loses next to nothing."""
+def narrow_weights(model: ir.Model, names: Collection[str]) -> bool:
+    """Store the weights of the named nodes as float16 with a Cast, in place, where the error is small.
+
+    Returns:
+        Whether any weight was narrowed.
+    """
     fresh, wanted = Names(model), set(names)
     narrowed: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
     found = [
@@ -46,11 +51,11 @@ def narrow_weights(model: ir.Model, names: Collection[str]) -> None:
             continue
         if (value, graph) not in narrowed:
             weight = constant(value) if is_float(value) else None
-            if weight is None or not fits(weight):
+            if weight is None or not fits_half_precision(weight):
                 continue
             narrowed[value, graph] = _narrowed(model, graph, value, weight, fresh)
         node.replace_input_with(index, narrowed[value, graph])
-    tidy(model)
+    return tidy(model) or bool(narrowed)
 
 
 def _narrowed(model: ir.Model, graph: ir.Graph, value: ir.Value, weight: Array, fresh: Names) -> ir.Value:
@@ -62,8 +67,8 @@ def _narrowed(model: ir.Model, graph: ir.Graph, value: ir.Value, weight: Array, 
     return widened
 
 
-def fits(weight: Array) -> bool:
-    """Whether half precision holds a weight well."""
+def fits_half_precision(weight: Array) -> bool:
+    """Whether a weight in half precision has at most MOST_ERROR."""
     if weight.size == 0 or np.abs(weight).max() > np.finfo(np.float16).max:
         return False
     error = weight.astype(np.float16).astype(np.float32) - weight

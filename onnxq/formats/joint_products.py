@@ -1,6 +1,6 @@
-"""Products of one activation - query, key and value - as one product, and a Split of what it gives.
+"""Products of one activation, such as query, key and value, as one product and a Split of its result.
 
-That saves a few microseconds a product and costs a copy of the result: it pays where the rows are few.
+That saves a few microseconds per product and costs a copy of the result: it pays with few rows.
 """
 
 import math
@@ -23,31 +23,34 @@ from onnxq.graph.edit import (
 )
 from onnxq.graph.macs import ShapeByName
 from onnxq.graph.shapes import opset_of
-from onnxq.normalize.passes import LEAST_OPSET
+from onnxq.normalize.opset import LEAST_OPSET
 from onnxq.plan.plan import Plan
 from onnxq.types import Array
 
 JOINT = " + "
-"""Between the names of products that became one."""
+"""Separator of names in the name of a joint product."""
 FEW_ROWS = 64
-"""Rows of an activation, over the batch, up to which its products are joined, and attention is one operator: of MiniLM 1 to 3 % each up
-to 16 rows, level at 64; with 256 rows in a batch of 8 each is 1 to 3 % slower."""
+"""Rows of an activation, batch included, up to which products are joined and attention is fused.
+
+On MiniLM each saves 1 to 3 % up to 16 rows and nothing at 64; with 256 rows in a batch of 8 each costs 1 to 3
+%.
+"""
 STORED, SCALE, ZERO_POINT, BIAS = 1, 3, 5, 6
 OWN = STORED, SCALE, ZERO_POINT, BIAS
-"""Inputs of MatMulIntegerToFloat that belong to the weight; the others come with the activation."""
+"""Inputs of MatMulIntegerToFloat that belong to the weight; the others belong to the activation."""
 
 
 def few_rows(plan: Plan, names: Iterable[str], shapes: ShapeByName) -> bool:
-    """Whether products see so few rows that fewer and larger operators pay."""
+    """Whether the named products have at most FEW_ROWS rows, so that fewer and larger operators pay."""
     inputs = [plan.nodes[name].node.inputs[0] for name in names]
     found = [shapes.get(value.name or "") if value is not None else None for value in inputs]
     return bool(found) and all(shape is not None and math.prod(shape[:-1]) <= FEW_ROWS for shape in found)
 
 
-def join_products(model: ir.Model) -> int:
-    """Join MatMulIntegerToFloat of the same integers, in place; returns how many products were made of others."""
+def join_products(model: ir.Model) -> bool:
+    """Join MatMulIntegerToFloat nodes of the same integers, in place; return whether any were joined."""
     if opset_of(model) < LEAST_OPSET:
-        return 0
+        return False
     together: dict[tuple[object, ...], list[ir.Node]] = {}
     for node in nodes_of(model):
         if node.op_type == "MatMulIntegerToFloat" and all(
@@ -62,8 +65,7 @@ def join_products(model: ir.Model) -> int:
     ]
     for nodes in joined:
         _join(model, nodes, names)
-    tidy(model)
-    return len(joined)
+    return tidy(model) or bool(joined)
 
 
 def _join(model: ir.Model, nodes: list[ir.Node], names: Names) -> None:
@@ -86,13 +88,13 @@ def _join(model: ir.Model, nodes: list[ir.Node], names: Names) -> None:
 
 
 def _read_elsewhere(node: ir.Node, nodes: list[ir.Node]) -> bool:
-    """Whether others read the weight of a node too: joined, it would be stored once more."""
+    """Whether other nodes share the weight: a joint weight would be a second copy."""
     stored = node.inputs[STORED]
     return stored is not None and any(use.node not in nodes for use in stored.uses())
 
 
 def _columns(node: ir.Node, index: int) -> Array:
-    """An input of a product with a value for each of its columns, [.., columns]."""
+    """Return an input of a product with a value for each column, `[.., columns]`."""
     stored = constant(node.inputs[STORED])
     assert stored is not None
     if index >= len(node.inputs):

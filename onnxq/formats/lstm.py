@@ -1,4 +1,4 @@
-"""LSTMs with int8 weights: the runtime quantizes their inputs step by step (com.microsoft DynamicQuantizeLSTM)."""
+"""LSTMs with int8 weights (com.microsoft DynamicQuantizeLSTM); inputs are quantized step by step."""
 
 import math
 from collections.abc import Mapping
@@ -24,18 +24,23 @@ from onnxq.techniques.input_split import FINE, TOP, TOP_SIGNED, Split
 from onnxq.types import Array, Floats, Integers
 
 WORTH = 1 << 15
-"""Weights from which on the int8 kernel is faster: 64 hidden units that take 64 (measured under AVX2; at 256 it takes 0.3 of the time)."""
+"""Weights from which on the int8 kernel is faster: 64 inputs and hidden units.
+
+Measured under AVX2; at 256 the kernel takes 0.3 of the float time.
+"""
 DIVIDING_OPSET = 11
-"""From which on the operators exist that divide an input (CumSum, Round)."""
+"""First opset with the operators that split an input (CumSum, Round)."""
 OPTIONAL = 8
-"""Inputs that both operators share: X, W, R, B, sequence_lens, initial_h, initial_c, P."""
+"""Number of inputs that both operators share: X, W, R, B, sequence_lens, initial_h, initial_c, P."""
 
 
 @dataclass(frozen=True)
 class LstmForm:
-    """An LSTM's weights as integers: W and R, int8 [directions, 4 hidden, K], with scales [directions, 4 hidden].
+    """Quantized weights of an LSTM.
 
-    Where the input is divided, K of W is that of its digits. Where all rows of R share a scale, those are [directions].
+    stored  W and R, int8 `[directions, 4 hidden, K]`; for a split input, K of W counts its parts
+    scales  of W and R, `[directions, 4 hidden]`, or `[directions]` if all rows of R share a scale
+    split   how the input is split into a coarse and a fine part, if it is
     """
 
     stored: tuple[Integers, Integers]
@@ -58,23 +63,24 @@ def is_dynamic_lstm(node: ir.Node) -> bool:
 
 
 def dynamic_lstms(model: ir.Model, least: int = 0) -> list[ir.Node]:
-    """The LSTMs that could have int8 weights, and have at least so many."""
+    """Return the LSTMs that can have int8 weights and have at least `least` weights."""
     found = [node for node in nodes_of(model) if is_dynamic_lstm(node)]
     return [node for node in found if lstm_weights(node) >= least]
 
 
 def lstm_weights(node: ir.Node) -> int:
-    """How many weights an LSTM has."""
+    """Return the number of weights of an LSTM."""
     return sum(math.prod(sizes(value) or ()) for value in node.inputs[1:3])
 
 
-def quantize_lstms(model: ir.Model, forms: Mapping[str, LstmForm]) -> None:
-    """Give the named LSTMs int8 weights, in place."""
+def quantize_lstms(model: ir.Model, forms: Mapping[str, LstmForm]) -> bool:
+    """Give the named LSTMs int8 weights, in place; return whether there was any."""
     names = Names(model)
-    for node in [node for node in nodes_of(model) if node.name in forms]:
+    chosen = [node for node in nodes_of(model) if node.name in forms]
+    for node in chosen:
         _replace(model, node, forms[node.name or ""], names)
         model.graph.opset_imports[MICROSOFT] = 1
-    tidy(model)
+    return tidy(model) or bool(chosen)
 
 
 def _replace(model: ir.Model, node: ir.Node, form: LstmForm, names: Names) -> None:
@@ -84,14 +90,14 @@ def _replace(model: ir.Model, node: ir.Node, form: LstmForm, names: Names) -> No
         value = inputs[index]
         assert value is not None
         base = value.name
-        packed = np.ascontiguousarray(stored.transpose(0, 2, 1))  # as the operator takes it
+        packed = np.ascontiguousarray(stored.transpose(0, 2, 1))  # the operator's layout
         inputs[index] = add_initializer(model.graph, names.fresh(f"{base}_quantized"), packed)
         scales.append(add_initializer(model.graph, names.fresh(f"{base}_scale"), scale))
         scales.append(
             add_initializer(model.graph, names.fresh(f"{base}_zero_point"), np.zeros(scale.shape, np.int8))
         )
     if form.split is not None:
-        inputs[0] = _divided(model, node, form.split, names)
+        inputs[0] = _split_input(model, node, form.split, names)
     kept = [value for value in node.attributes.values() if value.name != "layout"]
     new = ir.Node(
         MICROSOFT,
@@ -109,38 +115,38 @@ def _replace(model: ir.Model, node: ir.Node, form: LstmForm, names: Names) -> No
         fresh.name = name
 
 
-def _divided(model: ir.Model, node: ir.Node, split: Split, names: Names) -> ir.Value:
-    """An LSTM's input [seq, batch, K] as the digits of its columns, [seq, batch, 2 K (+ 2)]."""
+def _split_input(model: ir.Model, node: ir.Node, split: Split, names: Names) -> ir.Value:
+    """Split an LSTM's input `[seq, batch, K]` into coarse and fine parts, `[seq, batch, 2 K (+ 2)]`."""
     x = node.inputs[0]
     assert x is not None
     graph, base = graph_of(node), f"{node.name}_input"
 
-    def made(op_type: str, *inputs: ir.Value, what: str, **attributes: int) -> ir.Value:
-        name = names.fresh(f"{base}_{what}")
+    def added(op_type: str, *inputs: ir.Value, part: str, **attributes: int) -> ir.Value:
+        name = names.fresh(f"{base}_{part}")
         output = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT))
         add_node(graph, op_type, list(inputs), [output], name=name, domain="", **attributes)
         return output
 
-    def held(array: Array | float | list[int], what: str, dtype: type = np.float32) -> ir.Value:
-        return add_initializer(model.graph, names.fresh(f"{base}_{what}"), np.asarray(array, dtype))
+    def fixed(array: Array | float | list[int], part: str, dtype: type = np.float32) -> ir.Value:
+        return add_initializer(model.graph, names.fresh(f"{base}_{part}"), np.asarray(array, dtype))
 
-    scaled = made("Mul", x, held(1 / split.steps, "columns"), what="scaled")
-    size = made("Abs", scaled, what="size") if split.signed else scaled
-    largest = made("ReduceMax", size, what="largest", keepdims=0)
-    positive = made("Max", largest, held(float(np.finfo(np.float32).tiny), "least"), what="positive")
-    unit = made("Mul", positive, held(1 / (TOP_SIGNED if split.signed else TOP), "steps"), what="unit")
-    steps = made("Div", scaled, unit, what="in_steps")
-    first = made("Floor", steps, what="first")
-    rest = made("Mul", made("Sub", steps, first, what="rest"), held(FINE, "parts"), what="in_parts")
-    total = made("CumSum", rest, held(0, "time", np.int64), what="total")
-    before = made("Round", made("Sub", total, rest, what="before"), what="given")
-    second = made("Sub", total, before, what="second")  # which the runtime rounds
-    even = held(np.arange(len(split.steps)) % 2 == 0, "even", np.bool_)
-    turns = [made("Where", even, a, b, what="turn") for a, b in ((first, second), (second, first))]
-    columns = made("Concat", *turns, what="digits", axis=2)
+    scaled = added("Mul", x, fixed(1 / split.steps, "columns"), part="scaled")
+    size = added("Abs", scaled, part="size") if split.signed else scaled
+    largest = added("ReduceMax", size, part="largest", keepdims=0)
+    positive = added("Max", largest, fixed(float(np.finfo(np.float32).tiny), "least"), part="positive")
+    unit = added("Mul", positive, fixed(1 / (TOP_SIGNED if split.signed else TOP), "steps"), part="unit")
+    steps = added("Div", scaled, unit, part="in_steps")
+    first = added("Floor", steps, part="first")
+    rest = added("Mul", added("Sub", steps, first, part="rest"), fixed(FINE, "parts"), part="in_parts")
+    total = added("CumSum", rest, fixed(0, "time", np.int64), part="total")
+    before = added("Round", added("Sub", total, rest, part="before"), part="given")
+    second = added("Sub", total, before, part="second")  # the runtime rounds it
+    even = fixed(np.arange(len(split.steps)) % 2 == 0, "even", np.bool_)
+    turns = [added("Where", even, a, b, part="turn") for a, b in ((first, second), (second, first))]
+    columns = added("Concat", *turns, part="digits", axis=2)
     if split.signed:
         for bound in (np.floor(-TOP_SIGNED), np.floor(TOP_SIGNED)):
-            columns = made(
-                "Pad", columns, held([0, 0, 0, 0, 0, 1], "one", np.int64), held(bound, "bound"), what="held"
+            columns = added(
+                "Pad", columns, fixed([0, 0, 0, 0, 0, 1], "one", np.int64), fixed(bound, "bound"), part="held"
             )
-    return made("Mul", columns, unit, what="divided")
+    return added("Mul", columns, unit, part="divided")

@@ -1,7 +1,7 @@
-"""Weights in few bits as the runtime's kernels read them: MatMulNBits, MatMulBnb4 and GatherBlockQuantized.
+"""Weights in 4 or 8 bits in the layouts of MatMulNBits, MatMulBnb4 and GatherBlockQuantized.
 
-What has no such kernel is stored as integers behind Cast and Mul, which the runtime folds into float weights when it loads
-the file: the file is smaller, the speed the same.
+Weights of operators without such a kernel are stored as integers with a Cast and a Mul. The runtime folds
+these into float weights when it loads the file: the file is smaller, the speed is the same.
 """
 
 import numpy as np
@@ -13,11 +13,11 @@ from onnxq.techniques.codebooks import BOOKS, encode_book
 from onnxq.types import Array, Floats, Integers
 
 INT8_COMPUTE = 4
-"""The kernels' accuracy level in which activations are rounded to 8 bits, a block at a time: the fast one."""
+"""The kernels' fast accuracy level: activations are rounded to 8 bits per block."""
 
 
 def pack(codes: Integers, bits: int) -> Integers:
-    """Codes [..., count] as bytes, the first of two in the low half."""
+    """Pack codes `[..., count]` into bytes, the first of two in the low half."""
     if bits == 8:
         return codes
     if codes.shape[-1] % 2:
@@ -27,7 +27,10 @@ def pack(codes: Integers, bits: int) -> Integers:
 
 
 class BitsWriter:
-    """Replaces weights in a model, in place; a weight that several nodes share is stored once."""
+    """Writer that replaces weights in a model, in place; a weight shared by several nodes is stored once.
+
+    `key` names the weight in all methods.
+    """
 
     def __init__(self, model: ir.Model, accuracy_level: int) -> None:
         self.model, self.accuracy_level = model, accuracy_level
@@ -36,7 +39,7 @@ class BitsWriter:
         model.graph.opset_imports.setdefault(MICROSOFT, 1)
 
     def product(self, node: ir.Node, coded: Coded, key: str) -> None:
-        """A MatMul or Gemm as MatMulNBits; here and below `key` names the weight."""
+        """Replace a MatMul or Gemm by MatMulNBits."""
         grid, columns = coded.grid, coded.codes.shape[1]
         inputs: list[ir.Value | None] = [node.inputs[0], *self._blocks(coded, key)]
         bias = input_at(node, 2)
@@ -46,7 +49,7 @@ class BitsWriter:
         self._replace(node, "MatMulNBits", inputs, accuracy_level=self.accuracy_level, **sizes)
 
     def standard_product(self, node: ir.Node, coded: Coded, key: str) -> None:
-        """A MatMul or Gemm whose weight [K, N] is a blocked DequantizeLinear of opset 21, which this runtime fuses."""
+        """Give a MatMul or Gemm a blocked DequantizeLinear (opset 21) as weight `[K, N]`, which is fused."""
         grid = coded.grid
         low = grid.middle if grid.symmetric else 0
         kind = {
@@ -94,7 +97,7 @@ class BitsWriter:
             node.attributes["transB"] = ir.AttrInt64("transB", 0)
 
     def _blocks(self, coded: Coded, key: str) -> list[ir.Value]:
-        """Codes [N, blocks, bytes], scales [N, blocks] and, where they are not the middle, zeros."""
+        """Return codes `[N, blocks, bytes]`, scales `[N, blocks]` and, if asymmetric, zero points."""
         if key not in self._stored:
             grid = coded.grid
             blocks = as_blocks(coded.codes, grid.block)
@@ -105,7 +108,10 @@ class BitsWriter:
         return self._stored[key]
 
     def book_product(self, node: ir.Node, rows: Floats, name: str, block: int, key: str) -> None:
-        """A MatMul or Gemm of weight [channels, K] as MatMulBnb4, the first of two codes in the high half; a bias is added behind it."""
+        """Replace a MatMul or Gemm with weight `[channels, K]` by MatMulBnb4, and an Add if it has a bias.
+
+        The first of two codes is in the high half of a byte.
+        """
         if key not in self._stored:
             codes, absmax = encode_book(rows, name, block)
             even = np.append(codes, np.zeros(codes.size % 2, np.uint8))
@@ -125,7 +131,7 @@ class BitsWriter:
         )
 
     def embedding(self, node: ir.Node, coded: Coded, key: str) -> None:
-        """A Gather of rows as GatherBlockQuantized, of the same bytes as a product with the transposed table."""
+        """Replace a Gather of rows by GatherBlockQuantized; a product with the table shares its bytes."""
         codes, scales, *zeros = self._blocks(coded, key)
         shape = add_initializer(
             self.graph, self.names.fresh(f"{key}_shape"), np.array([len(coded.codes), -1])
@@ -145,7 +151,7 @@ class BitsWriter:
         )
 
     def stored(self, node: ir.Node, index: int, integers: Array, scales: Floats, axis: int) -> None:
-        """An operand as int8 integers with a scale a channel, widened when the file is loaded."""
+        """Store an operand as int8 with a scale per channel, widened when the file is loaded."""
         value = node.inputs[index]
         assert value is not None
         key = value.name or "weight"
@@ -183,7 +189,7 @@ class BitsWriter:
         bias: ir.Value | None = None,
         **attributes: int,
     ) -> None:
-        """Another node in the place of one, of the same name."""
+        """Replace a node by another one of the same name."""
         old, graph = node.outputs[0], graph_of(node)
         result = ir.Value(name=self.names.fresh(f"{old.name}_product"), shape=old.shape, type=old.type)
         add_node(graph, op_type, inputs, [result], name=node.name or "", domain=MICROSOFT, **attributes)

@@ -1,4 +1,4 @@
-"""QDQ: the float operators stay, QuantizeLinear and DequantizeLinear around them say what is integer.
+"""QDQ format: float operators between DequantizeLinear and QuantizeLinear.
 
 The runtime fuses DequantizeLinear -> operator -> QuantizeLinear into its integer kernels.
 """
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxq.graph.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, nodes_of, tidy
 from onnxq.graph.shapes import opset_of
-from onnxq.normalize.passes import LEAST_OPSET
+from onnxq.normalize.opset import LEAST_OPSET
 from onnxq.plan.constraints import clamp_bounds
 from onnxq.plan.operators import Role
 from onnxq.plan.plan import Plan, PlannedTensor
@@ -18,7 +18,7 @@ from onnxq.types import QuantParams
 
 
 class QdqWriter:
-    """Writes a plan with its parameters into a copy of the normalized model."""
+    """Writer of a plan with its parameters into a copy of the normalized model."""
 
     def __init__(self, model: ir.Model, plan: Plan, parameters: Parameters) -> None:
         self.model = model.clone()
@@ -28,13 +28,13 @@ class QdqWriter:
         self.nodes = {node.name: node for node in nodes_of(self.model)}
         self.values = {value.name: value for node in nodes_of(self.model) for value in node.outputs}
         self.values |= {value.name: value for graph in self.model.graphs() for value in graph.inputs}
-        # before opset 13 the standard Q/DQ know no axis; the runtime's own do at any opset
+        # before opset 13 the standard Q/DQ have no axis; the runtime's own do at any opset
         self.domain = "" if opset_of(self.model) >= LEAST_OPSET else MICROSOFT
         self._params: dict[str, tuple[ir.Value, ir.Value]] = {}
         self._stored: dict[int, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def write(self) -> ir.Model:
-        """The quantized model."""
+        """Return the quantized model."""
         for planned in self.plan.nodes.values():
             node = self.nodes[planned.name]
             for index in (*planned.constants, planned.row.weight, planned.row.bias):
@@ -70,7 +70,7 @@ class QdqWriter:
         )
 
     def _constant(self, graph: ir.Graph, name: str, quantized: QuantizedConstant) -> ir.Value:
-        """A DequantizeLinear over stored integers, in the place of a float constant; integers that nodes share are stored once."""
+        """Add a DequantizeLinear of stored integers for a float constant; shared integers are stored once."""
         params, same = quantized.params, id(quantized.stored)
         if same not in self._stored:
             integers = add_initializer(self.graph, self.names.fresh(f"{name}_quantized"), quantized.stored)
@@ -89,9 +89,9 @@ class QdqWriter:
         return output
 
     def _activation(self, tensor: PlannedTensor) -> None:
-        """Put QuantizeLinear and DequantizeLinear behind a value, for those consumers that want integers.
+        """Put QuantizeLinear and DequantizeLinear behind a value, for its quantized consumers.
 
-        The runtime fuses within one graph: a body that takes the value gets a pair of its own.
+        The runtime fuses within one graph: a body that reads the value gets a pair of its own.
         """
         value = self.values[tensor.name]
         everywhere = self._integer_result(value)
@@ -113,7 +113,7 @@ class QdqWriter:
                     use.node.replace_input_with(use.idx, inside)
 
     def _pair(self, graph: ir.Graph, tensor: PlannedTensor, source: ir.Value) -> ir.Value:
-        """QuantizeLinear and DequantizeLinear over `source`; returns what they give."""
+        """Add QuantizeLinear and DequantizeLinear behind `source`; return the dequantized value."""
         params = self.parameters.activations[tensor.source]
         scale, zero_point = self._params.get(tensor.source) or self._scale_and_zero_point(
             tensor.source, params
@@ -136,7 +136,7 @@ class QdqWriter:
         return dequantized
 
     def _ramp(self, tensor: PlannedTensor) -> None:
-        """A Clip of the operand's integers, read with the ramp's own scale and zero point."""
+        """Write a HardSigmoid as a Clip of its operand's integers, with its own scale and zero point."""
         value = self.values[tensor.name]
         node = value.producer()
         dequantizer = node.inputs[0].producer() if node is not None and node.inputs[0] is not None else None
@@ -171,14 +171,14 @@ class QdqWriter:
             self._take_graph_output(graph, value, result)
 
     def _home(self, value: ir.Value) -> ir.Graph:
-        """The graph in which a value comes into being."""
+        """Return the graph that produces a value."""
         producer = value.producer()
         if producer is not None:
             return graph_of(producer)
         return next(graph for graph in self.model.graphs() if value in graph.inputs)
 
     def _integer_result(self, value: ir.Value) -> bool:
-        """Whether an integer kernel that has no float output produces the value."""
+        """Whether an integer kernel without a float output produces the value."""
         producer = value.producer()
         if (
             producer is not None
@@ -198,7 +198,7 @@ class QdqWriter:
         return planned is not None and index in planned.activations
 
     def _without_clamp(self, value: ir.Value, uses: int, *, everywhere: bool) -> ir.Value:
-        """The value before a clamp for which the integer range stands, where nothing else needs the clamp."""
+        """Return the value before a clamp if the integer range replaces the clamp for all consumers."""
         clamp = value.producer()
         tensor = self.plan.tensors[value.name or ""]
         if clamp is None or tensor.bounds is None or clamp_bounds(clamp) is None:
@@ -225,5 +225,5 @@ class QdqWriter:
 
 
 def write_qdq(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
-    """The quantized model in QDQ format; the given model is left as it is."""
+    """Return the quantized model in QDQ format; the given model is not modified."""
     return QdqWriter(model, plan, parameters).write()

@@ -1,7 +1,7 @@
-"""QOperator: the integer kernels stand in the file themselves, nothing is left to the runtime's fusions.
+"""QOperator format: the file contains the integer operators, independent of the runtime's fusions.
 
-Made from the QDQ model: DequantizeLinear -> operator -> QuantizeLinear becomes one QLinear operator,
-most of them of the com.microsoft domain, which ONNX Runtime alone runs.
+It is made from the QDQ model: DequantizeLinear -> operator -> QuantizeLinear becomes one QLinear operator.
+Most of these belong to the com.microsoft domain and run in ONNX Runtime only.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Inputs = list[ir.Value | None]
 
 @dataclass(frozen=True)
 class _Operands:
-    """What a fused operator takes: each operand and the result as [integers, scale, zero point]."""
+    """Operands of a fused operator: each operand and the result as [integers, scale, zero point]."""
 
     operands: list[Inputs]
     bias: ir.Value | None
@@ -29,7 +29,7 @@ class _Operands:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Domain and input order of an integer operator, and attributes that its float form has not."""
+    """Domain and input order of an integer operator, and attributes that its float form does not have."""
 
     domain: str
     inputs: Callable[[_Operands], Inputs]
@@ -58,11 +58,11 @@ _LAYOUTS = {
 
 
 def write_qoperator(model: ir.Model, plan: Plan, parameters: Parameters) -> ir.Model:
-    """The quantized model in QOperator format; the given model is left as it is."""
+    """Return the quantized model in QOperator format; the given model is not modified."""
     quantized = write_qdq(model, plan, parameters)
     nodes = {node.name: node for node in nodes_of(quantized)}
     for name, planned in plan.nodes.items():
-        if planned.row.role is not Role.RAMP:  # a Clip of integers as it is
+        if planned.row.role is not Role.RAMP:  # it is a Clip of integers already
             _fuse(graph_of(nodes[name]), nodes[name], planned)
     quantized.graph.opset_imports[MICROSOFT] = 1
     tidy(quantized)
@@ -79,7 +79,7 @@ def _fuse(graph: ir.Graph, node: ir.Node, planned: PlannedNode) -> None:
     kernel = planned.row.kernel
     if quantizer is None:
         if planned.integer_output:
-            return  # a clamp that the integer range cannot stand for lies between: left as QDQ
+            return  # a clamp that the integer range cannot replace lies in between: stays QDQ
         kernel = "MatMulIntegerToFloat" if kernel == "QLinearMatMul" else kernel
     layout = _LAYOUTS[kernel]
     bias = (
@@ -104,10 +104,10 @@ def _fuse(graph: ir.Graph, node: ir.Node, planned: PlannedNode) -> None:
 
 
 def _integer_view(graph: ir.Graph, node: ir.Node, quantizers: list[ir.Node]) -> None:
-    """Let a view work on the stored integers themselves."""
+    """Let a view read and write the integers themselves."""
     new = ir.Node(
-        node.domain, node.op_type, [_integers(node.inputs[0])[0], *node.inputs[1:]], list(node.attributes.values()),
-        num_outputs=len(node.outputs), name=node.name,
+        node.domain, node.op_type, [_integers(node.inputs[0])[0], *node.inputs[1:]],
+        list(node.attributes.values()), num_outputs=len(node.outputs), name=node.name,
     )  # fmt: skip
     pairs = [(q.outputs[0], output) for q, output in zip(quantizers, new.outputs, strict=True)]
     _replace(graph, [*quantizers, node], pairs, new)
@@ -129,13 +129,13 @@ def _replace(
 
 
 def _integers(value: ir.Value | None) -> Inputs:
-    """[integers, scale, zero point] behind a DequantizeLinear."""
+    """Return the inputs [integers, scale, zero point] of the DequantizeLinear that produces a value."""
     producer = value.producer() if value is not None else None
     assert producer is not None and producer.op_type == "DequantizeLinear"
     return list(producer.inputs)
 
 
 def _quantized_output(value: ir.Value) -> ir.Node | None:
-    """The QuantizeLinear that alone takes a value, or None."""
+    """Return the QuantizeLinear that is the only consumer of a value, or None."""
     follower = only_use(value)
     return follower if follower is not None and follower.op_type == "QuantizeLinear" else None

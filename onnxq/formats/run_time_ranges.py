@@ -1,7 +1,7 @@
-"""Products whose activations are quantized at run time, with the range that each has just then (MatMulIntegerToFloat).
+"""Dynamic quantization of products: their activations get a range in every run (MatMulIntegerToFloat).
 
-The runtime's kernel takes the bias too. Where a product stands among float operators, that is as fast as a
-range found beforehand, and one range does not have to hold for all samples.
+The runtime's kernel also adds the bias. Among float operators, this is as fast as a calibrated range, and no
+single range has to fit all samples.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ from onnxq.types import Array, Floats, Integers
 
 @dataclass(frozen=True)
 class Product:
-    """What the kernel multiplies with.
+    """Weight and bias of a product.
 
-    stored  [K, channels] int8
-    scales  [channels]
-    bias    [channels], or a value of the graph
-    origin  the weight that the integers were made of, and the axis of its channels: products that share it share them
+    stored  int8 `[K, channels]`
+    scales  `[channels]`
+    bias    `[channels]`, or a value of the graph
+    origin  the float weight and the axis of its channels: products with the same origin share the integers
     """
 
     stored: Integers
@@ -45,7 +45,10 @@ class Product:
 
 
 class RunTimeWriter:
-    """Replaces products in a model, in place; those that share an activation quantize it once, those that share a weight store it once."""
+    """Writer that replaces products in a model, in place.
+
+    A shared activation is quantized once, a shared weight is stored once.
+    """
 
     def __init__(self, model: ir.Model) -> None:
         self.model, self.names = model, Names(model)
@@ -60,13 +63,13 @@ class RunTimeWriter:
         product: Product,
         follower: tuple[ir.Node, int] | None,
     ) -> None:
-        """A product, and the Add of a constant behind it if there is one, by a kernel that has both.
+        """Replace a product, and the Add of a constant behind it if any, by one kernel.
 
         Args:
             node: MatMul or Gemm.
-            activation: what it multiplies, in float.
-            product: with what.
-            follower: the Add, and which operand is the bias.
+            activation: the float operand.
+            product: weight and bias.
+            follower: the Add, and the index of its bias operand.
         """
         graph, base = graph_of(node), node.name or "product"
         integers, scale, zero = self._integers(activation, graph)
@@ -92,10 +95,10 @@ class RunTimeWriter:
             graph.remove(gone, safe=True)
 
     def _integers(self, value: ir.Value | None, graph: ir.Graph) -> list[ir.Value]:
-        """An activation's integers, scale and zero point, found at run time; once for all that take it."""
+        """Quantize an activation at run time, once per graph; return integers, scale and zero point."""
         assert value is not None
         if (value, graph) not in self._quantized:
-            made = [
+            parts = [
                 ir.Value(name=self.names.fresh(f"{value.name}_{part}"))
                 for part in ("quantized", "scale", "zero_point")
             ]
@@ -103,14 +106,14 @@ class RunTimeWriter:
                 graph,
                 "DynamicQuantizeLinear",
                 [value],
-                made,
+                parts,
                 name=self.names.fresh(f"{value.name}_DynamicQuantizeLinear"),
             )
-            self._quantized[value, graph] = made
+            self._quantized[value, graph] = parts
         return self._quantized[value, graph]
 
     def _weight(self, base: str, product: Product) -> list[ir.Value]:
-        """A weight's integers, scales and zero points."""
+        """Store a weight once; return its integers, scales and zero points."""
         if product.origin not in self._weights:
             scales = (
                 product.scales if len(set(product.scales.tolist())) > 1 else product.scales[:1].reshape(())
@@ -130,7 +133,7 @@ class RunTimeWriter:
 
 
 def bias_with_shift(given: ir.Value | None, weight: QuantizedWeight) -> ir.Value | Array | None:
-    """The bias [channels] with what rounding shifts the output by."""
+    """Return the bias `[channels]` plus the correction of the output's shift by rounding."""
     known = constant(given)
     if (given is None and weight.shift is None) or (given is not None and known is None):
         return given
@@ -141,7 +144,7 @@ def bias_with_shift(given: ir.Value | None, weight: QuantizedWeight) -> ir.Value
 
 
 def with_clamps(plan: Plan, chosen: Sequence[str]) -> Plan:
-    """The plan with the clamps before chosen products: a range that is found at run time cannot stand for one."""
+    """Return the plan with explicit clamps before chosen products; a run-time range cannot replace them."""
     taken = {value.name for name in chosen for value in plan.nodes[name].node.inputs[:1] if value is not None}
     tensors = {
         name: replace(tensor, bounds=None) if name in taken else tensor
@@ -150,8 +153,8 @@ def with_clamps(plan: Plan, chosen: Sequence[str]) -> Plan:
     return replace(plan, tensors=tensors)
 
 
-def quantize_at_run_time(model: ir.Model, plan: Plan, chosen: Sequence[str]) -> None:
-    """Let chosen products of a QDQ file, written `with_clamps`, find their activations' ranges when they run, in place."""
+def quantize_at_run_time(model: ir.Model, plan: Plan, chosen: Sequence[str]) -> bool:
+    """Give chosen products run-time ranges, in a QDQ file written `with_clamps`; return whether any."""
     nodes = {node.name: node for node in nodes_of(model)}
     writer = RunTimeWriter(model)
     for name in chosen:
@@ -175,7 +178,7 @@ def quantize_at_run_time(model: ir.Model, plan: Plan, chosen: Sequence[str]) -> 
             (weight.inputs[0], axis),
         )
         writer.replace(node, quantizer.inputs[0], product, follower)
-    tidy(model)
+    return tidy(model) or bool(chosen)
 
 
 def _producer(value: ir.Value | None) -> ir.Node:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onnxq.formats.attention import fuse_attention
 from onnxq.formats.embeddings import KnownTables, looked_up, quantize_tables
-from onnxq.formats.fusion_guards import shield
+from onnxq.formats.fusion_guards import guard_fusions
 from onnxq.formats.gelu import fuse_gelu
 from onnxq.formats.half_precision import ALWAYS_FLOAT, narrow_weights
 from onnxq.formats.joint_products import join_products
@@ -60,7 +60,7 @@ class Writer:
             quantize_tables(result, self.known)
         if recipe.half_precision:
             narrow_weights(result, _narrowed(recipe))
-        shield(result)
+        guard_fusions(result)
         return result
 
 

@@ -1,1 +1,1 @@
-"""Reading and editing ONNX graphs: files, edits, MACs, fusions; nothing is run here."""
+"""Reading and editing of ONNX graphs: files, edits, shapes, MACs, fusions; no model runs here."""

@@ -1,4 +1,4 @@
-"""Small graph edits shared by the rooms that rewrite a graph."""
+"""Graph queries and small edits, shared by all code that rewrites a graph."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,20 +14,20 @@ MICROSOFT = "com.microsoft"
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The array of a constant (an initializer that no input can replace), else None."""
+    """Return the array of a constant (an initializer that no input can replace), else None."""
     if value is None or value.const_value is None or value.is_graph_input() or value.producer() is not None:
         return None
     tensor = value.const_value
     if isinstance(tensor, ir.ExternalTensor):
         array = np.array(tensor.numpy())
-        with suppress(BufferError):  # a file that is being written still looks at it
-            tensor.release()  # pages of a mapped file count as this process's memory for as long as they stay mapped
+        with suppress(BufferError):  # a file being written still reads it
+            tensor.release()  # mapped pages of a file count as memory of this process
         return array
     return np.asarray(tensor.numpy())
 
 
 def is_constant(value: ir.Value | None) -> bool:
-    """Whether a value is a constant; unlike `constant` it reads no data."""
+    """Whether a value is a constant; unlike `constant`, this reads no data."""
     return (
         value is not None
         and value.const_value is not None
@@ -39,7 +39,7 @@ def is_constant(value: ir.Value | None) -> bool:
 def attribute(
     node: ir.Node, name: str, default: int | float | str | list[int]
 ) -> int | float | str | list[int]:
-    """An attribute's value, or the default that the operator's specification gives."""
+    """Return an attribute's value, or the default of the operator's specification."""
     found = node.attributes.get(name)
     if found is None:
         return default
@@ -50,20 +50,20 @@ def attribute(
 
 
 def factor(node: ir.Node, name: str, default: float) -> float:
-    """An attribute that is one float."""
+    """Return an attribute that is a float."""
     value = attribute(node, name, default)
     assert isinstance(value, (int, float))
     return float(value)
 
 
 def permutation(node: ir.Node) -> tuple[int, ...]:
-    """The order of axes that a Transpose says; empty where it says none."""
+    """Return the axis order of a Transpose; empty if it has none."""
     found = node.attributes.get("perm")
     return tuple(found.as_ints()) if found is not None else ()
 
 
 def input_at(node: ir.Node, index: int | None) -> ir.Value | None:
-    """The input at an index, None where it is left out."""
+    """Return the input at an index, None if it is left out."""
     return node.inputs[index] if index is not None and index < len(node.inputs) else None
 
 
@@ -73,7 +73,7 @@ def is_float(value: ir.Value | None) -> bool:
 
 
 def only_use(value: ir.Value) -> ir.Node | None:
-    """The one node that uses a value; None where there are several or it leaves the graph."""
+    """Return the only node that uses a value; None if there are several or the value leaves the graph."""
     uses = value.uses()
     if len(uses) != 1 or value.is_graph_output():
         return None
@@ -82,7 +82,7 @@ def only_use(value: ir.Value) -> ir.Node | None:
 
 
 def sizes(value: ir.Value | None) -> list[int] | None:
-    """Static sizes of a value's shape, or None where any of them is unknown."""
+    """Return a value's static shape, or None if any size is unknown."""
     if value is None or value.shape is None:
         return None
     found = [size for size in value.shape if isinstance(size, int)]
@@ -90,12 +90,12 @@ def sizes(value: ir.Value | None) -> list[int] | None:
 
 
 def known_rank(value: ir.Value | None) -> int | None:
-    """The number of axes, where known."""
+    """Return the number of axes, None if unknown."""
     return None if value is None or value.shape is None else len(value.shape)
 
 
 def nodes_of(model: ir.Model) -> Iterator[ir.Node]:
-    """Every node of a model: main graph, then bodies and functions."""
+    """Yield every node of a model: main graph, then bodies and functions."""
     for graph in model.graphs():
         yield from graph
     for function in model.functions.values():
@@ -103,13 +103,13 @@ def nodes_of(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def graph_of(node: ir.Node) -> ir.Graph:
-    """The graph or body that a node lies in (functions are inlined before anything is planned)."""
+    """Return the graph or body that contains a node (functions are inlined before planning)."""
     assert isinstance(node.graph, ir.Graph)
     return node.graph
 
 
 def body_owners(model: ir.Model) -> dict[ir.Graph, ir.Node]:
-    """The node that each body of a model belongs to."""
+    """Return the node that owns each body of a model."""
     return {
         attribute.as_graph(): node
         for node in nodes_of(model)
@@ -119,7 +119,7 @@ def body_owners(model: ir.Model) -> dict[ir.Graph, ir.Node]:
 
 
 class Names:
-    """Hands out names that no value, node or initializer of the model has."""
+    """Source of names that no value, node or initializer of the model has."""
 
     def __init__(self, model: ir.Model) -> None:
         self.taken: set[str] = set()
@@ -132,7 +132,7 @@ class Names:
                 self.taken.add(node.name)
 
     def fresh(self, wish: str) -> str:
-        """`wish`, or `wish_2`, `wish_3`, ... where that is taken."""
+        """Return `wish`, or `wish_2`, `wish_3`, ... if that is taken."""
         name, count = wish, 1
         while name in self.taken:
             count += 1
@@ -142,17 +142,16 @@ class Names:
 
 
 def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Register a new constant; its name must come from `Names`."""
+    """Register a new constant and return its value; the name must come from `Names`."""
     value = constant_value(array, name)
     graph.register_initializer(value)
     return value
 
 
 def constant_value(array: Array, name: str | None = None) -> ir.Value:
-    """A value that holds an array; it belongs to no graph yet."""
-    tensor = ir.Tensor(
-        array, name=name
-    )  # ir.tensor asks for protocols first: a sixteenth of a large model's time
+    """Make a value that holds an array; it belongs to no graph yet."""
+    # not ir.tensor, which checks protocols first: a sixteenth of a large model's time
+    tensor = ir.Tensor(array, name=name)
     return ir.Value(
         name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
@@ -168,21 +167,28 @@ def add_node(
     domain: str = "",
     **attributes: int | float | str | list[int],
 ) -> ir.Node:
-    """Append a node; the graph is sorted once when all edits are done."""
+    """Append a node; `tidy` or `sort_nodes` sorts the graph once after all edits."""
     converted = [ir.convenience.convert_attribute(key, value) for key, value in sorted(attributes.items())]
     node = ir.Node(domain, op_type, inputs, converted, outputs=outputs, name=name)
     graph.append(node)
     return node
 
 
-def tidy(model: ir.Model) -> None:
-    """Drop what nothing uses, and put the nodes in order."""
-    passes.RemoveUnusedNodesPass()(model)
+def tidy(model: ir.Model) -> bool:
+    """Remove unused nodes and sort the others, in place; return whether either changed the model."""
+    removed = passes.RemoveUnusedNodesPass()(model).modified
+    return sort_nodes(model) or removed
+
+
+def sort_nodes(model: ir.Model) -> bool:
+    """Sort the nodes topologically, in place; return whether the order changed."""
+    before = list(model.graph.all_nodes())
     model.graph.sort()
+    return any(old is not new for old, new in zip(before, model.graph.all_nodes(), strict=True))
 
 
 def take_output(new_output: ir.Value, old: ir.Value) -> None:
-    """Let `new_output` stand where `old` stood, under its name, as graph output too."""
+    """Replace `old` by `new_output` everywhere, graph outputs included, under the old name."""
     name, new_output.shape, new_output.type = old.name, old.shape, old.type
     ir.convenience.replace_all_uses_with(old, new_output, replace_graph_outputs=True)
     old.name = None
@@ -190,7 +196,7 @@ def take_output(new_output: ir.Value, old: ir.Value) -> None:
 
 
 def scalar_operand(node: ir.Node) -> tuple[ir.Value | None, float | None]:
-    """(x, c) of a commutative node over a value and one number that does not add axes."""
+    """Return (x, c) of a commutative node over a value and a scalar constant that adds no axes."""
     for x, other in (node.inputs, node.inputs[::-1]):
         array = constant(other)
         if array is None or array.size != 1 or x is None or constant(x) is not None:
@@ -201,7 +207,7 @@ def scalar_operand(node: ir.Node) -> tuple[ir.Value | None, float | None]:
 
 
 def reduced_axes(node: ir.Node) -> list[int]:
-    """The axes that a reduction names; none where it names none, or they are computed."""
+    """Return the axes of a reduction; empty if it has none or they are computed."""
     given = input_at(node, 1)
     stated = constant(given)
     axes = attribute(node, "axes", []) if given is None else [] if stated is None else stated.ravel().tolist()

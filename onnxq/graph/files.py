@@ -1,4 +1,4 @@
-"""Read and write model files. Protobuf is known here only; weights in external data stay on disk."""
+"""Reading and writing of model files; weights in external data stay on disk."""
 
 import hashlib
 import os
@@ -15,14 +15,14 @@ from google.protobuf.message import DecodeError
 from onnxq.errors import ModelError, OutputError
 
 SINGLE_FILE_LIMIT = 1_500_000_000
-"""Bytes of weights above which they are written beside the model (protobuf ends at 2 GiB)."""
+"""Bytes of weights above which they go to a file beside the model (protobuf's limit is 2 GiB)."""
 
 
 def load(path: Path) -> ir.Model:
-    """Read a model; external weights are memory-mapped when they are used.
+    """Read a model; external weights are memory-mapped on first use.
 
     Raises:
-        ModelError: no such file, not an ONNX model, truncated, or external data missing, cut off
+        ModelError: no such file, not an ONNX model, truncated, or external data missing, truncated
             or outside the model's folder.
     """
     if not path.is_file():
@@ -46,7 +46,7 @@ def load(path: Path) -> ir.Model:
 
 
 def _forget_negative_sizes(model: ir.Model) -> None:
-    """Sizes below 0 are unknown ones, for the runtime too; shape inference would compute with them."""
+    """Make negative sizes unknown, as in the runtime; shape inference would compute with them."""
     for graph in model.graphs():
         for value in [*graph.inputs, *graph.outputs, *(value for node in graph for value in node.outputs)]:
             if value.shape is not None and any(isinstance(size, int) and size < 0 for size in value.shape):
@@ -56,7 +56,7 @@ def _forget_negative_sizes(model: ir.Model) -> None:
 
 
 def _follow_links(model: ir.Model) -> None:
-    """Let weights behind symbolic links, as download caches make them, name the file itself."""
+    """Resolve symbolic links of external weights, which download caches create."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -100,7 +100,7 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
     real, home = data.resolve(), path.resolve().parent
     if not real.is_relative_to(path.parent.resolve()) and not real.is_relative_to(home):
         raise ModelError(
-            f"{where}: external data file {data} is a link that leads out of the model's folder: copy the file there"
+            f"{where}: external data file {data} is a link out of the model's folder: copy the file there"
         )
     if real.stat().st_nlink > 1:
         raise ModelError(
@@ -115,7 +115,7 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
 
 
 def external_files(path: Path) -> list[Path]:
-    """The external data files that a model file names, in sorted order."""
+    """Return the external data files of a model file, sorted."""
     found = set()
     for tensor in _tensors(ir.serde.deserialize_model(onnx.load_model(path, load_external_data=False))):
         if isinstance(tensor, ir.ExternalTensor):
@@ -124,12 +124,12 @@ def external_files(path: Path) -> list[Path]:
 
 
 def file_bytes(path: Path) -> int:
-    """Bytes of a model file and of its external data."""
+    """Return the bytes of a model file and its external data."""
     return path.stat().st_size + sum(file.stat().st_size for file in external_files(path))
 
 
 def digest(path: Path) -> str:
-    """SHA-256 over a model file and its external data."""
+    """Return the SHA-256 of a model file and its external data."""
     total = hashlib.sha256()
     for file in (path, *external_files(path)):
         with open(file, "rb") as stream:
@@ -141,7 +141,7 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
     """Refuse an output that is the input, exists already (unless `force`) or cannot be written.
 
     Raises:
-        OutputError: with the reason and what to do.
+        OutputError: with the reason and a remedy.
     """
     folder = path.parent
     if not folder.is_dir():
@@ -154,7 +154,7 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
         raise OutputError(
             f"{path}: exists already: remove it, choose another with -o, or overwrite it with --force"
         )
-    try:  # os.access says yes to root on a read-only mount, so try
+    try:  # os.access returns True for root on a read-only mount
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -165,9 +165,9 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A path to write a model to, beside `path`; what is there at the end is moved to `path` at once.
+    """Yield a temporary path beside `path` for a model; move the written files to their place at the end.
 
-    Nothing stands at `path` if the block fails.
+    If the block fails, nothing is left at `path`.
 
     Raises:
         OutputError: the disk is full or the folder read-only.
@@ -188,12 +188,12 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes of all weights of a model."""
+    """Return the bytes of all weights of a model."""
     return sum(tensor.nbytes for tensor in _tensors(model))
 
 
 def save(model: ir.Model, path: Path) -> None:
-    """Write a model; large weights go to one file `<name>.data` beside it."""
+    """Write a model; weights above SINGLE_FILE_LIMIT go to one file `<name>.data` beside it."""
     external = f"{path.name}.data" if weight_bytes(model) > SINGLE_FILE_LIMIT else None
     if external is None:
         _embed_external(model)
@@ -201,14 +201,14 @@ def save(model: ir.Model, path: Path) -> None:
 
 
 def umask() -> int:
-    """The bits that this process leaves out of new files' permissions."""
+    """Return this process's mask of permission bits for new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def _embed_external(model: ir.Model) -> None:
-    """Bring weights that still lie in the input's external data into the file to be written."""
+    """Load weights from the input's external data, to store them in the model file."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value

@@ -1,13 +1,21 @@
-"""Forms that the runtime has one kernel for, where an exporter writes another that it does not recognize.
+"""Rewrites of subgraphs into the forms that the runtime fuses into one kernel.
 
-x * (0.5 * (1 + Erf(x / sqrt 2))), or Tanh               -> (x * 0.5) * (1 + Erf(x / sqrt 2))           Gelu, FastGelu
-x * Reciprocal(Sqrt(ReduceMean(x^2) + epsilon))          -> x / Sqrt(ReduceMean(x^2) + epsilon)         SimplifiedLayerNormalization
-Where(IsNaN(Softmax(s)), 0, Softmax(s)), s without -inf  -> Softmax(s)                                  attention
-(x - mean) / Sqrt(mean((x - mean)^2) + epsilon), or * 1/ -> InstanceNormalization(x)                    itself
+Each rule: the exporter's form, the equivalent plain ONNX, and the runtime's fusion.
 
-PyTorch's default exporter (2.13) writes the first three; people write the last one, whose means are over an image's
-places. The right ones are plain ONNX too, and compute the same.
+    x * (0.5 * (1 + Erf(x / sqrt 2))), or Tanh
+        -> (x * 0.5) * (1 + Erf(x / sqrt 2))          Gelu, FastGelu
+    x * Reciprocal(Sqrt(ReduceMean(x^2) + epsilon))
+        -> x / Sqrt(ReduceMean(x^2) + epsilon)        SimplifiedLayerNormalization
+    Where(IsNaN(Softmax(s)), 0, Softmax(s)), s without -inf
+        -> Softmax(s)                                 attention
+    (x - mean) / Sqrt(mean((x - mean)^2) + epsilon), or * 1/
+        -> InstanceNormalization(x)                   itself
+
+PyTorch's default exporter (2.13) writes the first three; the last one is hand-written, with means over the
+pixels.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -27,8 +35,9 @@ from onnxq.graph.edit import (
 )
 
 
-def make_fusible(model: ir.Model, names: Names) -> None:
-    """Apply the rules to the main graph and the bodies, in place."""
+def rewrite_for_fusions(model: ir.Model, names: Names) -> bool:
+    """Apply the rules to the main graph and the bodies, in place; return whether any applied."""
+    modified = False
     for graph in list(model.graphs()):
         for node in list(graph):
             if (
@@ -37,11 +46,12 @@ def make_fusible(model: ir.Model, names: Names) -> None:
                 and node.op_type in RULES
                 and is_float(node.outputs[0])
             ):
-                RULES[node.op_type](graph, node, names)
+                modified |= RULES[node.op_type](graph, node, names)
+    return modified
 
 
-def _half_first(_: ir.Graph, curve: ir.Node, __: Names) -> None:
-    """Halving is exact wherever it is done."""
+def _half_first(_: ir.Graph, curve: ir.Node, __: Names) -> bool:
+    """Halve x instead of the curve; halving is exact in both places."""
     raised = _by_scalar(curve.outputs[0], "Add", 1.0)
     halved = _by_scalar(raised.outputs[0], "Mul", 0.5) if raised is not None else None
     last = only_use(halved.outputs[0]) if halved is not None else None
@@ -52,17 +62,18 @@ def _half_first(_: ir.Graph, curve: ir.Node, __: Names) -> None:
         or last.op_type != "Mul"
         or last.inputs[0] is last.inputs[1]
     ):
-        return
+        return False
     index = list(last.inputs).index(halved.outputs[0])
     x = last.inputs[1 - index]
     if x is None or x.dtype != raised.outputs[0].dtype or x.shape != raised.outputs[0].shape:
-        return
+        return False
     halved.replace_input_with(list(halved.inputs).index(raised.outputs[0]), x)
     last.replace_input_with(1 - index, raised.outputs[0])
+    return True
 
 
 def find_gelu(erf: ir.Node) -> tuple[ir.Value, ir.Node] | None:
-    """The value that a Gelu written out is of, and its last node; None where an Erf is something else's."""
+    """Return the input and the last node of the Gelu that an Erf belongs to; None if there is no Gelu."""
     scaled, raised = _producer(erf.inputs[0], "Div"), _by_scalar(erf.outputs[0], "Add", 1.0)
     last = only_use(raised.outputs[0]) if raised is not None else None
     if (
@@ -91,7 +102,7 @@ def find_gelu(erf: ir.Node) -> tuple[ir.Value, ir.Node] | None:
 
 
 def gelu_nodes(graph: ir.Graph) -> set[ir.Node]:
-    """All that belong to a Gelu written out, from its value to its last node."""
+    """Return all nodes of the Gelus in a graph that consist of single operators."""
     members: set[ir.Node] = set()
     for node in graph:
         found = find_gelu(node) if node.op_type == "Erf" else None
@@ -108,7 +119,7 @@ def gelu_nodes(graph: ir.Graph) -> set[ir.Node]:
 
 
 def ends_gelu(node: ir.Node) -> bool:
-    """Whether a node is the last of those that the runtime makes one Gelu of; folded into what follows, it would leave the others alone."""
+    """Whether a node is the last of a Gelu that the runtime fuses; folding it would prevent the fusion."""
     product, number = scalar_operand(node) if node.op_type == "Mul" else (None, None)
     before = _producer(product, "Mul")
     raised = (
@@ -120,7 +131,7 @@ def ends_gelu(node: ir.Node) -> bool:
 
 
 def _by_scalar(value: ir.Value, op_type: str, number: float) -> ir.Node | None:
-    """The only node that takes a value, if it adds that number or multiplies by it."""
+    """Return the only consumer of a value if it adds that number or multiplies by it."""
     node = only_use(value)
     if node is None or node.op_type != op_type:
         return None
@@ -128,7 +139,8 @@ def _by_scalar(value: ir.Value, op_type: str, number: float) -> ir.Node | None:
     return node if x is value and found == number else None
 
 
-def _root_mean_square(graph: ir.Graph, reciprocal: ir.Node, names: Names) -> None:
+def _root_mean_square(graph: ir.Graph, reciprocal: ir.Node, names: Names) -> bool:
+    """Divide by the root instead of multiplying by its reciprocal."""
     root, last = _producer(reciprocal.inputs[0], "Sqrt"), only_use(reciprocal.outputs[0])
     raised = _producer(root.inputs[0], "Add") if root is not None else None
     mean = _producer(scalar_operand(raised)[0], "ReduceMean") if raised is not None else None
@@ -141,22 +153,24 @@ def _root_mean_square(graph: ir.Graph, reciprocal: ir.Node, names: Names) -> Non
         or last.op_type != "Mul"
         or square.inputs[0] not in last.inputs
     ):
-        return
+        return False
     output = ir.Value()
     if not _is_number(square.inputs[1], 2) or last.graph is not graph or not _over_last_axis(mean):
-        return
+        return False
     add_node(
         graph, "Div", [square.inputs[0], root.outputs[0]], [output], name=names.fresh(f"{last.name}_Div")
     )
     take_output(output, last.outputs[0])
     graph.remove([last, reciprocal], safe=True)
+    return True
 
 
 def _over_last_axis(mean: ir.Node) -> bool:
     return reduced_axes(mean) in ([-1], [(known_rank(mean.inputs[0]) or 0) - 1])
 
 
-def _instance_norm(graph: ir.Graph, root: ir.Node, names: Names) -> None:
+def _instance_norm(graph: ir.Graph, root: ir.Node, names: Names) -> bool:
+    """Replace a hand-written normalization over the pixels."""
     raised = _producer(root.inputs[0], "Add")
     variance, epsilon = scalar_operand(raised) if raised is not None else (None, None)
     squares = _producer(variance, "ReduceMean")
@@ -172,16 +186,15 @@ def _instance_norm(graph: ir.Graph, root: ir.Node, names: Names) -> None:
         or epsilon is None
         or last.graph is not graph
     ):
-        return
+        return False
     x, output = central.inputs[0], ir.Value()
     shape = x.shape if x is not None else None
-    channels = (
-        shape[1] if shape is not None and len(shape) > 3 else None
-    )  # of three axes it is a LayerNormalization
+    # with three axes it is a LayerNormalization
+    channels = shape[1] if shape is not None and len(shape) > 3 else None
     if central.outputs[0] not in last.inputs or means.inputs[0] is not x or not isinstance(channels, int):
-        return
+        return False
     if not (_over_places(squares) and _over_places(means)):
-        return
+        return False
     scale, shift = (
         add_initializer(graph, names.fresh(f"{last.name}_{part}"), np.full(channels, value, np.float32))
         for part, value in (("scale", 1), ("shift", 0))
@@ -197,6 +210,7 @@ def _instance_norm(graph: ir.Graph, root: ir.Node, names: Names) -> None:
     )
     take_output(output, last.outputs[0])
     graph.remove([last], safe=True)
+    return True
 
 
 def _squares(node: ir.Node) -> bool:
@@ -206,7 +220,7 @@ def _squares(node: ir.Node) -> bool:
 
 
 def _divided(root: ir.Node) -> ir.Node | None:
-    """The node that divides by a root, or multiplies by its inverse."""
+    """Return the node that divides by a root or multiplies by its inverse."""
     taker = only_use(root.outputs[0])
     if taker is None:
         return None
@@ -222,15 +236,15 @@ def _is_number(value: ir.Value | None, number: float) -> bool:
 
 
 def _over_places(mean: ir.Node) -> bool:
-    """Whether a mean is over all axes but the first two, and keeps these axes."""
+    """Whether a mean is over all axes but the first two and keeps the reduced axes."""
     rank = known_rank(mean.inputs[0]) or 0
     return bool(attribute(mean, "keepdims", 1)) and {axis % rank for axis in reduced_axes(mean)} == set(
         range(2, rank)
     )
 
 
-def _unguarded(graph: ir.Graph, guard: ir.Node, _: Names) -> None:
-    """A Softmax gives NaN where a whole row is -inf; masks of the lowest finite number leave none."""
+def _remove_nan_guard(graph: ir.Graph, guard: ir.Node, _: Names) -> bool:
+    """Remove a test for NaN behind a Softmax: a row of -inf gives NaN, but finite masks cause no such row."""
     tested, zero, kept = guard.inputs
     isnan, softmax = _producer(tested, "IsNaN"), _producer(kept, "Softmax")
     nothing = constant(zero)
@@ -241,7 +255,7 @@ def _unguarded(graph: ir.Graph, guard: ir.Node, _: Names) -> None:
         or isnan.inputs[0] is not kept
         or only_use(isnan.outputs[0]) is not guard
     ):
-        return
+        return False
     if (
         nothing is None
         or nothing.size > 1
@@ -249,13 +263,14 @@ def _unguarded(graph: ir.Graph, guard: ir.Node, _: Names) -> None:
         or guard.outputs[0].is_graph_output()
         or not _without_infinity(softmax.inputs[0])
     ):
-        return
+        return False
     ir.convenience.replace_all_uses_with(guard.outputs[0], kept)
     graph.remove([guard, isnan], safe=True)
+    return True
 
 
 def _without_infinity(scores: ir.Value | None) -> bool:
-    """Whether scores are products of activations, to which nothing infinite is added."""
+    """Whether scores are products of activations to which only finite constants are added."""
     node = scores.producer() if scores is not None else None
     if node is None:
         return False
@@ -283,10 +298,11 @@ def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op_type else None
 
 
-RULES = {
+RULES: dict[str, Callable[[ir.Graph, ir.Node, Names], bool]] = {
     "Erf": _half_first,
     "Tanh": _half_first,
     "Reciprocal": _root_mean_square,
-    "Where": _unguarded,
+    "Where": _remove_nan_guard,
     "Sqrt": _instance_norm,
 }
+"""Rules by operator: each rewrites, in place, where it applies, and returns whether it did."""

@@ -1,4 +1,4 @@
-"""Multiply-accumulate operations of a graph's matrix products and convolutions."""
+"""Multiply-accumulate operations (MACs) of matrix products and convolutions."""
 
 import math
 
@@ -15,9 +15,9 @@ WITH_MACS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}) | RECURRENT
 
 
 def concrete_shapes(model: ir.Model, feeds: Feeds | None) -> ShapeByName:
-    """Static shapes of values for inputs of these shapes, where they can be inferred.
+    """Infer the static shapes of values for inputs of these shapes, as far as possible.
 
-    Without feeds, sizes that are open count as 1.
+    Without feeds, unknown sizes of the inputs count as 1.
     """
     copy = model.clone()
     for value in copy.graph.inputs:
@@ -39,15 +39,14 @@ def concrete_shapes(model: ir.Model, feeds: Feeds | None) -> ShapeByName:
 
 
 def node_macs(node: ir.Node, shapes: ShapeByName) -> int:
-    """MACs of a node; 0 where it has none or its shapes are unknown."""
+    """Return the MACs of a node; 0 if it has none or its shapes are unknown."""
     if node.op_type not in WITH_MACS or node.domain not in ("", "ai.onnx"):
         return 0
     names = [value.name or "" if value is not None else "" for value in node.inputs]
     first, second = shapes.get(names[0]), shapes.get(names[1])
     output = shapes.get(node.outputs[0].name or "")
-    if (
-        node.op_type in RECURRENT
-    ):  # x [steps, batch, input], W [directions, gates hidden, input], R [directions, gates hidden, hidden]
+    if node.op_type in RECURRENT:
+        # x [steps, batch, input], W [directions, gates hidden, input], R [directions, gates hidden, hidden]
         third = shapes.get(names[2]) if len(names) > 2 else None
         return (
             first[0] * first[1] * (math.prod(second) + math.prod(third))

@@ -1,4 +1,4 @@
-"""Types, shapes and operator versions of a model, as onnx infers them."""
+"""Types and shapes of a model by onnx's inference, and its opset version."""
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
@@ -19,19 +19,19 @@ SEQUENCES = frozenset(
 
 
 def opset_of(model: ir.Model) -> int:
-    """The version of the standard operators that the main graph imports."""
+    """Return the version of the standard operators that the main graph imports."""
     return model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1))
 
 
-def infer_shapes(model: ir.Model) -> None:
-    """Fill in types and shapes; what onnx cannot infer stays unknown."""
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+def infer_shapes(model: ir.Model) -> bool:
+    """Fill in the types and shapes that onnx can infer, in place; return whether any changed."""
+    modified = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model).modified
     for node in nodes_of(model):
         for value in node.outputs:
             if _is_sequence(value):
-                value.type = value.shape = (
-                    None  # the pass takes a sequence for a tensor of its elements' type
-                )
+                # the pass takes a sequence for a tensor of its elements' type
+                value.type = value.shape = None
+    return modified
 
 
 def _is_sequence(value: ir.Value) -> bool:
@@ -40,5 +40,7 @@ def _is_sequence(value: ir.Value) -> bool:
         return False
     if node.op_type in ("If", "Loop"):
         bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-        return any(_is_sequence(body.outputs[value.index() + (node.op_type == "Loop")]) for body in bodies)  # type: ignore[operator]
+        index = value.index()
+        assert index is not None
+        return any(_is_sequence(body.outputs[index + (node.op_type == "Loop")]) for body in bodies)
     return node.op_type in SEQUENCES

@@ -7,7 +7,7 @@ to and fro around every node. Weights that half precision cannot hold stay as th
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.formats.half_precision import fits
+from onnxq.formats.half_precision import fits_half_precision
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import Names, add_initializer, add_node, constant, tidy
 from onnxq.modes.products import outcome
@@ -27,7 +27,7 @@ def narrow(inputs: Inputs) -> Outcome:
         array = constant(value) if value.dtype == ir.DataType.FLOAT else None
         if array is None or array.size < SMALLEST or value.is_graph_output():
             continue
-        if not fits(array):
+        if not fits_half_precision(array):
             kept.append(value.name or "")
             continue
         stored = add_initializer(model.graph, names.fresh(f"{value.name}_half"), array.astype(np.float16))

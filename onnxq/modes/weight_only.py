@@ -16,7 +16,7 @@ from onnxq.graph.edit import constant, is_float, nodes_of, sizes, tidy
 from onnxq.graph.shapes import infer_shapes, opset_of
 from onnxq.modes.embeddings import code_table, code_tables
 from onnxq.modes.products import SMALLEST, moments_in_turns, outcome, plan_products, weight_rows
-from onnxq.normalize.passes import lift_opset
+from onnxq.normalize.opset import lift_opset
 from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan.plan import Plan, Selection
 from onnxq.quantization.weights import Use, layer_inputs, second_moments, sharing

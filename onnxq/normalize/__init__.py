@@ -1,1 +1,1 @@
-"""Rewrites that bring any model into one form without changing its outputs, one pass a file."""
+"""Passes that bring any model into one form without changing its outputs, one file each."""

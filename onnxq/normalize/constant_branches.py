@@ -1,4 +1,4 @@
-"""If whose condition is a constant: the branch that is taken moves into the graph around it."""
+"""Inlining of If nodes with a constant condition."""
 
 import onnx_ir as ir
 
@@ -6,8 +6,8 @@ from onnxq.graph.edit import constant
 
 
 def inline_branches(model: ir.Model) -> bool:
-    """Inline in place, nested ones too; returns whether there was any."""
-    found = False
+    """Inline the branch taken by each such If, nested ones too, in place; return whether there was any."""
+    modified = False
     again = True
     while again:
         again = any(
@@ -16,8 +16,8 @@ def inline_branches(model: ir.Model) -> bool:
             for node in list(graph)
             if node.op_type == "If" and not node.domain
         )
-        found |= again
-    return found
+        modified |= again
+    return modified
 
 
 def _inline(node: ir.Node) -> bool:
@@ -29,7 +29,7 @@ def _inline(node: ir.Node) -> bool:
     results = list(branch.outputs)
     inside = {value for inner in branch for value in inner.outputs}
     if not inside.issuperset(results):
-        return False  # a branch that hands on a value from outside has no node to take its name
+        return False  # an outer value as the branch's output has no node that could take its name
     moved = list(branch)
     branch.outputs.clear()
     branch.remove(moved)

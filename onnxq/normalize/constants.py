@@ -1,4 +1,4 @@
-"""Fold what depends on constants alone, computed by the runtime itself."""
+"""Constant folding; the runtime itself computes the values."""
 
 import onnx
 import onnx_ir as ir
@@ -13,17 +13,18 @@ NOT_FOLDED = frozenset(
      "RandomUniformLike", "Multinomial", "Bernoulli", "Loop", "If", "Scan", "SequenceConstruct"}
 )  # fmt: skip
 GROWTH, GROWTH_LIMIT = 4, 1 << 16
-"""A folded result may have so many times the bytes it was made from (a Cast doubles them), and so many
-more (an Expand is better left)."""
+"""Folded results may have GROWTH times their sources' bytes (a Cast doubles them) plus GROWTH_LIMIT.
+
+An Expand is better left.
+"""
 
 
-def fold_constants(model: ir.Model) -> None:
-    """Replace values that no input influences by initializers of the main graph, in place."""
-    for graph in list(model.graphs()):
-        _fold(model, graph)
+def fold_constants(model: ir.Model) -> bool:
+    """Replace values that depend on no input by initializers, in place; return whether any was replaced."""
+    return sum(_fold(model, graph) for graph in list(model.graphs())) > 0
 
 
-def _fold(model: ir.Model, graph: ir.Graph) -> None:
+def _fold(model: ir.Model, graph: ir.Graph) -> bool:
     folded: list[ir.Node] = []
     known: set[ir.Value] = set()
     for node in graph:
@@ -44,7 +45,7 @@ def _fold(model: ir.Model, graph: ir.Graph) -> None:
         if value.uses() and any(use.node not in inside for use in value.uses())
     ]
     if not wanted:
-        return
+        return False
     results = {v: a for v, a in _evaluate(model, folded, wanted).items() if a.dtype != object}
     given = {
         output
@@ -61,11 +62,11 @@ def _fold(model: ir.Model, graph: ir.Graph) -> None:
         results = {
             value: array for value, array in results.items() if value in given or array.nbytes <= GROWTH_LIMIT
         }
-    _replace(model, graph, folded, results)
+    return _replace(model, graph, folded, results)
 
 
 def _evaluate(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> dict[ir.Value, Array]:
-    """The values of `wanted`, or of none where the runtime cannot compute them."""
+    """Return the values of `wanted`, or no value if the runtime cannot compute them."""
     sources = {value for node in nodes for value in node.inputs if is_constant(value)}
     ordered = [value for value in model.graph.initializers.values() if value in sources]
     proto = onnx.ModelProto(
@@ -90,16 +91,19 @@ def _evaluate(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> 
         return {}
 
 
-def _replace(model: ir.Model, graph: ir.Graph, folded: list[ir.Node], results: dict[ir.Value, Array]) -> None:
+def _replace(model: ir.Model, graph: ir.Graph, folded: list[ir.Node], results: dict[ir.Value, Array]) -> bool:
     new: list[tuple[str, ir.Value]] = []
     for value, array in results.items():
         name = value.name or ""
         constant = constant_value(array)
         ir.convenience.replace_all_uses_with(value, constant)
         new.append((name, constant))
+    removed = False
     for node in reversed(folded):
         if not any(value.uses() for value in node.outputs):
             graph.remove(node, safe=True)
+            removed = True
     for name, constant in new:
         constant.name = name
         model.graph.register_initializer(constant)
+    return removed or bool(new)

@@ -1,4 +1,4 @@
-"""Models that multiply in another float type than float32, for which there are no integer kernels."""
+"""Conversion of models in other float types to float32, the only one with integer kernels."""
 
 import numpy as np
 import onnx_ir as ir
@@ -12,10 +12,13 @@ PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def compute_in_float32(model: ir.Model) -> bool:
-    """Let a model whose products are of another float type compute in float32, in place; inputs and outputs keep theirs.
+    """Let a model with products in another float type compute in float32, in place.
 
-    Returns whether anything was changed: a model of float32 products, or one with operators of
-    `ai.onnx.ml`, whose types are their own affair, is left alone.
+    The model's inputs and outputs keep their types. A model with operators of `ai.onnx.ml`, which fix their
+    own types, stays as it is.
+
+    Returns:
+        Whether the model was converted.
     """
     nodes = list(nodes_of(model))
     if not any(node.op_type in PRODUCTS and node.outputs[0].dtype in OTHERS for node in nodes):

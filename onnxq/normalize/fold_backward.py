@@ -3,7 +3,7 @@
     Conv(x, W, b) -> BatchNormalization | Mul(c) | Div(c) | Add(c) | Sub(c)
     = Conv(x, a W, a b + d)   with a, d per output channel
 
-computed in float64, so that the folded model is as exact as the original one.
+The new weights are computed in float64, so that the folded model is as exact as the original one.
 """
 
 import numpy as np
@@ -23,15 +23,16 @@ from onnxq.graph.edit import (
 from onnxq.types import Array
 
 
-def fold_channel_arithmetic(model: ir.Model) -> None:
-    """Fold as long as something can be folded, in place."""
-    names = Names(model)
+def fold_channel_arithmetic(model: ir.Model) -> bool:
+    """Fold chains of per-channel arithmetic, in place; return whether any node was folded."""
+    names, modified = Names(model), False
     for graph in model.graphs():
         for node in list(graph):
             if node.domain not in ("", "ai.onnx") or node.op_type not in ("Conv", "Gemm"):
                 continue
             while _fold_next(graph, node, names):
-                pass
+                modified = True
+    return modified
 
 
 def _fold_next(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
@@ -70,7 +71,7 @@ def _fold_next(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
 
 
 def _absorb(graph: ir.Graph, node: ir.Node, follower: ir.Node) -> None:
-    """Let `node` produce what `follower` produced, under its name."""
+    """Replace the output of `follower` by that of `node`, under the follower's name."""
     old, new = node.outputs[0], follower.outputs[0]
     name = new.name
     ir.convenience.replace_all_uses_with(new, old, replace_graph_outputs=True)
@@ -80,7 +81,7 @@ def _absorb(graph: ir.Graph, node: ir.Node, follower: ir.Node) -> None:
 
 
 def channel_affine(node: ir.Node, x: ir.Value, channels: int, rank: int) -> tuple[Array, Array] | None:
-    """(factor, shift), float64 [channels], with which `node` maps x to factor * x + shift; else None."""
+    """Return (factor, shift), float64 `[channels]`, if `node` maps x to factor * x + shift."""
     ones, zeros = np.ones(channels), np.zeros(channels)
     if node.domain not in ("", "ai.onnx"):
         return None
@@ -108,7 +109,7 @@ def channel_affine(node: ir.Node, x: ir.Value, channels: int, rank: int) -> tupl
 
 
 def _per_channel(array: Array | None, channels: int, rank: int) -> Array | None:
-    """A constant that broadcasts along axis 1 of a rank-`rank` value alone, as [channels] or [1]."""
+    """Return a constant that broadcasts along axis 1 only, as `[channels]` or `[1]`; else None."""
     if array is None or array.ndim > rank or array.dtype != np.float32:
         return None
     if array.size == 1:

@@ -2,8 +2,8 @@
 
     Conv(a x + d, W, b) = Conv(x, W a, b + sum W d)
 
-The shift only where nothing is padded: a padded zero is not shifted. In front of a padded convolution
-a x + d becomes a (x + d / a), and the factor is folded.
+The shift is folded only into convolutions without padding: a padded zero is not shifted. In front of a padded
+convolution a x + d becomes a (x + d / a), and the factor is folded.
 """
 
 import numpy as np
@@ -29,41 +29,42 @@ from onnxq.types import Array
 ARITHMETIC = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 
 
-def fold_forward(model: ir.Model) -> None:
-    """Fold what can be folded, in place; last nodes first, so that chains vanish."""
-    names = Names(model)
+def fold_forward(model: ir.Model) -> bool:
+    """Fold per-channel arithmetic, in place, last nodes first so that chains vanish; return whether any."""
+    names, modified = Names(model), False
     for graph in model.graphs():
         for node in reversed(list(graph)):
             if node.op_type in ARITHMETIC and node.domain in ("", "ai.onnx") and node.graph is graph:
-                _fold(graph, node, names)
+                modified |= _fold(graph, node, names)
+    return modified
 
 
-def _fold(graph: ir.Graph, node: ir.Node, names: Names) -> None:
+def _fold(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
     output = node.outputs[0]
     takers = [use.node for use in output.uses()]
     if (
         not takers
         or output.is_graph_output()
         or ends_gelu(node)
-        or not all(_takes(taker, output) for taker in takers)
+        or not all(_is_foldable(taker, output) for taker in takers)
     ):
-        return
+        return False
     found = _affine(node)
     if found is None:
-        return
+        return False
     x, gain, shift = found
     padded = any(_is_padded(taker) for taker in takers)
     if shift.any() and padded:
-        _swap(graph, node, x, names)
-        return
+        return _swap(graph, node, x, names)
     for taker in takers:
         fold_into(graph, taker, gain, shift, names)
         taker.replace_input_with(0, x)
     graph.remove(node, safe=True)
+    return True
 
 
 def _affine(node: ir.Node) -> tuple[ir.Value, Array, Array] | None:
-    """(x, factor, shift), float64 [channels], of a node that maps x to factor x + shift."""
+    """Return (x, factor, shift), the latter float64 `[channels]`, if a node maps x to factor x + shift."""
     for value in node.inputs[:2] if node.op_type != "BatchNormalization" else node.inputs[:1]:
         shape, rank = _channels(value), known_rank(value)
         if value is None or shape is None or rank is None or constant(value) is not None:
@@ -75,15 +76,15 @@ def _affine(node: ir.Node) -> tuple[ir.Value, Array, Array] | None:
 
 
 def _channels(value: ir.Value | None) -> int | None:
-    """The size of axis 1, where known."""
+    """Return the size of axis 1, None if unknown."""
     if value is None or value.shape is None or len(value.shape) < 2:
         return None
     size = value.shape[1]
     return size if isinstance(size, int) else None
 
 
-def _takes(node: ir.Node, value: ir.Value) -> bool:
-    """Whether a node is a convolution with constants over `value`."""
+def _is_foldable(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a node is a convolution of `value` with constant weight and bias."""
     if node.op_type != "Conv" or node.domain not in ("", "ai.onnx") or node.inputs[0] is not value:
         return False
     bias = input_at(node, 2)
@@ -101,14 +102,14 @@ def _is_padded(node: ir.Node) -> bool:
     return any(pads) or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
 
 
-def _swap(graph: ir.Graph, node: ir.Node, x: ir.Value, names: Names) -> None:
+def _swap(graph: ir.Graph, node: ir.Node, x: ir.Value, names: Names) -> bool:
     """Turn a Mul and the Add behind it, x = a z, x + d, into a (z + d / a), and fold the factor."""
     before = x.producer()
     if node.op_type != "Add" or before is None or before.op_type != "Mul" or only_use(x) is not node:
-        return
+        return False
     inner, outer = _affine(before), _affine(node)
     if inner is None or outer is None or inner[2].any() or bool((np.asarray(outer[1]) != 1).any()):
-        return
+        return False
     z, gain, shift = inner[0], inner[1], outer[2]
     rank = known_rank(z) or 0
     moved = (shift / gain).astype(np.float32).reshape(1, -1, *[1] * (rank - 2))
@@ -121,10 +122,11 @@ def _swap(graph: ir.Graph, node: ir.Node, x: ir.Value, names: Names) -> None:
     add_node(graph, "Add", [z, constant_shift], [output], name=names.fresh(f"{node.name}_moved"))
     take_output(output, node.outputs[0])
     graph.remove([node, before], safe=True)
+    return True
 
 
 def fold_into(graph: ir.Graph, conv: ir.Node, gain: Array, shift: Array, names: Names) -> None:
-    """Let a convolution of x take gain x + shift, [channels], into its weight and bias."""
+    """Fold gain x + shift, both `[channels]`, into the weight and bias of a convolution of x."""
     original, bias = conv.inputs[1], input_at(conv, 2)
     weight = constant(original)
     assert weight is not None
@@ -132,7 +134,7 @@ def fold_into(graph: ir.Graph, conv: ir.Node, gain: Array, shift: Array, names: 
     groups = attribute(conv, "group", 1)
     assert isinstance(groups, int)
     channels, inside = weight.shape[0], weight.shape[1]
-    # the input channels that each output channel sees, [channels, C / group]
+    # the input channels that each output channel reads, [channels, C / group]
     first = (np.arange(channels) // (channels // groups) * inside)[:, None] + np.arange(inside)
     factors = gain[first].reshape(channels, inside, *[1] * (weight.ndim - 2))
     scaled = (weight * factors).astype(np.float32)

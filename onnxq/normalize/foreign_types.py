@@ -1,4 +1,4 @@
-"""Types that onnx cannot infer, behind operators of other domains: the runtime knows them."""
+"""Types behind operators of other domains: onnx cannot infer them, but the runtime knows them."""
 
 import numpy as np
 import onnx_ir as ir
@@ -8,7 +8,7 @@ from onnxq.runtime.sessions import NUMPY_TYPES, open_session
 
 
 def ask_types(model: ir.Model) -> bool:
-    """Fill in the types and ranks of untyped values of the main graph, in place; returns whether there were any."""
+    """Fill in missing types and ranks of values of the main graph, in place; return whether any was found."""
     untyped = [value for node in model.graph for value in node.outputs if value.type is None and value.uses()]
     if not untyped:
         return False
@@ -18,11 +18,13 @@ def ask_types(model: ir.Model) -> bool:
     try:
         found = {node.name: node for node in open_session(copy, optimize=False).get_outputs()}
     except ModelError:
-        return False  # what is wrong with the model is said where it is run
+        return False  # the error is reported where the model is run
+    modified = False
     for value in untyped:
         node = found[value.name or ""]
         if node.type in NUMPY_TYPES:
+            modified = True
             value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(NUMPY_TYPES[node.type])))
             if value.shape is None and node.shape:
                 value.shape = ir.Shape([size if isinstance(size, int) else None for size in node.shape])
-    return True
+    return modified

@@ -1,4 +1,4 @@
-"""One form for hard activations: HardSigmoid, which on integers is a Clip read with another scale.
+"""One form for hard activations: HardSigmoid, which on integers is a Clip with another scale.
 
 HardSwish(x)                                -> x * HardSigmoid(x)
 Clip(x + c, 0, h) / h, or * 1/h             -> HardSigmoid(x), alpha = 1/h, beta = c/h
@@ -22,19 +22,23 @@ from onnxq.graph.edit import (
 )
 
 
-def unify_activations(model: ir.Model, names: Names) -> None:
-    """Apply the rules to the main graph and the bodies, in place."""
+def unify_activations(model: ir.Model, names: Names) -> bool:
+    """Apply the rules to the main graph and the bodies, in place; return whether any applied."""
+    modified = False
     for graph in list(model.graphs()):
         for node in list(graph):
             if node.graph is not graph or node.domain not in ("", "ai.onnx") or not is_float(node.outputs[0]):
                 continue
             if node.op_type == "HardSwish":
                 _gate(graph, node, node.inputs[0], 1 / 6, 0.5, names)
+                modified = True
             elif node.op_type == "Clip":
-                _written_out(graph, node, names)
+                modified |= _from_clip(graph, node, names)
+    return modified
 
 
-def _written_out(graph: ir.Graph, clip: ir.Node, names: Names) -> None:
+def _from_clip(graph: ir.Graph, clip: ir.Node, names: Names) -> bool:
+    """Replace a HardSigmoid or HardSwish written with an Add, a Clip and a division."""
     added = clip.inputs[0].producer() if clip.inputs[0] is not None else None
     bounds = _bounds(clip)
     if (
@@ -44,15 +48,15 @@ def _written_out(graph: ir.Graph, clip: ir.Node, names: Names) -> None:
         or bounds[0] != 0
         or not 0 < bounds[1] < math.inf
     ):
-        return
+        return False
     x, shift = scalar_operand(added)
     if x is None or shift is None:
-        return
+        return False
     high = bounds[1]
     alpha, beta = 1 / high, shift / high
     follower = only_use(clip.outputs[0])
     if follower is None:
-        return
+        return False
     if _divides_by(follower, clip.outputs[0], high):
         output = ir.Value()
         add_node(
@@ -67,18 +71,21 @@ def _written_out(graph: ir.Graph, clip: ir.Node, names: Names) -> None:
         take_output(output, follower.outputs[0])
         graph.remove([follower, clip], safe=True)
         _remove_unused(graph, added)
-    elif follower.op_type == "Mul" and x in follower.inputs and follower.inputs[0] is not follower.inputs[1]:
+        return True
+    if follower.op_type == "Mul" and x in follower.inputs and follower.inputs[0] is not follower.inputs[1]:
         last = only_use(follower.outputs[0])
         if last is not None and _divides_by(last, follower.outputs[0], high):
             _gate(graph, last, x, alpha, beta, names)
             graph.remove([follower, clip], safe=True)
             _remove_unused(graph, added)
+            return True
+    return False
 
 
 def _gate(
     graph: ir.Graph, node: ir.Node, x: ir.Value | None, alpha: float, beta: float, names: Names
 ) -> None:
-    """X * HardSigmoid(x) in the place of a node."""
+    """Replace a node by x * HardSigmoid(x)."""
     assert x is not None
     ramp = ir.Value(name=names.fresh(f"{node.outputs[0].name}_gate"), type=x.type, shape=x.shape)
     add_node(

@@ -1,6 +1,6 @@
-"""States of a Loop or Scan that no iteration changes: their bodies read what the states begin with.
+"""Removal of loop-invariant states: the body of a Loop or Scan reads their initial values instead.
 
-Exporters hand a recurrent cell its weights that way, where they look like activations.
+Exporters pass the weights of a recurrent cell as such states, where they look like activations.
 """
 
 import onnx_ir as ir
@@ -8,11 +8,11 @@ import onnx_ir as ir
 from onnxq.graph.edit import attribute
 
 OLDEST = 9
-"""Opset from which a Scan has no lengths before its states."""
+"""First opset whose Scan has no sequence lengths before its states."""
 
 
 def read_invariants(model: ir.Model) -> bool:
-    """Take such states away, outermost loops first; returns whether there was any."""
+    """Remove such states, outermost loops first; return whether there was any."""
     if model.graph.opset_imports.get("", 1) < OLDEST:
         return False
     loops = [
@@ -21,18 +21,21 @@ def read_invariants(model: ir.Model) -> bool:
         for node in list(graph)
         if node.op_type in ("Loop", "Scan") and not node.domain
     ]
-    return sum(_take_away(loop) for loop in loops) > 0
+    return sum(_remove_states(loop) for loop in loops) > 0
 
 
-def _take_away(loop: ir.Node) -> bool:
+def _remove_states(loop: ir.Node) -> bool:
     body = loop.attributes["body"].as_graph()
-    head, tail = (
-        (2, 1) if loop.op_type == "Loop" else (0, 0)
-    )  # a Loop has its count and condition before its states
+    # a Loop has its count and condition before its states
+    head, tail = (2, 1) if loop.op_type == "Loop" else (0, 0)
     count = len(loop.inputs) - head
     if loop.op_type == "Scan":
         count -= int(attribute(loop, "num_scan_inputs", 0))  # type: ignore[arg-type]
-    same = [k for k in range(count) if _handed_on(body, head + k, tail + k) and _readable(loop, head + k, k)]
+    same = [
+        k
+        for k in range(count)
+        if _is_invariant(body, head + k, tail + k) and _is_removable(loop, head + k, k)
+    ]
     if not same:
         return False
     for k in reversed(same):
@@ -41,12 +44,12 @@ def _take_away(loop: ir.Node) -> bool:
         body.outputs.pop(tail + k)
         ir.convenience.replace_all_uses_with(body.inputs.pop(head + k), start)
         ir.convenience.replace_all_uses_with(loop.outputs[k], start)
-    _shorten(loop, {head + k for k in same}, set(same))
+    _drop_states(loop, {head + k for k in same}, set(same))
     return True
 
 
-def _handed_on(body: ir.Graph, taken: int, given: int) -> bool:
-    """Whether an output of the body, and no other, is one of its inputs as it is."""
+def _is_invariant(body: ir.Graph, taken: int, given: int) -> bool:
+    """Whether an output of the body, and no other, is the given input unchanged."""
     origins = [_origin(value) for value in body.outputs]
     return origins[given] is body.inputs[taken] and origins.count(body.inputs[taken]) == 1
 
@@ -60,12 +63,12 @@ def _origin(value: ir.Value) -> ir.Value | None:
     )
 
 
-def _readable(loop: ir.Node, start: int, output: int) -> bool:
-    """Whether everything may read the state's start itself; an output of a graph needs a node that makes it."""
+def _is_removable(loop: ir.Node, start: int, output: int) -> bool:
+    """Whether all consumers may read the state's initial value; a graph output needs a producing node."""
     return loop.inputs[start] is not None and not loop.outputs[output].is_graph_output()
 
 
-def _shorten(loop: ir.Node, inputs: set[int], outputs: set[int]) -> None:
+def _drop_states(loop: ir.Node, inputs: set[int], outputs: set[int]) -> None:
     graph = loop.graph
     assert graph is not None
     kept = [value for k, value in enumerate(loop.outputs) if k not in outputs]

@@ -1,9 +1,9 @@
-"""Reshapes as exporters write them, made plain.
+"""Simplification of the Reshapes that exporters write.
 
-One whose shape is computed from what it reshapes gets a constant, 0 for each size that stays: Shape, Slice, Gather and Concat
-go, and what it does can be read from the graph. Two around a Transpose that swap the last two axes, by way of three axes,
-become one Transpose. Nothing is taken from shapes that the file states: a size stays where it is traced back to the same
-axis of the same value.
+A Reshape whose shape is computed from its own input gets a constant shape, 0 for each size that stays; the
+Shape, Slice, Gather and Concat nodes go. Two Reshapes around a Transpose that together swap the last two axes
+become one Transpose. No shape stated in the file is used: a size stays if it is traced back to the same axis
+of the same value.
 """
 
 import numpy as np
@@ -20,11 +20,12 @@ from onnxq.graph.edit import (
     known_rank,
     nodes_of,
     permutation,
+    sort_nodes,
     take_output,
 )
 
 Size = int | tuple[ir.Value, int]
-"""A number, or an axis of a value."""
+"""A number, or the size of an axis of a value."""
 
 BY_ELEMENT = frozenset(
     {"Cast", "Clip", "Erf", "Gelu", "LayerNormalization", "Relu", "Sigmoid", "Softmax", "Tanh"}
@@ -33,12 +34,12 @@ WITH_CONSTANT = frozenset({"Add", "Div", "Mul", "Sub"})
 BY_ROW = frozenset({"MatMul", "MatMulIntegerToFloat"})
 QUANTIZERS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
 FORMS = frozenset({"Cast", "Identity", "Squeeze", "Unsqueeze"})
-"""What leaves the numbers of a shape as they are."""
+"""Operators that do not change the numbers of a shape."""
 
 
-def fix_reshapes(model: ir.Model) -> int:
-    """Make plain what can be, in place; returns how many Reshapes that were."""
-    names, count = Names(model), 0
+def fix_reshapes(model: ir.Model) -> bool:
+    """Simplify Reshapes, in place; return whether any was simplified."""
+    names, modified = Names(model), False
     reshapes = [
         node for node in nodes_of(model) if node.op_type == "Reshape" and node.domain in ("", "ai.onnx")
     ]
@@ -46,19 +47,18 @@ def fix_reshapes(model: ir.Model) -> int:
         swapped = _swapped(node)
         if swapped is not None:
             _transpose(node, swapped, names)
-            count += 1
+            modified = True
             continue
         shape = _fixed(node) if constant(node.inputs[1]) is None else None
         if shape is not None:
             fresh = names.fresh(f"{node.name}_shape")
             node.replace_input_with(1, add_initializer(model.graph, fresh, np.array(shape, np.int64)))
-            count += 1
-    model.graph.sort()
-    return count
+            modified = True
+    return sort_nodes(model) or modified
 
 
 def _swapped(last: ir.Node) -> ir.Value | None:
-    """What a Reshape, the Transpose before it and the Reshape before that one swap the last two axes of."""
+    """Return the value whose last two axes Reshape, Transpose and this last Reshape swap; else None."""
     turn = last.inputs[0].producer() if last.inputs[0] is not None else None
     if (
         turn is None
@@ -109,7 +109,7 @@ def _fixed(reshape: ir.Node) -> list[int] | None:
 
 
 def _numbers(value: ir.Value | None) -> list[Size] | None:
-    """What a computed shape holds, where every number is known or the size of an axis."""
+    """Return a computed shape if every number is known or the size of an axis; else None."""
     array = constant(value)
     if array is not None:
         return array.reshape(-1).tolist() if array.dtype.kind == "i" and array.ndim <= 1 else None
@@ -136,7 +136,7 @@ def _numbers(value: ir.Value | None) -> list[Size] | None:
 
 
 def _picked(node: ir.Node, numbers: list[Size]) -> list[Size] | None:
-    """The part of a shape that Gather or Slice takes."""
+    """Return the numbers of a shape that a Gather or Slice selects."""
     picks = [constant(operand) for operand in node.inputs[1:]]
     if any(pick is None or pick.size != 1 for pick in picks[: 2 if node.op_type == "Slice" else 0]):
         return None
@@ -153,7 +153,7 @@ def _picked(node: ir.Node, numbers: list[Size]) -> list[Size] | None:
 
 
 def origin(value: ir.Value, axis: int) -> ir.Value:
-    """The earliest value that is known to have as many elements along an axis, counted from the front."""
+    """Return the earliest value known to have the same size along an axis, counted from the front."""
     node = value.producer()
     while node is not None and (before := _same_size(node, axis)) is not None:
         value, node = before, before.producer()
@@ -161,7 +161,7 @@ def origin(value: ir.Value, axis: int) -> ir.Value:
 
 
 def _same_size(node: ir.Node, axis: int) -> ir.Value | None:
-    """The input of a node that has the size of its output along an axis."""
+    """Return the input of a node that has the size of its output along an axis, if any."""
     rank = known_rank(node.outputs[0])
     if node.op_type in BY_ELEMENT | QUANTIZERS:
         return node.inputs[0]

@@ -1,1 +1,1 @@
-"""ONNX Runtime: sessions, inner values, latency, memory; knows models and arrays, nothing of quantization."""
+"""ONNX Runtime: sessions, inner values, latency, memory; for any model, independent of quantization."""

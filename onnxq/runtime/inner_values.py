@@ -1,7 +1,7 @@
-"""Let values leave a graph as outputs, so that a run shows them; those of a body through its node.
+"""Inner values of a model as additional outputs; those of a body leave through its node.
 
-An If gets one more output, empty where the other branch is taken. A Loop or Scan gets one more scan
-output, which stacks what the iterations give.
+An If gets one more output, empty if the other branch is taken. A Loop or Scan gets one more scan output,
+which stacks the iterations.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from onnxq.graph.edit import Names, add_node, body_owners, constant_value
 from onnxq.types import Array
 
 OBSERVABLE = frozenset({("", "If"), ("", "Loop"), ("", "Scan")})
-"""Nodes from whose bodies a value can be led out."""
+"""Operators whose bodies can expose values."""
 
 
 @dataclass(frozen=True)
 class Exposed:
     """A copy of a model with more outputs.
 
-    outputs  by the name of each value that was asked for: the output that shows it, and how many Loops
-             or Scans have stacked it
+    model    the copy
+    outputs  by the name of each requested value: its output, and the number of Loops or Scans that stack it
     """
 
     model: ir.Model
     outputs: dict[str, tuple[str, int]]
 
     def values(self, fetched: Sequence[Array]) -> dict[str, Array]:
-        """Arrays by name from those fetched, in the order of `outputs`; iterations follow one another along axis 0."""
+        """Return arrays by name from those fetched in the order of `outputs`; axis 0 joins iterations."""
         return {
             name: _unstacked(array, levels)
             for (name, (_, levels)), array in zip(self.outputs.items(), fetched, strict=True)
@@ -37,7 +37,7 @@ class Exposed:
 
 
 def expose(model: ir.Model, names: Sequence[str]) -> Exposed:
-    """Let the named values, of the main graph or of bodies in it, leave the graph."""
+    """Copy a model and make the named values, of the main graph or its bodies, outputs."""
     copy = model.clone()
     owners, fresh = body_owners(copy), Names(copy)
     wanted = set(names)
@@ -51,7 +51,7 @@ def expose(model: ir.Model, names: Sequence[str]) -> Exposed:
             name, inner, levels = value.name, graph, 0
             while inner in owners:
                 owner = owners[inner]
-                value, stacked = _lead_out(copy, owner, inner, value, fresh)
+                value, stacked = _expose_from_body(copy, owner, inner, value, fresh)
                 assert isinstance(owner.graph, ir.Graph)
                 inner, levels = owner.graph, levels + stacked
             if value.name not in present:
@@ -60,10 +60,10 @@ def expose(model: ir.Model, names: Sequence[str]) -> Exposed:
     return Exposed(copy, {name: found[name] for name in names})
 
 
-def _lead_out(
+def _expose_from_body(
     model: ir.Model, owner: ir.Node, body: ir.Graph, value: ir.Value, names: Names
 ) -> tuple[ir.Value, int]:
-    """An output of `owner` that shows a value of one of its bodies, and whether it is stacked."""
+    """Add an output to `owner` for a value of one of its bodies; return it, and 1 if it is stacked."""
     for attribute in owner.attributes.values():
         if attribute.type != ir.AttributeType.GRAPH:
             continue

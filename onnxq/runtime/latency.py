@@ -1,4 +1,4 @@
-"""Latency of models against one another: run in turns, so that a busy machine slows all alike."""
+"""Latency of several models, run in turns so that other load slows all of them alike."""
 
 import random
 import statistics
@@ -12,6 +12,7 @@ from onnxq.runtime.sessions import open_session
 from onnxq.types import Feeds
 
 MOST_RUNS, LEAST_RUNS = 200, 5
+"""Bounds of the number of turns."""
 
 
 def medians_ms(
@@ -22,14 +23,14 @@ def medians_ms(
     *,
     together: bool = True,
 ) -> list[float]:
-    """Median milliseconds of one inference of each model.
+    """Measure the median milliseconds of one inference of each model.
 
     Args:
         paths: the models.
-        feeds: samples, taken in turn.
-        threads: of the runtime.
-        seconds: after which no further turn begins, but at least five are taken.
-        together: models that do not fit into memory side by side are run one after the other instead.
+        feeds: samples, used in turn.
+        threads: intra-op threads of the runtime.
+        seconds: time limit; at least five turns are run.
+        together: run in turns; otherwise one after the other, for models too large to be in memory together.
     """
     if not together:
         return [medians_ms([path], feeds, threads, seconds / len(paths))[0] for path in paths]
@@ -42,15 +43,16 @@ def medians_ms(
 def time_in_turns(
     sessions: Sequence[ort.InferenceSession], feeds: Sequence[Feeds], runs: int, seconds: float
 ) -> list[list[float]]:
-    """Milliseconds of each run of each session, each turn in another order: what a run finds in the caches depends on the one before.
+    """Measure the milliseconds of each run of each session, in a new random order each turn.
 
-    None runs twice in a row, which would make it faster than those that never do.
+    The order matters because a run leaves the caches to the next one. No session runs twice in a row, which
+    would make it faster than the others.
 
     Args:
-        sessions: warm.
-        feeds: samples, taken in turn.
-        runs: most turns.
-        seconds: after which no further turn begins, but at least five are taken.
+        sessions: sessions that have run before.
+        feeds: samples, used in turn.
+        runs: largest number of turns.
+        seconds: time limit; at least five turns are run.
     """
     times: list[list[float]] = [[] for _ in sessions]
     order, chance = list(range(len(sessions))), random.Random(0)

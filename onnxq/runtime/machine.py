@@ -1,11 +1,11 @@
-"""What a measurement was made on."""
+"""The machine that a measurement was made on."""
 
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-INTERESTING = (
+INSTRUCTION_SETS = (
     "avx2",
     "avx512f",
     "avx512_vnni",
@@ -16,12 +16,12 @@ INTERESTING = (
     "i8mm",
     "sve",
 )
-"""Instruction sets that change which integer kernels run."""
+"""Instruction sets that select integer kernels."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The CPU with the instruction sets that matter, and the versions."""
+    """CPU with its relevant instruction sets, and software versions."""
 
     cpu: str
     cores: int
@@ -32,7 +32,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Read from the system; the CPU's name is what it calls itself."""
+    """Describe this machine; the CPU's name is the one that it reports."""
     import onnxruntime
 
     facts: dict[str, str] = {}
@@ -48,7 +48,7 @@ def this_machine() -> Machine:
     return Machine(
         name,
         cores,
-        [flag for flag in INTERESTING if flag in flags],
+        [flag for flag in INSTRUCTION_SETS if flag in flags],
         system,
         platform.python_version(),
         onnxruntime.__version__,

@@ -1,4 +1,4 @@
-"""Memory of this process, and what is loaded into it."""
+"""Memory of this process, and faster imports."""
 
 import ctypes
 import gc
@@ -11,34 +11,34 @@ from importlib.util import LazyLoader
 from types import ModuleType
 
 RARELY_USED = frozenset({"sympy", "onnx_ir._symbolic_shapes"})
-"""Modules that onnx_ir loads for sums of sizes that have names: a third of all loading."""
+"""Modules that onnx_ir imports for arithmetic on symbolic sizes: a third of the import time."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """From malloc.h."""
-KEPT = 32 << 20
-"""Bytes from which on a piece is returned to the system when it is freed; more, glibc does not take."""
+RETURNED = 32 << 20
+"""Bytes from which on a freed block is returned to the system; glibc accepts no larger value."""
 
 
 @contextmanager
 def loading(module: str) -> Iterator[None]:
-    """Load a module for the first time without collecting, and leave what that made out of later collections.
+    """Import a module in the block without garbage collection, now or later, of its objects.
 
-    That is a tenth of a small job's time. What is loaded stays anyway.
+    That saves a tenth of a small job's time; imported modules stay in memory anyway.
     """
     if module in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()
-    sys.meta_path.insert(0, _LATER)
+    sys.meta_path.insert(0, _LAZY_FINDER)
     try:
         yield
     finally:
-        sys.meta_path.remove(_LATER)
+        sys.meta_path.remove(_LAZY_FINDER)
         gc.freeze()
         gc.enable()
 
 
-class _Later(MetaPathFinder):
-    """Finds modules that load when they are first used, if ever."""
+class _LazyFinder(MetaPathFinder):
+    """Finder of rarely used modules, which are loaded on first use."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -49,26 +49,27 @@ class _Later(MetaPathFinder):
         return spec
 
 
-_LATER = _Later()
+_LAZY_FINDER = _LazyFinder()
 
 
-def keep_freed() -> None:
-    """Let glibc use freed memory again where it would return it to the system and ask for it anew, zeroed, at each inference.
+def reuse_freed_memory() -> None:
+    """Let glibc keep freed memory, instead of requesting zeroed pages from the system per inference.
 
-    That is a twentieth of a small job's time. It holds for the whole process, so that it is for commands, not for a library.
+    That saves a twentieth of a small job's time. The setting affects the whole process: it is for commands,
+    not for the library.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
-            mallopt(M_MMAP_THRESHOLD, KEPT)
-            mallopt(M_TRIM_THRESHOLD, 2 * KEPT)
+            mallopt(M_MMAP_THRESHOLD, RETURNED)
+            mallopt(M_TRIM_THRESHOLD, 2 * RETURNED)
 
 
-def give_back() -> None:
-    """Return freed memory to the system, as far as it can: else the peaks of all stages add up.
+def release_freed_memory() -> None:
+    """Return freed memory to the system; otherwise the peaks of all stages add up.
 
-    Nodes and values refer to one another, so that a graph's arrays go only with the collector; and glibc keeps what was
-    freed in pieces.
+    Nodes and values form reference cycles: only the collector frees a graph's arrays. glibc keeps freed small
+    blocks.
     """
     gc.collect()
     if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""Nodes that draw random numbers draw the same ones in every session that is opened here: outputs can be compared, results repeat."""
+"""Fixed seeds for random operators: all sessions draw the same numbers and give comparable outputs."""
 
 import mmap
 from collections.abc import Iterator
@@ -9,23 +9,25 @@ import onnx_ir as ir
 
 from onnxq.graph.edit import nodes_of
 
-DRAWING = frozenset(
+RANDOM_OPERATORS = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
 SEED = 1.0
 
 
-def drawing(model: ir.Model) -> list[ir.Node]:
-    """The nodes whose numbers differ from session to session."""
+def unseeded_nodes(model: ir.Model) -> list[ir.Node]:
+    """Return the random nodes without a seed, whose numbers differ from session to session."""
     return [
         node
         for node in nodes_of(model)
-        if node.op_type in DRAWING and node.domain in ("", "ai.onnx") and "seed" not in node.attributes
+        if node.op_type in RANDOM_OPERATORS
+        and node.domain in ("", "ai.onnx")
+        and "seed" not in node.attributes
     ]
 
 
-def may_draw(path: Path) -> bool:
-    """Whether a model file names such an operator anywhere; cheap, and seldom wrong."""
+def may_be_random(path: Path) -> bool:
+    """Whether a model file contains the name of a random operator: a cheap test with rare false alarms."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return any(
             content.find(name.encode()) >= 0
@@ -35,8 +37,8 @@ def may_draw(path: Path) -> bool:
 
 @contextmanager
 def seeded(model: ir.Model) -> Iterator[None]:
-    """The model with a seed at each of them, within the block."""
-    nodes = drawing(model)
+    """Give each unseeded random node a seed within the block."""
+    nodes = unseeded_nodes(model)
     for node in nodes:
         node.attributes["seed"] = ir.AttrFloat32("seed", SEED)
     try:

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions: opened with one set of options, errors as one line."""
+"""ONNX Runtime sessions with one set of options and one-line errors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from onnxq.errors import ModelError, first_line
 from onnxq.graph.files import load
-from onnxq.runtime.random_seeds import may_draw, seeded
+from onnxq.runtime.random_seeds import may_be_random, seeded
 from onnxq.runtime.weights_on_disk import weights_on_disk
 from onnxq.types import Array, Feeds
 
@@ -33,14 +33,14 @@ NUMPY_TYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of a model: name, NumPy type (None if it is no tensor), shape (None: any size)."""
+    """Input of a model: name, NumPy type (None if it is no tensor), shape (None for any size)."""
 
     name: str
     dtype: np.dtype[Any] | None
     shape: tuple[int | None, ...]
 
     def describe(self) -> str:
-        """For example `float32[?,3,224,224]`."""
+        """Return a text such as `float32[?,3,224,224]`."""
         sizes = ",".join("?" if size is None else str(size) for size in self.shape)
         return f"{self.dtype}[{sizes}]"
 
@@ -54,17 +54,16 @@ def open_session(
     profile: Path | None = None,
     patterns: bool = True,
 ) -> ort.InferenceSession:
-    """A CPU session; `optimize=False` runs every node as written (Q/DQ in float: the reference).
-
-    Nodes that draw random numbers draw the same ones in each.
+    """Open a CPU session; random nodes draw the same numbers in each.
 
     Args:
-        model: a file, or a model in memory whose external weights stay where they lie.
-        optimize: let the runtime fuse nodes into its integer kernels.
+        model: a file, or a model in memory; external weights stay in their files.
+        optimize: let the runtime fuse nodes into its integer kernels; otherwise every node runs as written,
+            Q/DQ in float, which is the reference.
         threads: intra-op threads, 0 for the runtime's choice.
-        save_optimized: write the graph that really runs to this file.
-        profile: prefix of a file for the runtime's profiler to write.
-        patterns: plan each run's memory as one block; it is larger where most values are fetched.
+        save_optimized: write the optimized graph to this file.
+        profile: prefix of the runtime profiler's file.
+        patterns: plan each run's memory as one block; it is larger if most values are fetched.
 
     Raises:
         ModelError: the runtime cannot load the model.
@@ -81,7 +80,7 @@ def open_session(
         options.profile_file_prefix = str(profile)
     if save_optimized is not None:
         options.optimized_model_filepath = str(save_optimized)
-        # the layout for this CPU's float kernels may be saved: it is read, never run elsewhere
+        # the layout of this CPU's float kernels may be saved: the file is only read, never run elsewhere
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", "optimized.data"
         )
@@ -89,7 +88,7 @@ def open_session(
             "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
         )
     try:
-        if isinstance(model, Path) and may_draw(model):
+        if isinstance(model, Path) and may_be_random(model):
             model = load(model)
         if isinstance(model, Path):
             return ort.InferenceSession(
@@ -111,7 +110,7 @@ def open_session(
 
 
 def open_exposed(model: ir.Model, *, threads: int = 0, patterns: bool = True) -> ort.InferenceSession:
-    """A session for a model that gives out inner values: as written where the runtime fuses one of them away and fails."""
+    """Open a session that returns inner values, without fusions if the runtime fails on a fused value."""
     try:
         return open_session(model, threads=threads, patterns=patterns)
     except ModelError:
@@ -119,7 +118,7 @@ def open_exposed(model: ir.Model, *, threads: int = 0, patterns: bool = True) ->
 
 
 def model_inputs(model: ir.Model) -> list[InputSpec]:
-    """The inputs that a model needs, read from its graph."""
+    """Return the inputs that a model needs, from its graph."""
     return [
         InputSpec(
             value.name or "",
@@ -134,7 +133,7 @@ def model_inputs(model: ir.Model) -> list[InputSpec]:
 
 
 def input_specs(session: ort.InferenceSession) -> list[InputSpec]:
-    """The inputs that a session needs; those with a default are not among them."""
+    """Return the inputs that a session needs, without those that have a default."""
     return [
         InputSpec(
             node.name,

@@ -1,4 +1,4 @@
-"""Weights on disk instead of in memory: for as long as a model is worked on, and while a session opens, which maps them."""
+"""Weights on disk instead of in memory, while a model is processed and while a session maps them."""
 
 import os
 import tempfile
@@ -9,49 +9,55 @@ from typing import Any
 
 import onnx_ir as ir
 
-SPILL = 4 << 20
-"""Bytes of weights in memory from which a session reads them from a temporary file instead: further
-copies of them, in the protobuf, its bytes and the session, would count."""
-LEAST = 1 << 16
-"""Bytes from which one weight is worth it."""
+DISK_THRESHOLD = 4 << 20
+"""Bytes of weights from which a session reads them from a temporary file.
+
+Otherwise it would copy them into the protobuf, its bytes and the session.
+"""
+LEAST_BYTES = 1 << 16
+"""Bytes from which a single weight is moved."""
 PAGE = 4096
-"""Weights begin at multiples of it: kernels that read what is mapped want it aligned."""
+"""Alignment of weights in the file, for kernels that read mapped memory."""
 
 
 @contextmanager
 def weights_on_disk(model: ir.Model) -> Iterator[str]:
-    """Let all weights that lie in files lie below one folder, which is returned; undone at the end.
+    """Store large weights in a file and express all locations relative to one folder, within the block.
 
-    The runtime takes one folder for all, so it is the root, and every location is given from there.
+    The runtime accepts one folder for all external weights, so that it is the root of the file system.
+
+    Yields:
+        The folder.
     """
     root = Path(os.path.abspath(os.sep))
-    held = _weights(model)
-    inside = _in_memory(held)
+    weights = _weights(model)
+    inside = _in_memory(weights)
     with tempfile.TemporaryDirectory(prefix="onnxq-") as scratch:
         try:
-            for value, tensor in held:
+            for value, tensor in weights:
                 if isinstance(tensor, ir.ExternalTensor):
                     value.const_value = _below(
                         root, Path(tensor.base_dir) / tensor.location, tensor.offset or 0, tensor
                     )
-            if sum(tensor.nbytes for _, tensor in inside) >= SPILL:
-                _spill(inside, Path(scratch) / "weights.data", root)
+            if sum(tensor.nbytes for _, tensor in inside) >= DISK_THRESHOLD:
+                _write_weights(inside, Path(scratch) / "weights.data", root)
             yield str(root)
         finally:
-            for value, tensor in held:
+            for value, tensor in weights:
                 value.const_value = tensor
 
 
 def move_to_disk(model: ir.Model, folder: Path | None = None) -> Path | None:
-    """Let a file hold the large weights, in place, where they are worth it.
+    """Move large weights to a file, in place, if they have at least DISK_THRESHOLD bytes.
 
-    Returns its folder, a new one if none is given; it is to be removed when the model is done with.
+    Returns:
+        The folder of the file, a new one if none is given; the caller removes it.
     """
     inside = _in_memory(_weights(model))
-    if sum(tensor.nbytes for _, tensor in inside) < SPILL:
+    if sum(tensor.nbytes for _, tensor in inside) < DISK_THRESHOLD:
         return folder
     folder = folder or Path(tempfile.mkdtemp(prefix="onnxq-"))
-    _spill(inside, folder / f"{sum(1 for _ in folder.iterdir())}.data", folder)
+    _write_weights(inside, folder / f"{sum(1 for _ in folder.iterdir())}.data", folder)
     return folder
 
 
@@ -60,15 +66,15 @@ def _weights(model: ir.Model) -> list[tuple[ir.Value, Any]]:
     return [(value, value.const_value) for value in values if value.const_value is not None]
 
 
-def _in_memory(held: list[tuple[ir.Value, Any]]) -> list[tuple[ir.Value, Any]]:
+def _in_memory(weights: list[tuple[ir.Value, Any]]) -> list[tuple[ir.Value, Any]]:
     return [
         (value, tensor)
-        for value, tensor in held
-        if not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= LEAST
+        for value, tensor in weights
+        if not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= LEAST_BYTES
     ]
 
 
-def _spill(weights: list[tuple[ir.Value, Any]], path: Path, root: Path) -> None:
+def _write_weights(weights: list[tuple[ir.Value, Any]], path: Path, root: Path) -> None:
     with open(path, "wb") as file:
         for value, tensor in weights:
             offset = -(-file.tell() // PAGE) * PAGE

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxq.comparison.feedback import Feedback, chosen_sequences, find_feedback
-from onnxq.cost.model import CPUS, Costs
+from onnxq.cost.model import Costs, cpus_of
 from onnxq.data.checks import check_samples
 from onnxq.data.preprocessing import read_forms
 from onnxq.data.sample import Sample
@@ -139,7 +139,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         if kept:
             plan = make_plan(model, selection, kept)
             _check_plan(model, plan, options, quantized)
-    costs = CPUS.get(options.target, ())
+    costs = cpus_of(options.target)
     return Inputs(
         options,
         model,

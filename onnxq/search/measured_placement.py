@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxq.calibration.collect import Collecting, collect
 from onnxq.calibration.methods import MethodOptions
-from onnxq.cost.model import CPUS, PROFILING_NS, Costs, Line
+from onnxq.cost.model import PROFILING_NS, Costs, Line, cpus_of
 from onnxq.cost.placement import place
 from onnxq.data.samples import check_feeds, spread
 from onnxq.errors import DataError, OnnxqError
@@ -75,7 +75,7 @@ def placed_by_measurement(inputs: Inputs) -> Measured:
         return Measured(recipe, inputs.costs)
     feeds = [check_feeds(sample, inputs.specs) for sample in spread(inputs.samples.calibration, SAMPLES)]
     shapes = planned_shapes(inputs.model, inputs.plan, feeds[0])
-    quick, known = _Quick(inputs), CPUS.get(inputs.options.target, ())
+    quick, known = _Quick(inputs), cpus_of(inputs.options.target)
     # each node in both forms
     quantize, dequantize = _conversions()
     nodes = _node_ns(inputs, quick.model(recipe), feeds)

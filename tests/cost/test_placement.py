@@ -1,4 +1,4 @@
-"""What is given back to float for speed: the cut is a minimum, and the plan follows from the sizes alone."""
+"""Nodes left in float for speed: the cut is a minimum, and the plan depends on the sizes alone."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import onnxq
 from onnxq.cost.minimum_cut import INFINITE, Network
-from onnxq.cost.model import CPUS, Costs, Line, Work, is_blocked, nanoseconds
+from onnxq.cost.model import CPU_TABLES, Costs, Line, Work, cpus_of, is_blocked, nanoseconds
 from onnxq.cost.node_times import times_of
 from onnxq.cost.placement import Savings, place
 from onnxq.graph.macs import concrete_shapes
@@ -61,7 +61,7 @@ def test_an_infinite_edge_is_never_cut():
     assert network.source_side() == {0, a, b}
 
 
-@pytest.mark.parametrize("costs", [costs for cpus in CPUS.values() for costs in cpus])
+@pytest.mark.parametrize("costs", [costs for target in CPU_TABLES for costs in cpus_of(target)])
 def test_tables_have_both_forms_and_costs_that_grow(costs):
     table = costs.table
     for kind in (
@@ -84,19 +84,23 @@ def test_tables_have_both_forms_and_costs_that_grow(costs):
 
 BLOCKED = [  # weight [out, in / groups, *kernel], groups
     ((16, 3, 3, 3), 1), ((9, 16, 1, 1), 1), ((16, 20, 3, 3), 1), ((16, 18, 3, 3), 1), ((8, 16, 3), 1),
-    ((20, 1, 3, 3), 20), ((18, 1, 3, 3), 18), ((16, 1, 3), 16), ((64, 1, 3, 3), 32), ((64, 16, 3, 3), 4), ((48, 4, 3, 3), 4),
+    ((20, 1, 3, 3), 20), ((18, 1, 3, 3), 18), ((16, 1, 3), 16),
+    ((64, 1, 3, 3), 32), ((64, 16, 3, 3), 4), ((48, 4, 3, 3), 4),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("weight", "groups"), BLOCKED, ids=str)
 def test_convolutions_of_the_blocked_layout(weight, groups, tmp_path):
     size = [8] * (len(weight) - 2)
-    text = f"g (float[1,{weight[1] * groups},{','.join(map(str, size))}] x) => (float y) {{ y = Conv<group={groups}>(x, w) }}"
+    text = (
+        f"g (float[1,{weight[1] * groups},{','.join(map(str, size))}] x) => (float y) {{ y = "
+        f"Conv<group={groups}>(x, w) }}"
+    )
     open_session(
         to_ir(parse(text, {"w": np.zeros(weight, np.float32)})), save_optimized=tmp_path / "runs.onnx"
     )
     domains = {node.domain for node in onnx.load(tmp_path / "runs.onnx", load_external_data=False).graph.node}
-    for costs in CPUS[Target.PORTABLE] + CPUS[Target.VNNI]:
+    for costs in cpus_of(Target.PORTABLE) + cpus_of(Target.VNNI):
         assert is_blocked(weight, groups, costs.block) == ("com.microsoft.nchwc" in domains)
 
 
@@ -107,7 +111,9 @@ def test_depthwise_over_one_axis_is_worth_integers_and_over_two_it_is_not(size, 
     chain = " ".join(f"{y} = Conv<pads={pads}, group=64>({x}, d)" for x, y in itertools.pairwise("xabcy"))
     text = f"g (float[1,64,{dims}] x) => (float[1,64,{dims}] y) {{ {chain} }}"
     model = normalize(to_ir(parse(text, {"d": normal(rng, 64, 1, *kernel)})))
-    assert len(place(make_plan(model), concrete_shapes(model, None), CPUS[Target.PORTABLE]).floats) == floats
+    assert (
+        len(place(make_plan(model), concrete_shapes(model, None), cpus_of(Target.PORTABLE)).floats) == floats
+    )
 
 
 DEPTHWISE = """g (float[1,8,96,96] x) => (float[1,256,12,12] y) {
@@ -143,7 +149,7 @@ def test_statistics_serve_whatever_is_given_back(rng, tmp_path, calib):
 def test_depthwise_goes_back_to_float_and_wide_products_do_not(rng):
     model = normalize(to_ir(depthwise_model(rng)))
     plan = make_plan(model)
-    placement = place(plan, concrete_shapes(model, None), CPUS[Target.PORTABLE])
+    placement = place(plan, concrete_shapes(model, None), cpus_of(Target.PORTABLE))
     groups = {name: planned.node.attributes.get("group") for name, planned in plan.nodes.items()}
     back = {name for name in placement.floats if name in groups}
     assert {name for name, group in groups.items() if group is not None and group.as_int() == 8} <= back
@@ -191,8 +197,8 @@ def test_many_groups_of_few_channels_are_not_worth_integers(groups, outputs, flo
     text = f"g (float[1,{outputs},40,40] x) => (float[1,{outputs},40,40] y) {{ {chain} }}"
     weights = {f"w{i}": normal(rng, outputs, outputs // groups, 3, 3) for i in range(4)}
     model = normalize(to_ir(parse(text, weights)))
-    for target in CPUS:
-        assert len(place(make_plan(model), concrete_shapes(model, None), CPUS[target]).floats) == floats
+    for target in CPU_TABLES:
+        assert len(place(make_plan(model), concrete_shapes(model, None), cpus_of(target)).floats) == floats
 
 
 CHAIN = "g (float[1,8,64,64] x) => (float[1,8,64,64] y) { a = Conv(x, w0) b = Conv(a, w1) y = Conv(b, w2) }"
@@ -202,7 +208,11 @@ CHAIN = "g (float[1,8,64,64] x) => (float[1,8,64,64] y) { a = Conv(x, w0) b = Co
     ("first", "second", "floats"),
     [
         ([(1, 3), (4, 3), (1, 3)], [(1, 3), (4, 3), (1, 3)], [1]),  # the same on both
-        ([(1, 3), (1, 3), (1, 3)], [(1, 3), (4, 3), (1, 3)], []),  # what one loses the other gains, and more
+        (
+            [(1, 3), (1, 3), (1, 3)],
+            [(1, 3), (4, 3), (1, 3)],
+            [],
+        ),  # the gain of one exceeds the loss of the other
         (
             [(1, 3), (1, 3), (1, 3)],
             [(2, 3), (6, 3), (3, 3)],
@@ -246,7 +256,8 @@ ACTIVATED = "g (float[1,32,56,56] x) => (float[1,32,56,56] y) { %s y = Conv(r, w
             False,
         ),  # of another value
         (
-            "p = Conv(x, w) t = MaxPool<kernel_shape=[1,1]>(p) s = HardSigmoid<alpha=0.16666667>(t) r = Mul(t, s)",
+            "p = Conv(x, w) t = MaxPool<kernel_shape=[1,1]>(p) s = "
+            "HardSigmoid<alpha=0.16666667>(t) r = Mul(t, s)",
             False,
         ),
     ],
@@ -255,7 +266,7 @@ def test_a_float_convolution_computes_a_hard_swish_behind_it(text, free, rng):
     model = normalize(to_ir(parse(ACTIVATED % text, {"w": normal(rng, 32, 32, 1, 1)})))
     plan, shapes = make_plan(model), concrete_shapes(model, None)
     (product,) = [planned for planned in plan.nodes.values() if planned.node.op_type == "Mul"]
-    for costs in CPUS[Target.PORTABLE] + CPUS[Target.VNNI]:
+    for costs in cpus_of(Target.PORTABLE) + cpus_of(Target.VNNI):
         integer, as_float = times_of(product, shapes, costs)
         assert integer > 0
         assert (as_float == 0) == free
@@ -265,11 +276,11 @@ def test_a_float_convolution_computes_a_hard_swish_behind_it(text, free, rng):
     "text", ["t = Conv(x, w) r = Sigmoid(t)", "t = Conv(x, w) s = Sigmoid(t) r = Mul(s, t)"]
 )
 def test_an_activation_has_a_cost_of_its_own_where_a_float_convolution_computes_it(text, rng):
-    """Not a Sigmoid whose argument something else takes too."""
+    """A Sigmoid whose input has another consumer is not fused."""
     model = normalize(to_ir(parse(ACTIVATED.replace("56", "112") % text, {"w": normal(rng, 32, 32, 1, 1)})))
     plan, shapes = make_plan(model), concrete_shapes(model, None)
     (planned,) = [planned for planned in plan.nodes.values() if planned.node.op_type == "Sigmoid"]
-    for costs in CPUS[Target.PORTABLE] + CPUS[Target.VNNI]:
+    for costs in cpus_of(Target.PORTABLE) + cpus_of(Target.VNNI):
         _, work = costs.work_of(planned.node, shapes)
         fused, alone = (costs.kernel_ns("float", kind, work) for kind in ("fused Sigmoid", "Sigmoid"))
         assert fused != alone
@@ -278,8 +289,8 @@ def test_an_activation_has_a_cost_of_its_own_where_a_float_convolution_computes_
 
 @pytest.mark.parametrize("to_integers", [False, True])
 def test_an_image_changes_its_layout_with_its_form(to_integers):
-    """At a higher price where all its channels are on the same lines of a cache; a matrix has no other layout."""
-    costs = CPUS[Target.PORTABLE][0]
+    """It costs more if all channels share cache lines; a matrix has only one layout."""
+    costs = cpus_of(Target.PORTABLE)[0]
     usual, alike, matrix = (
         costs.conversion_ns(s, to_integers=to_integers)
         for s in ((1, 64, 56, 56), (1, 64, 64, 64), (64 * 64, 64))
@@ -294,7 +305,7 @@ def test_an_image_changes_its_layout_with_its_form(to_integers):
 
 @pytest.mark.parametrize(("blocks", "floats"), [(0, 1), (6, 0)])
 def test_a_float_beginning_of_a_residual_chain_costs_transposes(blocks, floats, rng):
-    """An image's first convolution is faster in float on this CPU, but each sum behind it would be in two layouts."""
+    """The first convolution is faster in float on this CPU, but each sum behind it would have two layouts."""
     text = "t0 = Conv<pads=[1,1,1,1]>(x, w) r0 = Relu(t0) "
     for i in range(1, blocks + 1):
         text += f"t{i} = Conv<pads=[1,1,1,1]>(r{i - 1}, v) a{i} = Add(t{i}, r{i - 1}) r{i} = Relu(a{i}) "
@@ -302,7 +313,8 @@ def test_a_float_beginning_of_a_residual_chain_costs_transposes(blocks, floats, 
     weights = {"w": normal(rng, 16, 3, 3, 3), "v": normal(rng, 16, 16, 3, 3)}
     model = normalize(to_ir(parse(f"g (float[1,3,32,32] x) => (float[1,16,32,32] y) {{ {text} }}", weights)))
     assert (
-        len(place(make_plan(model), concrete_shapes(model, None), CPUS[Target.PORTABLE][1:]).floats) == floats
+        len(place(make_plan(model), concrete_shapes(model, None), cpus_of(Target.PORTABLE)[1:]).floats)
+        == floats
     )
 
 
@@ -331,14 +343,14 @@ def test_what_costs_more_than_its_like(name, form, rng):
         found.append(
             [
                 sum(times_of(planned, shapes, costs)[form] for planned in nodes)
-                for costs in CPUS[Target.PORTABLE]
+                for costs in cpus_of(Target.PORTABLE)
             ]
         )
     assert all(more > less for less, more in zip(*found, strict=True))
 
 
 def test_three_outputs_cost_an_integer_kernel_no_less_than_sixteen():
-    for costs in (CPUS[Target.PORTABLE][1], CPUS[Target.VNNI][1]):
+    for costs in (cpus_of(Target.PORTABLE)[1], cpus_of(Target.VNNI)[1]):
         few, many = (
             costs.kernel_ns("integer", "spatial", _conv_work(costs, channels)) for channels in (3, 16)
         )
@@ -354,7 +366,7 @@ def _conv_work(costs, channels):
 
 
 def test_size_does_not_count_where_tables_say_little():
-    """A model of 0.08 ms that kept a few integers for its size took 1.09 of float's time."""
+    """A model of 0.08 ms with a few integer nodes, kept for size, took 1.09 of the float time."""
     assert Savings(0.05, 0.4, small=True).too_little
     assert not Savings(0.11, 0.0, small=True).too_little
     assert not Savings(0.0, 0.4).too_little
@@ -362,8 +374,9 @@ def test_size_does_not_count_where_tables_say_little():
 
 @pytest.mark.parametrize("exclude", [(), ("g",)])
 def test_weights_of_recurrent_layers_are_stored_in_half_precision(exclude, rng, tmp_path):
-    """A GRU has no integer form; one that was excluded by hand is left as it is."""
-    text = """m (float[N,5,16] x) => (float[N,5,16] y) { a = MatMul(x, w) b = Tanh(a) s, h = GRU<hidden_size=32, layout=0>(b, k, r)
+    """A GRU has no integer form; an excluded one keeps its weights."""
+    text = """m (float[N,5,16] x) => (float[N,5,16] y) {
+        a = MatMul(x, w) b = Tanh(a) s, h = GRU<hidden_size=32, layout=0>(b, k, r)
         c = Squeeze(s, one) y = MatMul(c, v) }"""
     shapes = {"w": (16, 16), "k": (1, 96, 16), "r": (1, 96, 32), "v": (32, 16)}
     model = parse(

@@ -1,4 +1,4 @@
-"""What the written file must keep: names, outputs, other uses of shared constants; and numbers in the kernels."""
+"""A written file keeps names, outputs and other uses of shared constants, and computes the right numbers."""
 
 import numpy as np
 import onnx
@@ -38,7 +38,9 @@ def conv(name, x="x", w="w", extra=""):
         "(float[N,4,P,Q] y) { " + conv("y") + "}",
         "(float[N,4,P,Q] y, float[N,4,P,Q] a) { " + conv("a") + "y = Conv(a, v) }",
         "(float[N,4,P,Q] y, float[N,4,P,Q] a) { " + conv("a") + "r = Relu(a) y = Conv(r, v) }",
-        "(float[N,4,P,Q] a, float[N,4,P,Q] r, float[N,4,P,Q] y) { " + conv("a") + "r = Relu(a) y = Conv(r, v) }",
+        "(float[N,4,P,Q] a, float[N,4,P,Q] r, float[N,4,P,Q] y) { "
+        + conv("a")
+        + "r = Relu(a) y = Conv(r, v) }",
         "(float[N,4,P,Q] y) { " + conv("a") + "t = Tanh(a) c = Conv(a, v) y = Add(t, c) }",
         "(float[N,4,P,Q] y) { " + conv("a", extra=", b") + "y = Conv(a, v, b) }",
         "(float[N,4,P,Q] y) { " + conv("a") + conv("y", "a") + "}",
@@ -205,7 +207,7 @@ def weight_errors(quantized):
 
 
 def test_no_bias_overflows_however_far_a_method_clips(tmp_path, rng):
-    """A channel of tiny weights with a large bias behind an activation of which most is clipped."""
+    """A channel of tiny weights with a large bias behind an activation that is mostly clipped."""
     w = normal(rng, 4, 4, 1, 1)
     w[1] *= 1e-7
     bias = np.float32([0, 50, 0, 0])

@@ -1,4 +1,4 @@
-"""What the runtime would rewrite to be slower or farther from float stays as the file says."""
+"""The runtime does not rewrite guarded nodes to slower or less accurate ones."""
 
 import numpy as np
 import onnx
@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 
 import onnxq
-from onnxq.formats.fusion_guards import shield
+from onnxq.formats.fusion_guards import guard_fusions
 from onnxq.runtime.sessions import open_session
 from tests.conftest import normal, parse
 
@@ -57,17 +57,17 @@ BEHIND = [
 
 @pytest.mark.parametrize("behind", BEHIND)
 @pytest.mark.parametrize("operator", list(WEIGHTS))
-def test_a_shielded_node_computes_what_the_file_says(operator, behind, rng):
+def test_a_guarded_node_computes_as_the_file_says(operator, behind, rng):
     model, x = between(operator, behind, rng)
-    shield(model)
+    guard_fusions(model)
     assert gap(model, x) <= 0.1 + 1e-5  # one step
 
 
-def test_without_a_shield_the_runtime_quantizes_the_weights(rng):
+def test_without_a_guard_the_runtime_quantizes_the_weights(rng):
     model, x = between("Conv(d, w, b)", BEHIND[1], rng)
     assert gap(model, x) > 0.5
-    assert shield(model) == 1
-    assert shield(model) == 0
+    assert guard_fusions(model)
+    assert not guard_fusions(model)
 
 
 def test_an_excluded_convolution_stays_as_exact_as_float(tmp_path, rng):
@@ -95,7 +95,7 @@ def test_an_excluded_convolution_stays_as_exact_as_float(tmp_path, rng):
     assert abs(report.outputs.optimized_db - report.outputs.unoptimized_db) < 3
 
 
-POOLED = {  # what stands between the pool and the Q, and whether the runtime would move the Q
+POOLED = {  # nodes between the pool and the Q, and whether the runtime would move the Q
     "q = QuantizeLinear(p, s, zp) u = Neg(x)": 1,
     "v = Transpose<perm = [0, 2, 3, 1]>(p) q = QuantizeLinear(v, s, zp) u = Neg(x)": 1,
     "q = QuantizeLinear(p, s, zp) u = Neg(p)": 0,
@@ -110,13 +110,13 @@ def pooled(behind, rng, before="p = MaxPool<kernel_shape = [2, 2], strides = [2,
 
 
 def kernels_of(model, folder):
-    """The operators of the graph that the runtime runs."""
+    """The operators of the runtime's optimized graph."""
     open_session(model, save_optimized=folder / "runs.onnx")
     return {node.op_type for node in onnx.load(folder / "runs.onnx", load_external_data=False).graph.node}
 
 
 def pools_on_integers(model, folder):
-    """How many MaxPools of the graph that the runtime runs take what is quantized."""
+    """Number of MaxPools in the runtime's graph that read quantized values."""
     open_session(model, save_optimized=folder / "runs.onnx")
     nodes = onnx.load(folder / "runs.onnx", load_external_data=False).graph.node
     quantized = {name for node in nodes if node.op_type == "QuantizeLinear" for name in node.output}
@@ -128,7 +128,7 @@ def test_a_float_pool_stays_before_its_quantization(behind, moves, tmp_path, rng
     model = pooled(behind, rng)
     assert pools_on_integers(model, tmp_path) == moves
     before = ir.from_proto(ir.to_proto(model))
-    assert shield(model) == moves
+    assert guard_fusions(model) == bool(moves)
     assert pools_on_integers(model, tmp_path) == 0
     x = normal(rng, 1, 16, 8, 8)
     for ours, theirs in zip(
@@ -141,14 +141,14 @@ def test_a_pool_on_integers_by_plan_is_left_alone(rng):
     between_integers = (
         "i = QuantizeLinear(r, s, zp) d = DequantizeLinear(i, s, zp) p = MaxPool<kernel_shape = [2, 2]>(d)"
     )
-    assert shield(pooled("q = QuantizeLinear(p, s, zp) u = Neg(p)", rng, between_integers)) == 0
-    assert shield(pooled("q = QuantizeLinear(p, s, zp) u = Neg(x)", rng, between_integers)) == 0
+    assert not guard_fusions(pooled("q = QuantizeLinear(p, s, zp) u = Neg(p)", rng, between_integers))
+    assert not guard_fusions(pooled("q = QuantizeLinear(p, s, zp) u = Neg(x)", rng, between_integers))
 
 
 @pytest.mark.parametrize("order", ["m, b", "b, m"])
 @pytest.mark.parametrize("rows", ["1,1", "1,32", "4,32", "2,3,5"])
 def test_a_product_of_static_shape_runs_on_integers(rows, order, tmp_path, rng):
-    """The runtime makes a float Gemm between Reshapes of it, in front of which it widens the weights in every run."""
+    """The runtime would make it a float Gemm between Reshapes, and widen its weights in every run."""
     text = f"""g (float[{rows},16] x) => (float[{rows},24] y) {{
         q = QuantizeLinear(x, s, zp) d = DequantizeLinear(q, s, zp) v = DequantizeLinear<axis=1>(w, ws, wz)
         m = MatMul(d, v) y = Add({order}) }}"""
@@ -161,9 +161,9 @@ def test_a_product_of_static_shape_runs_on_integers(rows, order, tmp_path, rng):
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
     x = normal(rng, *map(int, rows.split(",")), 16)
     before = open_session(model).run(None, {"x": x})[0]
-    assert "Gemm" in kernels_of(model, tmp_path)  # else the runtime does so no more, and the shield can go
-    assert shield(model) == 1
-    assert shield(model) == 0
+    assert "Gemm" in kernels_of(model, tmp_path)  # otherwise the guard is obsolete
+    assert guard_fusions(model)
+    assert not guard_fusions(model)
     assert {"Gemm", "DequantizeLinear"}.isdisjoint(kernels_of(model, tmp_path))
     np.testing.assert_allclose(open_session(model).run(None, {"x": x})[0], before, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""LSTMs with int8 weights, where that is asked for."""
+"""LSTMs with int8 weights, if requested."""
 
 import numpy as np
 import onnx
@@ -77,7 +77,7 @@ def test_rows_of_r_share_a_scale_where_the_outputs_do_not_miss_theirs(large, lar
     model = onnx.load(large)
     (r,) = [tensor for tensor in model.graph.initializer if tensor.name == "wr"]
     array = onnx.numpy_helper.to_array(r).copy()
-    array[:, ::5] *= largest  # in some gates: what one scale for all makes of the others is of no use
+    array[:, ::5] *= largest  # in some gates: one scale for all would ruin the others
     r.CopyFrom(onnx.numpy_helper.from_array(array, "wr"))
     onnx.save_model(model, large)
     report = onnxq.quantize(large, large.parent / "calib")

@@ -1,4 +1,4 @@
-"""Newer exporters' forms of what the runtime has one kernel for are brought into the form that it recognizes."""
+"""Subgraphs of newer exporters are rewritten to the forms that the runtime fuses into one kernel."""
 
 import numpy as np
 import onnx
@@ -15,7 +15,8 @@ HEAD = "g (float[2,5,16] v) => (float[2,5,16] y) { x = Abs(v) "
 SCALARS = {
     name: np.float32(value)
     for name, value in {
-        "root": 2**0.5, "one": 1, "half": 0.5, "third": 0.3, "two": 2, "three": 3, "c": 0.044715, "k": 0.7978846, "eps": 1e-6,
+        "root": 2**0.5, "one": 1, "half": 0.5, "third": 0.3, "two": 2, "three": 3,
+        "c": 0.044715, "k": 0.7978846, "eps": 1e-6,
     }.items()
 } | {"last": np.array([-1]), "middle": np.array([1])}  # fmt: skip
 CUBIC = "p = Pow(x, three) q = Mul(c, p) r = Add(x, q) s = Mul(k, r) e = Tanh(s) "
@@ -29,10 +30,13 @@ FUSED = {
 }
 OTHER = {
     "a third": "d = Div(x, root) e = Erf(d) a = Add(e, one) h = Mul(third, a) y = Mul(x, h) }",
-    "taken twice": "d = Div(x, root) e = Erf(d) a = Add(e, one) h = Mul(half, a) z = Mul(x, h) y = Add(z, h) }",
+    "taken twice": "d = Div(x, root) e = Erf(d) a = Add(e, one) h = Mul(half, a) z = Mul(x, h) "
+    "y = Add(z, h) }",
     "a row": "d = Div(x, root) e = Erf(d) a = Add(e, one) h = Mul(half, a) y = Mul(w, h) }",
-    "a mean of others": "p = Pow(x, two) m = ReduceMean(p, middle) a = Add(m, eps) s = Sqrt(a) r = Reciprocal(s) n = Mul(x, r) y = Mul(w, n) }",
-    "a cube": "p = Pow(x, three) m = ReduceMean(p, last) a = Add(m, eps) b = Abs(a) s = Sqrt(b) r = Reciprocal(s) n = Mul(x, r) y = Mul(w, n) }",
+    "a mean of others": "p = Pow(x, two) m = ReduceMean(p, middle) a = Add(m, eps) s = Sqrt(a) "
+    "r = Reciprocal(s) n = Mul(x, r) y = Mul(w, n) }",
+    "a cube": "p = Pow(x, three) m = ReduceMean(p, last) a = Add(m, eps) b = Abs(a) s = Sqrt(b) "
+    "r = Reciprocal(s) n = Mul(x, r) y = Mul(w, n) }",
     "a root of others": MEAN + "o = Neg(x) n = Mul(o, r) y = Mul(w, n) }",
 }
 
@@ -42,7 +46,7 @@ def made(text, rng, **constants):
 
 
 def in_the_runtime(model, tmp_path):
-    """Operator types of the graph that the runtime makes of a model."""
+    """Operator types of the runtime's optimized graph."""
     options = ort.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 4
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -76,7 +80,8 @@ def test_what_only_looks_like_it_stays(text, rng):
 
 
 def guarded(low, scores):
-    text = f"""g (float[2,5,16] x, bool[5,5] keep) => (float[2,5,16] y) {{ t = Transpose<perm=[0,2,1]>(x) {scores}
+    text = f"""g (float[2,5,16] x, bool[5,5] keep) => (float[2,5,16] y) {{
+        t = Transpose<perm=[0,2,1]>(x) {scores}
         p = Softmax(z) n = IsNaN(p) q = Where(n, zero, p) y = MatMul(q, x) }}"""
     return parse(text, {"zero": np.float32(0), "low": np.float32(low), "half": np.float32(0.5)})
 
@@ -93,7 +98,7 @@ def guarded(low, scores):
     ],
 )
 def test_no_guard_where_nothing_is_infinite(low, scores, guards, rng):
-    """All keys of the third query are masked: -inf in its row makes NaN, the lowest number does not."""
+    """All keys of the third query are masked: a row of -inf gives NaN, the lowest number does not."""
     model = guarded(low, scores)
     keep = rng.random((5, 5)) < 0.6
     keep[2] = False
@@ -107,7 +112,8 @@ def test_no_guard_where_nothing_is_infinite(low, scores, guards, rng):
 
 @pytest.mark.parametrize("end", ["m = Mul(x, a) g = Mul(m, half)", "m = Mul(x, half) g = Mul(a, m)"])
 def test_the_half_of_a_gelu_is_not_folded_into_the_convolution_behind(end, rng, tmp_path):
-    text = f"""g (float[1,8,6,6] v) => (float[1,8,6,6] y) {{ x = Conv(v, w1) d = Div(x, root) e = Erf(d) a = Add(e, one) {end} y = Conv(g, w2) }}"""
+    text = f"""g (float[1,8,6,6] v) => (float[1,8,6,6] y) {{
+        x = Conv(v, w1) d = Div(x, root) e = Erf(d) a = Add(e, one) {end} y = Conv(g, w2) }}"""
     model = parse(text, SCALARS | {"w1": normal(rng, 8, 8, 1, 1), "w2": normal(rng, 8, 8, 1, 1)})
     assert in_the_runtime(normalized(model), tmp_path).count("Gelu") == 1
 
@@ -118,8 +124,9 @@ def test_the_half_of_a_gelu_is_not_folded_into_the_convolution_behind(end, rng, 
 )
 @pytest.mark.parametrize("standard", [False, True])
 def test_a_gelu_between_integer_convolutions_is_one_operator(end, standard, rng, tmp_path):
-    """Behind a DequantizeLinear the runtime does not fuse it: each of the two that take the value gets one of its own."""
-    text = f"""g (float[N,8,6,6] v) => (float[N,8,6,6] y) {{ g = Conv<pads=[1,1,1,1]>(v, w1) d = Div(g, root) e = Erf(d) a = Add(e, one)
+    """Behind a DequantizeLinear the runtime does not fuse it: each of the two consumers gets a copy."""
+    text = f"""g (float[N,8,6,6] v) => (float[N,8,6,6] y) {{
+        g = Conv<pads=[1,1,1,1]>(v, w1) d = Div(g, root) e = Erf(d) a = Add(e, one)
         {end} y = Conv<pads=[1,1,1,1]>(z, w2) }}"""
     onnx.save(
         parse(text, SCALARS | {"w1": 0.3 * normal(rng, 8, 8, 3, 3), "w2": 0.3 * normal(rng, 8, 8, 3, 3)}),
@@ -146,7 +153,10 @@ PLACES = {
     "two": np.float32(2),
     "four": np.float32(4),
 }
-VARIANCE = "m = ReduceMean(x, places) c = Sub(x, m) q = Pow(c, two) v = ReduceMean(q, places) a = Add(v, eps) s = Sqrt(a) "
+VARIANCE = (
+    "m = ReduceMean(x, places) c = Sub(x, m) q = Pow(c, two) v = ReduceMean(q, places) a "
+    "= Add(v, eps) s = Sqrt(a) "
+)
 NORMS = {
     "divided": VARIANCE + "y = Div(c, s)",
     "times the inverse": VARIANCE + "i = Div(one, s) y = Mul(c, i)",
@@ -189,8 +199,10 @@ def test_what_only_looks_like_a_norm_over_an_image_stays(text, rng):
 
 def test_a_norm_over_the_last_of_three_axes_stays_for_the_runtime(rng, tmp_path):
     model = parse(
-        "g (float[2,5,16] v) => (float[2,5,16] y) { x = Abs(v) m = ReduceMean(x, last) c = Sub(x, m) q = Pow(c, two) u = ReduceMean(q, last)"
+        "g (float[2,5,16] v) => (float[2,5,16] y) { x = Abs(v) m = ReduceMean(x, last) "
+        "c = Sub(x, m) q = Pow(c, two) u = ReduceMean(q, last)"
         " a = Add(u, eps) s = Sqrt(a) d = Div(c, s) e = Mul(d, w) y = Add(e, w) }",
-        {"last": np.array([-1]), "two": np.float32(2), "eps": np.float32(1e-5), "w": normal(rng, 16)}, opset=18,
+        {"last": np.array([-1]), "two": np.float32(2), "eps": np.float32(1e-5), "w": normal(rng, 16)},
+        opset=18,
     )  # fmt: skip
     assert "LayerNormalization" in in_the_runtime(normalized(model), tmp_path)

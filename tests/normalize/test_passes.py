@@ -1,4 +1,4 @@
-"""Each rule: the normalized model computes the same, with the operators that the planner expects."""
+"""Each pass keeps the outputs and gives the operators that the planner expects."""
 
 from collections import Counter
 
@@ -139,8 +139,8 @@ def test_dropout_and_identity_vanish(rng):
 @pytest.mark.parametrize("opset", [7, 9, 10, 11, 12])
 def test_old_opsets_are_lifted(rng, opset):
     text = (
-        CONV
-        + "c = Conv<pads=[1,1,1,1]>(x, w) n = BatchNormalization(c, s, b, m, v) r = Relu(n) y = MaxPool<kernel_shape=[1,1]>(r) }"
+        CONV + "c = Conv<pads=[1,1,1,1]>(x, w) n = BatchNormalization(c, s, b, m, v) r = Relu(n) y "
+        "= MaxPool<kernel_shape=[1,1]>(r) }"
     )
     model = parse(text, conv_constants(rng), opset=opset, ir_version=4)
     normalized = check(model, x(rng), ["Conv", "Relu", "MaxPool"])
@@ -165,7 +165,8 @@ def test_nodes_get_names_of_their_own(rng):
 def test_local_functions_are_inlined(rng):
     text = """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
     g (float[N,3,6,6] x, float[4,3,3,3] w) => (float[N,4,6,6] y) { y = local.block(x, w) }
-    <domain: "local", opset_import: ["" : 17]> block (a, k) => (r) { c = Conv<pads=[1,1,1,1]>(a, k) r = Relu(c) }"""
+    <domain: "local", opset_import: ["" : 17]> block (a, k) => (r) {
+        c = Conv<pads=[1,1,1,1]>(a, k) r = Relu(c) }"""
     model = onnx.parser.parse_model(text)
     check(model, x(rng) | {"w": normal(rng, 4, 3, 3, 3)}, ["Conv", "Relu"])
 
@@ -215,9 +216,10 @@ def test_channel_arithmetic_folds_into_the_conv_behind_it(rng, text, expected):
 
 
 def test_what_is_computed_twice_is_computed_once(rng):
-    """As exporters that unroll a loop write it: the runtime merges the products in float, and would not behind Q/DQ of their own."""
+    """Exporters that unroll a loop write this; behind separate Q/DQ the runtime would not merge it."""
     text = """g (float[2,5,8] x) => (float[2,5,4] y) {
-        z = Tanh(x) t = Tanh(x) a0 = Constant<value_ints = [1, -1, 8]>() a1 = Constant<value_ints = [1, -1, 8]>()
+        z = Tanh(x) t = Tanh(x)
+        a0 = Constant<value_ints = [1, -1, 8]>() a1 = Constant<value_ints = [1, -1, 8]>()
         u = Reshape(z, a0) v = Reshape(t, a1) a = MatMul(u, w) b = MatMul(v, w) c = Add(a, b)
         s = Constant<value_ints = [2, 5, 4]>() y = Reshape(c, s) }"""
     check(
@@ -228,7 +230,7 @@ def test_what_is_computed_twice_is_computed_once(rng):
 
 
 def test_sizes_below_zero_are_unknown(tmp_path, rng):
-    """Paddle writes -1 for what a run decides; computed with, it gives sizes by which the runtime shares buffers."""
+    """Paddle writes -1 for unknown sizes; shape inference would compute wrong sizes from it."""
     text = CONV + "c = Conv<strides=[2,2], pads=[1,1,1,1]>(x, w) d = Relu(c) y = Add(d, k) }"
     model = parse(text, conv_constants(rng) | {"k": normal(rng, 1, 4, 1, 1)})
     for value in (model.graph.input[0], model.graph.output[0]):
@@ -244,8 +246,11 @@ def test_sizes_below_zero_are_unknown(tmp_path, rng):
 
 @pytest.mark.parametrize("sizes", [[], [4], [1, 4, 8, 9], [1, 1000, 8, 8]])
 def test_a_stated_shape_that_inference_contradicts_is_not_believed(sizes, tmp_path, rng):
-    """The runtime warns of it, runs the float model, and cannot load the int8 one."""
-    text = "g (float[1,4,8,8] x) => (float[1,4,8,8] y) { c = Conv<pads=[1,1,1,1]>(x, w) d = Relu(c) y = Conv<pads=[1,1,1,1]>(d, w) }"
+    """The runtime only warns in the float model, but cannot load the int8 one."""
+    text = (
+        "g (float[1,4,8,8] x) => (float[1,4,8,8] y) { c = Conv<pads=[1,1,1,1]>(x, w) d = "
+        "Relu(c) y = Conv<pads=[1,1,1,1]>(d, w) }"
+    )
     model = parse(text, {"w": normal(rng, 4, 4, 3, 3)})
     wrong = onnx.helper.make_tensor_value_info
     model.graph.output[0].CopyFrom(wrong("y", onnx.TensorProto.FLOAT, sizes))

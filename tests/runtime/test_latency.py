@@ -6,7 +6,7 @@ from onnxq.runtime.latency import time_in_turns
 
 
 class Recorded:
-    """Stands for a session, and notes that it was run."""
+    """Fake session that records its runs."""
 
     def __init__(self, name, runs):
         self.name, self.runs = name, runs

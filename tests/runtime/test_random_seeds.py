@@ -1,4 +1,4 @@
-"""Models that draw random numbers: judged by the same draws as the float model, and the same bytes each time."""
+"""Random models are compared with the float model on the same numbers, and give the same bytes each time."""
 
 import numpy as np
 import onnx
@@ -6,12 +6,13 @@ import onnx_ir as ir
 
 import onnxq
 from onnxq.graph.files import load
-from onnxq.runtime.random_seeds import drawing, may_draw
+from onnxq.runtime.random_seeds import may_be_random, unseeded_nodes
 from onnxq.runtime.sessions import open_session
 from tests.conftest import normal, parse
 
 NOISY = """g (float[1,8,16] x) => (float[1,8,16] y) {
-    a = Conv<pads = [1, 1]>(x, w0) n = RandomNormalLike(a) s = Mul(n, k) b = Add(a, s) r = Tanh(b) y = Conv<pads = [1, 1]>(r, w1) }"""
+    a = Conv<pads = [1, 1]>(x, w0) n = RandomNormalLike(a) s = Mul(n, k)
+    b = Add(a, s) r = Tanh(b) y = Conv<pads = [1, 1]>(r, w1) }"""
 
 
 def noisy(rng, folder):
@@ -39,7 +40,7 @@ def test_outputs_are_held_against_the_same_draws(tmp_path, rng):
 def test_the_file_still_draws_as_it_likes(tmp_path, rng):
     path = noisy(rng, tmp_path)
     onnxq.quantize(path, tmp_path / "calib", tmp_path / "a.onnx", give_back=False, effort=onnxq.Effort.FAST)
-    assert len(drawing(load(tmp_path / "a.onnx"))) == 1
+    assert len(unseeded_nodes(load(tmp_path / "a.onnx"))) == 1
     x = {"x": normal(rng, 1, 8, 16)}
     ours = [open_session(model).run(None, x)[0] for model in (path, load(path), path)]
     assert np.array_equal(ours[0], ours[1])
@@ -49,9 +50,9 @@ def test_the_file_still_draws_as_it_likes(tmp_path, rng):
 def test_a_seed_that_the_model_has_is_kept(tmp_path, rng):
     model = load(noisy(rng, tmp_path))
     model.graph[1].attributes["seed"] = ir.AttrFloat32("seed", 7.0)
-    assert drawing(model) == []
+    assert unseeded_nodes(model) == []
     open_session(model)
     assert model.graph[1].attributes["seed"].as_float() == 7.0
-    assert may_draw(tmp_path / "model.onnx")
+    assert may_be_random(tmp_path / "model.onnx")
     onnx.save(parse("g (float[1] x) => (float[1] y) { y = Tanh(x) }"), tmp_path / "plain.onnx")
-    assert not may_draw(tmp_path / "plain.onnx")
+    assert not may_be_random(tmp_path / "plain.onnx")

@@ -1,4 +1,4 @@
-"""Weights on disk while a model is worked on."""
+"""Weights on disk while a model is processed."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ import pytest
 import onnxq
 from onnxq.graph.edit import constant
 from onnxq.options import QuantizeOptions
-from onnxq.runtime import weights_on_disk as spill
+from onnxq.runtime import weights_on_disk
 from onnxq.runtime.sessions import open_session
 from onnxq.search.inputs import prepare
 from onnxq.search.variants import _more_samples
@@ -22,7 +22,7 @@ from tests.conftest import normal, parse
 
 @pytest.fixture
 def model(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(spill, "SPILL", 1 << 18)
+    monkeypatch.setattr(weights_on_disk, "DISK_THRESHOLD", 1 << 18)
     text = "g (float[4,300] x) => (float[4,300] y) { a = MatMul(x, w) y = MatMul(a, v) }"
     onnx.save_model(
         parse(text, {"w": normal(rng, 300, 300), "v": normal(rng, 300, 300)}), tmp_path / "m.onnx"
@@ -36,7 +36,9 @@ def model(tmp_path, rng, monkeypatch):
 def test_a_file_holds_the_weights_as_long_as_the_inputs_live(model, tmp_path):
     inputs = prepare(QuantizeOptions(model, tmp_path / "calib", tmp_path / "o.onnx"))
     held = [value.const_value for value in inputs.model.graph.initializers.values()]
-    assert all(isinstance(tensor, ir.ExternalTensor) and tensor.offset % spill.PAGE == 0 for tensor in held)
+    assert all(
+        isinstance(tensor, ir.ExternalTensor) and tensor.offset % weights_on_disk.PAGE == 0 for tensor in held
+    )
     feeds = {"x": np.load(tmp_path / "calib" / "0.npy")}
     (found,), (wanted,) = open_session(inputs.model).run(None, feeds), open_session(model).run(None, feeds)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-3)
@@ -85,7 +87,7 @@ def find_variants(inputs, recipe):
     time.sleep(60)
 onnxq.modes.static.find_variants = find_variants
 import onnxq.runtime.weights_on_disk
-onnxq.runtime.weights_on_disk.SPILL = 1 << 18
+onnxq.runtime.weights_on_disk.DISK_THRESHOLD = 1 << 18
 main(sys.argv[1:])
 """
 
