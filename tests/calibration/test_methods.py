@@ -4,16 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxq.calibration.methods import METHODS, MethodOptions, choose_range
-from onnxq.calibration.sketch import Sketch
 from onnxq.calibration.squared_error import ClipError
 from onnxq.options import Method
 from onnxq.techniques.arithmetic import asymmetric_params, dequantize, quantize
-
-
-def sketch_of(x):
-    sketch = Sketch()
-    sketch.update(x)
-    return sketch
+from tests.calibration.sketches import sketch_of
 
 
 def sqnr(x, low, high):
