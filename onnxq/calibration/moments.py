@@ -259,17 +259,18 @@ class Moments:
     def raw(self) -> Floats | None:
         """Return E[x x^T], [groups, size, size]; None where it is not known.
 
-        An entry is NaN where the sum of products and its divisor both underflow to 0.
+        Entries of channels that are next to nothing may underflow to 0.
         """
         self._flush()
         if self.second is None or self.rows == 0:
             return None
-        pairs = (
-            1.0
-            if self.scales is None
-            else (self.scales[..., :, None] * self.scales[..., None, :]).astype(np.float32)
-        )
-        return np.asarray(self.second / self.rows / pairs, np.float32)
+        products = self.second / self.rows
+        if self.scales is not None:
+            pairs = (self.scales[..., :, None] * self.scales[..., None, :]).astype(np.float32)
+            # of channels that are next to nothing, products and divisors both underflow to 0
+            some = (products != 0) | (pairs != 0)
+            products = np.divide(products, pairs, out=np.zeros_like(products), where=some)
+        return np.asarray(products, np.float32)
 
     def covariance(self) -> Floats | None:
         """Return E[x x^T] - E[x] E[x]^T, [groups, size, size]; None where it is not known."""

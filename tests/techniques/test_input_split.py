@@ -10,7 +10,16 @@ from hypothesis.extra import numpy as hnp
 import onnxq
 from onnxq.formats.lstm import LstmForm, quantize_lstms
 from onnxq.options import Mode
-from onnxq.techniques.input_split import FINE, TOP, WIDER, Split, by_turns, column_steps, digits, split_weight
+from onnxq.techniques.input_split import (
+    FINE,
+    TOP,
+    WIDER,
+    Split,
+    column_steps,
+    digits,
+    interleave,
+    split_weight,
+)
 from onnxq.techniques.saturation import saturating_pairs
 from tests.conftest import normal, parse, run, to_ir
 
@@ -61,7 +70,7 @@ def test_weights_that_are_next_to_nothing_leave_the_other_columns_numbers():
 
 def test_neighbours_are_digits_of_different_weight():
     first, second = np.arange(5), np.arange(5) + 10
-    found = by_turns(first, second)
+    found = interleave(first, second)
     assert sorted(found) == sorted([*first, *second])
     assert all((a >= 10) != (b >= 10) for a, b in zip(found[::2], found[1::2], strict=True))
 
