@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from onnxq.comparison.decisions import MOST, Decisions
+from onnxq.comparison.decisions import MAX_DECISIONS, Decisions
 from tests.conftest import normal
 
 
@@ -96,13 +96,13 @@ def test_a_class_that_is_masked_out_decides_nothing(rng):
 
 
 def test_of_many_decisions_some_are_looked_at(rng):
-    scores = normal(rng, 3, 5, 4 * MOST)
+    scores = normal(rng, 3, 5, 4 * MAX_DECISIONS)
     found = added(scores, scores + 0.2 * normal(rng, *scores.shape), 1)
-    assert found.count == MOST
+    assert found.count == MAX_DECISIONS
     twice = Decisions(1)
     for _ in range(2):
         twice.add(scores, scores)
-    assert twice.count == 2 * MOST
+    assert twice.count == 2 * MAX_DECISIONS
 
 
 def test_a_margin_of_one_standard_deviation_is_exceeded_in_16_of_100():
