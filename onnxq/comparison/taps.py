@@ -115,13 +115,18 @@ def find_selections(model: ir.Model) -> list[Selection]:
     found = []
     for node in model.graph:
         if node in computed and node.op_type in SELECTIONS and node.outputs[SELECTIONS[node.op_type]].name:
-            axis = int(attribute(node, "axis", -1)) if node.op_type == "TopK" else None  # type: ignore[arg-type]
+            axis = _axis(node, -1) if node.op_type == "TopK" else None
             found.append(
                 Selection(
                     node.name or "", SELECTIONS[node.op_type], axis, node.op_type == "NonMaxSuppression"
                 )
             )
     return found
+
+
+def _axis(node: ir.Node, default: int) -> int:
+    """Return a node's attribute `axis`."""
+    return int(attribute(node, "axis", default))  # type: ignore[arg-type]
 
 
 def _softmax_tap(model: ir.Model, index: int) -> Tap:
@@ -133,7 +138,7 @@ def _softmax_tap(model: ir.Model, index: int) -> Tap:
     name = output.name or ""
     if node is None or node.op_type not in SOFTMAX or node.graph is not model.graph:
         return Tap(index, name)
-    return Tap(index, name, node.name, axis=int(attribute(node, "axis", -1)))  # type: ignore[arg-type]
+    return Tap(index, name, node.name, axis=_axis(node, -1))
 
 
 def _reached(model: ir.Model, starts: Iterable[ir.Node]) -> set[ir.Node]:
@@ -235,7 +240,7 @@ def _entries(model: ir.Model, index: int, behind: set[ir.Node], producer: ir.Nod
             ):
                 continue
             if value.dtype is None or value.dtype.is_floating_point():
-                axis = int(attribute(node, "axis", 0)) if node.op_type in ("ArgMax", "ArgMin") else None  # type: ignore[arg-type]
+                axis = _axis(node, 0) if node.op_type in ("ArgMax", "ArgMin") else None
                 captured = value.name if slot >= len(node.inputs) else None
                 taps.append(
                     Tap(index, value.name or "", node.name, slot, selected=True, axis=axis, captured=captured)

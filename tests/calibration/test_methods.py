@@ -17,7 +17,7 @@ def sqnr(x, low, high):
 
 
 def with_outliers(rng, *, one_sided=False):
-    """A Gaussian with a few values 20 times as large: what min-max handles worst."""
+    """A Gaussian with a few values 20 times as large: the worst case of min-max."""
     x = rng.normal(size=200_000).astype(np.float32)
     x[:20] *= 20
     return np.abs(x) if one_sided else x

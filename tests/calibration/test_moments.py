@@ -1,4 +1,4 @@
-"""The rows taken of an activation are what the layer multiplies its weights with."""
+"""Rows taken of an activation: the layer multiplies its weights with exactly these."""
 
 import numpy as np
 import pytest

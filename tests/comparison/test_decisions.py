@@ -1,4 +1,4 @@
-"""How many decisions noise changes: the expected share against what noise really changes."""
+"""Decisions changed by noise: the expected share against the real one."""
 
 import math
 
@@ -19,7 +19,7 @@ def added(want, have, axis=-1):
     ("classes", "size"), [(2, 0.05), (2, 0.3), (2, 1.0), (5, 0.05), (5, 0.3), (20, 0.05), (20, 0.15)]
 )
 def test_the_expected_share_is_what_random_noise_changes(rng, classes, size):
-    """Seen once, of noise of which many draws say what it changes on the whole."""
+    """The share expected from one draw of noise, against the mean over many draws."""
     scores = normal(rng, 1500, classes)
     expected = added(scores, scores + size * normal(rng, *scores.shape)).expected()
     drawn = [

@@ -34,7 +34,7 @@ def one(noises, signal=1.0) -> OutputErrors:
 
 
 def spare_db(errors: OutputErrors) -> float:
-    """By how many dB the SQNR of the first part is less with one standard error more of noise."""
+    """Return the drop in SQNR of the first part, dB, with one standard error more noise."""
     ratio = errors.ratios()[0]
     return float(10 * np.log10(1 + errors.standard_errors()[0] / ratio))
 
@@ -97,7 +97,7 @@ def test_a_standard_error_says_how_much_chance_there_is():
 
 
 def test_a_standard_error_is_that_of_a_ratio(rng):
-    """Where signal and noise are large together, the ratio hardly varies; drawn anew, it varies as much as expected."""
+    """If signal and noise are large together, the ratio hardly varies; a new draw varies as expected."""
     sizes = np.exp(rng.normal(size=60))
     same = OutputErrors([Part(0, "y")])
     for size in sizes:
@@ -162,7 +162,7 @@ def test_samples_that_nothing_was_chosen_by_count_where_they_are_worse(unseen, e
 
 
 def test_fresh_samples_keep_the_bound(rng):
-    """The mean of a thousand samples drawn anew is seldom worse than what 24 promised, though a quarter is twice the median."""
+    """A thousand new samples are seldom worse than the bound of 24, though a quarter is twice the median."""
     kept = [
         rng.lognormal(0, 1.0, 1000).mean() <= bounds(one(rng.lognormal(0, 1.0, 24)))[0] for _ in range(300)
     ]

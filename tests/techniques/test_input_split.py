@@ -1,4 +1,4 @@
-"""Inputs divided into two digits."""
+"""Inputs split into a coarse and a fine digit."""
 
 import numpy as np
 import onnx
@@ -76,7 +76,7 @@ def test_neighbours_are_digits_of_different_weight():
 
 
 def divided_columns(x, steps, *, signed):
-    """What the written graph makes of an input, and the model."""
+    """Run the operators that split an input in the written graph."""
     k, hidden = x.shape[-1], 4
     text = f"g (float[S,B,{k}] x) => (float[S,1,B,{hidden}] y) {{ y = LSTM<hidden_size={hidden}>(x, w, r) }}"
     model = parse(text, {"w": np.zeros((1, 16, k), np.float32), "r": np.zeros((1, 16, hidden), np.float32)})
@@ -129,7 +129,7 @@ def test_silence_stays_silence():
 
 @pytest.fixture
 def wide(tmp_path, rng):
-    """An LSTM whose inputs span six decades, the small ones as important as the large: their weights are large."""
+    """An LSTM whose inputs span six decades; the small ones have large weights, so they matter as much."""
     scale = (10.0 ** -np.arange(0, 6, 0.25)).astype(np.float32)
     w = 0.3 * normal(rng, 2, 384, 24) / scale
     text = """g (float[9,1,24] x) => (float[2,1,96] last) {
