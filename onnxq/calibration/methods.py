@@ -29,6 +29,7 @@ METHODS: dict[Method, Callable[[Sketch, MethodOptions], Range]] = {
     Method.ENTROPY: lambda sketch, _: entropy_range(sketch),
     Method.MSE: lambda sketch, _: mse_range(sketch),
 }
+"""Methods by name; `--method auto` tries them in this order."""
 
 
 def choose_range(sketch: Sketch, method: Method, options: MethodOptions) -> Range:
