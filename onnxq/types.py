@@ -1,4 +1,4 @@
-"""What a quantized tensor is: integer type, scale, zero point, axis. Frozen values, no behaviour."""
+"""Quantized tensors: integer type, scale, zero point and axis. Frozen values without behaviour."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ Feeds = dict[str, Array]
 
 @dataclass(frozen=True)
 class IntegerType:
-    """An integer type with the range of values that onnxq uses of it."""
+    """An integer type and the range of its values that onnxq uses."""
 
     name: str
     low: int
@@ -34,10 +34,10 @@ INT32 = IntegerType("int32", -(2**31), 2**31 - 1)
 
 @dataclass(frozen=True)
 class QuantParams:
-    """real = scale * (stored - zero_point), per tensor (axis None) or along `axis`.
+    """Affine parameters: real = scale * (stored - zero_point), per tensor (axis None) or along `axis`.
 
-    `scale` is float32 and `zero_point` of the stored type; both are scalars (shape []) per tensor,
-    or have shape [channels].
+    scale       float32, scalar (shape []) per tensor, otherwise [channels]
+    zero_point  of the stored type, shaped like `scale`
     """
 
     type: IntegerType

@@ -1,1 +1,1 @@
-"""Calibration: one pass over the samples, one mergeable sketch a tensor, every method from the sketch."""
+"""Calibration: one pass over the samples, one mergeable sketch per tensor, every method from the sketch."""

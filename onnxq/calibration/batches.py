@@ -1,8 +1,8 @@
-"""Run the float model over samples with some of its values as outputs, and hand each run's values on.
+"""Run the float model over samples with inner values as outputs, and pass each run's values on.
 
-Each worker takes a sample, runs it on its share of the cores and measures its values: samples run side
-by side cost less than one sample on all cores, and measuring one overlaps with inferring the other.
-As many samples are in memory as there are workers, never the data set.
+Each worker takes a batch, runs it on its share of the cores and measures its values. Several samples
+side by side cost less than one sample on all cores, and measuring one overlaps with inferring another.
+Memory holds one batch per worker, never the data set.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ from onnxq.runtime.sessions import InputSpec, input_specs, open_exposed, run
 from onnxq.types import Array, Feeds
 
 BATCH_VALUES = 1 << 20
-"""Samples are run together while a batch has no more fetched values than this."""
+"""Most fetched values of a batch; samples are run together up to this number."""
 LARGEST_BATCH = 32
 IN_FLIGHT_BYTES = 256 << 20
-"""Fetched values in memory at a time, which bounds the number of workers."""
+"""Most bytes of fetched values in memory at a time; it bounds the number of workers."""
 MOST_WORKERS = 8
 
 
@@ -39,18 +39,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Part:
-    """What one inference gave: of which samples, along axis 0, and all values by name (feeds among them)."""
+    """Values of one inference.
+
+    names   the samples, in their order along axis 0
+    values  all values by name, the feeds among them
+    """
 
     names: tuple[str, ...]
     values: Feeds
 
     @property
     def samples(self) -> int:
-        """How many there are."""
+        """The number of samples."""
         return len(self.names)
 
     def sample_of(self, row: int, rows: int) -> str:
-        """The sample that a row of a value belongs to, of so many rows."""
+        """Return the sample that a row of a value belongs to, where the value has `rows` rows."""
         return self.names[row * len(self.names) // max(rows, 1)]
 
 
@@ -62,31 +66,30 @@ def observe(
     add: Callable[[T], None],
     title: str,
 ) -> str:
-    """Run all samples; returns a SHA-256 over them.
+    """Run all samples, and return a SHA-256 over their contents.
 
     Args:
         model: the normalized float model.
-        names: values to hand on: of the main graph and of bodies, graph inputs among them.
+        names: values to pass on, of the main graph and of bodies, graph inputs among them.
         samples: read one by one.
-        measure: is given each run's values and the number of its first sample, in any order and in
-            several threads at a time.
-        add: is given what `measure` returned, in the order of the samples.
+        measure: takes each run's values and the index of its first sample; called in any order and
+            from several threads at a time.
+        add: takes the results of `measure`, in the order of the samples.
         title: of the progress bar.
 
     Raises:
-        OnnxqError: a sample does not fit the model, or what `measure` raises.
+        OnnxqError: a sample does not fit the model; errors of `measure` pass through.
     """
     graph_inputs = {value.name for value in model.graph.inputs}
     produced = [name for name in dict.fromkeys(names) if name not in graph_inputs]
-    # a model of which nothing is wanted is still run: its samples are checked
+    # without values to pass on the model still runs, so that its samples are checked
     exposed = expose(model, produced or [model.graph.outputs[0].name or ""])
     session = open_exposed(exposed.model, threads=1, patterns=False)
     specs = input_specs(session)
-    size, workers = (
-        (1, 1) if unseeded_nodes(model) else batching(session, specs, samples, exposed)
-    )  # what is drawn depends on the order
+    # random numbers that a model draws depend on the order of its runs
+    size, workers = (1, 1) if unseeded_nodes(model) else batching(session, specs, samples, exposed)
     if workers < cpus():
-        del session  # not two at a time: each may hold all weights
+        del session  # each may hold all weights: never two at a time
         session = open_exposed(exposed.model, threads=cpus() // workers, patterns=False)
 
     def work(start: int) -> tuple[bytes, list[T], int]:
@@ -127,7 +130,9 @@ def observe(
 def run_batch(
     session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], exposed: Exposed
 ) -> tuple[bytes, list[Part]]:
-    """A digest of the samples, and one part if they could be run together, else one each.
+    """Run a batch; return a digest of its samples and the values.
+
+    The values are one part where all samples have the same shapes, otherwise one part per sample.
 
     Raises:
         OnnxqError: a sample does not fit, or the model fails on it.
@@ -154,14 +159,14 @@ def _part(session: ort.InferenceSession, feeds: Feeds, samples: Sequence[Sample]
 
 
 def cpus() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def batching(
     session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], exposed: Exposed
 ) -> tuple[int, int]:
-    """Samples to run together, and workers to run side by side."""
+    """Return how many samples to run together, and how many workers to run side by side."""
     one = _values(session, specs, samples[:1], exposed)
     count = max(1, sum(array.size for array in one))
     size = min(LARGEST_BATCH, BATCH_VALUES // count)
@@ -181,7 +186,10 @@ def _values(
 def _batchable(
     session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], exposed: Exposed
 ) -> bool:
-    """Whether two samples together give what each gives alone; samples of one shape are not asked for."""
+    """Check that two samples run together give the values of each run alone.
+
+    The first two samples are tried; where their shapes differ, the first one is tried twice.
+    """
     if any(not spec.shape or spec.shape[0] is not None for spec in specs):
         return False
     one, two = (_values(session, specs, samples[i : i + 1], exposed) for i in (0, 1))
@@ -189,7 +197,7 @@ def _batchable(
         both = _values(session, specs, samples[:2], exposed)
     except ModelError:
         return False
-    if not both:  # these two have different shapes: try one of them twice
+    if not both:  # different shapes: try the first one twice
         two = one
         try:
             both = _values(session, specs, [samples[0], samples[0]], exposed)

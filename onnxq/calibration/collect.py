@@ -1,4 +1,4 @@
-"""The two passes over the samples: one sketches the planned tensors, one sums the layers' moments."""
+"""Two passes over the samples: one sketches the planned tensors, one sums the moments of layer inputs."""
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,49 +18,56 @@ from onnxq.plan.relu_addends import find_addends
 from onnxq.types import Array, Feeds, Floats
 
 COUNTED = 1 << 13
-"""Values of a tensor counted a sample, if nothing else is asked; of larger ones an evenly spaced part, min and max of all."""
+"""Values of a tensor counted per sample by default.
+
+Of a larger tensor an evenly spaced part is counted; its minimum and maximum are still exact.
+"""
 WAITING = 16 << 20
-"""Bytes of bin numbers of all tensors that wait to be counted."""
-NONE = np.zeros(0, np.uint16)
+"""Most bytes of bin numbers, over all tensors, that wait to be counted."""
+NO_BINS = np.zeros(0, np.uint16)
 
 
 class Derived(Protocol):
-    """Values that are computed from those of tensors."""
+    """Values computed from those of other tensors."""
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The names of these."""
+        """The names of these tensors."""
 
     def of(self, values: Feeds) -> Array:
-        """From the tensors' values."""
+        """Compute the values from the values of all tensors, by name."""
 
 
 @dataclass(frozen=True)
 class Divided:
-    """A tensor divided channel by channel, along axis 1."""
+    """A tensor divided channel by channel, along axis 1.
+
+    tensor  name of the tensor in the model
+    scales  divisors [channels]
+    """
 
     tensor: str
     scales: Floats
 
     @property
     def tensors(self) -> tuple[str]:
-        """What is divided."""
+        """The name of the tensor before division."""
         return (self.tensor,)
 
     def of(self, values: Feeds) -> Array:
-        """Its values, from those of the tensor."""
+        """Divide the tensor's values."""
         whole = values[self.tensor]
         return np.asarray(whole / self.scales.astype(np.float32).reshape(-1, *[1] * (whole.ndim - 2)))
 
 
 @dataclass(frozen=True)
 class Collecting:
-    """How statistics are collected.
+    """Options of `collect`.
 
-    first    number of samples that came before these (in another shard of the same data)
-    allow_nonfinite  leave out NaN and infinite values, and count them
-    divided  more tensors, which other forms of the model have, by name
-    counted  values of a tensor counted a sample
+    first    number of samples before these, in another shard of the same data
+    allow_nonfinite  leave NaN and infinite values out, and count them
+    divided  additional tensors of other forms of the model, by name
+    counted  values of a tensor counted per sample
     """
 
     first: int = 0
@@ -76,14 +83,17 @@ def collect(
     digest: str,
     how: Collecting | None = None,
 ) -> Statistics:
-    """Statistics of the named values over the samples; of addends, of what counts behind the sum.
+    """Collect a sketch of each named value over the samples.
+
+    Of an addend in front of a clamp, only the part that passes the clamp counts (see
+    `plan.relu_addends`).
 
     Args:
         model: the normalized float model.
         names: values of the main graph, graph inputs among them.
         samples: read one by one.
         digest: SHA-256 of the model file that the statistics belong to.
-        how: what else there is to say.
+        how: further options.
 
     Raises:
         DataError: a sample does not fit the model, or a value is NaN or infinite.
@@ -91,7 +101,7 @@ def collect(
     how = how or Collecting()
     derived: dict[str, Derived] = {**find_addends(model, names), **how.divided}
     statistics = Statistics(digest, sketches={name: Sketch() for name in (*names, *how.divided)})
-    most = min(BINS, max(how.counted, WAITING // NONE.itemsize // max(len(statistics.sketches), 1)))
+    most = min(BINS, max(how.counted, WAITING // NO_BINS.itemsize // max(len(statistics.sketches), 1)))
     locks = {name: threading.Lock() for name in statistics.sketches}
 
     def count(part: Part, position: int) -> tuple[int, dict[str, Measured], int]:
@@ -110,7 +120,7 @@ def collect(
                 continue
             with locks[name]:
                 sketch.count(measured.bins, most)
-            ranges[name] = replace(measured, bins=NONE)
+            ranges[name] = replace(measured, bins=NO_BINS)
         return part.samples, ranges, left_out
 
     def add(result: tuple[int, dict[str, Measured], int]) -> None:
@@ -128,13 +138,14 @@ def _not_finite(part: Part, name: str, values: Array) -> DataError:
     wrong = ~np.isfinite(np.atleast_1d(values))
     sample = part.sample_of(int(np.argwhere(wrong)[0, 0]), len(wrong))
     return DataError(
-        f"sample {sample}: tensor '{name}' holds {np.count_nonzero(wrong)} NaN or infinite values: remove the sample, "
-        "exclude the node that makes them with --exclude, or leave them out with --allow-nonfinite"
+        f"sample {sample}: tensor '{name}' holds {np.count_nonzero(wrong)} NaN or infinite values: "
+        "remove the sample, exclude the node that makes them with --exclude, or leave them out with "
+        "--allow-nonfinite"
     )
 
 
 def _stride(size: int, most: int) -> int:
-    # an odd stride, and a start that moves, reach every channel of layouts with even sizes
+    # an odd stride and a moving start reach every channel of layouts with even sizes
     return 1 if size <= most else (size // most) | 1
 
 
@@ -147,15 +158,15 @@ def collect_moments(
     most: int = LAYER_MEMORY,
     rows: float = 1.0,
 ) -> dict[LayerInput, Moments]:
-    """Moments of layers' inputs over the samples.
+    """Sum the moments of layer inputs over the samples.
 
     Args:
         model: the normalized float model.
-        layers: of which they are wanted.
-        samples: read one by one; a few dozen say enough.
+        layers: the layer inputs.
+        samples: read one by one; a few dozen are enough.
         second: second moments too, for as many layers as fit into memory.
-        most: bytes of one layer's.
-        rows: times as many as 8-bit weights need.
+        most: bytes of one layer's second moments.
+        rows: factor on the number of rows that 8-bit weights need.
     """
     moments = empty_moments(layers, second=second, most=most)
     wanted = {layer: layer.wanted(len(samples), rows) for layer in moments}

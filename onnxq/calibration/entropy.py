@@ -1,7 +1,7 @@
-"""Entropy: the clip range whose quantized distribution diverges least from the original one.
+"""Entropy: the clipping range whose quantized distribution diverges least from the original one.
 
-S. Migacz, "8-bit inference with TensorRT", GTC 2017. The candidates are real thresholds over a fine
-histogram, so a clip is found where one helps; with as many bins as levels it could only be min-max.
+S. Migacz, "8-bit inference with TensorRT", GTC 2017. The candidate thresholds are bounds of a
+histogram finer than the 256 levels. With as many bins as levels, only min-max would be possible.
 """
 
 import numpy as np
@@ -15,9 +15,9 @@ CANDIDATES = 48
 
 
 def entropy_range(sketch: Sketch) -> tuple[float, float]:
-    """(low, high) with the least Kullback-Leibler divergence; both ends shrink by the same share.
+    """Return the (low, high) of least Kullback-Leibler divergence; both ends shrink by the same factor.
 
-    A two-sided tensor keeps the proportion of its ends; for a one-sided one an end is 0 anyway.
+    A two-sided tensor keeps the proportion of its ends; a one-sided tensor has one end at 0 anyway.
     """
     low, high = min(sketch.minimum, 0.0), max(sketch.maximum, 0.0)
     if high <= low:
@@ -34,12 +34,12 @@ def entropy_range(sketch: Sketch) -> tuple[float, float]:
 
 
 def _linear_histogram(distribution: Distribution, low: float, high: float) -> Array:
-    """Counts in FINE_BINS even bins; a bin of the sketch is spread evenly over its width."""
-    # zeros stay exact whatever the range: they say nothing about it, and after a ReLU they are most values
+    """Return counts in FINE_BINS even bins; a bin of the sketch is spread evenly over its width."""
+    # zeros are exact in any range, so they do not count: after a ReLU they are most of the values
     counts = np.where(distribution.centers == 0, 0.0, distribution.counts)
     cumulative = np.concatenate([[0.0], np.cumsum(counts)])
     edges = np.linspace(low, high, FINE_BINS + 1)
-    # the bins leave gaps, across which the cumulative count is flat
+    # the cumulative count is flat across the gaps between bins
     positions = np.stack([distribution.lower, distribution.upper], 1).reshape(-1)
     heights = np.stack([cumulative[:-1], cumulative[1:]], 1).reshape(-1)
     at_edges = np.interp(edges, positions, heights)
@@ -48,7 +48,7 @@ def _linear_histogram(distribution: Distribution, low: float, high: float) -> Ar
 
 
 def _divergence(histogram: Array, start: int, stop: int) -> float:
-    """KL divergence of the histogram clipped to bins [start, stop) from its 256-level version."""
+    """Return the KL divergence of the histogram clipped to [start, stop) from its 256-level version."""
     kept = histogram[start:stop]
     if stop - start < LEVELS or kept.sum() <= 0:
         return np.inf

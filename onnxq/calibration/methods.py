@@ -1,4 +1,7 @@
-"""The list of calibration methods: a method is a function from a sketch to a range."""
+"""Registry of calibration methods: a method is a function from a sketch to a clipping range.
+
+A new method is one file with such a function, and its entry in `METHODS`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,9 +29,10 @@ METHODS: dict[Method, Callable[[Sketch, MethodOptions], Range]] = {
     Method.ENTROPY: lambda sketch, _: entropy_range(sketch),
     Method.MSE: lambda sketch, _: mse_range(sketch),
 }
+"""Methods by name; `--method auto` tries them in this order."""
 
 
 def choose_range(sketch: Sketch, method: Method, options: MethodOptions) -> Range:
-    """The range that a method gives a tensor, never wider than what was seen, and holding 0."""
+    """Return a tensor's clipping range by a method: it holds 0, and is never wider than the values seen."""
     low, high = METHODS[method](sketch, options)
     return min(max(low, sketch.minimum), 0.0), max(min(high, sketch.maximum), 0.0)

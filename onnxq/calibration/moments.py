@@ -1,7 +1,12 @@
-"""First and second moments of what layers multiply their weights with: E[x] and E[x x^T].
+"""First and second moments of layer inputs: E[x] and E[x x^T], where a layer computes W x.
 
-A layer's inputs are seen as rows of length K in kernel order (see `techniques.saturation`): the rows
-of a matrix, or the patches that a convolution's kernel covers. Rows are taken evenly from each sample.
+A layer's input is a set of rows x of length K: the rows of a matrix, or the patches under a
+convolution's kernel (im2col), in kernel order (see `techniques.saturation`). A sample has more rows
+than are needed, so evenly spaced ones are taken from each. GPTQ needs the second moments (its Hessian
+is 2 E[x x^T]), bias correction the mean, and smoothing and equalization the range and power by channel.
+
+Per layer: `layer_input` describes the rows, `take_rows` takes them from an activation, and `Moments`
+sums over them.
 """
 
 import math
@@ -15,22 +20,25 @@ from numpy.lib.stride_tricks import sliding_window_view
 from onnxq.graph.edit import attribute, sizes
 from onnxq.types import Array, Floats
 
-MOST_ROWS, LEAST_ROWS, ROWS_A_COLUMN = 4096, 256, 4
-"""Rows wanted of a layer over all samples: four for each of its K, within these bounds."""
-RUN = 8
-"""Neighbours taken together: they share cache lines."""
+MOST_ROWS, LEAST_ROWS, ROWS_PER_COLUMN = 4096, 256, 4
+"""Rows wanted of a layer over all samples: four per column, within these bounds."""
+RUN_LENGTH = 8
+"""Neighbouring rows taken together; they share cache lines."""
 CHUNK, WAITING = 1 << 20, 16 << 20
-"""Bytes of rows multiplied at a time, of one layer and of all: every layer may have so many waiting."""
+"""Bytes of rows multiplied at a time: the most for one layer, and the most for all layers together.
+
+Every layer may have a chunk waiting.
+"""
 MEMORY, LAYER_MEMORY = 256 << 20, 64 << 20
-"""Bytes of second moments, of all layers and of one; layers beyond that have none."""
+"""Bytes of second moments, of all layers and of one layer; layers beyond them have none."""
 
 
 @dataclass(frozen=True)
 class LayerInput:
-    """What a layer multiplies its weights with; layers that share it (query, key, value) are one.
+    """The input that a layer multiplies its weights with; layers with the same input (Q, K, V) share it.
 
     tensor  name of the activation
-    groups, size  of the rows: [groups, size] a position
+    groups, size  of the rows: [groups, size] at each position; size is K
     kernel  spatial geometry of a convolution, None for a matrix product
     transposed  whether a matrix is read by columns (Gemm with transA)
     """
@@ -42,15 +50,18 @@ class LayerInput:
     transposed: bool = False
 
     def wanted(self, samples: int, more: float = 1.0) -> int:
-        """Rows to take of each of so many samples; `more` times as many as 8-bit weights need."""
+        """Return the number of rows to take from each of `samples` samples.
+
+        `more` is a factor on the number of rows that 8-bit weights need.
+        """
         least = LEAST_ROWS * max(more, 1.0)
-        total = min(max(more * ROWS_A_COLUMN * self.size, least), more * MOST_ROWS)
+        total = min(max(more * ROWS_PER_COLUMN * self.size, least), more * MOST_ROWS)
         return math.ceil(total / max(samples, 1))
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Geometry of a convolution, one number a spatial axis."""
+    """Geometry of a convolution; each tuple has one number per spatial axis, `pads` two (ONNX order)."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -60,7 +71,7 @@ class Kernel:
 
 
 def layer_input(node: ir.Node, tensor: str) -> LayerInput | None:
-    """A Conv, Gemm or MatMul with a constant weight of known shape as a `LayerInput`."""
+    """Describe the input of a Conv, Gemm or MatMul; None where the weight's shape is not known."""
     weight = sizes(node.inputs[1])
     if weight is None:
         return None
@@ -87,12 +98,19 @@ def _numbers(node: ir.Node, name: str, count: int) -> tuple[int, ...]:
 
 
 def take_rows(layer: LayerInput, values: Array, count: int, offset: int) -> Floats:
-    """At most `count` rows [rows, groups, size] of one sample's activation, evenly spaced from `offset`."""
-    if values.size == 0:  # of a branch that is not taken, or a loop without iterations
+    """Take at most `count` rows [rows, groups, size] of one sample's activation.
+
+    Args:
+        layer: the layer input.
+        values: the activation.
+        count: the most rows.
+        offset: shifts the evenly spaced positions, so that samples differ in them.
+    """
+    if values.size == 0:  # a branch that is not taken, or a loop without iterations
         return np.zeros((0, layer.groups, layer.size), np.float32)
     if layer.kernel is None:
         matrix = values.T if layer.transposed else values
-        if layer.groups > 1:  # the directions of an LSTM's output [seq, directions, batch, hidden]
+        if layer.groups > 1:  # directions of an LSTM's output [seq, directions, batch, hidden]
             matrix = np.moveaxis(values, 1, -2)
         matrix = matrix.reshape(-1, layer.groups, layer.size)
         return np.ascontiguousarray(matrix[_positions(len(matrix), count, offset)], np.float32)
@@ -119,21 +137,25 @@ def take_rows(layer: LayerInput, values: Array, count: int, offset: int) -> Floa
 
 
 def _pointwise(kernel: Kernel) -> bool:
+    """Check whether a convolution is 1 x 1 with stride 1 and without padding."""
     ones = all(n == 1 for n in (*kernel.shape, *kernel.strides))
     return ones and not any(kernel.pads or ()) and kernel.auto_pad in ("NOTSET", "VALID")
 
 
 def _positions(available: int, count: int, offset: int) -> Array:
-    """`count` of `available` numbers: short runs, which lie together in memory, evenly spaced and turned by an offset."""
+    """Return at most `count` row numbers below `available`, evenly spaced and shifted by `offset`.
+
+    They come in runs of RUN_LENGTH, which lie together in memory.
+    """
     if available <= count:
         return np.arange(available)
-    runs = -(-count // RUN)
+    runs = -(-count // RUN_LENGTH)
     starts = (np.arange(runs) * available) // runs + offset * 7919
-    return (starts[:, None] + np.arange(RUN)).reshape(-1)[:count] % available
+    return (starts[:, None] + np.arange(RUN_LENGTH)).reshape(-1)[:count] % available
 
 
 def _windows(values: Array, kernel: Kernel) -> Array:
-    """A view [N, C, *out, *kernel] of all patches, on a padded copy where there is padding."""
+    """Return a view [N, C, *out, *kernel] of all patches, on a padded copy where there is padding."""
     spatial = len(kernel.shape)
     extent = [(k - 1) * d + 1 for k, d in zip(kernel.shape, kernel.dilations, strict=True)]
     pads = _pads(values.shape[2:], extent, kernel)
@@ -147,6 +169,7 @@ def _windows(values: Array, kernel: Kernel) -> Array:
 
 
 def _pads(shape: Sequence[int], extent: Sequence[int], kernel: Kernel) -> list[tuple[int, int]]:
+    """Return the padding before and after each spatial axis."""
     if kernel.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         pairs = []
         for size, width, stride in zip(shape, extent, kernel.strides, strict=True):
@@ -164,10 +187,18 @@ def _pads(shape: Sequence[int], extent: Sequence[int], kernel: Kernel) -> list[t
 
 @dataclass
 class Moments:
-    """Sums over a layer's rows; added to in the order of the samples, so that they repeat exactly.
+    """Sums over a layer's rows.
 
-    first, squares, low, high [groups, size]; second [groups, size, size] or None where it is not wanted.
-    scales [groups, size], by which the rows of `second` are still to be divided: it is as large as weights are, and shared.
+    Rows are added in the order of the samples, so that the sums repeat bit by bit.
+
+    first    [groups, size], sum of x
+    squares  [groups, size], sum of x^2
+    low, high  [groups, size], minimum and maximum; inf and -inf without rows
+    second   [groups, size, size], sum of x x^T; None where it is not wanted
+    rows     number of rows
+    chunk    bytes of rows that wait until they are multiplied together
+    scales   [groups, size], divisors still to be applied to `second`: `second` is as large as the
+             weights, so divided moments share it instead of copying it
     """
 
     first: Array
@@ -182,7 +213,7 @@ class Moments:
 
     @staticmethod
     def of(layer: LayerInput, *, second: bool) -> "Moments":
-        """Empty moments for a layer."""
+        """Return empty moments for a layer."""
         shape = (layer.groups, layer.size)
         products = np.zeros((*shape, layer.size), np.float32) if second else None
         return Moments(
@@ -190,7 +221,7 @@ class Moments:
         )
 
     def add(self, rows: Floats) -> None:
-        """Add rows [rows, groups, size]."""
+        """Add rows [rows, groups, size]; a row with a NaN or infinite value is left out."""
         rows = rows[np.isfinite(rows).all(axis=(1, 2))]
         if len(rows) == 0:
             return
@@ -210,15 +241,15 @@ class Moments:
             self._waiting = []
 
     def mean(self) -> Floats:
-        """E[x], [groups, size]."""
+        """Return E[x], [groups, size]; 0 without rows."""
         return (self.first / max(self.rows, 1)).astype(np.float32)
 
     def power(self) -> Floats:
-        """E[x^2], [groups, size]."""
+        """Return E[x^2], [groups, size]; 0 without rows."""
         return (self.squares / max(self.rows, 1)).astype(np.float32)
 
     def divided(self, scales: Floats) -> "Moments":
-        """The moments of x / scales, scales [size] or [groups, size]."""
+        """Return the moments of x / scales; `scales` is [size] or [groups, size]."""
         self._flush()
         changed = self.first / scales, self.squares / scales**2, self.low / scales, self.high / scales
         return Moments(
@@ -226,19 +257,23 @@ class Moments:
         )
 
     def raw(self) -> Floats | None:
-        """E[x x^T], [groups, size, size]."""
+        """Return E[x x^T], [groups, size, size]; None where it is not known.
+
+        Entries of channels that are next to nothing may underflow to 0.
+        """
         self._flush()
         if self.second is None or self.rows == 0:
             return None
-        pairs = (
-            1.0
-            if self.scales is None
-            else (self.scales[..., :, None] * self.scales[..., None, :]).astype(np.float32)
-        )
-        return np.asarray(self.second / self.rows / pairs, np.float32)
+        products = self.second / self.rows
+        if self.scales is not None:
+            pairs = (self.scales[..., :, None] * self.scales[..., None, :]).astype(np.float32)
+            # of channels that are next to nothing, products and divisors both underflow to 0
+            some = (products != 0) | (pairs != 0)
+            products = np.divide(products, pairs, out=np.zeros_like(products), where=some)
+        return np.asarray(products, np.float32)
 
     def covariance(self) -> Floats | None:
-        """E[x x^T] - E[x] E[x]^T."""
+        """Return E[x x^T] - E[x] E[x]^T, [groups, size, size]; None where it is not known."""
         raw, mean = self.raw(), self.mean()
         return None if raw is None else raw - mean[:, :, None] * mean[:, None, :]
 
@@ -246,7 +281,7 @@ class Moments:
 def empty_moments(
     layers: Iterable[LayerInput], *, second: bool, most: int = LAYER_MEMORY
 ) -> dict[LayerInput, Moments]:
-    """Moments to be filled; second ones, if wanted, for as many layers as fit into memory, smallest first."""
+    """Return empty moments by layer; second moments for the smallest layers, as many as fit into memory."""
     chosen, used = set[LayerInput](), 0
     unique = dict.fromkeys(layers)
     for layer in sorted(unique, key=lambda layer: layer.groups * layer.size**2):

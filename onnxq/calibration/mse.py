@@ -1,4 +1,4 @@
-"""MSE: the clip range with the least expected squared error."""
+"""MSE: the clipping range with the least expected squared error."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ CANDIDATES = 64
 
 
 def mse_range(sketch: Sketch) -> tuple[float, float]:
-    """(low, high) that minimise the squared error of 8-bit quantization, both ends searched together."""
+    """Return the (low, high) of least squared error with 8 bits; both ends are searched together."""
     error = ClipError(sketch.distribution())
     shares = np.geomspace(1, 1 / 64, CANDIDATES)
     lows, highs = np.meshgrid(

@@ -4,10 +4,10 @@ from onnxq.calibration.sketch import Sketch
 
 
 def percentile_range(sketch: Sketch, percentile: float) -> tuple[float, float]:
-    """(low, high) between which `percentile` percent of the values lie.
+    """Return the (low, high) between which `percentile` percent of the values lie.
 
-    What is outside is divided evenly between both ends. An end at which 0 stands in for all that a
-    ReLU cut off is its own quantile, so one-sided tensors need no case of their own.
+    The rest is divided evenly between both ends. After a ReLU, many values are 0, so the lower quantile
+    is 0: a one-sided tensor needs no case of its own.
     """
     outside = (1 - percentile / 100) / 2
     distribution = sketch.distribution()

@@ -1,8 +1,13 @@
-"""What is remembered of a tensor's values: fixed size, needs no range beforehand, merges by addition.
+"""Sketch of a tensor's values: a histogram of fixed size that needs no range beforehand.
 
-The upper 16 bits of a float32 (its truncated bfloat16: sign, exponent, 7 bits of mantissa) number
-65,536 bins, spaced logarithmically with relative width 2^-7. Beside the counts stand what is exact:
-minimum, maximum, the number of values, and the exponential moving average of each batch's range.
+The bin of a value is the upper half of its float32 bits: sign, 8 bits of exponent, 7 bits of mantissa,
+as in a truncated bfloat16. So there are 65,536 bins, spaced logarithmically, with a relative width of
+2^-7, for any range of values. Two sketches merge by adding their counts. Beside the counts a sketch
+keeps exact numbers: minimum, maximum, number of values, and the exponential moving average of each
+batch's range.
+
+`measure` reads one batch, and may run in several threads. `Sketch` adds up batches, in their order.
+`Distribution` is a sketch's histogram in ascending order, from which methods choose ranges.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,15 +18,19 @@ from onnxq.types import Array
 
 BINS = 1 << 16
 DECAY = 0.99
-"""Weight of the past in the moving average of ranges, a batch."""
+"""Weight of the past in the moving average of ranges, per batch."""
 
 
 def _bin_edges() -> tuple[Array, Array, Array]:
-    """Bin numbers by ascending value, with the lower and upper edge of each (finite bins only)."""
+    """Return the finite bins in ascending order of value, with the lower and upper edge of each.
+
+    Bin numbers are bit patterns: 0 to 0x7F7F are positive values in ascending order, and 0x8000 upwards
+    are negative ones in descending order.
+    """
     positive = np.arange(0x7F80, dtype=np.uint32)
     low = (positive << 16).view(np.float32).astype(np.float64)
     high = np.append(low[1:], np.float64(2.0**128))
-    high[0] = 0.0  # zero, and denormal numbers that count as zero
+    high[0] = 0.0  # zero, and denormal numbers, which count as zero
     order = np.concatenate([(positive + 0x8000)[::-1], positive])
     return order, np.concatenate([-high[::-1], low]), np.concatenate([-low[::-1], high])
 
@@ -31,7 +40,7 @@ ORDER, LOWER, UPPER = _bin_edges()
 
 @dataclass(frozen=True)
 class Measured:
-    """One batch of one tensor: exact range and size, and the bin numbers of the values that count."""
+    """One batch of one tensor: exact range and size, and the bin numbers of the counted values."""
 
     low: float
     high: float
@@ -40,7 +49,13 @@ class Measured:
 
 
 def measure(values: Array, *, stride: int = 1, offset: int = 0) -> Measured | None:
-    """Measure float32 values of any shape; None where there are none. NaN and Inf reach low and high."""
+    """Measure float32 values of any shape; None where there are none.
+
+    Args:
+        values: the batch. NaN and infinite values show in `low` and `high`.
+        stride: every `stride`-th value is counted; the range is that of all values.
+        offset: start of the counted values, modulo `stride`.
+    """
     flat = np.ascontiguousarray(values, np.float32).reshape(-1)
     if flat.size == 0:
         return None
@@ -53,9 +68,11 @@ class Sketch:
     """Statistics of one tensor over all samples seen.
 
     binned     [65536] int64 counts, of a part of the values where a tensor is large; read `counts`
-    minimum, maximum  of all values, exactly
-    seen       number of values, all of them
-    ema_minimum, ema_maximum, batches  sums of the moving average, not yet corrected for their start
+    minimum, maximum  of all values, exact
+    seen       number of all values
+    ema_minimum, ema_maximum  moving averages that start at 0, before bias correction
+    batches    number of batches in them
+    _pending   bin numbers that wait to be counted, `_waiting` values in all
     """
 
     binned: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -74,26 +91,19 @@ class Sketch:
         if self._pending:
             found = np.bincount(np.concatenate(self._pending), minlength=BINS)
             (filled,) = np.nonzero(found)
-            self.binned[filled] += found[filled]  # pages of bins that no value falls into are never touched
+            self.binned[filled] += found[filled]  # memory pages of empty bins are never touched
             self._pending, self._waiting = [], 0
         return self.binned
 
     def count(self, bins: Array, most: int = BINS) -> None:
-        """Count values by bin number; counting many at once is what makes it cheap, so that up to `most` wait."""
+        """Count values by bin number; up to `most` of them wait, because counting many at once is cheap."""
         self._pending.append(bins)
         self._waiting += bins.size
         if self._waiting >= most:
             _ = self.counts
 
-    def update(self, values: Array, *, stride: int = 1, offset: int = 0) -> None:
-        """Add one batch of float32 values; of large tensors every `stride`-th from `offset` is counted."""
-        measured = measure(values, stride=stride, offset=offset)
-        if measured is not None:
-            self.count(measured.bins)
-            self.add_range(measured)
-
-    def add_range(self, measured: "Measured") -> None:
-        """Add what depends on the order of batches, and what is exact."""
+    def add_range(self, measured: Measured) -> None:
+        """Add the exact numbers of a batch and its moving average; batches come in their order."""
         self.minimum, self.maximum = min(self.minimum, measured.low), max(self.maximum, measured.high)
         self.seen += measured.size
         self.ema_minimum = DECAY * self.ema_minimum + (1 - DECAY) * measured.low
@@ -112,18 +122,18 @@ class Sketch:
         self.batches += later.batches
 
     def within(self, low: float, high: float) -> "Sketch":
-        """The sketch of the same values, those outside [low, high] moved to its ends."""
+        """Return the sketch clipped to [low, high]: values outside count at its ends."""
         return replace(
             self, binned=self.counts, minimum=max(self.minimum, low), maximum=min(self.maximum, high)
         )
 
     def moving_range(self) -> tuple[float, float]:
-        """The moving average of (minimum, maximum), corrected for its start at zero."""
+        """Return the moving averages of minimum and maximum, corrected for their start at 0."""
         weight = 1 - DECAY**self.batches
         return self.ema_minimum / weight, self.ema_maximum / weight
 
     def distribution(self) -> "Distribution":
-        """The counts as bins in ascending order, edges cut to the exact minimum and maximum."""
+        """Return the counts in ascending order of value, with edges cut to the exact minimum and maximum."""
         counts = self.counts[ORDER]
         (filled,) = np.nonzero(counts)
         lower = np.clip(LOWER[filled], self.minimum, self.maximum)
@@ -145,7 +155,7 @@ class Distribution:
         return (self.lower + self.upper) / 2
 
     def quantile(self, share: float) -> float:
-        """The value below which `share` (0..1) of all values lie, interpolated inside its bin."""
+        """Return the value below which `share` (0..1) of all values lie, interpolated inside its bin."""
         cumulative = np.cumsum(self.counts)
         rank = share * (cumulative[-1] - 1) + 0.5
         index = int(np.searchsorted(cumulative, rank))

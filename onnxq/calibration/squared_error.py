@@ -1,4 +1,4 @@
-"""Expected squared error of quantizing a distribution to a clip range: what several methods minimise."""
+"""Expected squared error of quantizing a distribution to a clipping range."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from onnxq.types import Array
 
 
 class ClipError:
-    """Squared error for many candidate ranges at once, from cumulative sums over the sketch's bins.
+    """Squared error of many candidate ranges at once, from cumulative sums over the sketch's bins.
 
-    A value inside the range is off by a uniform rounding error, step^2 / 12, but never by more than
-    itself near 0, which is exact; a value outside is off by its distance from the range.
+    A value inside the range has a uniform rounding error, of power step^2 / 12. Near 0, which is exact,
+    its error is at most the value itself. A value outside is off by its distance from the range.
     """
 
     def __init__(self, distribution: Distribution, steps: int = 255) -> None:
@@ -24,7 +24,7 @@ class ClipError:
         return np.asarray(sums[stop] - sums[start])
 
     def __call__(self, low: Array, high: Array) -> Array:
-        """Summed squared error for each pair (low <= 0 <= high); arrays of one shape."""
+        """Return the summed squared error of each pair (low <= 0 <= high); arrays of one shape."""
         step = (high - low) / self.steps
         end = np.full(low.shape, len(self.values))
         first, last = np.searchsorted(self.values, low), np.searchsorted(self.values, high)

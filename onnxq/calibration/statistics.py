@@ -1,4 +1,4 @@
-"""The statistics of a model's tensors over a set of samples: merged, saved, and loaded again."""
+"""Statistics of a model's tensors over a set of samples: merged, saved and loaded."""
 
 import json
 import os
@@ -19,13 +19,14 @@ _FIELDS = ("minimum", "maximum", "seen", "ema_minimum", "ema_maximum", "batches"
 
 @dataclass
 class Statistics:
-    """A sketch for each tensor, and what they were made from.
+    """A sketch for each tensor, and where they come from.
 
-    model    SHA-256 of the float model: statistics are refused for any other
+    model    SHA-256 of the float model; statistics of another model are refused
     data     SHA-256 of each sample, chained in order
     samples  number of samples seen
-    nonfinite  NaN and infinite values that were left out
-    aliases  tensors that views make of others, by name; not saved
+    nonfinite  number of NaN and infinite values that were left out
+    sketches  by tensor
+    aliases  tensor by the name of a view of it; not saved
     """
 
     model: str
@@ -36,7 +37,7 @@ class Statistics:
     aliases: dict[str, str] = field(default_factory=dict)
 
     def sketch(self, tensor: str) -> Sketch | None:
-        """The sketch of a tensor, or of the one whose values it shows in another shape."""
+        """Return the sketch of a tensor, or of the tensor that it is a view of; None where there is none."""
         return self.sketches.get(tensor) or self.sketches.get(self.aliases.get(tensor, ""))
 
     def merge(self, later: "Statistics") -> None:
@@ -54,7 +55,11 @@ class Statistics:
             sketch.merge(later.sketches[name])
 
     def save(self, path: Path) -> None:
-        """Write an .npz, atomically; the same statistics give the same bytes."""
+        """Write an .npz atomically; the same statistics give the same bytes.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
         indices = [np.flatnonzero(sketch.counts) for sketch in self.sketches.values()]
         counts = [s.counts[i] for s, i in zip(self.sketches.values(), indices, strict=True)]
         empty = [np.zeros(0, np.int64)]
@@ -85,10 +90,10 @@ class Statistics:
 
 
 def load_statistics(path: Path, model: str) -> Statistics:
-    """Read what `save` wrote.
+    """Read a file of `Statistics.save`.
 
     Raises:
-        DataError: no statistics file, or one of another model.
+        DataError: it is no statistics file, or one of another model.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

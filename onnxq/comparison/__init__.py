@@ -1,1 +1,1 @@
-"""How a quantized model is compared with its float model: where values are read, which belong together, what their error is worth."""
+"""Comparison of a quantized model with its float model: values to read, their parts, and their errors."""

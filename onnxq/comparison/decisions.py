@@ -1,7 +1,8 @@
-"""How many decisions a model's noise is expected to change: margins of the float model against the noise on them.
+"""Expected share of a model's decisions that quantization changes: margins against noise.
 
-Few decisions of few samples change, so counting them says little: of two files one is often only luckier. How often noise of
-a given size is larger than the float model's margins is smooth, and uses every sample.
+A decision is the index of the largest score. Only few decisions of few samples change, so a count of
+them says little: the better of two files may only be luckier. The probability that noise of a given size
+exceeds the float model's margins is smooth, and uses every sample.
 """
 
 import math
@@ -11,13 +12,19 @@ import numpy as np
 
 from onnxq.types import Array
 
-MOST = 4096
-"""Decisions of one sample that are looked at, evenly spaced."""
+MAX_DECISIONS = 4096
+"""Most decisions of one sample, evenly spaced."""
 
 
 @dataclass
 class Decisions:
-    """Decisions for the largest value along an axis, added sample by sample."""
+    """Decisions for the largest value along an axis, added sample by sample.
+
+    margins  float model's largest score minus its second, an array per sample
+    moved    change of this difference in the other model, likewise
+    changed  number of decisions with another result
+    broken   number of decisions in which the other model has a NaN; neither list holds them
+    """
 
     axis: int
     margins: list[Array] = field(default_factory=list)
@@ -26,15 +33,18 @@ class Decisions:
     broken: int = 0
 
     def add(self, want: Array, have: Array) -> None:
-        """Add the scores of one sample; what has one score or another shape decides nothing."""
+        """Add the scores of one sample.
+
+        Values of different shapes, or with one score along the axis, are no decisions.
+        """
         if not -want.ndim <= self.axis < want.ndim or want.shape != have.shape or want.shape[self.axis] < 2:
             return
         rows, others = (
             np.moveaxis(array, self.axis, -1).reshape(-1, array.shape[self.axis]).astype(np.float64)
             for array in (want, have)
         )
-        if len(rows) > MOST:
-            at = np.linspace(0, len(rows) - 1, MOST).round().astype(int)
+        if len(rows) > MAX_DECISIONS:
+            at = np.linspace(0, len(rows) - 1, MAX_DECISIONS).round().astype(int)
             rows, others = rows[at], others[at]
         best = rows.argmax(1)
         each = np.arange(len(rows))
@@ -52,15 +62,19 @@ class Decisions:
 
     @property
     def count(self) -> int:
-        """Decisions that were added."""
+        """Number of decisions added."""
         return sum(map(len, self.margins)) + self.broken
 
     def expected(self) -> float:
-        """Share of decisions that noise of this size is expected to change, 0..1: the mean probability that it exceeds the margin."""
+        """Return the share of decisions that noise of this size is expected to change, 0..1.
+
+        It is the mean probability that Gaussian noise, of the root mean square seen here, exceeds the margin.
+        """
         if not self.count:
             return 0.0
         margins, moved = np.concatenate(self.margins), np.concatenate(self.moved)
-        known = np.isfinite(margins) & np.isfinite(moved)  # what nothing competes with does not change
+        # without a finite second score a decision does not change
+        known = np.isfinite(margins) & np.isfinite(moved)
         noise = math.sqrt(float(np.mean(np.square(moved[known])))) if known.any() else 0.0
         changing = (
             sum(0.5 * math.erfc(margin / noise / math.sqrt(2)) for margin in margins[known])

@@ -1,4 +1,4 @@
-"""The error of a model's outputs against float, part by part, and what it says of samples that nobody has seen."""
+"""Error of a model's outputs against float, part by part, and the bound expected on fresh samples."""
 
 import math
 from collections.abc import Sequence
@@ -11,15 +11,18 @@ from onnxq.comparison.parts import Part
 from onnxq.types import Array
 
 NORMAL = 1.645
-"""Standard errors of the noise ratio by which fresh samples may be worse (one-sided 95 %), more where samples are few, ..."""
-LEAST_SPARE_DB, USUAL = 1.5, 200
-"""... and dB by which they may be all the same, of the usual number of samples: the tail is not in the sample (docs/results.md)."""
+"""Standard errors of the noise ratio added for fresh samples (one-sided 95 %), more for few samples."""
+LEAST_SPARE_DB, USUAL_SAMPLES = 1.5, 200
+"""Least margin for fresh samples, dB, at this number of samples; it grows where there are fewer.
+
+The tail of the distribution is not in the samples (docs/results.md).
+"""
 CHOOSING_SPARE_DB = 1.0
-"""The same while files are still chosen: what is measured then is held against a target, not promised."""
+"""The same margin while files are still chosen: the result is compared with a target, not promised."""
 
 
 def decibels(ratio: float) -> float:
-    """The SQNR in dB of a ratio of noise to signal, between -200 and 200."""
+    """Return the SQNR in dB of a ratio of noise to signal, between -200 and 200."""
     if not math.isfinite(ratio):
         return -MAX_DB
     return float(np.clip(-10 * math.log10(max(ratio, 1e-30)), -MAX_DB, MAX_DB))
@@ -27,10 +30,10 @@ def decibels(ratio: float) -> float:
 
 @dataclass(frozen=True)
 class PartError:
-    """What was found of one part.
+    """Error of one part.
 
     sqnr_db   signal / noise over all samples, dB
-    bound_db  what fresh samples are expected to keep, dB
+    bound_db  SQNR expected on fresh samples, dB
     """
 
     name: str
@@ -41,8 +44,12 @@ class PartError:
 class OutputErrors:
     """Signal and noise of each part, sample by sample.
 
-    Each sample's own figures are kept, [samples, parts] of each. Where a sample has another shape than a part is made for, all
-    of its values count. Samples of a sequence hang on one another: they count as one where chance is estimated.
+    Signal, noise and number of values are kept by sample, [samples, parts] each. All values of a sample
+    count for a part whose shape the sample does not have. Samples of a sequence depend on one another, so a
+    sequence counts as one sample in standard errors.
+
+    parts    the parts
+    largest  largest absolute difference
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
@@ -52,9 +59,12 @@ class OutputErrors:
         self.largest = 0.0
 
     def add(self, expected: Sequence[Array], found: Sequence[Array], *, follows: bool = False) -> Array:
-        """Add one sample's observed values, those of the float model and another's; what is no float does not count.
+        """Add one sample: the values of the float model, and those of another one.
 
-        `follows` says that it goes on with the sequence of the sample before.
+        Args:
+            expected: the observed values of the float model; values that are not float do not count.
+            found: those of the other model.
+            follows: the sample continues the sequence of the sample before.
 
         Returns:
             [parts, 3]: signal, noise, and number of values.
@@ -80,6 +90,7 @@ class OutputErrors:
         return row
 
     def _measured(self, want: Array, have: Array) -> tuple[float, float, float]:
+        """Return signal, noise and number of the values that are finite in float."""
         x, y = want.astype(np.float64).ravel(), have.astype(np.float64).ravel()
         finite = np.isfinite(x)
         if not finite.all():
@@ -91,26 +102,27 @@ class OutputErrors:
 
     @property
     def samples(self) -> int:
-        """How many were added."""
+        """Number of samples added."""
         return len(self._rows)
 
     def some(self, rows: Sequence[int]) -> "OutputErrors":
-        """The same of some samples alone."""
+        """Return the errors of some samples alone, by index."""
         result = OutputErrors(self.parts)
         result._rows = [self._rows[row] for row in rows]
         result._sequences = [self._sequences[row] for row in rows]
         return result
 
     def _table(self) -> Array:
+        """Return all figures, [samples, parts, 3]."""
         return np.array(self._rows).reshape(self.samples, len(self.parts), 3)
 
     def powers(self) -> tuple[Array, Array]:
-        """Signal and noise of each sample and part, [samples, parts] each."""
+        """Return signal and noise of each sample and part, [samples, parts] each."""
         rows = self._table()
         return rows[..., 0], rows[..., 1]
 
     def signals(self) -> Array:
-        """Signal of each part over all samples, at least its floor; 0 where there is none, [parts]."""
+        """Return the signal of each part over all samples, [parts]: at least its floor, or 0."""
         rows = self._table()
         signal, values = rows[..., 0].sum(0), rows[..., 2].sum(0)
         seen = (rows[..., 2] > 0).sum(0)
@@ -123,19 +135,25 @@ class OutputErrors:
         return np.where(signal > 0, np.maximum(signal, floor), 0.0)
 
     def shares(self) -> Array:
-        """What each sample adds to the ratio of noise to signal of each part, [samples, parts]; 0 where a part has no signal."""
+        """Return each sample's noise over the part's signal of all samples, [samples, parts].
+
+        They add up to `ratios`. A part without a signal has 0.
+        """
         _, noise = self.powers()
         signals = self.signals()
         with np.errstate(invalid="ignore"):
             return np.asarray(np.where(signals > 0, noise / np.where(signals > 0, signals, 1.0), 0.0))
 
     def ratios(self) -> Array:
-        """Noise / signal of each part over all samples, [parts]; infinite where it is no number."""
+        """Return noise / signal of each part over all samples, [parts]; infinite where it is not a number."""
         ratios = self.shares().sum(0)
         return np.where(np.isfinite(ratios), ratios, np.inf)
 
     def standard_errors(self) -> Array:
-        """Of each part's ratio, [parts], by the linear approximation of a ratio of sums (Cochran, Sampling Techniques, 6.4)."""
+        """Return the standard error of each part's ratio, [parts].
+
+        The ratio of sums is taken as linear (Cochran, Sampling Techniques, 6.4).
+        """
         count = self.independent
         if count < 2:
             return np.zeros(len(self.parts))
@@ -144,7 +162,7 @@ class OutputErrors:
         ratios = self.ratios()
         with np.errstate(invalid="ignore"):
             deviations = self.shares() - ratios * signal / np.where(signals > 0, signals, 1.0)
-            # a floor that stands for the signal does not vary
+            # a floor in place of the signal is a constant
             floored = signals > signal.sum(0) * (1 + 1e-9)
             deviations = np.where(floored, self.shares() - ratios / self.samples, deviations)
         _, place = np.unique(self._sequences, return_inverse=True)
@@ -155,20 +173,23 @@ class OutputErrors:
 
     @property
     def independent(self) -> int:
-        """Samples that do not hang on one another: sequences count as one each."""
+        """Number of independent samples: a sequence counts as one."""
         return len(set(self._sequences))
 
     @property
     def measured(self) -> list[int]:
-        """Parts that have a signal."""
+        """Indices of the parts that have a signal."""
         return [int(i) for i in np.flatnonzero(self.signals() > 0)] if self.samples else []
 
     def worst_db(self) -> float | None:
-        """SQNR of the worst part, dB; None where nothing could be compared."""
+        """Return the SQNR of the worst part, dB; None where nothing could be compared."""
         return min((decibels(self.ratios()[i]) for i in self.measured), default=None)
 
     def sample_db(self) -> list[float | None]:
-        """SQNR of each sample's own worst part, dB, against the part's mean signal or its own, whichever is larger."""
+        """Return the SQNR of each sample's own worst part, dB; None where it has no signal.
+
+        The signal is the larger of the part's mean signal and the sample's own.
+        """
         signal, noise = self.powers()
         mean = self.signals() / max(1, self.samples)
         own = np.maximum(signal, mean)
@@ -181,7 +202,7 @@ class OutputErrors:
         ]
 
     def heaviest(self, part: int) -> list[tuple[int, float]]:
-        """Samples by their share of a part's noise, largest first: (sample, share)."""
+        """Return (sample, share of the part's noise) of all samples, largest share first."""
         noise = self.powers()[1][:, part]
         total = noise.sum()
         if not np.isfinite(total) or total <= 0:
@@ -190,23 +211,34 @@ class OutputErrors:
 
 
 def bounds(everything: OutputErrors, fresh: OutputErrors | None = None, *, of: int = 0) -> Array:
-    """The ratio of noise to signal of each part that fresh samples are expected to keep, [parts].
+    """Return the ratio of noise to signal of each part expected on fresh samples, [parts].
 
-    The largest of three: on samples that nothing was made from or chosen on; on all samples with some standard errors more, for
-    the tail of few samples is not in them; and some dB more than on all samples, the more the fewer they are. Where these are a
-    part of the evidence, `of` says how many samples there are in all: what is expected of the bound then.
+    It is the largest of three: the ratio on samples outside calibration and choice; the ratio on all
+    samples plus some standard errors, for the tail that few samples miss; and the ratio on all samples
+    plus a margin in dB, larger for fewer samples.
+
+    Args:
+        everything: errors on all samples.
+        fresh: errors on those that had no part in calibration or choice.
+        of: 0 for the final bound. While files are chosen, the number of samples of the final bound: the
+            margins are then those expected with that many.
     """
     ratios = everything.ratios()
-    spare = NORMAL + 1.52 / max(1, everything.independent - 1)  # Student's t, by its expansion
+    spare = NORMAL + 1.52 / max(
+        1, everything.independent - 1
+    )  # quantile of Student's t, first term of its expansion
     spare *= math.sqrt(min(1.0, everything.samples / max(1, of, everything.samples)))
     least_db = (
-        CHOOSING_SPARE_DB if of else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL / max(1, everything.samples)))
+        CHOOSING_SPARE_DB
+        if of
+        else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL_SAMPLES / max(1, everything.samples)))
     )
     spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (least_db / 10))
     return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared
 
 
 def _comparable(want: object, have: object) -> tuple[Array, Array] | None:
+    """Return both values in one shape, or None where either is not float."""
     if not isinstance(want, np.ndarray) or not np.issubdtype(want.dtype, np.floating):
         return None
     other = np.asarray(have)

@@ -1,7 +1,7 @@
-"""Stateful models: outputs that are inputs of the next sample, as a recurrent state or a cache of attention is.
+"""Stateful models: an output is an input of the next sample, such as a recurrent state or a KV cache.
 
-Such a model's error accumulates over time, which single samples do not show. So samples that follow one another are run as
-the application runs them: each model gets its own state back.
+The error of such a model accumulates over time, and single samples do not show it. So samples of a
+sequence run as in the application: each model gets its own state back.
 """
 
 import re
@@ -20,46 +20,48 @@ from onnxq.runtime.sessions import input_specs, run
 from onnxq.types import Array, Feeds
 
 T = TypeVar("T")
-LONGEST, LEAST = 64, 6
-"""Samples that are run as one sequence; a folder without folders in it is cut into at least so many sequences."""
-STATE = frozenset({"state", "h", "c", "lstm", "gru", "rnn", "buffer"})
+MAX_SEQUENCE, MIN_SEQUENCES = 64, 6
+"""Most samples of a sequence, and least sequences into which a folder without subfolders is cut."""
+STATE_WORDS = frozenset({"state", "h", "c", "lstm", "gru", "rnn", "buffer"})
 SYNONYMS = {
-    "past": "state", "present": "state", "prev": "state", "previous": "state", "next": "state", "new": "state", "states": "state",
-    "cache": "state", "caches": "state", "mem": "state", "memory": "state", "memories": "state", "hidden": "h", "hn": "h", "cell": "c",
-    "cn": "c", "buf": "buffer", "buffers": "buffer",
+    "past": "state", "present": "state", "prev": "state", "previous": "state", "next": "state",
+    "new": "state", "states": "state", "cache": "state", "caches": "state", "mem": "state",
+    "memory": "state", "memories": "state",
+    "hidden": "h", "hn": "h", "cell": "c", "cn": "c", "buf": "buffer", "buffers": "buffer",
 }  # fmt: skip
-"""Words by which states are called on their way in or out."""
-IGNORED = frozenset({"in", "input", "out", "output", "i", "o", "n"})
+"""Words in names of states on their way in or out, and the word that stands for them."""
+DIRECTION_WORDS = frozenset({"in", "input", "out", "output", "i", "o", "n"})
 FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
-LOOKED_AT = 4
-CLOSE = 1e-3
-"""Relative difference up to which a sample's input is the output of the sample before."""
+SAMPLES_COMPARED = 4
+"""Samples of a sequence in which inputs are compared with outputs of the sample before."""
+TOLERANCE = 1e-3
+"""Relative difference up to which a sample's input counts as the output of the sample before."""
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """Which outputs become which inputs, and where a sequence starts.
+    """The outputs that become inputs, and the samples that start a sequence.
 
     states  input name -> output index
-    starts  names of the samples that are run with the state that they bring
+    starts  names of the samples that run with the state in their own data
     """
 
     states: Mapping[str, int] = field(default_factory=dict)
     starts: frozenset[str] = frozenset()
 
     def feeds(self, sample: str, given: Feeds, previous: Sequence[Array] | None) -> Feeds:
-        """A sample's feeds, with the states that the sample before it left."""
+        """Return a sample's feeds, with the states after the sample before it."""
         if not self.states or previous is None or sample in self.starts:
             return given
         if any(np.shape(given[name]) != np.shape(previous[index]) for name, index in self.states.items()):
-            return given  # a cache of another length: the samples do not follow one another
+            return given  # a cache of another length: this sample does not follow the one before
         return given | {
             name: np.asarray(previous[index], given[name].dtype) for name, index in self.states.items()
         }
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` of them, evenly spaced."""
+    """Return at most `count` items, evenly spaced."""
     return (
         list(items)
         if count >= len(items)
@@ -68,37 +70,37 @@ def evenly(items: Sequence[T], count: int) -> list[T]:
 
 
 def find_feedback(
-    session: ort.InferenceSession, samples: Sequence[Sample], told: Iterable[str] = ()
+    session: ort.InferenceSession, samples: Sequence[Sample], declared: Iterable[str] = ()
 ) -> Feedback:
-    """The states of a model and the sequences that samples make.
+    """Find the states of a model and the sequences of its samples.
 
     Args:
         session: the float model.
         samples: in their order; those of a folder follow one another.
-        told: the user's pairs `input=output`, or "none".
+        declared: the user's pairs `input=output`, or "none".
 
     Raises:
-        DataError: a pair that was told names no input or output.
+        DataError: a pair names no input or no output.
     """
-    states = find_states(session, told)
-    if not told and not states:
-        states = _seen_states(session, samples)
+    states = find_states(session, declared)
+    if not declared and not states:
+        states = _states_in_data(session, samples)
     return Feedback(states, frozenset(each[0].name for each in sequences(samples))) if states else Feedback()
 
 
-def find_states(session: ort.InferenceSession, told: Iterable[str] = ()) -> dict[str, int]:
-    """Inputs that take an output of the sample before, by name, with the output's index.
+def find_states(session: ort.InferenceSession, declared: Iterable[str] = ()) -> dict[str, int]:
+    """Return the inputs that take an output of the sample before: input name -> output index.
 
-    The names of a pair differ by no more than the words for before and after, and their shapes may be the same.
+    The names of a pair differ only in words for before and after, and their shapes are compatible.
     """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     names = {value.name: index for index, value in enumerate(outputs)}
-    told = list(told)
-    if told:
+    declared = list(declared)
+    if declared:
         return (
             {}
-            if told == ["none"]
-            else dict(_told(pair, [value.name for value in inputs], names) for pair in told)
+            if declared == ["none"]
+            else dict(_declared_state(pair, [value.name for value in inputs], names) for pair in declared)
         )
     found: dict[str, int] = {}
     for value in inputs:
@@ -113,27 +115,29 @@ def find_states(session: ort.InferenceSession, told: Iterable[str] = ()) -> dict
     return found if len(found) < len(inputs) else {}
 
 
-def _told(pair: str, inputs: Sequence[str], outputs: Mapping[str, int]) -> tuple[str, int]:
+def _declared_state(pair: str, inputs: Sequence[str], outputs: Mapping[str, int]) -> tuple[str, int]:
+    """Return the input name and output index of a user's pair."""
     source, equals, target = pair.partition("=")
     if not equals or source not in inputs or target not in outputs:
         raise DataError(
-            f"--state {pair}: expected INPUT=OUTPUT; inputs are {', '.join(inputs)}, outputs {', '.join(outputs)}"
+            f"--state {pair}: expected INPUT=OUTPUT; "
+            f"inputs are {', '.join(inputs)}, outputs {', '.join(outputs)}"
         )
     return source, outputs[target]
 
 
 def _words(name: str) -> frozenset[str]:
-    """What a name says of a state apart from its direction; nothing where it is called none."""
+    """Return the words of a state's name without direction; nothing where no word names a state."""
     name = re.sub(r"key_?values?(?![a-z])", "", name)
     name = re.sub(r"(?<![a-zA-Z])([hc])_?[0n](?![a-zA-Z0-9])", r"\1", name)
     words = {
         SYNONYMS.get(word.lower(), word.lower()) for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)
-    } - IGNORED
-    return frozenset(words) if words & STATE else frozenset()
+    } - DIRECTION_WORDS
+    return frozenset(words) if words & STATE_WORDS else frozenset()
 
 
 def _fits(value: ort.NodeArg, other: ort.NodeArg) -> bool:
-    """Whether an output may have an input's type and shape; open sizes may be anything."""
+    """Check that an output may have an input's type and shape; symbolic sizes may be anything."""
     if value.type != other.type or len(value.shape) != len(other.shape):
         return False
     return all(
@@ -142,8 +146,8 @@ def _fits(value: ort.NodeArg, other: ort.NodeArg) -> bool:
     )
 
 
-def _seen_states(session: ort.InferenceSession, samples: Sequence[Sample]) -> dict[str, int]:
-    """Inputs that are, in the data, what an output of the sample before was."""
+def _states_in_data(session: ort.InferenceSession, samples: Sequence[Sample]) -> dict[str, int]:
+    """Find the inputs that hold, in the data, the values of an output of the sample before."""
     specs, outputs = {spec.name: spec for spec in input_specs(session)}, session.get_outputs()
     pairs = [
         (value.name, index)
@@ -151,7 +155,7 @@ def _seen_states(session: ort.InferenceSession, samples: Sequence[Sample]) -> di
         for index, other in enumerate(outputs)
         if value.name in specs and value.type in FLOATS and _fits(value, other)
     ]
-    few = max(sequences(samples), key=len, default=[])[:LOOKED_AT]
+    few = max(sequences(samples), key=len, default=[])[:SAMPLES_COMPARED]
     if len(specs) < 2 or not pairs or len(few) < 2:
         return {}
     feeds = [check_feeds(sample, list(specs.values())) for sample in few]
@@ -167,22 +171,22 @@ def _close(given: Array, left: Array) -> bool:
     if np.shape(given) != np.shape(left):
         return False
     size = float(np.abs(given).max(initial=0.0))
-    return size > 0 and float(np.abs(given - left).max(initial=0.0)) <= CLOSE * size
+    return size > 0 and float(np.abs(given - left).max(initial=0.0)) <= TOLERANCE * size
 
 
 def sequences(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Samples that follow one another: those of a folder, in their order; a single folder is cut into several sequences."""
+    """Group samples into sequences: a folder each, in order; a single folder is cut into several."""
     folders: dict[PurePath, list[Sample]] = {}
     for sample in samples:
         folders.setdefault(PurePath(sample.name).parent, []).append(sample)
-    longest = LONGEST if len(folders) > 1 else max(2, min(LONGEST, len(samples) // LEAST))
+    longest = MAX_SEQUENCE if len(folders) > 1 else max(2, min(MAX_SEQUENCE, len(samples) // MIN_SEQUENCES))
     return [
         each[start : start + longest] for each in folders.values() for start in range(0, len(each), longest)
     ]
 
 
 def chosen_sequences(samples: Sequence[Sample], feedback: Feedback, count: int) -> list[Sample]:
-    """At most `count` samples, evenly spaced; of a stateful model whole sequences, at least one."""
+    """Return at most `count` samples, evenly spaced; of a stateful model whole sequences, at least one."""
     if not feedback.states:
         return spread(samples, count)
     starts = [i for i, sample in enumerate(samples) if sample.name in feedback.starts]

@@ -1,4 +1,4 @@
-"""What is measured between a value of a float and of a quantized model, added sample by sample."""
+"""Noise of a quantized model's value against float, added sample by sample."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ MAX_DB = 200.0
 
 
 def aligned(want: Array, have: Array) -> tuple[Array, Array]:
-    """Both in one shape, filled with zeros: where the values decide about sizes (boxes found, tokens written), what one lacks is wrong.
+    """Return both values in one shape, filled with zeros.
+
+    Sizes may depend on the values (boxes found, tokens written); a value that one model lacks is wrong.
 
     Raises:
         ModelError: they differ in rank.
@@ -31,20 +33,20 @@ def aligned(want: Array, have: Array) -> tuple[Array, Array]:
 
 @dataclass
 class Noise:
-    """Signal and noise of one value, added sample by sample; values that are not finite in float do not count."""
+    """Signal and noise of one value, added sample by sample; values not finite in float do not count."""
 
     signal: float = 0.0
     noise: float = 0.0
 
     def add(self, want: Array, have: Array) -> None:
-        """Add what float gives and what another model does."""
+        """Add the values of the float model and of another model."""
         finite = np.isfinite(want)
         x, y = want[finite].astype(np.float64), have[finite].astype(np.float64)
         self.signal += float(x @ x)
         self.noise += float((y - x) @ (y - x))
 
     def sqnr_db(self) -> float | None:
-        """Signal-to-quantization-noise ratio in dB, between -200 and 200; None without a signal."""
+        """Return the signal-to-quantization-noise ratio, -200..200 dB; None without a signal."""
         if self.signal <= 0:
             return None
         ratio = self.noise / self.signal

@@ -1,4 +1,4 @@
-"""What of a model is compared, found once from the float model, and how other models are held against it."""
+"""Observation of a model: the values to compare, found once from the float model, and comparisons at them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,18 +18,18 @@ from onnxq.runtime.sessions import open_session, run
 from onnxq.types import Array, Feeds
 
 SEEN = 16
-"""Samples whose values tell the parts of outputs apart."""
+"""Samples whose values show the parts of outputs."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """Where two forms of a model are compared.
+    """The places where two forms of a model are compared.
 
-    taps        one for each output, or for each value that goes into the selection that an output comes from
-    outer       parts of what the model gives: the outputs, or what goes into a selection
+    taps        one for each output, or for each value in front of the selection that an output comes from
+    outer       parts of the model's results: the outputs, or the values in front of a selection
     inner       the same in front of a final Softmax
     selections  nodes that select by computed values
-    feedback    outputs that are the next sample's inputs
+    feedback    outputs that are inputs of the next sample
     """
 
     taps: tuple[Tap, ...]
@@ -40,20 +40,20 @@ class Observation:
 
     @property
     def softened(self) -> bool:
-        """Whether an output comes from a Softmax, so that it is not judged where candidates are."""
+        """Whether an output comes from a Softmax; candidates are then compared in front of it."""
         return any(tap.node is not None and not tap.selected for tap in self.taps)
 
     @property
     def plain(self) -> bool:
-        """Whether nothing but the outputs themselves is compared."""
+        """Whether the outputs alone are compared."""
         return not self.selections and all(tap.node is None for tap in self.taps)
 
     def fits(self, model: ir.Model) -> bool:
-        """Whether a model has the nodes at which outputs are judged."""
+        """Check that a model has all nodes in front of which values are compared."""
         return all(tap.found(model) is not None for tap in self.taps)
 
     def opened(self, model: ir.Model) -> "Opened":
-        """A copy of a form of the model with all that is compared among its outputs."""
+        """Return a copy of a form of the model with all compared values among its outputs."""
         return Opened.of(model.clone(), self)
 
 
@@ -61,9 +61,9 @@ class Observation:
 class Opened:
     """A model whose outputs are its own and the observed values.
 
-    own          how many of them are the model's own, the first ones
-    inner, outer  of each tap, the index of its value
-    selections   index of each selection's indices, None where this form lacks the node
+    own          number of the model's own outputs, the first ones
+    inner, outer  output index of each tap's value
+    selections   output index of each selection's indices, None where this form lacks the node
     """
 
     model: ir.Model
@@ -74,7 +74,7 @@ class Opened:
 
     @staticmethod
     def of(copy: ir.Model, observation: Observation) -> "Opened":
-        """Let all that is compared leave a model, in place."""
+        """Add all compared values to a model's outputs, in place."""
         own = len(copy.graph.outputs)
         inner = [tap.inner(copy) for tap in observation.taps]
         outer = [tap.outer(copy) for tap in observation.taps]
@@ -96,13 +96,13 @@ class Opened:
 def observe(
     model: ir.Model, feeds: Sequence[Feeds], feedback: Feedback | None = None, *, at_outputs: bool = False
 ) -> Observation:
-    """Find what to compare.
+    """Find the values to compare.
 
     Args:
         model: the normalized float model.
-        feeds: some samples; the more, the surer the parts that differ in scale.
+        feeds: some samples; more of them make parts of different scale more certain.
         feedback: the model's states.
-        at_outputs: compare the outputs alone, in front of nothing.
+        at_outputs: compare the outputs alone, never values in front of a Softmax or selection.
     """
     taps = (
         tuple(find_taps(model))
@@ -121,7 +121,7 @@ def observe(
         for number, (tap, column) in enumerate(zip(taps, columns, strict=True)):
             value = tap.inner(model) if level == "inner" else tap.outer(model)
             arrays = [values[column] for values in seen]
-            if tap.node is not None and not tap.selected:  # one part on both sides of a Softmax
+            if tap.node is not None and not tap.selected:  # in front of a Softmax and behind it, one part
                 parts.append(Part(number, tap.name))
             elif all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays):
                 parts += find_parts(value, number, tap.name, shapes, arrays)
@@ -131,9 +131,13 @@ def observe(
 
 @dataclass
 class Comparison:
-    """Two models over samples: errors at the outputs, in front of a Softmax, of decisions and of selections.
+    """Comparison of two models over samples: errors, decisions and selections.
 
-    names  of the samples that were added
+    names      of the samples added
+    outer      errors at the outputs
+    inner      errors in front of a final Softmax; the same object as `outer` without one
+    decisions  by tap number
+    same       [entries in both twice, entries in each added], by node of a selection
     """
 
     observation: Observation
@@ -141,7 +145,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         self.outer = OutputErrors(self.observation.outer)
-        # the same values where no output comes from a Softmax
+        # without a final Softmax the values are the same
         self.inner = OutputErrors(self.observation.inner) if self.observation.softened else self.outer
         self.decisions = {
             number: Decisions(tap.axis)
@@ -176,13 +180,13 @@ class Comparison:
                 self.same[selection.node][1] += of
 
     def selected_alike(self) -> dict[str, float]:
-        """Share of each selection's entries that are the same, 0..1, by node."""
+        """Return the share of each selection's entries that both models select, 0..1, by node."""
         return {node: same / of for node, (same, of) in self.same.items() if of}
 
 
 @dataclass(frozen=True)
 class Observed:
-    """The observed values of one sample; lists over taps and over selections."""
+    """The observed values of one sample, in lists over taps and over selections."""
 
     own: Sequence[Array]
     inner: Sequence[Array]
@@ -191,7 +195,7 @@ class Observed:
 
     @staticmethod
     def of(opened: Opened, values: Sequence[Array]) -> "Observed":
-        """From what a run of an opened form gives."""
+        """Sort the values of a run of an opened form."""
         return Observed(
             values[: opened.own],
             [values[i] for i in opened.inner],
@@ -208,9 +212,15 @@ def run_all(
     states: list[Sequence[Array] | None] | None = None,
     slot: int = 0,
 ) -> Iterator[tuple[str, Observed]]:
-    """Run samples in their order; of a stateful model each with the state that the one before it left.
+    """Run samples in their order; a stateful model gets the state after the sample before.
 
-    `states[slot]` keeps what the last run gave, for a call that goes on.
+    Args:
+        session: the opened form.
+        opened: its outputs.
+        samples: names and feeds.
+        feedback: the model's states.
+        states: `states[slot]` keeps the outputs of the last run, for a call that continues the sequence.
+        slot: place in `states`.
     """
     kept: list[Sequence[Array] | None] = states if states is not None else [None]
     for name, given in samples:

@@ -1,8 +1,8 @@
-"""Parts of an output: values of different kinds that share a tensor, each judged against its own signal.
+"""Parts of an output: kinds of values in one tensor, each compared with its own signal.
 
-A detector's output often holds box coordinates of hundreds beside scores of at most 1. One ratio of noise to signal over the
-whole tensor says nothing about the scores. Parts are found in two ways: from the graph, where a Concat put them together, and
-from the values, where indices along an axis differ in scale.
+A detector's output often holds box coordinates of hundreds beside scores of at most 1; one ratio of
+noise to signal over the tensor says nothing about the scores. Parts are found in two ways: from the
+graph, where a Concat joins them, and from the values, where indices along an axis differ in scale.
 """
 
 import math
@@ -16,57 +16,46 @@ from onnxq.graph.edit import attribute, constant, permutation
 from onnxq.graph.macs import ShapeByName
 from onnxq.types import Array
 
-ALIKE = frozenset(
-    {
-        "Abs",
-        "Cast",
-        "Clip",
-        "Elu",
-        "Erf",
-        "Exp",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "LeakyRelu",
-        "Log",
-        "Neg",
-        "Relu",
-        "Sigmoid",
-    }
-    | {"Softplus", "Sqrt", "Tanh", "Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Softmax"}
-)
-"""Operators that keep each value in its place, of their first operand of the output's shape."""
+ELEMENTWISE = frozenset({
+    "Abs", "Add", "Cast", "Clip", "Div", "Elu", "Erf", "Exp", "HardSigmoid", "HardSwish", "Identity",
+    "LeakyRelu", "Log", "Mul", "Neg", "PRelu", "Pow", "Relu", "Sigmoid", "Softmax", "Softplus",
+    "Sqrt", "Sub", "Tanh",
+})  # fmt: skip
+"""Operators that keep each value in its place; they are followed to the operand of the output's shape."""
 BOUNDED = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh"})
 """Operators whose values have a natural unit: at most 1."""
 SCALING = frozenset({"Add", "Div", "Exp", "Log", "Mul", "Pow", "PRelu", "Softplus", "Sqrt", "Sub"})
-"""Operators behind which a bound of 1 does not hold any more, except that of a product of bounded values."""
+"""Operators whose results a bound of 1 does not cover, except a product of bounded values."""
 CUTS = frozenset({"Slice", "Split"})
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 MOST_OPERANDS, MOST_GROUPS = 16, 8
-"""Operands of a Concat, and groups of an axis, beyond which they are not kinds of values but many of one kind."""
+"""Operands of a Concat, and groups of an axis, beyond which they are many values of one kind."""
 MOST_INDICES = 512
 """Longest axis whose indices are compared."""
-APART = 4.0
-"""Factor between the root mean squares of neighbouring groups."""
+SCALE_GAP = 4.0
+"""Least factor between the root mean squares of neighbouring groups."""
 LEAST_SAMPLES = 4
 ABSOLUTE_FLOOR = 1e-6
 """Root mean square below which values count as zero."""
-NOTHING = 3e-4
-"""Indices whose largest value is less than this share of the largest of all hold nothing: they are no kind of their own."""
+NEGLIGIBLE = 3e-4
+"""Indices are empty, and no kind of their own, below this share of the largest value of all."""
 BOUNDED_FLOOR = 0.1
-"""Least signal of values of at most 1, a sample: one score of 0.3, below which no detector and no classifier decides for anything."""
+"""Least signal per sample of values of at most 1.
+
+It is that of one score of 0.3, below which neither detectors nor classifiers decide for anything.
+"""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Values that are judged together.
+    """Values that are compared together.
 
-    value    index of the observed value that they belong to
+    value    index of the observed value
     name     as shown, for example output0[:, 4:22]
-    region   (axis, indices) pairs, each a slice or an array of indices, taken one after the other; () is the whole value
-    floor    least mean square that counts as their signal, ...
-    least    ... and least sum of squares a sample
-    sizes    (axis, length) that a value must have for the region to apply
+    region   (axis, slice or indices) pairs, applied in turn; () is the whole value
+    floor    least mean square that counts as their signal
+    least    least sum of squares per sample, likewise
+    sizes    (axis, length) pairs that a value must have for the region to apply
     """
 
     value: int
@@ -77,7 +66,7 @@ class Part:
     sizes: tuple[tuple[int, int], ...] = ()
 
     def of(self, array: Array) -> Array | None:
-        """The part's values of an observed value, or None where its shape is another."""
+        """Return the part's values of an observed value, or None where its shape is another."""
         if any(axis >= array.ndim or array.shape[axis] != length for axis, length in self.sizes):
             return None
         for axis, indices in self.region:
@@ -88,10 +77,11 @@ class Part:
 
 @dataclass(frozen=True)
 class _Leaf:
-    """Values that come from one operand of each Concat behind an output; `spans` are (axis, start, stop).
+    """Values that come from one operand of each Concat behind an output.
 
-    bounded  whether they are at most 1, by an operator behind which nothing scales them
-    scaled   whether one that scales lies between here and the output
+    spans    (axis, start, stop) in the output
+    bounded  whether they are at most 1: no operator in SCALING follows one in BOUNDED
+    scaled   whether an operator in SCALING lies between here and the output
     """
 
     spans: tuple[tuple[int, int, int], ...] = ()
@@ -102,7 +92,7 @@ class _Leaf:
 def find_parts(
     value: ir.Value, index: int, name: str, shapes: ShapeByName, seen: Sequence[Array]
 ) -> list[Part]:
-    """The parts of an observed value.
+    """Return the parts of an observed value.
 
     Args:
         value: in the float model.
@@ -128,9 +118,9 @@ def find_parts(
 def _leaves(
     value: ir.Value, axes: list[tuple[int, int] | None], leaf: _Leaf, shapes: ShapeByName
 ) -> Iterator[_Leaf]:
-    """Follow a value back to the Concats that it is made of.
+    """Follow a value back to the Concats that it comes from.
 
-    `axes` says of each axis of the value which axis of the output it is, and where it starts there; None where it is none.
+    `axes` gives, for each axis of the value, the axis of the output and the start there, or None.
     """
     node, shape = value.producer(), shapes.get(value.name or "")
     if node is None or shape is None or node.domain not in ("", "ai.onnx"):
@@ -144,42 +134,50 @@ def _leaves(
         yield from _operands(node, axes, leaf, shapes)
         return
     source = next(
-        (each for each in node.inputs if each is not None and _follows(node, each, shape, shapes)), None
+        (each for each in node.inputs if each is not None and _passes_on(node, each, shape, shapes)), None
     )
     if source is None:
         yield leaf
         return
-    before = shapes[source.name or ""]
+    yield from _leaves(source, _axes_before(node, axes, shapes[source.name or ""], shape), leaf, shapes)
+
+
+def _axes_before(
+    node: ir.Node, axes: list[tuple[int, int] | None], before: Sequence[int], after: Sequence[int]
+) -> list[tuple[int, int] | None]:
+    """Return `axes` (see `_leaves`) for the node's input of shape `before`, from those for its result."""
     if node.op_type == "Transpose":
-        order = permutation(node) or tuple(reversed(range(len(shape))))
-        mapped: list[tuple[int, int] | None] = [None] * len(shape)
+        order = permutation(node) or tuple(reversed(range(len(after))))
+        mapped: list[tuple[int, int] | None] = [None] * len(after)
         for at, origin in enumerate(order):
             mapped[origin] = axes[at]
-    elif node.op_type in VIEWS:
-        same = _same_axes(before, shape)
-        mapped = [axes[same[axis]] if axis in same else None for axis in range(len(before))]
-    elif node.op_type in CUTS:
-        mapped = [place if before[axis] == shape[axis] else None for axis, place in enumerate(axes)]
-    else:
-        mapped = axes
-    yield from _leaves(source, mapped, leaf, shapes)
+        return mapped
+    if node.op_type in VIEWS:
+        same = _same_axes(before, after)
+        return [axes[same[axis]] if axis in same else None for axis in range(len(before))]
+    if node.op_type in CUTS:
+        return [place if before[axis] == after[axis] else None for axis, place in enumerate(axes)]
+    return axes
 
 
-def _follows(node: ir.Node, source: ir.Value, shape: Sequence[int], shapes: ShapeByName) -> bool:
-    """Whether a node's values are those of one of its inputs, each in its place or moved as a view moves them."""
+def _passes_on(node: ir.Node, source: ir.Value, shape: Sequence[int], shapes: ShapeByName) -> bool:
+    """Check that a node's values are those of an input, each in its place or moved as by a view."""
     before = shapes.get(source.name or "")
     if before is None or constant(source) is not None:
         return False
     if node.op_type == "Transpose" or (node.op_type in VIEWS | CUTS and source is node.inputs[0]):
         steps = constant(node.inputs[4]) if node.op_type == "Slice" and len(node.inputs) > 4 else None
         return steps is None or bool((steps > 0).all())
-    return node.op_type in ALIKE and list(before) == list(shape)
+    return node.op_type in ELEMENTWISE and list(before) == list(shape)
 
 
 def _operands(
     node: ir.Node, axes: list[tuple[int, int] | None], leaf: _Leaf, shapes: ShapeByName
 ) -> Iterator[_Leaf]:
-    """The leaves of a Concat's operands; the Concat itself where its axis is none of the output's, or its operands are many."""
+    """Yield the leaves of a Concat's operands.
+
+    The Concat itself is the leaf where its axis is not one of the output's, or where it has many operands.
+    """
     along = int(attribute(node, "axis", 0))  # type: ignore[arg-type]
     sizes = [shapes.get(each.name or "") if each is not None else None for each in node.inputs]
     place = axes[along]
@@ -202,7 +200,7 @@ def _operands(
 
 
 def _is_bounded(value: ir.Value) -> bool:
-    """Whether a value comes from an operator whose values are at most 1, perhaps through views."""
+    """Check that a value comes from an operator of values of at most 1, perhaps through views."""
     node = value.producer()
     while node is not None and node.op_type in VIEWS | CUTS | {"Transpose"}:
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
@@ -210,7 +208,7 @@ def _is_bounded(value: ir.Value) -> bool:
 
 
 def _within_one(node: ir.Node) -> bool:
-    """Whether a node is a Clip to a range within -1 and 1."""
+    """Check that a node is a Clip to a range within -1 and 1."""
     if node.op_type != "Clip" or len(node.inputs) < 3:
         return False
     bounds = [constant(value) for value in node.inputs[1:3]]
@@ -220,7 +218,7 @@ def _within_one(node: ir.Node) -> bool:
 
 
 def _same_axes(before: Sequence[int], after: Sequence[int]) -> dict[int, int]:
-    """Axes that a view leaves as they are: of the same length, with as many values in front of them."""
+    """Return the axes that a view keeps: the same length, and the same number of values in front."""
     ends = {(math.prod(after[:axis]), size): axis for axis, size in enumerate(after) if size != 1}
     found = {
         axis: ends.get((math.prod(before[:axis]), size)) for axis, size in enumerate(before) if size != 1
@@ -229,10 +227,11 @@ def _same_axes(before: Sequence[int], after: Sequence[int]) -> dict[int, int]:
 
 
 def _parts_of(leaf: _Leaf, index: int, name: str, shape: Sequence[int], seen: Sequence[Array]) -> list[Part]:
+    """Return the parts of a leaf: one, or one for each group of indices of similar scale."""
     spans = tuple(span for span in leaf.spans if (span[1], span[2]) != (0, shape[span[0]]))
     region = tuple((axis, slice(start, stop)) for axis, start, stop in spans)
     sizes = tuple((axis, shape[axis]) for axis, _, _ in spans)
-    shown = _shown(name, {axis: f"{start}:{stop}" for axis, start, stop in spans})
+    shown = _label(name, {axis: f"{start}:{stop}" for axis, start, stop in spans})
     whole = Part(index, shown, region, least=BOUNDED_FLOOR if leaf.bounded else 0.0, sizes=sizes)
     arrays = [array for array in map(whole.of, seen) if array is not None and array.size]
     groups = None if leaf.bounded else _scales(arrays)
@@ -244,7 +243,7 @@ def _parts_of(leaf: _Leaf, index: int, name: str, shape: Sequence[int], seen: Se
     return [
         Part(
             index,
-            _shown(name, labels | {axis: _ranges([offset + i for i in each])}),
+            _label(name, labels | {axis: _ranges([offset + i for i in each])}),
             (*region, (axis, tuple(each))),
             sizes=sizes
             if any(at == axis for at, _ in sizes)
@@ -255,7 +254,10 @@ def _parts_of(leaf: _Leaf, index: int, name: str, shape: Sequence[int], seen: Se
 
 
 def _scales(arrays: Sequence[Array]) -> tuple[int, list[list[int]]] | None:
-    """An axis whose indices differ in scale, and its groups of indices; each half of the samples has to show the same groups."""
+    """Return an axis whose indices differ in scale, and its groups; None where there is none.
+
+    Each half of the samples has to show the same groups.
+    """
     if len(arrays) < LEAST_SAMPLES or arrays[0].dtype.kind != "f":
         return None
     for axis in reversed(range(arrays[0].ndim)):
@@ -269,7 +271,7 @@ def _scales(arrays: Sequence[Array]) -> tuple[int, list[list[int]]] | None:
 
 
 def _sizes(arrays: Sequence[Array], axis: int) -> tuple[Array, Array]:
-    """Root mean square and largest magnitude of the finite values at each index along an axis."""
+    """Return root mean square and largest magnitude of the finite values at each index along an axis."""
     sums, counts, largest = 0.0, 0.0, 0.0
     for array in arrays:
         values = np.moveaxis(array.astype(np.float64), axis, 0).reshape(array.shape[axis], -1)
@@ -281,27 +283,27 @@ def _sizes(arrays: Sequence[Array], axis: int) -> tuple[Array, Array]:
 
 
 def _groups(means: Array, largest: Array) -> list[list[int]]:
-    """Indices by their scale, single linkage; those that hold nothing belong to the largest."""
-    held = np.flatnonzero(largest > NOTHING * largest.max(initial=0.0))
+    """Group indices by their scale (single linkage); empty ones belong to the group of largest scale."""
+    held = np.flatnonzero(largest > NEGLIGIBLE * largest.max(initial=0.0))
     if not len(held):
         return [list(range(len(means)))]
     logs = np.log(means[held])
     order = np.argsort(logs, kind="stable")
-    cuts = np.flatnonzero(np.diff(logs[order]) > math.log(APART)) + 1
+    cuts = np.flatnonzero(np.diff(logs[order]) > math.log(SCALE_GAP)) + 1
     groups = [set(held[group].tolist()) for group in np.split(order, cuts)]
     groups[-1] |= set(range(len(means))) - set(held.tolist())
     return sorted(sorted(group) for group in groups)
 
 
-def _shown(name: str, at: Mapping[int, str]) -> str:
-    """A name with NumPy's notation for the indices along each axis."""
+def _label(name: str, at: Mapping[int, str]) -> str:
+    """Return a name with NumPy's notation for the indices along each axis."""
     if not at:
         return name
     return f"{name}[{', '.join(at.get(axis, ':') for axis in range(max(at) + 1))}]"
 
 
 def _ranges(indices: Sequence[int]) -> str:
-    """Indices as ranges, the first few of them: 0:4, 7."""
+    """Return indices as text, their first ranges: 0:4+7."""
     starts = [i for k, i in enumerate(indices) if k == 0 or indices[k - 1] != i - 1]
     stops = [i for k, i in enumerate(indices) if k == len(indices) - 1 or indices[k + 1] != i + 1]
     shown = [str(a) if a == b else f"{a}:{b + 1}" for a, b in zip(starts, stops, strict=True)]

@@ -1,8 +1,9 @@
-"""Where a model's outputs are judged: at the outputs, or in front of a decision that they come from.
+"""Taps: places where outputs are compared, either themselves or in front of a decision.
 
-A Softmax hides what is off by little and shows a decision that tips as a large error. Behind a selection (TopK,
-NonMaxSuppression, ArgMax, ...) values come in another order, or other values come, wherever a decision tips: row by row they
-say nothing. So the values that go into the selection are compared, and how often it selects the same is counted.
+A Softmax hides small errors, and shows a changed decision as a large one. A selection (TopK,
+NonMaxSuppression, ArgMax, ...) gives other values, or another order, wherever a decision changes: a
+comparison row by row says nothing. So the values in front of it are compared, and the selected entries
+that both models share are counted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,21 +20,21 @@ VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "C
 SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
 COMPARISONS = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 SELECTIONS = {"TopK": 1, "NonMaxSuppression": 0, "ArgMax": 0, "ArgMin": 0}
-"""Selections of floats, with the output that holds what they select."""
-SCATTERING = frozenset({"NonMaxSuppression", "NonZero", "Compress", "Unique"})
-"""Operators that give as many values as the data says."""
+"""Operators that select by float values, with the index of the output that holds the selection."""
+DATA_SIZED = frozenset({"NonMaxSuppression", "NonZero", "Compress", "Unique"})
+"""Operators whose number of results depends on the data."""
 
 
 @dataclass(frozen=True)
 class Tap:
-    """An output and where it is judged.
+    """An output and the value compared for it.
 
     output    index among the model's outputs
     name      of the output, as shown
-    node, slot  the judged value is this input of that node; at the output itself where `node` is None
-    captured    the judged value's own name, where a body of the node reads it
-    selected  whether the output itself says nothing, because it comes from a selection
-    axis      along which the largest value decides, where one does
+    node, slot  the compared value is this input of that node; the output itself where `node` is None
+    selected  whether a selection gives the output, so that the output itself is not compared
+    axis      along which the largest value decides, if one does
+    captured  name of the compared value, where a body of the node reads it
     """
 
     output: int
@@ -45,7 +46,7 @@ class Tap:
     captured: str | None = None
 
     def found(self, model: ir.Model) -> ir.Value | None:
-        """The judged value in a form of the model, or None where it lacks the node."""
+        """Return the compared value in a form of the model, or None where it lacks the node."""
         if self.node is None:
             return model.graph.outputs[self.output]
         if self.captured is not None:
@@ -56,16 +57,16 @@ class Tap:
         return node.inputs[self.slot] if node is not None and self.slot < len(node.inputs) else None
 
     def inner(self, model: ir.Model) -> ir.Value:
-        """The judged value in a form of the model; the output itself where it lacks the node."""
+        """Return the compared value in a form of the model; the output itself where it lacks the node."""
         return self.found(model) or model.graph.outputs[self.output]
 
     def outer(self, model: ir.Model) -> ir.Value:
-        """The output, or what is judged in its place where it comes from a selection."""
+        """Return the output, or the value compared instead where the output comes from a selection."""
         return self.inner(model) if self.selected else model.graph.outputs[self.output]
 
 
 def find_taps(model: ir.Model) -> list[Tap]:
-    """A tap for each output; one for each value that goes into the selection that outputs come from."""
+    """Return a tap for each output, or for each value in front of the selection that it comes from."""
     selected = _behind_selections(model)
     taps: list[Tap] = []
     for index, output in enumerate(model.graph.outputs):
@@ -74,15 +75,16 @@ def find_taps(model: ir.Model) -> list[Tap]:
             taps += [tap for tap in _entries(model, index, selected, producer) if tap not in taps]
         else:
             taps.append(_softmax_tap(model, index))
-    return _each_once(taps, model)
+    return _unique(taps, model)
 
 
 @dataclass(frozen=True)
 class Selection:
     """A node that selects by computed values.
 
-    slot  of its outputs the one that holds indices
-    axis  along which they lie, in any order; None where each decides for itself; rows where they are [selected, 3]
+    slot  output that holds the selected indices
+    axis  along which they are in any order; None where each index is a decision of its own
+    rows  whether the indices are rows [selected, 3], as those of NonMaxSuppression
     """
 
     node: str
@@ -91,7 +93,7 @@ class Selection:
     rows: bool = False
 
     def same(self, wanted: Array, found: Array) -> tuple[float, float]:
-        """How many of the entries are in both, twice, and how many there are in each, added."""
+        """Return twice the number of entries in both, and the number of entries in each, added."""
         if self.rows:
             sets = [{tuple(row) for row in array.tolist()} for array in (wanted, found)]
             return 2.0 * len(sets[0] & sets[1]), float(len(sets[0]) + len(sets[1]))
@@ -108,12 +110,12 @@ class Selection:
 
 
 def find_selections(model: ir.Model) -> list[Selection]:
-    """Nodes of the main graph that select by computed values."""
+    """Return the nodes of the main graph that select by computed values."""
     computed = _reached(model, [node for node in model.graph if node.op_type in WITH_MACS])
     found = []
     for node in model.graph:
         if node in computed and node.op_type in SELECTIONS and node.outputs[SELECTIONS[node.op_type]].name:
-            axis = int(attribute(node, "axis", -1)) if node.op_type == "TopK" else None  # type: ignore[arg-type]
+            axis = _axis(node, -1) if node.op_type == "TopK" else None
             found.append(
                 Selection(
                     node.name or "", SELECTIONS[node.op_type], axis, node.op_type == "NonMaxSuppression"
@@ -122,7 +124,13 @@ def find_selections(model: ir.Model) -> list[Selection]:
     return found
 
 
+def _axis(node: ir.Node, default: int) -> int:
+    """Return a node's attribute `axis`."""
+    return int(attribute(node, "axis", default))  # type: ignore[arg-type]
+
+
 def _softmax_tap(model: ir.Model, index: int) -> Tap:
+    """Return the tap of an output: in front of its final Softmax, if it has one."""
     output = model.graph.outputs[index]
     node = output.producer()
     while node is not None and node.op_type in VIEWS:
@@ -130,22 +138,22 @@ def _softmax_tap(model: ir.Model, index: int) -> Tap:
     name = output.name or ""
     if node is None or node.op_type not in SOFTMAX or node.graph is not model.graph:
         return Tap(index, name)
-    return Tap(index, name, node.name, axis=int(attribute(node, "axis", -1)))  # type: ignore[arg-type]
+    return Tap(index, name, node.name, axis=_axis(node, -1))
 
 
 def _reached(model: ir.Model, starts: Iterable[ir.Node]) -> set[ir.Node]:
-    """Nodes of the main graph that depend on the given ones, these included."""
+    """Return the nodes of the main graph that depend on the given ones, these included."""
     found = set(starts)
     for node in model.graph:
         if node not in found and any(
-            value is not None and value.producer() in found for value in _read(node)
+            value is not None and value.producer() in found for value in _inputs_of(node)
         ):
             found.add(node)
     return found
 
 
-def _read(node: ir.Node) -> list[ir.Value | None]:
-    """What a node reads, its bodies included."""
+def _inputs_of(node: ir.Node) -> list[ir.Value | None]:
+    """Return the values that a node reads, also from within its bodies."""
     values = list(node.inputs)
     for each in node.attributes.values():
         if isinstance(each, ir.Attr) and each.type == ir.AttributeType.GRAPH:
@@ -153,7 +161,7 @@ def _read(node: ir.Node) -> list[ir.Value | None]:
             values += [
                 value
                 for inner in graph
-                for value in _read(inner)
+                for value in _inputs_of(inner)
                 if value is not None and _outside(value, graph)
             ]
             values += [value for value in graph.outputs if _outside(value, graph)]
@@ -161,7 +169,7 @@ def _read(node: ir.Node) -> list[ir.Value | None]:
 
 
 def _outside(value: ir.Value, graph: ir.Graph) -> bool:
-    """Whether a body takes a value from outside of it."""
+    """Check that a body takes a value from outside of it."""
     producer = value.producer()
     return (producer is not None and producer.graph is not graph) or (
         producer is None and value not in graph.inputs
@@ -169,17 +177,17 @@ def _outside(value: ir.Value, graph: ir.Graph) -> bool:
 
 
 def _behind_selections(model: ir.Model) -> set[ir.Node]:
-    """Nodes whose values are in another order, or others, where a computed decision tips.
+    """Return the nodes whose values may change in order or number when a computed decision changes.
 
-    Selections in the middle of a model, with products behind them, count only where the number of values hangs on them:
-    an expert or a token that is chosen by a few values leaves the outputs comparable.
+    A selection in the middle of a model, with products behind it, counts only where the number of values
+    depends on it. If a few values choose an expert or a token, the outputs remain comparable.
     """
     computed = _reached(model, [node for node in model.graph if node.op_type in WITH_MACS])
     behind = set[ir.Node]()
     for start in [node for node in model.graph if node in computed and _selects(node, computed)]:
         if start not in behind:
             reached = _reached(model, [start])
-            if any(_has(node, SCATTERING) for node in reached) or not any(
+            if any(_contains(node, DATA_SIZED) for node in reached) or not any(
                 node.op_type in WITH_MACS for node in reached
             ):
                 behind |= reached
@@ -187,6 +195,7 @@ def _behind_selections(model: ir.Model) -> set[ir.Node]:
 
 
 def _selects(node: ir.Node, computed: set[ir.Node]) -> bool:
+    """Check that a node selects or compares by computed floats, or has a body with data-sized results."""
     if node.op_type in SELECTIONS or node.op_type in COMPARISONS:
         return any(
             value is not None
@@ -194,11 +203,11 @@ def _selects(node: ir.Node, computed: set[ir.Node]) -> bool:
             and (value.dtype is None or value.dtype.is_floating_point())
             for value in node.inputs[:2]
         )
-    return node.op_type in ("If", "Loop", "Scan") and _has(node, SCATTERING)
+    return node.op_type in ("If", "Loop", "Scan") and _contains(node, DATA_SIZED)
 
 
-def _has(node: ir.Node, kinds: Iterable[str]) -> bool:
-    """Whether a node is of one of these kinds, or has one in a body."""
+def _contains(node: ir.Node, kinds: Iterable[str]) -> bool:
+    """Check that a node is of one of these kinds, or has one in a body."""
     if node.op_type in kinds:
         return True
     graphs = [
@@ -206,23 +215,23 @@ def _has(node: ir.Node, kinds: Iterable[str]) -> bool:
         for each in node.attributes.values()
         if isinstance(each, ir.Attr) and each.type == ir.AttributeType.GRAPH
     ]
-    return any(_has(inner, kinds) for graph in graphs for inner in graph)
+    return any(_contains(inner, kinds) for graph in graphs for inner in graph)
 
 
 def _entries(model: ir.Model, index: int, behind: set[ir.Node], producer: ir.Node | None) -> list[Tap]:
-    """The computed floats that go into what lies between the first selections and an output, in the order of the graph."""
+    """Return taps of the computed floats in front of the first selections that an output comes from."""
     wanted, pending = set[ir.Node](), [producer]
     while pending:
         node = pending.pop()
         if node is not None and node in behind and node not in wanted:
             wanted.add(node)
-            pending += [value.producer() for value in _read(node) if value is not None]
+            pending += [value.producer() for value in _inputs_of(node) if value is not None]
     computed = _reached(model, [node for node in model.graph if node.op_type in WITH_MACS])
     taps = []
     for node in model.graph:
         if node not in wanted:
             continue
-        for slot, value in enumerate(_read(node)):
+        for slot, value in enumerate(_inputs_of(node)):
             if (
                 value is None
                 or is_constant(value)
@@ -231,7 +240,7 @@ def _entries(model: ir.Model, index: int, behind: set[ir.Node], producer: ir.Nod
             ):
                 continue
             if value.dtype is None or value.dtype.is_floating_point():
-                axis = int(attribute(node, "axis", 0)) if node.op_type in ("ArgMax", "ArgMin") else None  # type: ignore[arg-type]
+                axis = _axis(node, 0) if node.op_type in ("ArgMax", "ArgMin") else None
                 captured = value.name if slot >= len(node.inputs) else None
                 taps.append(
                     Tap(index, value.name or "", node.name, slot, selected=True, axis=axis, captured=captured)
@@ -239,8 +248,8 @@ def _entries(model: ir.Model, index: int, behind: set[ir.Node], producer: ir.Nod
     return taps
 
 
-def _each_once(taps: Sequence[Tap], model: ir.Model) -> list[Tap]:
-    """Without taps that read the same value in place of an output: the output stays, and decides where one of the others does."""
+def _unique(taps: Sequence[Tap], model: ir.Model) -> list[Tap]:
+    """Drop taps of a value that another tap reads too; one at an output stays, and takes over the axis."""
     found: dict[ir.Value, Tap] = {}
     for tap in sorted(taps, key=lambda tap: tap.selected):
         key = tap.inner(model) if tap.selected else model.graph.outputs[tap.output]

@@ -1,4 +1,4 @@
-"""From ranges and weights to scales, zero points and stored integers: the numbers of a plan."""
+"""Parameters of a plan: scales, zero points and stored integers, from ranges and quantized weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,11 +39,11 @@ class QuantizedConstant:
 
 @dataclass
 class Parameters:
-    """All numbers of a plan.
+    """All parameters of a plan.
 
     activations  by name of the source tensor
     constants    weights, biases and constant operands
-    replaced     float constants that take a correction
+    replaced     float constants that include a bias correction
     """
 
     activations: dict[str, QuantParams] = field(default_factory=dict)
@@ -52,13 +52,20 @@ class Parameters:
 
 
 Ranges = dict[tuple[str, Method], Range]
-"""Ranges that were chosen already, by tensor and method."""
+"""Clipping ranges chosen so far, by tensor and method."""
 
 
 def activation_parameters(
     plan: Plan, statistics: Statistics, method: Method, options: MethodOptions, chosen: Ranges | None = None
 ) -> dict[str, QuantParams]:
-    """Parameters of every source tensor, by name; `chosen` grows, and spares choosing a range again.
+    """Return the parameters of every source tensor, by name.
+
+    Args:
+        plan: the plan.
+        statistics: sketches of its tensors.
+        method: chooses the clipping ranges.
+        options: settings of the method.
+        chosen: ranges chosen before; new ones are added, so that no range is chosen twice.
 
     Raises:
         DataError: the statistics lack a planned tensor.
@@ -87,6 +94,7 @@ def activation_parameters(
 def _range(
     plan: Plan, tensor: PlannedTensor, statistics: Statistics, method: Method, options: MethodOptions
 ) -> Range:
+    """Return a tensor's clipping range: its known one, or the method's, within its effective range."""
     if tensor.known is not None:
         return tensor.known
     sketch = statistics.sketch(tensor.name)
@@ -103,7 +111,7 @@ def _range(
 def make_parameters(
     plan: Plan, activations: dict[str, QuantParams], weights: Mapping[str, QuantizedWeight]
 ) -> Parameters:
-    """All numbers, from the activations' parameters and the quantized weights."""
+    """Return all parameters, from those of the activations and the quantized weights."""
     parameters = Parameters(activations)
     for planned in plan.nodes.values():
         if planned.row.weight is not None:
@@ -119,6 +127,7 @@ def make_parameters(
 
 
 def _place_weight(plan: Plan, planned: PlannedNode, weight: QuantizedWeight, parameters: Parameters) -> None:
+    """Add a node's weight and bias to the parameters."""
     assert planned.row.weight is not None
     activation = planned.node.inputs[planned.activations[0]]
     assert activation is not None
@@ -139,7 +148,7 @@ def _place_weight(plan: Plan, planned: PlannedNode, weight: QuantizedWeight, par
 
 
 def _correct_following(planned: PlannedNode, weight: QuantizedWeight, parameters: Parameters) -> None:
-    """Let the constant of the Add behind a MatMul take the shift."""
+    """Add the bias correction to the constant of the Add behind a MatMul."""
     place = following_bias(planned) if weight.shift is not None else None
     if place is None or weight.shift is None:
         return
@@ -152,7 +161,7 @@ def _correct_following(planned: PlannedNode, weight: QuantizedWeight, parameters
 
 
 def _weight_params(scales: Floats, axis: int) -> QuantParams:
-    """Per channel, or per tensor where all scales are one."""
+    """Return per-channel parameters, or per-tensor ones where all scales are equal."""
     if len(scales) > 1 and np.all(scales == scales[0]):
         return QuantParams(INT8, np.array(scales[0]), np.array(0, np.int8))
     return QuantParams(INT8, scales, np.zeros(scales.shape, np.int8), axis)

@@ -1,1 +1,1 @@
-"""Accuracy techniques, one file each."""
+"""Accuracy techniques, one file each: pure NumPy, arrays in and arrays out."""

@@ -1,4 +1,4 @@
-"""Affine quantization arithmetic: pure NumPy, arrays in, arrays out.
+"""Affine quantization arithmetic: scales, zero points, quantize and dequantize.
 
 The formulas are those of the ONNX operators QuantizeLinear and DequantizeLinear (opset 13):
 q = saturate(round_half_even(x / scale) + zero_point), x' = (q - zero_point) * scale.
@@ -9,11 +9,11 @@ import numpy as np
 from onnxq.types import INT8, INT32, UINT8, Array, Floats, Integers, IntegerType, QuantParams
 
 TINY = np.float32(2.0**-100)
-"""Ranges below this are all zero in effect; their scale is 1, never a denormal number."""
+"""A smaller scale counts as zero and is replaced by 1; no scale is a denormal number."""
 
 
 def asymmetric_params(low: float, high: float, kind: IntegerType = UINT8) -> QuantParams:
-    """Per-tensor parameters for [low, high] widened to hold 0, which is exactly representable.
+    """Return per-tensor parameters for [low, high], widened to hold 0, which is exactly representable.
 
     Rounding the zero point may cut up to half a step off one end, so every value in the range is
     still at most half a step from its quantized one.
@@ -30,10 +30,10 @@ def asymmetric_params(low: float, high: float, kind: IntegerType = UINT8) -> Qua
 def clamped_params(
     low: float, high: float, bounds: tuple[float, float], kind: IntegerType = UINT8
 ) -> QuantParams | None:
-    """Parameters for the output of a clamp whose representable range lies inside `bounds`.
+    """Return parameters for the output of a clamp whose representable range lies inside `bounds`.
 
-    With these the clamp changes nothing that the integer type has not cut off already, so the
-    runtime can drop it. None where no such parameters exist (0 outside the bounds).
+    The integer type then saturates before the clamp does, so the runtime can drop the clamp. None where
+    no such parameters exist (0 outside the bounds).
     """
     least, most = bounds
     if least > 0 or most < 0:
@@ -60,10 +60,10 @@ def clamped_params(
 
 
 def ramp_params(low: float, high: float, alpha: float, beta: float, kind: IntegerType = UINT8) -> QuantParams:
-    """Parameters for [low, high] with which clip(alpha x + beta, 0, 1) can be read from the same integers.
+    """Return parameters for [low, high] whose integers also represent clip(alpha x + beta, 0, 1).
 
-    The range is widened to where the ramp begins, x = -beta / alpha, and a little more, so that this is
-    a stored integer and the ramp's zero point is exact.
+    The range is widened to the start of the ramp, x = -beta / alpha, and a little more, so that the start
+    is a stored integer: then the ramp's zero point is exact.
     """
     begin = -beta / alpha
     plain = asymmetric_params(min(low, begin), max(high, 0.0), kind)
@@ -76,7 +76,7 @@ def ramp_params(low: float, high: float, alpha: float, beta: float, kind: Intege
 
 
 def ramp_result(params: QuantParams, alpha: float, beta: float) -> QuantParams:
-    """Parameters with which the integers of x, clipped to `clip_bounds` of them, are clip(alpha x + beta, 0, 1)."""
+    """Return parameters that read the integers of x, clipped to `clip_bounds`, as the ramp's result."""
     scale = float(params.scale) * alpha
     zero_point = int(
         np.clip(np.rint(int(params.zero_point) - beta / scale), params.type.low, params.type.high)
@@ -85,19 +85,19 @@ def ramp_result(params: QuantParams, alpha: float, beta: float) -> QuantParams:
 
 
 def clip_bounds(ramp: QuantParams) -> tuple[int, int]:
-    """The integers that stand for 0 and 1."""
+    """Return the integers that stand for 0 and 1."""
     zero = int(ramp.zero_point)
     return zero, int(np.clip(zero + np.rint(1 / float(ramp.scale)), zero + 1, ramp.type.high))
 
 
 def symmetric_scale(largest: Array, kind: IntegerType = INT8) -> Floats:
-    """Scales with which +-`largest` (any shape, >= 0) is just representable; 1 where it is zero."""
+    """Return scales that just represent +-`largest` (any shape, >= 0); 1 where it is zero."""
     scale = np.asarray(largest, np.float64) / kind.high
     return np.where(scale < TINY, 1.0, scale).astype(np.float32)
 
 
 def along(values: Array, axis: int | None, rank: int) -> Array:
-    """`values` ([channels] or scalar) shaped so that it broadcasts along `axis` of a rank-`rank` array."""
+    """Reshape `values` ([channels] or scalar) to broadcast along `axis` of an array of rank `rank`."""
     if axis is None or values.ndim == 0:
         return values
     shape = [1] * rank
@@ -106,7 +106,7 @@ def along(values: Array, axis: int | None, rank: int) -> Array:
 
 
 def quantize(x: Array, params: QuantParams) -> Integers:
-    """Stored integers of `x`, rounded half to even and saturated to the type's range."""
+    """Return the stored integers of `x`, rounded half to even and saturated to the type's range."""
     scale = along(params.scale, params.axis, x.ndim)
     zero_point = along(params.zero_point, params.axis, x.ndim).astype(np.float32)
     steps = np.rint(np.asarray(x, np.float32) / scale) + zero_point
@@ -114,25 +114,25 @@ def quantize(x: Array, params: QuantParams) -> Integers:
 
 
 def dequantize(q: Integers, params: QuantParams) -> Floats:
-    """Real values (float32) of stored integers."""
+    """Return the real values (float32) of stored integers."""
     scale = along(params.scale, params.axis, q.ndim)
     zero_point = along(params.zero_point, params.axis, q.ndim).astype(np.int32)
     return ((q.astype(np.int32) - zero_point).astype(np.float32) * scale).astype(np.float32)
 
 
 def bias_params(input_scale: Floats, weight_scale: Floats) -> QuantParams:
-    """int32 parameters of a bias: the kernels add it to the accumulator, so scale = s_x * s_w exactly."""
+    """Return int32 parameters of a bias: kernels add it to the accumulator, so scale = s_x * s_w exactly."""
     scale = np.asarray(input_scale * weight_scale, np.float32)
     return QuantParams(INT32, scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None)
 
 
 def quantize_bias(bias: Array, params: QuantParams) -> Integers:
-    """int32 bias, rounded in float64 so that large values keep their digits."""
+    """Return the int32 bias, rounded in float64 so that large values keep their digits."""
     steps = np.rint(np.asarray(bias, np.float64) / params.scale.astype(np.float64))
     return np.clip(steps, INT32.low, INT32.high).astype(np.int32)
 
 
 def smallest_weight_scale(bias: Array, input_scale: Floats | np.float32) -> Floats:
-    """The least weight scale per channel with which the bias stays within half of int32's range."""
+    """Return the least weight scale per channel that keeps the bias within half of int32's range."""
     limit = 2.0**30 * float(input_scale)
     return (np.abs(np.asarray(bias, np.float64)) / limit).astype(np.float32)

@@ -1,7 +1,9 @@
-"""Activation-aware scaling: channels that carry much are multiplied before rounding, and divided where they come from.
+"""AWQ: multiply the weights of strong input channels before rounding, and divide the input by the same.
 
+Rounding errors of these weights then shrink, because the input that they meet is smaller.
 J. Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", MLSys 2024:
-W x = (W s)(x / s) with s_k = E[x_k^2]^(alpha / 2), alpha searched for the least error of the outputs, "off" among the candidates.
+W x = (W s)(x / s) with s_k = E[x_k^2]^(alpha / 2). The alpha of least output error is taken, "off"
+among the candidates.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,22 +13,22 @@ import numpy as np
 from onnxq.types import Floats
 
 ALPHAS = tuple(np.arange(1, 11) / 10)
-WORTH = 0.97
-"""Scaling has to bring the error below this share of the error without it."""
+MAX_ERROR_RATIO = 0.97
+"""Scaling is used where it brings the error below this share of the error without it."""
 
 
 def awq_scales(
     weights: Sequence[Floats], moments: Floats, rounded: Callable[[Floats], Floats]
 ) -> Floats | None:
-    """Factors s [K] for the channels of an input, or None where they gain too little.
+    """Return factors s [K] for the channels of an input, or None where they gain too little.
 
     Args:
         weights: of all layers that take the input, each [channels, K].
         moments: E[x x^T], [K, K].
-        rounded: a weight after rounding, as floats.
+        rounded: returns a weight after rounding, as floats.
     """
     power = np.maximum(np.diag(moments), 1e-12)
-    best, least = None, WORTH * _error(weights, moments, rounded, np.ones_like(power))
+    best, least = None, MAX_ERROR_RATIO * _error(weights, moments, rounded, np.ones_like(power))
     for alpha in ALPHAS:
         scales = (power ** (alpha / 2)).astype(np.float32)
         scales /= np.sqrt(scales.max() * scales.min())
@@ -40,7 +42,7 @@ def awq_scales(
 def _error(
     weights: Sequence[Floats], moments: Floats, rounded: Callable[[Floats], Floats], scales: Floats
 ) -> float:
-    """Power that rounding adds to the outputs, tr(E H E^T)."""
+    """Return the power that rounding adds to the outputs, tr(E H E^T)."""
     total = 0.0
     for rows in weights:
         error = rounded(rows * scales) / scales - rows

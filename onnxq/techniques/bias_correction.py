@@ -1,7 +1,8 @@
-"""Bias correction: rounding weights shifts a layer's mean output, and the bias can take the shift back.
+"""Bias correction: add to the bias the mean shift of the output that rounding the weights causes.
 
 M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019:
-E[W x] - E[W_q x] = (W - W_q) E[x], with E[x] measured here.
+E[W x] - E[W_q x] = (W - W_q) E[x]. The paper derives E[x] from batch normalization; here it is
+measured on the calibration samples.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from onnxq.types import Floats, Integers
 
 
 def output_shift(rows: Floats, stored: Integers, scales: Floats, mean: Floats) -> Floats:
-    """What to add to the bias, [channels].
+    """Return the correction to add to the bias, [channels].
 
     Args:
         rows: float weights [channels, K].

@@ -1,7 +1,8 @@
-"""Weights in few bits: blocks of neighbours along K share a scale, and a zero point where they are affine.
+"""Weights in few bits: a block of neighbours along K shares a scale, and a zero point if affine.
 
-real = scale * (code - zero), codes 0 .. 2^bits - 1. A symmetric block has zero = 2^(bits - 1); its scale has the sign that
-lets the lowest code, which has no positive counterpart, hold the weight of largest size.
+real = scale * (code - zero), codes 0 .. 2^bits - 1. A symmetric block has zero = 2^(bits - 1). Its
+lowest code has no positive counterpart, so its scale takes the sign that lets this code represent the
+weight of largest magnitude.
 """
 
 from dataclasses import dataclass
@@ -11,17 +12,17 @@ import numpy as np
 from onnxq.types import Array, Floats, Integers
 
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
-"""Shares of a block's range that are tried: cutting the largest weight off may cost less than wider steps."""
+"""Shares of a block's range to try: clipping the largest weight may cost less than wider steps."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How blocks are coded.
+    """The coding of blocks.
 
     bits       4 or 8
     block      neighbours along K that share a scale
     symmetric  no zero point
-    shared     how many blocks share one scale: 1, all of a channel ("channel") or all of the weight ("tensor")
+    shared     the blocks that have the same scale: "block" (none), "channel" or "tensor"
     """
 
     bits: int
@@ -36,7 +37,7 @@ class Grid:
 
     @property
     def middle(self) -> int:
-        """The zero of a symmetric block."""
+        """The zero point of a symmetric block."""
         return 1 << (self.bits - 1)
 
 
@@ -55,7 +56,7 @@ class Coded:
     zeros: Integers
 
     def decoded(self) -> Floats:
-        """The weight that the codes stand for, [channels, K]."""
+        """Return the weight that the codes represent, [channels, K]."""
         columns = self.codes.shape[1]
         scales, zeros = (
             np.repeat(each, self.grid.block, axis=1)[:, :columns] for each in (self.scales, self.zeros)
@@ -65,14 +66,16 @@ class Coded:
 
 
 def parameters(rows: Floats, grid: Grid, power: Floats | None = None) -> tuple[Floats, Integers]:
-    """Scales and zeros, [channels, blocks], with the least squared error of what is tried, weighted by `power` [K]."""
+    """Return scales and zero points, [channels, blocks], of least squared error among the tried ranges.
+
+    Args:
+        rows: [channels, K].
+        grid: the coding.
+        power: E[x_k^2], [K], to weight the errors by; None weights them equally.
+    """
     blocks = as_blocks(rows, grid.block)
     weights = None if power is None else as_blocks(power[None].astype(np.float32), grid.block)
-    low, high = blocks.min(2), blocks.max(2)
-    if grid.shared != "block":
-        axis = 1 if grid.shared == "channel" else None
-        low = np.broadcast_to(low.min(axis=axis, keepdims=True), low.shape)
-        high = np.broadcast_to(high.max(axis=axis, keepdims=True), high.shape)
+    low, high = _range(blocks, grid)
     best = _ends(low, high, grid)
     if grid.shared == "tensor":
         return best
@@ -90,8 +93,18 @@ def parameters(rows: Floats, grid: Grid, power: Floats | None = None) -> tuple[F
     return scales, zeros
 
 
+def _range(blocks: Floats, grid: Grid) -> tuple[Floats, Floats]:
+    """Return the smallest and largest weight of each block, channel or tensor, [channels, blocks]."""
+    low, high = blocks.min(2), blocks.max(2)
+    if grid.shared != "block":
+        axis = 1 if grid.shared == "channel" else None
+        low = np.broadcast_to(low.min(axis=axis, keepdims=True), low.shape)
+        high = np.broadcast_to(high.max(axis=axis, keepdims=True), high.shape)
+    return low, high
+
+
 def _ends(low: Floats, high: Floats, grid: Grid) -> tuple[Floats, Integers]:
-    """The scale and zero that just hold values from low to high."""
+    """Return the scale and zero point that just represent values from low to high."""
     if grid.symmetric:
         largest = np.where(-low > high, low, high)
         scales = -largest / grid.middle
@@ -105,13 +118,14 @@ def _ends(low: Floats, high: Floats, grid: Grid) -> tuple[Floats, Integers]:
 
 
 def as_blocks(rows: Array, block: int) -> Array:
-    """[channels, K] as [channels, blocks, block], the last one filled with zeros."""
+    """Return [channels, K] as [channels, blocks, block], the last block filled with zeros."""
     missing = -rows.shape[1] % block
     padded = np.pad(rows, ((0, 0), (0, missing))) if missing else rows
     return padded.reshape(len(rows), -1, block)
 
 
 def _rounded(blocks: Floats, scales: Floats, zeros: Integers, grid: Grid) -> Floats:
+    """Return the values of blocks [channels, blocks, block] after rounding."""
     zeros = zeros[..., None].astype(np.float32)
     steps = blocks / scales[..., None]
     steps += zeros
@@ -130,16 +144,12 @@ def encode(rows: Floats, scales: Floats, zeros: Integers, grid: Grid) -> Coded:
 
 
 def round_to_nearest(rows: Floats, grid: Grid) -> Coded:
-    """RTN: the range of each block as it is, each weight to the nearest code.
+    """Round to nearest (RTN): each block keeps its full range, each weight takes the nearest code.
 
     Args:
         rows: [channels, K].
-        grid: how.
+        grid: the coding.
     """
     blocks = as_blocks(rows, grid.block)
-    low, high = blocks.min(2), blocks.max(2)
-    if grid.shared != "block":
-        axis = 1 if grid.shared == "channel" else None
-        low = np.broadcast_to(low.min(axis=axis, keepdims=True), low.shape)
-        high = np.broadcast_to(high.max(axis=axis, keepdims=True), high.shape)
+    low, high = _range(blocks, grid)
     return encode(rows, *_ends(low, high, grid), grid)

@@ -1,7 +1,8 @@
-"""Four-bit codes whose values are a table: NF4 and FP4, blocks of which share their largest size (absmax).
+"""Four-bit codes whose values are a table, NF4 or FP4, times the largest magnitude of a block (absmax).
 
-NF4: T. Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", 2023, appendix E. FP4: the sign, two bits of
-exponent and one of mantissa, scaled to 1, as bitsandbytes numbers them. Both as the runtime's MatMulBnb4 decodes them.
+NF4: T. Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", 2023, appendix E. FP4: the sign, two
+bits of exponent and one of mantissa, scaled to 1, numbered as in bitsandbytes. The runtime's MatMulBnb4
+decodes both.
 """
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy as np
 from onnxq.types import Floats, Integers
 
 NF4: Floats = np.array([
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 ], np.float32)  # fmt: skip
 _POSITIVE: Floats = np.array([0.0, 0.0625 / 12, 8 / 12, 1.0, 4 / 12, 6 / 12, 2 / 12, 3 / 12], np.float32)
@@ -20,7 +22,7 @@ BOOKS: dict[str, Floats] = {"fp4": FP4, "nf4": NF4}
 
 
 def encode_book(rows: Floats, name: str, block: int) -> tuple[Integers, Floats]:
-    """Nearest codes and absmax of blocks that run over the flattened weight.
+    """Return nearest codes and absmax of blocks that run over the flattened weight.
 
     Args:
         rows: [channels, K].
@@ -40,9 +42,3 @@ def encode_book(rows: Floats, name: str, block: int) -> tuple[Integers, Floats]:
     middles = (book[order][1:] + book[order][:-1]) / 2
     codes = order[np.searchsorted(middles, ratios)].astype(np.uint8)
     return codes.reshape(-1)[: flat.size], absmax.astype(np.float32)
-
-
-def decode_book(codes: Integers, absmax: Floats, name: str, block: int) -> Floats:
-    """The values that codes stand for, [values]."""
-    values: Floats = BOOKS[name][codes] * np.repeat(absmax, block)[: codes.size]
-    return values

@@ -1,14 +1,16 @@
-"""GPTQ rounding: choose each weight's neighbour so that the layer's output, not the weight, stays close.
+"""GPTQ: round weights so that the layer's output, not each weight, stays close to float.
 
 E. Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
-ICLR 2023. Weights are rounded along K, one after another; what roundings got wrong is made up for
-by those after them, as far as the inputs are correlated. With H = E[x x^T] = V V^T, V upper triangular, errors e have the
-output error |V^T e|^2, of which the i-th term becomes zero where weight i changes by the sum over j < i of e[j] * V[j, i] / V[i, i].
-That is GPTQ without the inverse of H (J. Chen et al., "The Geometry of LLM Quantization: GPTQ as Babai's Nearest Plane
+ICLR 2023. Weights are rounded one after another along K, and each rounding error is compensated by the
+weights after it, as far as their inputs are correlated.
+
+Let H = E[x x^T] = V V^T with V upper triangular. Errors e then have the output error |V^T e|^2. Its i-th
+term becomes zero if weight i changes by the sum over j < i of e[j] * V[j, i] / V[i, i]. That is GPTQ
+without the inverse of H (J. Chen et al., "The Geometry of LLM Quantization: GPTQ as Babai's Nearest Plane
 Algorithm", 2025).
 
-Here the two members of a pair (see `saturation`) are rounded with the pair rule in force, so that the
-rule's cost is made up for like any other rounding error.
+The two members of a pair (see `saturation`) are rounded under the pair rule here, so that later weights
+compensate the cost of the rule too.
 """
 
 from collections.abc import Sequence
@@ -21,21 +23,21 @@ from onnxq.techniques.saturation import PAIR_LIMIT
 from onnxq.types import INT8, Array, Floats, Integers
 
 BLOCK = 32
-"""Weights of a row whose roundings are made up for one by one within the block, and for all blocks after it at once."""
+"""Weights of a row per block: errors pass one by one within a block, all at once to the blocks after it."""
 DAMPING = 0.01
-"""Share of the mean diagonal added to H, so that it can be inverted and few samples are not overfitted."""
+"""Share of the mean diagonal added to H, so that H is invertible and few samples are not overfitted."""
 
 
 def gptq_round(rows: Floats, moments: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
-    """Round weights to int8 by the inputs' second moments.
+    """Round weights to int8 by the second moments of the inputs.
 
     Args:
         rows: [groups, channels, K], K in kernel order.
-        moments: [groups, K, K], E[x x^T], or the covariance where the bias makes up for the mean.
+        moments: [groups, K, K], E[x x^T], or the covariance where bias correction handles the mean.
         scales: [groups, channels].
         pair_safe: obey the pair rule.
     """
-    return _in_blocks(rows, feedback(moments), scales, pair_safe=pair_safe)
+    return _in_blocks(rows, propagation_factors(moments), scales, pair_safe=pair_safe)
 
 
 def gptq_search(
@@ -47,7 +49,7 @@ def gptq_search(
     pair_safe: bool,
     shared: bool = False,
 ) -> tuple[Integers, Floats]:
-    """Round weights with the best of several multiples of their scales, and give that too.
+    """Round weights with the best of several multiples of their scales; return integers and scales.
 
     Args:
         rows: [groups, channels, K], K in kernel order.
@@ -55,9 +57,9 @@ def gptq_search(
         scales: [groups, channels].
         factors: the multiples.
         pair_safe: obey the pair rule.
-        shared: whether all channels of a group have to take the same one.
+        shared: all channels of a group take the same multiple.
     """
-    shares = feedback(moments.copy())
+    shares = propagation_factors(moments.copy())
     best: tuple[Integers, Floats, Floats] | None = None
     for factor in factors:
         tried = (scales * factor).astype(np.float32)
@@ -80,6 +82,7 @@ def gptq_search(
 
 
 def _in_blocks(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
+    """Round a block of channels at a time; see `row_blocks`."""
     blocks = row_blocks((rows.shape[1], rows.shape[0] * rows.shape[2]))
     return np.concatenate(
         [_round(rows[:, b], shares, scales[:, b], pair_safe=pair_safe) for b in blocks], axis=1
@@ -87,13 +90,16 @@ def _in_blocks(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool)
 
 
 def _round(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
-    """Round along K; what is a weight in steps, [groups, K, channels], becomes its error."""
+    """Round weights [groups, channels, K] along K."""
+    # weights in steps, [groups, K, channels]; each becomes its rounding error
     errors = np.ascontiguousarray((rows / scales[..., None]).transpose(0, 2, 1))
     stored = np.empty(errors.shape, np.int8)
     size = rows.shape[-1]
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
+        # compensate the errors of all blocks before this one
         steps = errors[:, start:stop] + shares[:, :start, start:stop].transpose(0, 2, 1) @ errors[:, :start]
+        # round one weight after another
         for i in range(stop - start):
             target = (
                 _in_pair(steps, stored[:, start:stop], i)
@@ -107,7 +113,10 @@ def _round(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool) -> 
 
 
 def _in_pair(steps: Floats, stored: Integers, i: int) -> Any:
-    """The i-th stored weights, in steps: the first of a pair leaves its neighbour room, the second keeps to it."""
+    """Return the i-th stored weights under the pair rule.
+
+    The first of a pair gives up half of the excess, the second takes the room that the first leaves.
+    """
     x = steps[:, i]
     if i % 2 == 0:
         if i + 1 == steps.shape[1]:
@@ -122,12 +131,12 @@ def _in_pair(steps: Floats, stored: Integers, i: int) -> Any:
     return np.clip(np.rint(x), low, high)
 
 
-def feedback(moments: Floats) -> Floats:
-    """By what share of each weight's error those after it change: [groups, K, K] float32, the part above the diagonal counts.
+def propagation_factors(moments: Floats) -> Floats:
+    """Return the share of each weight's error that passes to each later weight, [groups, K, K] float32.
 
-    In float32, which the damping makes good enough and which is twice as fast; in float64 where it is not,
-    with more damping where a covariance of nearly constant inputs is not even positive; without any
-    moments at last.
+    Only the part above the diagonal counts. The damping makes float32 good enough, at twice the speed. A
+    covariance of nearly constant inputs may not be positive: then float64 is tried, with more and more
+    damping. Moments that never work count as uncorrelated inputs.
     """
     for kind, damping in ((np.float32, DAMPING), *((np.float64, DAMPING * 10**i) for i in range(4))):
         try:
@@ -141,8 +150,8 @@ def feedback(moments: Floats) -> Floats:
 
 
 def _damped_factor(damped: Array, damping: float) -> Array:
-    """The upper triangular V of V V^T."""
-    diagonal = np.einsum("gii->gi", damped)  # a view: the damping lands in `damped`
+    """Return the upper triangular V of V V^T = H + damping; `damped` is changed."""
+    diagonal = np.einsum("gii->gi", damped)  # a view: the damping goes into `damped`
     mean = diagonal.mean(axis=1, keepdims=True)
     diagonal += damping * np.abs(mean) + (mean == 0)
     return np.asarray(np.linalg.cholesky(damped[:, ::-1, ::-1])[:, ::-1, ::-1])

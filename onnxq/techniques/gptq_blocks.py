@@ -1,27 +1,26 @@
 """GPTQ rounding into blocks of few bits; see `gptq` for the idea and its source.
 
-The scales are fixed beforehand, so that columns can be taken in the order of their inputs' power, the largest first: what
-later roundings must make up for is then small ("act-order with static groups").
+The scales are fixed beforehand, so columns can be rounded in any order. Those of the strongest inputs
+come first, and the later roundings leave little to compensate ("act-order with static groups").
 """
 
 import numpy as np
 
 from onnxq.techniques.blockwise import Coded, Grid, parameters
-from onnxq.techniques.gptq import BLOCK, feedback
+from onnxq.techniques.gptq import BLOCK, propagation_factors
 from onnxq.types import Floats
 
 
 def gptq_blocks(rows: Floats, moments: Floats, grid: Grid) -> Coded:
-    """Round weights [channels, K] by the inputs' second moments [K, K]."""
+    """Round weights [channels, K] by the second moments of the inputs, [K, K]."""
     power = np.maximum(np.diag(moments), 0).astype(np.float32)
     scales, zeros = parameters(rows, grid, power)
     columns = rows.shape[1]
     order = np.argsort(-power, kind="stable")
-    shares = feedback(moments[None][:, order][:, :, order])[0]
+    shares = propagation_factors(moments[None][:, order][:, :, order])[0]
     of_block = order // grid.block
-    errors = np.ascontiguousarray(
-        rows.T[order], np.float32
-    )  # [K, channels]; what is a weight becomes its error
+    # weights [K, channels]; each becomes its rounding error
+    errors = np.ascontiguousarray(rows.T[order], np.float32)
     codes = np.empty(errors.shape, np.uint8)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)

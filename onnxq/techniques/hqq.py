@@ -1,7 +1,8 @@
-"""Half-quadratic quantization: zero points for which few weights are far off, without any data.
+"""HQQ: choose zero points so that few weights have a large rounding error, without any data.
 
-H. Badri and A. Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023: the error W - W_q is split into
-outliers, found by the shrinkage operator of an l_p norm with p < 1, and the rest, which the zero point takes on.
+H. Badri and A. Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023: the error
+W - W_q is split into outliers, found by the shrinkage operator of an l_p norm with p < 1, and a rest,
+which the zero point absorbs.
 """
 
 import numpy as np
@@ -13,7 +14,10 @@ NORM, BETA, GROWTH, STEPS = 0.7, 10.0, 1.01, 20
 
 
 def half_quadratic(rows: Floats, grid: Grid) -> Coded:
-    """Round weights [channels, K]; a symmetric grid has no zero point to choose, and keeps the best range tried."""
+    """Round weights [channels, K].
+
+    A symmetric grid has no zero point to choose; it keeps the best of the tried ranges.
+    """
     scales, zeros = parameters(rows, grid)
     if grid.symmetric or grid.shared == "tensor":
         return encode(rows, scales, zeros, grid)

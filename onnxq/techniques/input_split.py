@@ -1,18 +1,29 @@
-"""Inputs whose range is too wide for 8 bits, as two digits: whole steps, and sixteenths of a step whose errors cancel over time.
+"""Input split: an LSTM input of wide range becomes a coarse and a fine 8-bit part.
 
-Each column of x gets a step of its own, and they grow together until the largest value of a run is 255 steps (128, where
-values may be negative). The first digit is floor(x / step). What is left, r in sixteenths, is rounded so that no error is ever
-lost: the second digit is round(s) - round(s - r) with s the sum of r so far. What a layer with a memory has seen of a column in
-all is then never off by more than half a sixteenth, where plain rounding takes what is small for nothing each time (first-order
-noise shaping; S. R. Norsworthy et al., Delta-Sigma Data Converters, 1997, ch. 1). Power spectrograms need it: what is quiet
-lasts, and it is 10^-4 of what is loud.
+The runtime quantizes the whole input of an LSTM to uint8 by the minimum and maximum of each run. A power
+spectrogram defeats this: quiet columns have 10^-4 of the loud ones' values, but they last. Plain
+rounding makes them 0 at each time step, and the LSTM never sees them.
 
-The runtime quantizes what it is given by the range of the run; that range is 255 steps and, for what is due may be half a sixteenth
-below 0, half a unit. So the first digits stay what they are, it is the runtime that rounds the second ones, and the weights' scales
-make up for the half: to some 10^-4 of a value, for no run has to come that low.
+Digits. Each column of x gets its own step. In a run all steps are multiplied by one number, `unit`, so
+that the largest magnitude is 255 steps (128 for signed inputs). At each time step t
 
-The digits stand side by side twice over the columns, one column's first beside its neighbour's second, whose weight is small:
-so that two neighbours along K obey the pair rule (see `saturation`) at hardly any cost.
+    first[t]  = floor(x[t] / step)                  coarse part, whole steps
+    r[t]      = 16 (x[t] / step - first[t])         remainder, in sixteenths of a step
+    second[t] = round(s[t]) - round(s[t - 1])       fine part, with s[t] = r[0] + ... + r[t]
+
+The fine parts add up to round(s[t]): their sum is never off by more than half a sixteenth, however long
+the sequence, so a layer with memory loses nothing. This is first-order noise shaping (S. R. Norsworthy
+et al., Delta-Sigma Data Converters, 1997, ch. 1).
+
+Weights. The first digit of a column meets W step, the second W step / 16. Both weights of a column stand
+in an order that alternates large and small ones (see `interleave`), so that neighbours along K obey the
+pair rule (see `saturation`) at hardly any cost.
+
+Range. The runtime's quantization itself does the rounding of s[t]. It maps the first digits to
+themselves only if its step is one unit. Signed inputs get two constant columns with weight 0 that fix the
+range of a run. Unsigned ones have the range [-0.5, 255], because a fine part may reach -0.5 before it is
+rounded: the weights' scales are divided by WIDER = 255.5 / 255 for it. A run that stays above -0.5 is
+off by some 10^-4 of a value.
 """
 
 from dataclasses import dataclass
@@ -24,23 +35,29 @@ from onnxq.types import Array, Floats, Integers
 FINE = 16
 """Parts of a step that the second digit counts."""
 TOP, TOP_SIGNED = 255.5, 127.5
-"""Steps that the largest magnitude of a run is given; with the half floor() reaches the last one whatever rounding does."""
+"""Steps of the largest magnitude of a run.
+
+The extra half lets floor() reach the last step despite rounding in float32.
+"""
 WIDER = 255.5 / 255
-"""By how much the range of a run without negative values is wider than 255 steps."""
+"""The range of an unsigned run, in units of 255 steps."""
 NEGLIGIBLE = 1e-6
-"""Of the largest weight: columns with none above that are alike, however small theirs are."""
-LEAST = 0.01
-"""Of what the strongest column contributes, as much as a column's step stands for at least: one that was silent may be loud one day."""
+"""Share of the largest weight below which the weights of a column count as equally small."""
+LEAST_CONTRIBUTION = 0.01
+"""Least contribution of a column's step, as a share of the strongest column's contribution.
+
+A column that was silent in calibration may be loud later.
+"""
 
 
 @dataclass(frozen=True)
 class Split:
-    """How an input [seq, batch, K] is divided, and its weights.
+    """The split of an input [seq, batch, K], and its weights.
 
-    steps   [K], of the columns, relative to one another
-    signed  whether values may be negative: two more columns then hold the range of a run, and their weights are 0
+    steps   [K], steps of the columns, relative to one another
+    signed  whether values may be negative: two constant columns of weight 0 then fix the range of a run
     stored  [..., rows, 2 K (+ 2)] int8
-    scales  [..., rows], of the stored integers with those that the runtime makes of the digits
+    scales  [..., rows], of the stored integers, divided by WIDER where unsigned
     """
 
     steps: Floats
@@ -50,37 +67,47 @@ class Split:
 
 
 def column_steps(weight: Floats, power: Floats) -> Floats:
-    """Steps of the columns, relative to one another: their root mean squares, raised where the weights make nothing of them.
+    """Return the relative steps of the columns, [K], at most 1.
+
+    A step is proportional to the column's root mean square. It is raised where the weights make the column
+    contribute little.
 
     Args:
         weight: [..., rows, K].
         power: [K], E[x^2].
     """
     magnitude = np.sqrt(power.astype(np.float64))
-    weighed = np.abs(weight).reshape(-1, weight.shape[-1]).max(axis=0).astype(np.float64)
-    weighed = np.maximum(weighed, NEGLIGIBLE * (weighed.max() or 1.0))
-    steps = np.maximum(magnitude, LEAST * (magnitude * weighed).max() / weighed)
+    largest_weight = np.abs(weight).reshape(-1, weight.shape[-1]).max(axis=0).astype(np.float64)
+    largest_weight = np.maximum(largest_weight, NEGLIGIBLE * (largest_weight.max() or 1.0))
+    strongest = (magnitude * largest_weight).max()
+    steps = np.maximum(magnitude, LEAST_CONTRIBUTION * strongest / largest_weight)
     largest = steps.max()
     return np.asarray(steps / largest if largest > 0 else np.ones_like(steps), np.float32)
 
 
-def by_turns(first: Array, second: Array) -> Array:
-    """Two arrays [..., K] side by side, [..., 2 K]: even columns of the first with odd ones of the second, then the others."""
+def interleave(first: Array, second: Array) -> Array:
+    """Lay out two arrays [..., K] as [..., 2 K], so that neighbours come from different ones.
+
+    The first K take even columns of `first` and odd ones of `second`, the last K take the others.
+    """
     even = np.arange(first.shape[-1]) % 2 == 0
     return np.concatenate([np.where(even, first, second), np.where(even, second, first)], axis=-1)
 
 
 def split_weight(weight: Floats, steps: Floats) -> Floats:
-    """The weights of the digits, [..., rows, 2 K], of [..., rows, K]."""
-    return by_turns(weight * steps, weight * (steps / FINE)).astype(np.float32)
+    """Return the weights of the digits, [..., rows, 2 K], from [..., rows, K]."""
+    return interleave(weight * steps, weight * (steps / FINE)).astype(np.float32)
 
 
 def digits(x: Floats, steps: Floats, *, signed: bool) -> Floats:
-    """The digits of an input [seq, ..., K] as the columns [seq, ..., 2 K] that the weights multiply, the second not rounded yet."""
+    """Return an input [seq, ..., K] as the columns [seq, ..., 2 K] of its digits, times `unit`.
+
+    The second digits are the remainders r, without the rounding over time.
+    """
     scaled = x / steps
     unit = max(float(np.abs(scaled).max(initial=0)), float(np.finfo(np.float32).tiny)) / (
         TOP_SIGNED if signed else TOP
     )
     scaled /= unit
     first = np.floor(scaled)
-    return np.asarray(by_turns(first, (scaled - first) * FINE) * unit, np.float32)
+    return np.asarray(interleave(first, (scaled - first) * FINE) * unit, np.float32)

@@ -1,10 +1,20 @@
-"""What an LSTM's outputs feel of an error in its weights: gradients through time.
+"""Gauss-Newton Hessian of an LSTM's outputs with respect to a row of its weights, for GPTQ.
 
-A rounding error of a weight is the same at each step, and an LSTM adds up what it is told: errors of single steps
-(E[x x^T], see `calibration.moments`) say little of what they become together. To first order an error e of one row of the
-weights changes the outputs by sum_t g[t] (x[t] e), where g[t] is the gradient of an output with respect to that row's gate at
-step t. With G = sum_t g[t] x[t] over random combinations of the outputs, E[G G^T] is that row's own H for GPTQ: the
-Gauss-Newton matrix (N. Schraudolph, Fast curvature matrix-vector products for second-order gradient descent, 2002).
+Plain GPTQ takes H = E[x x^T] (see `calibration.moments`): it adds up squared errors of single time steps.
+But a weight's rounding error is the same at each time step and an LSTM accumulates its inputs, so the
+errors add up over time.
+
+Take a combination of the outputs, with a random sign for each. To first order an error e [K] of one row
+of the weights changes it by
+
+    sum_t g[t] (x[t] . e) = G . e,    G = sum_t g[t] x[t]
+
+where g[t] is the gradient of the combination with respect to the row's gate before its activation, by
+backpropagation through time. Over the random signs, E[(G . e)^2] is the squared change of all outputs.
+So E[G G^T] is the row's own H: the Gauss-Newton matrix (N. Schraudolph, Fast curvature matrix-vector
+products for second-order gradient descent, 2002).
+
+`gate_gradients` returns g, `row_gradients` G; the caller sums G G^T.
 """
 
 import numpy as np
@@ -13,44 +23,51 @@ from onnxq.types import Array, Floats
 
 
 def gate_gradients(x: Floats, weights: tuple[Floats, Floats, Floats | None], draws: int, seed: int) -> Floats:
-    """Gradients of random combinations of an LSTM's outputs with respect to its gates before their activations.
+    """Return gradients of random combinations of an LSTM's outputs with respect to its gates.
 
-    The LSTM is that of the ONNX specification with its default activations and states that start at 0; peepholes,
-    clipping and lengths of sequences are left out, for what is made of this only weighs errors.
+    The gates are taken before their activations. The LSTM is that of the ONNX specification with default
+    activations and states that start at 0. Peepholes, clipping and sequence lengths are left out: the
+    gradients only weight errors.
 
     Args:
         x: [seq, batch, K], in the order of the direction.
         weights: W [4 hidden, K], R [4 hidden, hidden], B [8 hidden] of one direction.
-        draws: combinations of the outputs, of a sign for each of them.
-        seed: of the signs.
+        draws: number of combinations.
+        seed: of the random signs.
 
     Returns:
         [seq, draws, batch, 4 hidden].
     """
     w, r, b = weights
     hidden = r.shape[1]
+    # forward pass
     gates = x @ w.T
     if b is not None:
         gates = gates + (b[: 4 * hidden] + b[4 * hidden :])
     states = _forward(gates, r)
+    # backpropagation through time: h and c are the gradients of hidden state and cell
     signs = np.random.default_rng(seed)
-    found = np.empty((len(x), draws, *gates.shape[1:]), np.float32)
+    gradients = np.empty((len(x), draws, *gates.shape[1:]), np.float32)
     h = np.zeros((draws, x.shape[1], hidden), np.float32)
     c = np.zeros_like(h)
     for t in reversed(range(len(x))):
         i, o, f, z, before, after = states[t]
         h += signs.integers(0, 2, h.shape, dtype=np.int8) * np.float32(2) - np.float32(1)
         c += h * o * (1 - after**2)
-        found[t] = np.concatenate(
+        gradients[t] = np.concatenate(  # in ONNX's order of gates: input, output, forget, cell
             [c * z * i * (1 - i), h * after * o * (1 - o), c * before * f * (1 - f), c * i * (1 - z**2)],
             axis=-1,
         )
-        h, c = found[t] @ r, c * f
-    return found
+        h, c = gradients[t] @ r, c * f
+    return gradients
 
 
 def _forward(gates: Floats, r: Floats) -> list[tuple[Array, ...]]:
-    """Input, output and forget gate, candidate, cell before, and tanh of the cell after each step, of gates [seq, batch, 4 hidden]."""
+    """Run the LSTM on W x + b, `gates` [seq, batch, 4 hidden], and return the values of each time step.
+
+    These are the input, output and forget gate, the cell candidate, the cell before, and tanh of the cell
+    after, each [batch, hidden].
+    """
     hidden = r.shape[1]
     h = np.zeros((gates.shape[1], hidden), np.float32)
     c = np.zeros_like(h)
@@ -69,7 +86,12 @@ def _forward(gates: Floats, r: Floats) -> list[tuple[Array, ...]]:
 
 
 def row_gradients(gradients: Floats, columns: Floats) -> Floats:
-    """G of each row, [draws * batch, rows, K], from gradients [seq, draws, batch, rows] and what is multiplied [seq, batch, K]."""
+    """Return G of each row, [draws * batch, rows, K].
+
+    Args:
+        gradients: g, [seq, draws, batch, rows].
+        columns: the inputs x that meet the weights, [seq, batch, K].
+    """
     seq, draws, batch, rows = gradients.shape
     found = np.matmul(
         gradients.transpose(2, 1, 3, 0).reshape(batch, draws * rows, seq), columns.transpose(1, 0, 2)

@@ -1,8 +1,8 @@
-"""Smoothing: move the spread of an activation's channels into the weights, where it costs less.
+"""Smoothing: move outlier channels of an activation into the weights, where they cost less.
 
 G. Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language
 Models", ICML 2023: X W = (X / s)(s W) with s_k = max|X_k|^alpha / max|W_k|^(1 - alpha). One alpha does
-not fit all layers, so each takes the one with the least expected noise, "off" among the candidates.
+not fit all layers, so each layer takes the alpha of least expected noise, "off" among the candidates.
 """
 
 import numpy as np
@@ -10,12 +10,12 @@ import numpy as np
 from onnxq.types import Floats
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-WORTH = 0.65
-"""Smoothing has to bring the noise below this share of the noise without it: the division is not free."""
+MAX_NOISE_RATIO = 0.65
+"""Smoothing is used where it brings the noise below this share: the division costs time."""
 
 
 def smoothing_scales(low: Floats, high: Floats, power: Floats, rows: Floats) -> Floats | None:
-    """Divisors s [K] for the channels of an activation, or None where they gain too little.
+    """Return divisors s [K] for the channels of an activation, or None where they gain too little.
 
     Args:
         low: least value of each channel, [K].
@@ -27,7 +27,7 @@ def smoothing_scales(low: Floats, high: Floats, power: Floats, rows: Floats) -> 
     alive = (x_most > 0) & (w_most > 0)
     if not alive.any():
         return None
-    best, least = None, WORTH * expected_noise(low, high, power, rows, np.ones_like(low))
+    best, least = None, MAX_NOISE_RATIO * expected_noise(low, high, power, rows, np.ones_like(low))
     for alpha in ALPHAS:
         scales = np.ones_like(low)
         scales[alive] = x_most[alive] ** alpha / w_most[alive] ** (1 - alpha)
@@ -39,7 +39,7 @@ def smoothing_scales(low: Floats, high: Floats, power: Floats, rows: Floats) -> 
 
 
 def expected_noise(low: Floats, high: Floats, power: Floats, rows: Floats, scales: Floats) -> float:
-    """Noise power on the outputs from rounding both operands, with the channels divided by `scales`.
+    """Return the noise power on the outputs from rounding both operands, with channels divided by `scales`.
 
     A uniform rounding error has the power step^2 / 12; the activation has one step, each row of
     weights its own.

@@ -4,16 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxq.calibration.methods import METHODS, MethodOptions, choose_range
-from onnxq.calibration.sketch import Sketch
 from onnxq.calibration.squared_error import ClipError
 from onnxq.options import Method
 from onnxq.techniques.arithmetic import asymmetric_params, dequantize, quantize
-
-
-def sketch_of(x):
-    sketch = Sketch()
-    sketch.update(x)
-    return sketch
+from tests.calibration.sketches import sketch_of
 
 
 def sqnr(x, low, high):
@@ -23,7 +17,7 @@ def sqnr(x, low, high):
 
 
 def with_outliers(rng, *, one_sided=False):
-    """A Gaussian with a few values 20 times as large: what min-max handles worst."""
+    """A Gaussian with a few values 20 times as large: the worst case of min-max."""
     x = rng.normal(size=200_000).astype(np.float32)
     x[:20] *= 20
     return np.abs(x) if one_sided else x

@@ -1,4 +1,4 @@
-"""The rows taken of an activation are what the layer multiplies its weights with."""
+"""Rows taken of an activation: the layer multiplies its weights with exactly these."""
 
 import numpy as np
 import pytest
@@ -76,6 +76,29 @@ def test_moments_are_those_of_all_rows(rng):
     for g in range(2):
         assert moments.mean()[g] == pytest.approx(x[:, g].mean(axis=0), rel=1e-3)
         assert moments.covariance()[g] == pytest.approx(np.cov(x[:, g].T, bias=True), abs=2e-2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_divided_moments_of_channels_that_are_next_to_nothing_are_numbers(rng):
+    x = normal(rng, 200, 1, 4)
+    x[..., 0] *= np.float32(1e-38)
+    moments = Moments.of(LayerInput("x", 1, 4), second=True)
+    moments.add(x)
+    found = moments.divided(np.array([1e-27, 2, 4, 8])).raw()[0]
+    assert found[1:, 1:] == pytest.approx(moments.raw()[0, 1:, 1:] / np.outer([2, 4, 8], [2, 4, 8]), rel=1e-6)
+    assert found[0, 0] == 0
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_moments_without_rows_are_zero_or_unknown():
+    moments = Moments.of(LayerInput("x", 2, 3), second=True)
+    moments.add(np.full((5, 2, 3), np.nan, np.float32))
+    divided = moments.divided(np.full((2, 3), 0.5))
+    for each in (moments, divided):
+        assert (each.mean() == 0).all()
+        assert (each.power() == 0).all()
+        assert each.raw() is each.covariance() is None
 
 
 def test_second_moments_stop_where_memory_does():

@@ -4,13 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq.calibration.sketch import Sketch
-
-
-def sketch_of(*batches):
-    sketch = Sketch()
-    for batch in batches:
-        sketch.update(np.asarray(batch, np.float32))
-    return sketch
+from tests.calibration.sketches import add_batch, sketch_of
 
 
 def heavy_tailed(rng, size=400_000):
@@ -66,7 +60,7 @@ def test_moving_range_starts_at_the_first_batch():
 def test_stride_counts_a_part_and_keeps_the_range_exact(rng):
     x = heavy_tailed(rng)
     sketch = Sketch()
-    sketch.update(x, stride=7, offset=3)
+    add_batch(sketch, x, stride=7, offset=3)
     assert sketch.counts.sum() == len(x[3::7])
     assert (sketch.minimum, sketch.maximum, sketch.seen) == (x.min(), x.max(), x.size)
 

@@ -1,16 +1,15 @@
 import numpy as np
 import pytest
 
-from onnxq.calibration.sketch import Sketch
 from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.errors import DataError, OutputError
+from tests.calibration.sketches import sketch_of
 
 
 def statistics_of(rng, names=("a", "b"), model="m"):
     statistics = Statistics(model, "d", 3)
     for name in names:
-        statistics.sketches[name] = Sketch()
-        statistics.sketches[name].update(rng.normal(size=500).astype(np.float32))
+        statistics.sketches[name] = sketch_of(rng.normal(size=500))
     return statistics
 
 

@@ -1,11 +1,11 @@
-"""How many decisions noise changes: the expected share against what noise really changes."""
+"""Decisions changed by noise: the expected share against the real one."""
 
 import math
 
 import numpy as np
 import pytest
 
-from onnxq.comparison.decisions import MOST, Decisions
+from onnxq.comparison.decisions import MAX_DECISIONS, Decisions
 from tests.conftest import normal
 
 
@@ -19,7 +19,7 @@ def added(want, have, axis=-1):
     ("classes", "size"), [(2, 0.05), (2, 0.3), (2, 1.0), (5, 0.05), (5, 0.3), (20, 0.05), (20, 0.15)]
 )
 def test_the_expected_share_is_what_random_noise_changes(rng, classes, size):
-    """Seen once, of noise of which many draws say what it changes on the whole."""
+    """The share expected from one draw of noise, against the mean over many draws."""
     scores = normal(rng, 1500, classes)
     expected = added(scores, scores + size * normal(rng, *scores.shape)).expected()
     drawn = [
@@ -96,13 +96,13 @@ def test_a_class_that_is_masked_out_decides_nothing(rng):
 
 
 def test_of_many_decisions_some_are_looked_at(rng):
-    scores = normal(rng, 3, 5, 4 * MOST)
+    scores = normal(rng, 3, 5, 4 * MAX_DECISIONS)
     found = added(scores, scores + 0.2 * normal(rng, *scores.shape), 1)
-    assert found.count == MOST
+    assert found.count == MAX_DECISIONS
     twice = Decisions(1)
     for _ in range(2):
         twice.add(scores, scores)
-    assert twice.count == 2 * MOST
+    assert twice.count == 2 * MAX_DECISIONS
 
 
 def test_a_margin_of_one_standard_deviation_is_exceeded_in_16_of_100():

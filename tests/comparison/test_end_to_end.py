@@ -1,4 +1,4 @@
-"""What the command says of small models whose error one ratio over all outputs, sample by sample, does not show."""
+"""Reports on small models whose error one ratio over all outputs does not show."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def quantized(
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """A model of 120 outputs, of which one comes from a product whose input has a range that 8 bits cannot hold."""
+    """A model of 120 outputs; one comes from a product whose input range is too wide for 8 bits."""
     folder, rng = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
     names = [f"y{i}" for i in range(119)]
     text = f"""g (float[1,16] x) => ({", ".join(f"float[1,4] {name}" for name in names)}, float[1,4] bad) {{
@@ -84,7 +84,7 @@ RECURRENT = """g (float[1,4] x, float[1,16] {a}) => (float[1,4] y, float[1,16] {
 
 
 def recurrent(folder: Path, a: str = "h0", b: str = "hn") -> Path:
-    """A state that keeps what it has (an orthogonal matrix), as 8 folders with 16 steps each, played with the float model."""
+    """A state that keeps its content (orthogonal matrix), with 8 folders of 16 steps from the float model."""
     rng = np.random.default_rng(1)
     keep = np.linalg.qr(normal(rng, 16, 16))[0].astype(np.float32)
     weights = {"w": normal(rng, 4, 16) / 20, "k": keep, "v": normal(rng, 16, 4)}
@@ -134,7 +134,7 @@ def test_a_wrong_pair_of_states_is_said_before_anything_is_done(tmp_path):
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    """Boxes in pixels beside scores of three classes, in one output; 8 bits cannot hold what the scores are made from."""
+    """Boxes in pixels beside scores of three classes; the input of the scores is too wide for 8 bits."""
     folder, rng = tmp_path_factory.mktemp("detector"), np.random.default_rng(2)
     text = """g (float[1,8,4,4] x) => (float[1,16,7] y) {
         c = Conv(x, w0) h = Tanh(c) b = Conv(h, w1) wide = Mul(h, spread) r = Relu(wide) s = Conv(r, w2)
@@ -178,7 +178,8 @@ def test_the_scores_of_a_detector_are_saved(detector):
 
 
 def test_decisions_of_a_classifier_are_counted_in_front_of_its_softmax(tmp_path, rng):
-    text = "g (float[1,16] x) => (float[1,5] y) { m = MatMul(x, w0) h = Tanh(m) a = MatMul(h, w1) y = Softmax(a) }"
+    text = """g (float[1,16] x) => (float[1,5] y) {
+        m = MatMul(x, w0) h = Tanh(m) a = MatMul(h, w1) y = Softmax(a) }"""
     onnx.save(
         parse(text, {"w0": normal(rng, 16, 16) / 4, "w1": 4 * normal(rng, 16, 5)}), tmp_path / "model.onnx"
     )
@@ -195,7 +196,8 @@ def test_decisions_of_a_classifier_are_counted_in_front_of_its_softmax(tmp_path,
 
 
 def test_a_selection_is_judged_in_front_of_it_and_counted(tmp_path, rng):
-    text = "g (float[1,16] x) => (float[1,3] best, int64[1,3] which) { m = MatMul(x, w0) h = Tanh(m) a = MatMul(h, w1) best, which = TopK(a, k) }"
+    text = """g (float[1,16] x) => (float[1,3] best, int64[1,3] which) {
+        m = MatMul(x, w0) h = Tanh(m) a = MatMul(h, w1) best, which = TopK(a, k) }"""
     weights = {"w0": normal(rng, 16, 16) / 4, "w1": normal(rng, 16, 40), "k": np.array([3])}
     onnx.save(parse(text, weights), tmp_path / "model.onnx")
     (tmp_path / "data").mkdir()
@@ -223,7 +225,8 @@ def test_samples_of_a_sequence_stay_together(tmp_path, samples, folders):
 
 
 def test_outputs_of_which_none_is_a_float_cannot_be_compared(tmp_path, rng):
-    text = "g (float[1,16] x) => (uint8[1,4] y) { m = MatMul(x, w0) h = Tanh(m) a = MatMul(h, w1) y = Cast<to=2>(a) }"
+    text = """g (float[1,16] x) => (uint8[1,4] y) {
+        m = MatMul(x, w0) h = Tanh(m) a = MatMul(h, w1) y = Cast<to=2>(a) }"""
     onnx.save(parse(text, {"w0": normal(rng, 16, 16) / 4, "w1": normal(rng, 16, 4)}), tmp_path / "model.onnx")
     (tmp_path / "data").mkdir()
     for i in range(24):

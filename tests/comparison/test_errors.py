@@ -9,7 +9,7 @@ from onnxq.comparison.errors import (
     CHOOSING_SPARE_DB,
     LEAST_SPARE_DB,
     NORMAL,
-    USUAL,
+    USUAL_SAMPLES,
     OutputErrors,
     bounds,
     decibels,
@@ -34,7 +34,7 @@ def one(noises, signal=1.0) -> OutputErrors:
 
 
 def spare_db(errors: OutputErrors) -> float:
-    """By how many dB the SQNR of the first part is less with one standard error more of noise."""
+    """Return the drop in SQNR of the first part, dB, with one standard error more noise."""
     ratio = errors.ratios()[0]
     return float(10 * np.log10(1 + errors.standard_errors()[0] / ratio))
 
@@ -97,7 +97,7 @@ def test_a_standard_error_says_how_much_chance_there_is():
 
 
 def test_a_standard_error_is_that_of_a_ratio(rng):
-    """Where signal and noise are large together, the ratio hardly varies; drawn anew, it varies as much as expected."""
+    """If signal and noise are large together, the ratio hardly varies; a new draw varies as expected."""
     sizes = np.exp(rng.normal(size=60))
     same = OutputErrors([Part(0, "y")])
     for size in sizes:
@@ -116,24 +116,24 @@ def test_a_standard_error_is_that_of_a_ratio(rng):
 
 
 def test_the_bound_keeps_a_decibel_where_samples_agree():
-    errors = one([0.01] * USUAL)
+    errors = one([0.01] * USUAL_SAMPLES)
     assert decibels(bounds(errors)[0]) == pytest.approx(20 - LEAST_SPARE_DB, abs=0.01)
-    quarter = one([0.01] * (USUAL // 4))
+    quarter = one([0.01] * (USUAL_SAMPLES // 4))
     assert decibels(bounds(quarter)[0]) == pytest.approx(20 - 2 * LEAST_SPARE_DB, abs=0.01)
-    assert decibels(bounds(quarter, of=USUAL)[0]) == pytest.approx(
+    assert decibels(bounds(quarter, of=USUAL_SAMPLES)[0]) == pytest.approx(
         20 - CHOOSING_SPARE_DB, abs=0.01
     )  # while files are chosen
 
 
 def test_the_bound_keeps_standard_errors_where_samples_differ(rng):
-    noises = np.zeros(USUAL)
+    noises = np.zeros(USUAL_SAMPLES)
     noises[:4] = rng.exponential(0.5, 4)  # few carry all
     errors = one(noises)
     ratio, error = errors.ratios()[0], errors.standard_errors()[0]
-    spare = NORMAL + 1.52 / (USUAL - 1)  # Student's t
+    spare = NORMAL + 1.52 / (USUAL_SAMPLES - 1)  # Student's t
     assert ratio + spare * error > ratio * 10 ** (LEAST_SPARE_DB / 10)
     assert bounds(errors)[0] == pytest.approx(ratio + spare * error)
-    assert bounds(errors, of=4 * USUAL)[0] == pytest.approx(
+    assert bounds(errors, of=4 * USUAL_SAMPLES)[0] == pytest.approx(
         ratio + spare * error / 2
     )  # a quarter of the evidence
     few = one(rng.exponential(0.01, 10))
@@ -158,11 +158,11 @@ def test_samples_of_a_sequence_count_as_one():
 )
 def test_samples_that_nothing_was_chosen_by_count_where_they_are_worse(unseen, expected):
     fresh = one(unseen)
-    assert bounds(one([0.01] * USUAL), fresh)[0] == pytest.approx(expected, rel=0.01)
+    assert bounds(one([0.01] * USUAL_SAMPLES), fresh)[0] == pytest.approx(expected, rel=0.01)
 
 
 def test_fresh_samples_keep_the_bound(rng):
-    """The mean of a thousand samples drawn anew is seldom worse than what 24 promised, though a quarter is twice the median."""
+    """A thousand new samples are seldom worse than the bound of 24, though a quarter is twice the median."""
     kept = [
         rng.lognormal(0, 1.0, 1000).mean() <= bounds(one(rng.lognormal(0, 1.0, 24)))[0] for _ in range(300)
     ]

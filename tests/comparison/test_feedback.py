@@ -27,7 +27,7 @@ STEP = """g (float[1,4] x, float[1,8] {a}) => (float[1,3] y, float[1,8] {b}) {{
 
 
 class Named:
-    """What a session says of its inputs and outputs, each (name, shape) or (name, shape, type)."""
+    """A session's inputs and outputs, each (name, shape) or (name, shape, type)."""
 
     def __init__(self, inputs, outputs):
         self._inputs, self._outputs = ([self._value(*each) for each in given] for given in (inputs, outputs))
@@ -239,7 +239,8 @@ def test_evenly_spaced():
 
 def test_each_model_gets_its_own_state_back(rng):
     """A gain of 1 % in each step accumulates; sample by sample it would stay 1 %."""
-    text = "g (float[1,1] x, float[1,1] h0) => (float[1,1] y, float[1,1] hn) { hn = MatMul(h0, k) y = Add(hn, x) }"
+    text = """g (float[1,1] x, float[1,1] h0) => (float[1,1] y, float[1,1] hn) {
+        hn = MatMul(h0, k) y = Add(hn, x) }"""
     exact, other = (normalize(to_ir(parse(text, {"k": np.float32([[gain]])}))) for gain in (1.0, 1.01))
     one, zero = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
     samples = [(f"{folder}/{i}", {"x": zero, "h0": one}) for folder in "ab" for i in range(5)]
@@ -260,7 +261,8 @@ def test_each_model_gets_its_own_state_back(rng):
 
 
 def test_a_run_goes_on_with_the_state_that_was_kept(rng):
-    text = "g (float[1,1] x, float[1,1] h0) => (float[1,1] y, float[1,1] hn) { hn = MatMul(h0, k) y = Add(hn, x) }"
+    text = """g (float[1,1] x, float[1,1] h0) => (float[1,1] y, float[1,1] hn) {
+        hn = MatMul(h0, k) y = Add(hn, x) }"""
     model = normalize(to_ir(parse(text, {"k": np.float32([[2]])})))
     one = np.ones((1, 1), np.float32)
     samples = [(f"{i}", {"x": one, "h0": one}) for i in range(4)]

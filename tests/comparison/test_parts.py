@@ -1,4 +1,4 @@
-"""Parts of an output: what the graph put together and what differs in scale is judged by itself."""
+"""Parts of an output: operands of a Concat, and values of different scale, are compared by themselves."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ from tests.conftest import normal, parse, run, to_ir
 SIZES = (4, 2, 1)
 """Height and width of a detector's three maps: 21 anchors in all."""
 HEADS = """
-    b0 = Conv(f0, wb0) b1 = Conv(f1, wb1) b2 = Conv(f2, wb2) s0 = Conv(f0, ws0) s1 = Conv(f1, ws1) s2 = Conv(f2, ws2)
+    b0 = Conv(f0, wb0) b1 = Conv(f1, wb1) b2 = Conv(f2, wb2) s0 = Conv(f0, ws0) s1 = Conv(f1, ws1)
+    s2 = Conv(f2, ws2)
     rb0 = Reshape(b0, four) rb1 = Reshape(b1, four) rb2 = Reshape(b2, four)
     rs0 = Reshape(s0, three) rs1 = Reshape(s1, three) rs2 = Reshape(s2, three)"""
 INPUTS = "g (float[1,8,4,4] f0, float[1,8,2,2] f1, float[1,8,1,1] f2) => (float[1,P,Q] y)"
@@ -48,10 +49,12 @@ def test_heads_coordinates_and_scores_of_a_detector_are_parts(rng):
     constants, feeds = detector(rng)
     text = f"""{INPUTS} {{ {HEADS}
         b = Concat<axis=2>(rb0, rb1, rb2) s = Concat<axis=2>(rs0, rs1, rs2)
-        pixels = Mul(b, stride) scores = Sigmoid(s) c = Concat<axis=1>(pixels, scores) y = Transpose<perm=[0,2,1]>(c) }}"""
+        pixels = Mul(b, stride) scores = Sigmoid(s) c = Concat<axis=1>(pixels, scores)
+        y = Transpose<perm=[0,2,1]>(c) }}"""
     parts = observed(text, constants, feeds).outer
     assert [part.name for part in parts] == [
-        "y[:, 0:16, 0:4]", "y[:, 16:20, 0:4]", "y[:, 20:21, 0:4]", "y[:, 0:16, 4:7]", "y[:, 16:20, 4:7]", "y[:, 20:21, 4:7]",
+        "y[:, 0:16, 0:4]", "y[:, 16:20, 0:4]", "y[:, 20:21, 0:4]",
+        "y[:, 0:16, 4:7]", "y[:, 16:20, 4:7]", "y[:, 20:21, 4:7]",
     ]  # fmt: skip
     y = run(parse(text, constants), feeds[0])[0]
     pixels, scores = y[:, :, :4], y[:, :, 4:]
@@ -74,13 +77,15 @@ def test_coordinates_beside_scores_in_each_head_are_parts_of_it(rng):
     text = f"{INPUTS} {{ {HEADS} {heads} {turned} y = Concat<axis=1>(v0, v1, v2) }}"
     constants |= {"eight": np.float32(8), "last": np.array([3]), "first": np.array([1])}
     assert names(text, constants, feeds) == [
-        "y[:, 0:16, 0:4]", "y[:, 0:16, 4:7]", "y[:, 16:20, 0:4]", "y[:, 16:20, 4:7]", "y[:, 20:21, 0:4]", "y[:, 20:21, 4:7]",
+        "y[:, 0:16, 0:4]", "y[:, 0:16, 4:7]", "y[:, 16:20, 0:4]",
+        "y[:, 16:20, 4:7]", "y[:, 20:21, 0:4]", "y[:, 20:21, 4:7]",
     ]  # fmt: skip
 
 
 def test_a_concat_whose_axis_is_merged_into_another_is_one_part(rng, data):
     text = """g (float[1,16] x) => (float[1,42] y) {
-        a = MatMul(x, w0) b = MatMul(x, w1) p = Reshape(a, s0) q = Reshape(b, s1) c = Concat<axis=%d>(p, q) y = Reshape(c, flat) }"""
+        a = MatMul(x, w0) b = MatMul(x, w1) p = Reshape(a, s0) q = Reshape(b, s1)
+        c = Concat<axis=%d>(p, q) y = Reshape(c, flat) }"""
     constants = {"w0": normal(rng, 16, 24), "w1": normal(rng, 16, 18), "flat": np.array([1, 42])}
     merged = names(text % 2, constants | {"s0": np.array([1, 6, 4]), "s1": np.array([1, 6, 3])}, data)
     assert merged == ["y"]
@@ -88,7 +93,8 @@ def test_a_concat_whose_axis_is_merged_into_another_is_one_part(rng, data):
 
 def test_parts_of_a_concat_stay_apart_behind_elementwise_nodes_only(rng, data):
     text = """g (float[1,16] x) => (float[1,8] y, float[1,8] z) {
-        a = MatMul(x, w0) b = MatMul(x, w1) c = Concat<axis=1>(a, b) r = Relu(c) y = Add(r, one) z = MatMul(c, w2) }"""
+        a = MatMul(x, w0) b = MatMul(x, w1) c = Concat<axis=1>(a, b) r = Relu(c) y = Add(r, one)
+        z = MatMul(c, w2) }"""
     constants = {
         "w0": normal(rng, 16, 5),
         "w1": normal(rng, 16, 3),
@@ -100,7 +106,8 @@ def test_parts_of_a_concat_stay_apart_behind_elementwise_nodes_only(rng, data):
 
 def test_many_operands_are_many_of_one_kind(rng, data):
     steps = " ".join(f"a{i} = MatMul(x, w{i})" for i in range(17))
-    text = f"g (float[1,16] x) => (float[1,34] y) {{ {steps} y = Concat<axis=1>({', '.join(f'a{i}' for i in range(17))}) }}"
+    text = f"""g (float[1,16] x) => (float[1,34] y) {{
+        {steps} y = Concat<axis=1>({", ".join(f"a{i}" for i in range(17))}) }}"""
     assert names(text, {f"w{i}": normal(rng, 16, 2) / 4 for i in range(17)}, data) == ["y"]
 
 
@@ -160,7 +167,8 @@ def test_few_samples_say_nothing_of_scales(rng, data):
     ("score", "least"), [("Sigmoid(a)", 0.1), ("Softmax(a)", 0.1), ("Clip(a, lo, hi)", 0.1), ("Relu(a)", 0.0)]
 )
 def test_values_of_at_most_one_have_a_unit_of_their_own(rng, data, score, least):
-    text = f"g (float[1,16] x) => (float[1,8] y) {{ a = MatMul(x, w0) s = {score} b = MatMul(x, w1) y = Concat<axis=1>(b, s) }}"
+    text = f"""g (float[1,16] x) => (float[1,8] y) {{
+        a = MatMul(x, w0) s = {score} b = MatMul(x, w1) y = Concat<axis=1>(b, s) }}"""
     constants = {
         "w0": normal(rng, 16, 4),
         "w1": normal(rng, 16, 4) * 9,
@@ -174,13 +182,16 @@ def test_values_of_at_most_one_have_a_unit_of_their_own(rng, data, score, least)
 
 @pytest.mark.parametrize("before", ["Add(m, bias)", "Mul(m, bias)", "Sub(m, bias)", "Div(m, bias)"])
 def test_what_comes_in_front_of_a_sigmoid_takes_nothing_from_its_unit(rng, data, before):
-    text = f"g (float[1,16] x) => (float[1,8] y) {{ m = MatMul(x, w0) a = {before} s = Sigmoid(a) b = MatMul(x, w1) y = Concat<axis=1>(b, s) }}"
+    text = f"""g (float[1,16] x) => (float[1,8] y) {{
+        m = MatMul(x, w0) a = {before} s = Sigmoid(a) b = MatMul(x, w1) y = Concat<axis=1>(b, s) }}"""
     constants = {"w0": normal(rng, 16, 4), "w1": normal(rng, 16, 4) * 9, "bias": np.full(4, 1.5, np.float32)}
     assert [part.least for part in observed(text, constants, data).outer] == [0.0, 0.1]
 
 
 def test_what_is_scaled_behind_a_sigmoid_has_no_unit(rng, data):
-    text = "g (float[1,16] x) => (float[1,8] y) { m = MatMul(x, w0) s = Sigmoid(m) a = Mul(s, stride) b = MatMul(x, w1) y = Concat<axis=1>(b, a) }"
+    text = """g (float[1,16] x) => (float[1,8] y) {
+        m = MatMul(x, w0) s = Sigmoid(m) a = Mul(s, stride) b = MatMul(x, w1)
+        y = Concat<axis=1>(b, a) }"""
     constants = {"w0": normal(rng, 16, 4), "w1": normal(rng, 16, 4) * 9, "stride": np.full(4, 32, np.float32)}
     assert [part.least for part in observed(text, constants, data).outer] == [0.0, 0.0]
 
@@ -207,7 +218,8 @@ def test_scores_that_are_always_near_zero_do_not_rule(rng, data):
 
 
 def test_an_output_that_is_zero_is_left_out(rng, data):
-    text = "g (float[1,16] x) => (float[1,4] y, float[1,4] z) { a = MatMul(x, w) y = Mul(a, nothing) z = Tanh(a) }"
+    text = """g (float[1,16] x) => (float[1,4] y, float[1,4] z) {
+        a = MatMul(x, w) y = Mul(a, nothing) z = Tanh(a) }"""
     constants = {"w": normal(rng, 16, 4), "nothing": np.zeros(4, np.float32)}
     observation = observed(text, constants, data)
     errors = OutputErrors(observation.outer)
@@ -232,7 +244,8 @@ def test_a_group_of_zeros_beside_other_values_does_not_rule(rng, data):
 
 def test_values_of_any_number_are_judged_in_their_parts(rng):
     """Boxes beside scores, with as many rows as each sample has."""
-    text = """g (float[K,16] x) => (float[K,6] y) { a = MatMul(x, w0) b = MatMul(x, w1) s = Sigmoid(b) y = Concat<axis=1>(a, s) }"""
+    text = """g (float[K,16] x) => (float[K,6] y) {
+        a = MatMul(x, w0) b = MatMul(x, w1) s = Sigmoid(b) y = Concat<axis=1>(a, s) }"""
     constants = {"w0": normal(rng, 16, 4), "w1": normal(rng, 16, 2)}
     parts = observed(text, constants, [{"x": normal(rng, 3 + i % 4, 16)} for i in range(12)]).outer
     assert [part.name for part in parts] == ["y[:, 0:4]", "y[:, 4:6]"]
@@ -242,7 +255,8 @@ def test_values_of_any_number_are_judged_in_their_parts(rng):
 
 def test_a_shape_that_nobody_knows_beforehand_is_one_part(rng):
     text = """g (float[1,16] x) => (float[P] y, float[Q,5] z) {
-        a = MatMul(x, w0) r = Relu(a) b = Greater(r, zero) y = Compress(a, flat) n = NonZero(b) t = Transpose(n) f = Cast<to=1>(t)
+        a = MatMul(x, w0) r = Relu(a) b = Greater(r, zero) y = Compress(a, flat) n = NonZero(b)
+        t = Transpose(n) f = Cast<to=1>(t)
         m = Concat<axis=1>(f, f) z = MatMul(m, w1) }"""
     constants = {
         "w0": normal(rng, 16, 8),
@@ -266,7 +280,8 @@ def test_a_part_of_another_shape_is_none():
 
 def test_a_cache_that_grows_is_judged_on_every_sample(rng):
     """Concat along an open axis: each sample has another length."""
-    text = "g (float[1,P,4] past, float[1,1,4] x) => (float[1,Q,4] present) { k = MatMul(x, w) present = Concat<axis=1>(past, k) }"
+    text = """g (float[1,P,4] past, float[1,1,4] x) => (float[1,Q,4] present) {
+        k = MatMul(x, w) present = Concat<axis=1>(past, k) }"""
     feeds = [{"past": normal(rng, 1, 3 + i, 4), "x": normal(rng, 1, 1, 4)} for i in range(8)]
     constants = {"w": normal(rng, 4, 4)}
     errors = OutputErrors(observed(text, constants, feeds).outer)

@@ -48,7 +48,8 @@ def judged(model: ir.Model) -> list[tuple[int, str, bool]]:
         ("(float[1,6] y) { a = MatMul(x, w1) y = Softmax(a) }", -1),
         ("(float[1,6] y) { a = MatMul(x, w1) y = LogSoftmax<axis=1>(a) }", 1),
         (
-            "(float[P] y) { m = MatMul(x, w0) a = Reshape(m, six_four) p = Softmax<axis=2>(a) t = Transpose(p) y = Reshape(t, flat) }",
+            "(float[P] y) { m = MatMul(x, w0) a = Reshape(m, six_four) p = Softmax<axis=2>(a)"
+            " t = Transpose(p) y = Reshape(t, flat) }",
             2,
         ),
     ],
@@ -91,7 +92,8 @@ def test_scores_and_boxes_in_front_of_non_maximum_suppression_are_judged(rng):
 
 def test_the_scores_in_front_of_an_arg_max_decide(rng):
     model = floats(
-        "g (float[1,16] x) => (int64[1] y) { a = MatMul(x, w0) r = Reshape(a, six_four) y = ArgMax<axis=2>(r) }",
+        "g (float[1,16] x) => (int64[1] y) {"
+        " a = MatMul(x, w0) r = Reshape(a, six_four) y = ArgMax<axis=2>(r) }",
         rng,
     )
     (tap,) = find_taps(model)
@@ -114,17 +116,19 @@ def test_values_chosen_by_a_threshold_are_judged_in_front_of_it(rng):
 
 
 def test_a_choice_by_inputs_alone_is_none(rng):
-    """What does not hang on a product does not change with quantization."""
-    text = "g (float[1,16] x) => (float[1,6] y) { v, i = TopK(x, two) a = MatMul(x, w1) m = ReduceSum(v, one) y = Add(a, m) }"
+    """Values that depend on no product do not change with quantization."""
+    text = """g (float[1,16] x) => (float[1,6] y) {
+        v, i = TopK(x, two) a = MatMul(x, w1) m = ReduceSum(v, one) y = Add(a, m) }"""
     model = floats(text, rng)
     assert judged(model) == [(0, "y", False)]
     assert find_selections(model) == []
 
 
 def test_a_choice_in_the_middle_leaves_the_outputs_to_be_judged(rng):
-    """Experts and tokens that are chosen, with products behind, leave as many values, which can be compared."""
+    """A choice of experts or tokens in front of products keeps the number of values: they can be compared."""
     text = """g (float[1,16] x) => (float[P,6] y) {
-        a = MatMul(x, w0) v, i = TopK(a, two) e = Gather<axis=1>(a, i) r = ReduceMean<axes=[2], keepdims=1>(e) q = Reshape(r, flat)
+        a = MatMul(x, w0) v, i = TopK(a, two) e = Gather<axis=1>(a, i)
+        r = ReduceMean<axes=[2], keepdims=1>(e) q = Reshape(r, flat)
         s = Softmax<axis=0>(q) u = ReduceSum(s) z = Mul(x, u) y = MatMul(z, w1) }"""
     model = floats(text, rng)
     assert judged(model) == [(0, "y", False)]
@@ -134,7 +138,8 @@ def test_a_choice_in_the_middle_leaves_the_outputs_to_be_judged(rng):
 def test_a_choice_of_any_number_in_the_middle_does_not(rng):
     """How many there are hangs on the choice: nothing behind it can be compared row by row."""
     text = """g (float[1,16] x) => (float[K,24] y) {
-        rows = Constant<value_ints=[-1, 1]>() a = MatMul(x, w1) g = Greater(a, zero) at = NonZero(g) t = Transpose(at)
+        rows = Constant<value_ints=[-1, 1]>() a = MatMul(x, w1) g = Greater(a, zero) at = NonZero(g)
+        t = Transpose(at)
         c = GatherND(a, t) q = Reshape(c, rows) m = Mul(q, x) y = MatMul(m, w0) }"""
     assert judged(floats(text, rng)) == [(0, "a", True)]
 
@@ -146,18 +151,21 @@ LOOP = """y = Loop(many, go%s) <body = body (int64 i, bool go_in%s) => (bool go_
 def test_boxes_that_go_into_a_loop_that_suppresses_are_judged(rng):
     inputs, outputs = "float[1,6,4] bi, float[1,1,6] si", "float[1,6,4] bo, float[1,1,6] so"
     carried = LOOP % (", b, s", f", {inputs}", f", {outputs}", " bo = Neg(bi) so = Neg(si)", "bi", "si")
-    text = f"g (float[1,16] x, int64 many, bool go) => (int64[N,K,3] y) {{ {BOXES} {carried.replace('y = Loop', 'bl, sl, y = Loop')} }}"
+    text = f"""g (float[1,16] x, int64 many, bool go) => (int64[N,K,3] y) {{
+        {BOXES} {carried.replace("y = Loop", "bl, sl, y = Loop")} }}"""
     assert judged(floats(text, rng)) == [(0, "b", True), (0, "s", True)]
 
 
 def test_boxes_that_the_body_of_a_loop_reads_are_judged(rng):
-    text = f"g (float[1,16] x, int64 many, bool go) => (int64[N,K,3] y) {{ {BOXES} {LOOP % ('', '', '', '', 'b', 's')} }}"
+    text = f"""g (float[1,16] x, int64 many, bool go) => (int64[N,K,3] y) {{
+        {BOXES} {LOOP % ("", "", "", "", "b", "s")} }}"""
     assert judged(floats(text, rng)) == [(0, "b", True), (0, "s", True)]
 
 
 def test_boxes_that_a_branch_reads_are_judged(rng):
     branches = ", ".join(
-        f"{name}_branch = {name} () => (int64[K,3] o{name}) {{ o{name} = NonMaxSuppression(b, s, {most}, half, half) }}"
+        f"{name}_branch = {name} () => (int64[K,3] o{name}) {{"
+        f" o{name} = NonMaxSuppression(b, s, {most}, half, half) }}"
         for name, most in (("then", "three"), ("else", "two"))
     )
     text = f"g (float[1,16] x, bool go) => (int64[K,3] y) {{ {BOXES} y = If(go) <{branches}> }}"
@@ -165,7 +173,8 @@ def test_boxes_that_a_branch_reads_are_judged(rng):
 
 
 def test_the_same_value_in_front_of_several_outputs_is_judged_once(rng):
-    text = "g (float[1,16] x) => (int64[1,1] y, int64[1,1] z) { a = MatMul(x, w1) y = ArgMax<axis=1>(a) z = ArgMin<axis=1>(a) }"
+    text = """g (float[1,16] x) => (int64[1,1] y, int64[1,1] z) {
+        a = MatMul(x, w1) y = ArgMax<axis=1>(a) z = ArgMin<axis=1>(a) }"""
     assert judged(floats(text, rng)) == [(0, "a", True)]
 
 
@@ -200,7 +209,8 @@ def test_entries_are_the_same_each_in_its_place():
 
 def test_how_often_the_same_is_selected_is_counted(rng):
     """Of two models that differ in one weight's column, sample by sample."""
-    text = "g (float[1,16] x) => (float[1,2] v, int64[1,2] i, int64[1,1] y) { a = MatMul(x, w) v, i = TopK(a, two) y = ArgMax<axis=1>(a) }"
+    text = """g (float[1,16] x) => (float[1,2] v, int64[1,2] i, int64[1,1] y) {
+        a = MatMul(x, w) v, i = TopK(a, two) y = ArgMax<axis=1>(a) }"""
     weight = normal(rng, 16, 6)
     one, other = (
         normalize(to_ir(parse(text, {"w": each, "two": np.array([2])})))

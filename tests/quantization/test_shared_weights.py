@@ -27,7 +27,8 @@ HEADS = """g (float[1,4,9,9] a, float[1,4,5,5] c) => (float[1,6,9,9] y, float[1,
     p = Conv<pads=[1,1,1,1]>(a, v) q = Relu(p) y = Conv<pads=[1,1,1,1]>(q, w, b)
     r = Conv<pads=[1,1,1,1]>(c, v) s = Relu(r) z = Conv<pads=[1,1,1,1]>(s, w, d) }"""
 LAYERS = """g (float[n,64] x) => (float[n,64] y) {
-    a = MatMul(x, w) b = Add(a, u) c = Tanh(b) d = MatMul(c, w) e = Add(d, v) f = Tanh(e) h = MatMul(f, w) y = Tanh(h) }"""
+    a = MatMul(x, w) b = Add(a, u) c = Tanh(b) d = MatMul(c, w) e = Add(d, v) f = Tanh(e)
+    h = MatMul(f, w) y = Tanh(h) }"""
 
 
 def heads(rng):
@@ -42,7 +43,7 @@ def heads(rng):
 
 
 def together(plan, axes):
-    """The names of the nodes that share the weight with so many output channels."""
+    """The names of the nodes that share the weight with `axes` output channels."""
     return next(names for names in sharing(plan) if plan.nodes[names[0]].node.inputs[1].shape[0] == axes)
 
 
@@ -167,7 +168,8 @@ def test_the_scale_holds_the_larger_bias(rng):
 
 
 def test_no_technique_makes_copies(rng):
-    text = "g (float[n,16] x, float[n,16] z) => (float[n,16] y) { a = MatMul(x, w) b = MatMul(z, w) y = Add(a, b) }"
+    text = """g (float[n,16] x, float[n,16] z) => (float[n,16] y) {
+        a = MatMul(x, w) b = MatMul(z, w) y = Add(a, b) }"""
     feeds = [
         {name: normal(rng, 32, 16) * np.geomspace(0.01, 10, 16, dtype=np.float32) for name in "xz"}
         for _ in range(4)

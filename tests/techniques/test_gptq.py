@@ -51,7 +51,7 @@ def test_the_output_is_closer_than_with_plain_rounding(rng, size, pair_safe):
 
 @pytest.mark.parametrize("size", [2, 33, 3 * BLOCK + 5])
 def test_it_is_what_the_paper_says(rng, size):
-    """One weight after another by the Cholesky factor of the inverse, in float64, against blocks without an inverse."""
+    """The paper's algorithm, by the Cholesky factor of the inverse in float64, against ours in blocks."""
     x, rows = correlated(rng, 4 * size, size), rng.normal(size=(5, size)).astype(np.float32)
     scales, moments = np.full(5, 0.25, np.float32), x.T @ x / len(x)
     damped = moments.astype(np.float64) + DAMPING * np.diag(moments).mean() * np.eye(size)

@@ -1,4 +1,4 @@
-"""Inputs divided into two digits."""
+"""Inputs split into a coarse and a fine digit."""
 
 import numpy as np
 import onnx
@@ -10,7 +10,16 @@ from hypothesis.extra import numpy as hnp
 import onnxq
 from onnxq.formats.lstm import LstmForm, quantize_lstms
 from onnxq.options import Mode
-from onnxq.techniques.input_split import FINE, TOP, WIDER, Split, by_turns, column_steps, digits, split_weight
+from onnxq.techniques.input_split import (
+    FINE,
+    TOP,
+    WIDER,
+    Split,
+    column_steps,
+    digits,
+    interleave,
+    split_weight,
+)
 from onnxq.techniques.saturation import saturating_pairs
 from tests.conftest import normal, parse, run, to_ir
 
@@ -61,13 +70,13 @@ def test_weights_that_are_next_to_nothing_leave_the_other_columns_numbers():
 
 def test_neighbours_are_digits_of_different_weight():
     first, second = np.arange(5), np.arange(5) + 10
-    found = by_turns(first, second)
+    found = interleave(first, second)
     assert sorted(found) == sorted([*first, *second])
     assert all((a >= 10) != (b >= 10) for a, b in zip(found[::2], found[1::2], strict=True))
 
 
 def divided_columns(x, steps, *, signed):
-    """What the written graph makes of an input, and the model."""
+    """Run the operators that split an input in the written graph."""
     k, hidden = x.shape[-1], 4
     text = f"g (float[S,B,{k}] x) => (float[S,1,B,{hidden}] y) {{ y = LSTM<hidden_size={hidden}>(x, w, r) }}"
     model = parse(text, {"w": np.zeros((1, 16, k), np.float32), "r": np.zeros((1, 16, hidden), np.float32)})
@@ -120,7 +129,7 @@ def test_silence_stays_silence():
 
 @pytest.fixture
 def wide(tmp_path, rng):
-    """An LSTM whose inputs span six decades, the small ones as important as the large: their weights are large."""
+    """An LSTM whose inputs span six decades; the small ones have large weights, so they matter as much."""
     scale = (10.0 ** -np.arange(0, 6, 0.25)).astype(np.float32)
     w = 0.3 * normal(rng, 2, 384, 24) / scale
     text = """g (float[9,1,24] x) => (float[2,1,96] last) {

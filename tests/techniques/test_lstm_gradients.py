@@ -9,7 +9,8 @@ SEQ, BATCH, K, HIDDEN = 6, 2, 3, 4
 
 
 def outputs(x, w, r, b):
-    text = f"g (float[{SEQ},{BATCH},{K}] x) => (float[{SEQ},1,{BATCH},{HIDDEN}] y) {{ y = LSTM<hidden_size={HIDDEN}>(x, w, r, b) }}"
+    text = f"""g (float[{SEQ},{BATCH},{K}] x) => (float[{SEQ},1,{BATCH},{HIDDEN}] y) {{
+        y = LSTM<hidden_size={HIDDEN}>(x, w, r, b) }}"""
     (found,) = run(parse(text, {"w": w[None], "r": r[None], "b": b[None]}), {"x": x})
     return found[:, 0].astype(np.float64)
 
@@ -18,7 +19,7 @@ def test_gradients_are_what_weights_do_to_the_outputs(rng):
     x, w, r, b = normal(rng, SEQ, BATCH, K), normal(rng, 16, K), normal(rng, 16, HIDDEN), normal(rng, 32)
     found = row_gradients(gate_gradients(x, (w, r, b), 64, 7), x)
     assert found.shape == (64 * BATCH, 16, K)
-    # over random signs, the mean square of a combination's change is the sum of squares of the outputs' changes
+    # over random signs, a combination's mean squared change is the sum of the outputs' squared changes
     expected = np.zeros((16, K))
     for row in range(16):
         for column in range(K):
