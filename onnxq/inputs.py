@@ -153,7 +153,7 @@ def prepare(options: QuantizeOptions) -> Job:
     if _unobservable(job):
         job.plan = job.replan(model)
         _check_plan(job, quantized)
-    if options.give_back and not options.measure:
+    if options.skip_slow_nodes and not options.measure:
         _give_back(job)
     return job
 

@@ -170,7 +170,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
         raise DataError(
             f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force"
         )
-    job = prepare(replace(options, give_back=False))  # what stays float is decided where they are used
+    job = prepare(replace(options, skip_slow_nodes=False))  # what stays float is decided where they are used
     samples = sorted(job.samples, key=lambda sample: sample.name)
     k, n = shard
     start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n

@@ -64,7 +64,7 @@ def hold_outputs(
     assert candidates.references is not None
     limits, kept, model = job.options.limits, choice.kept, candidates.variant.model
     shapes = planned_shapes(model, choice.plan, check_feeds(job.held_out[0], job.specs))
-    costs = job.costs if job.options.give_back else ()
+    costs = job.costs if job.options.skip_slow_nodes else ()
 
     def without(names: frozenset[str], why: str = REASON) -> Plan:
         left = dict.fromkeys(names, why)

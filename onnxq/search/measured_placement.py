@@ -47,7 +47,7 @@ def place_measured(job: Job) -> None:
     Raises:
         OnnxqError: there are no samples to run, or nothing may stay float for speed.
     """
-    if not job.options.give_back:
+    if not job.options.skip_slow_nodes:
         raise OnnxqError("--measure finds what to leave float, --all-int8 leaves nothing float: choose one")
     if not job.calibration:
         raise DataError("--measure runs samples: give a folder with --calib")
