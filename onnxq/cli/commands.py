@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from onnxq.cli.bench import bench
+from onnxq.cli.calibrate import calibrate
 from onnxq.cli.config import DEFAULT, keys_of, read_config
 from onnxq.cli.console import BAD_INPUT, say
 from onnxq.cli.evaluate import debug, evaluate, inspect
-from onnxq.cli.quantize import calibrate, quantize
+from onnxq.cli.quantize import quantize
 from onnxq.cli.shared_options import FILE
 from onnxq.errors import OnnxqError
 from onnxq.version import __version__
