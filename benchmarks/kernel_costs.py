@@ -120,7 +120,7 @@ def between(
                 f"{folder}/x.npz",
                 f"{folder}/q.onnx",
                 effort=onnxq.Effort.FAST,
-                give_back=False,
+                skip_slow_nodes=False,
             )
             model = onnx.load(f"{folder}/q.onnx")
     return model, feeds

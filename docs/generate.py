@@ -1,7 +1,7 @@
-"""Write what the documentation takes from the program: the reference of the commands, the schemas of the reports, the pictures.
+"""Generate the reference of the commands, the schemas of the reports, and the pictures.
 
-python docs/generate.py             write everything
-python docs/generate.py --check     say what is out of date, and exit with 1 then (pictures are not compared)
+python docs/generate.py          write all
+python docs/generate.py --check  list texts that are out of date, and exit with 1 if there are any
 """
 
 import argparse
@@ -18,28 +18,32 @@ from onnxq.evaluation.report import EvalReport
 from onnxq.report.quantization import QuantizeReport
 
 HERE = Path(__file__).parent
+WIDTH = 100
+"""Columns of the terminal that the reference shows."""
 
 
 def reference() -> str:
-    """Every command with its help, as a user sees it."""
-    root = click.Context(commands, info_name="onnxq", max_content_width=100, terminal_width=100)
+    """Return the help of every command, as the terminal shows it."""
+    root = click.Context(commands, info_name="onnxq", terminal_width=WIDTH, **commands.context_settings)
     parts = [
         "# Reference\n",
-        "Written by `python docs/generate.py` from the program itself.\n",
+        "The help of each command, written by `python docs/generate.py`. The long names of options are also "
+        "the\nkeys of `onnxq.toml`, in a table of the command's name.\n",
         _block(commands.get_help(root)),
     ]
-    for name, command in sorted(commands.commands.items()):
-        inner = click.Context(command, parent=root, info_name=name, max_content_width=100, terminal_width=100)
-        parts += [f"## onnxq {name}\n", _block(command.get_help(inner))]
+    for name, command in commands.commands.items():
+        context = click.Context(command, parent=root, info_name=name, terminal_width=WIDTH)
+        parts += [f"## onnxq {name}\n", _block(command.get_help(context))]
     return "\n".join(parts)
 
 
 def _block(text: str) -> str:
+    """Return a text as a code block."""
     return f"```text\n{text}\n```\n"
 
 
 def schemas() -> dict[str, str]:
-    """JSON Schemas of what `--json` prints, by file name."""
+    """Return the JSON Schemas of the output of `--json`, by file name."""
     found = {}
     for name, kind in (("quantize", QuantizeReport), ("eval", EvalReport), ("bench", BenchReport)):
         schema = TypeAdapter(kind).json_schema(mode="serialization")
@@ -54,13 +58,14 @@ def schemas() -> dict[str, str]:
 
 
 def texts() -> dict[str, str]:
-    """All generated texts by path in this folder."""
+    """Return all generated texts, by path in this folder."""
     return {"reference.md": reference(), **schemas()}
 
 
 def main() -> None:
+    """Write all files, or compare the texts with `--check`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    parser.add_argument("--check", action="store_true", help="compare texts (not pictures), write nothing")
     args = parser.parse_args()
     stale = [
         name

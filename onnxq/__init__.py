@@ -1,7 +1,7 @@
-"""onnxq: quantize ONNX models for the integer kernels of ONNX Runtime on CPUs, and prove the result.
+"""Quantize ONNX models to integers for ONNX Runtime on CPUs, and verify accuracy and speed.
 
-The functions here do what the commands of the same names do and return the report that those print.
-They import what they need when they are called.
+`quantize` and `evaluate` do the work of `onnxq quantize` and `onnxq eval` and return their reports.
+NumPy, ONNX and ONNX Runtime are imported when a function is called.
 """
 
 from __future__ import annotations
@@ -31,21 +31,41 @@ if TYPE_CHECKING:
     from onnxq.report.quantization import QuantizeReport
 
 __all__ = [
-    "Effort", "Format", "Method", "Mode", "OnnxqError", "Prefer", "QuantizeOptions", "Rounding", "Target", "Technique", "WeightType",
-    "__version__", "evaluate", "quantize",
-]  # fmt: skip
+    "Effort",
+    "Format",
+    "Method",
+    "Mode",
+    "OnnxqError",
+    "Prefer",
+    "QuantizeOptions",
+    "Rounding",
+    "Target",
+    "Technique",
+    "WeightType",
+    "__version__",
+    "evaluate",
+    "quantize",
+]
 
 
 def quantize(
     model: str | Path, calib: str | Path | None = None, output: str | Path | None = None, **options: Any
 ) -> QuantizeReport:
-    """Write the int8 model of a float one and return what was done.
+    """Quantize a float model, write the result to a file and return the report.
+
+    Example:
+        report = onnxq.quantize("model.onnx", "data/", method=onnxq.Method.MSE)
+        print(report.output, report.kernels.integer_share, report.outputs.bound_db)
 
     Args:
-        model: the float model.
-        calib: data folder; may be left out where `stats` are given.
-        output: the file to write; `<model>.int8.onnx` beside the input by default.
-        **options: fields of `QuantizeOptions`.
+        model: float model.
+        calib: calibration samples: folder or module:function; may be None with `stats`.
+        output: file to write; None for `<model>.int8.onnx` beside the model.
+        **options: other fields of `QuantizeOptions`.
+
+    Returns:
+        The report that `onnxq quantize --json` prints. A file that fails a gate of `limits` raises nothing:
+        see `report.gates`.
 
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
@@ -57,13 +77,20 @@ def quantize(
 
 
 def evaluate(model: str | Path, others: Sequence[str | Path], data: str | Path, **options: Any) -> EvalReport:
-    """Compare a float model with others over a data folder.
+    """Compare a float model with other models on samples.
+
+    Example:
+        report = onnxq.evaluate("model.onnx", ["model.int8.onnx"], "eval/", labels="eval/labels.csv")
+        print(report.scores[1].metrics["top-1"].drop, report.scores[1].sqnr_db)
 
     Args:
-        model: the float model.
-        others: the models to compare with it.
-        data: data folder.
+        model: float model.
+        others: models to compare with it.
+        data: samples: folder or module:function.
         **options: fields of `onnxq.evaluation.evaluate.EvalOptions`.
+
+    Returns:
+        The report that `onnxq eval --json` prints; `scores[0]` is the float model's.
 
     Raises:
         OnnxqError: a model, the data or the labels cannot be used.

@@ -1,8 +1,8 @@
-"""The errors a user can cause. Each is one line: what was found, where, and what to do."""
+"""Errors that a user can cause; each message is one line with the finding, the place and the remedy."""
 
 
 class OnnxqError(Exception):
-    """Bad usage or bad input; the command line prints it as one line and exits with 2."""
+    """Wrong usage or bad input; the command line prints the message and exits with 2."""
 
 
 class ModelError(OnnxqError):
@@ -18,11 +18,11 @@ class DataError(OnnxqError):
 
 
 class OutputError(OnnxqError):
-    """The result cannot be written where it should go."""
+    """The result cannot be written to its destination."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first non-empty line of another library's error, without ONNX Runtime's prefix."""
+    """Return the first non-empty line of another library's error, without ONNX Runtime's prefix."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     _, marker, rest = text.partition("[ONNXRuntimeError] : ")

@@ -1,12 +1,17 @@
-"""What a user can choose. Imports nothing heavy, so that the command line's help is instant."""
+"""Options of quantization and their values; imports nothing heavy, so that help appears at once."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
 
 
 class Method(StrEnum):
-    """How the range of an activation is chosen from its statistics."""
+    """Methods that choose the clipping range of an activation from its statistics."""
 
     AUTO = "auto"
     MINMAX = "minmax"
@@ -17,14 +22,21 @@ class Method(StrEnum):
 
 
 class Format(StrEnum):
-    """How integer operators stand in the written file."""
+    """Representations of quantized operators: Q/DQ nodes around float operators, or integer operators."""
 
     QDQ = "qdq"
     QOPERATOR = "qoperator"
 
 
 class Mode(StrEnum):
-    """What is quantized, and when activations are."""
+    """Kinds of quantization.
+
+    static   int8 weights and activations, calibrated ranges
+    dynamic  int8 weights and activations, ranges computed at run time
+    weights  weights only, as `WeightType`
+    fp16     weights in half precision
+    auto     all of these are tried, and the best is kept
+    """
 
     STATIC = "static"
     DYNAMIC = "dynamic"
@@ -34,7 +46,7 @@ class Mode(StrEnum):
 
 
 class Prefer(StrEnum):
-    """What counts among modes whose outputs hold."""
+    """Criterion of `Mode.AUTO` among results that are accurate enough."""
 
     SPEED = "speed"
     SIZE = "size"
@@ -42,7 +54,7 @@ class Prefer(StrEnum):
 
 
 class WeightType(StrEnum):
-    """What weights are stored as with `Mode.WEIGHTS`."""
+    """Storage types of weights with `Mode.WEIGHTS`."""
 
     INT8 = "int8"
     INT4 = "int4"
@@ -51,7 +63,7 @@ class WeightType(StrEnum):
 
 
 class Rounding(StrEnum):
-    """How weights of few bits are rounded."""
+    """Rounding methods of weights with `Mode.WEIGHTS`; auto is GPTQ with samples and HQQ without."""
 
     AUTO = "auto"
     RTN = "rtn"
@@ -61,7 +73,7 @@ class Rounding(StrEnum):
 
 
 class Technique(StrEnum):
-    """What is tried for the outputs' sake, and can be left out."""
+    """Techniques that make the outputs more accurate; `QuantizeOptions.without` disables them."""
 
     BIAS_CORRECTION = "bias-correction"
     GPTQ = "gptq"
@@ -74,7 +86,7 @@ class Technique(StrEnum):
 
 
 class Target(StrEnum):
-    """The CPUs on which the file has to be right."""
+    """CPU families that the file is made for; portable is right on x86 CPUs without VNNI too."""
 
     PORTABLE = "portable"
     VNNI = "vnni"
@@ -82,7 +94,12 @@ class Target(StrEnum):
 
 
 class Effort(StrEnum):
-    """How much measuring onnxq does to make the result accurate."""
+    """Amount of search for an accurate result.
+
+    fast      calibrate and correct biases
+    balanced  try all techniques, and fall back to float where the outputs are not accurate enough
+    best      try every combination of techniques
+    """
 
     FAST = "fast"
     BALANCED = "balanced"
@@ -91,14 +108,15 @@ class Effort(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """What the user asks for; None where it is not a condition.
+    """Gates that a result must pass; None for no gate.
 
-    max_drop       the first metric may fall by so much: points (hundredths) of shares, else its own unit
-    min_sqnr       of the outputs, dB
-    min_agreement  share of decisions that are the float model's, 0..1
-    min_speedup    float latency / the file's, at least
-    max_size       the file's bytes / float's, at most
-    significant    a drop counts only where the paired test says that it is more than chance
+    max_drop       largest drop of the first metric: percentage points for accuracy-like metrics, otherwise
+                   the metric's unit
+    min_sqnr       least SQNR of the outputs against float, dB
+    min_agreement  least share of decisions that agree with the float model's, 0..1
+    min_speedup    least float latency / latency of the file
+    max_size       largest size of the file / size of the float model
+    significant    count a drop only where the paired test finds it significant
     """
 
     max_drop: float | None = None
@@ -110,43 +128,71 @@ class Limits:
 
     @property
     def asked(self) -> bool:
-        """Whether accuracy is a condition."""
+        """Whether a gate limits the loss of accuracy."""
         return self.max_drop is not None or self.min_sqnr is not None or self.min_agreement is not None
 
 
+def renamed_fields(**names: str) -> Callable[[type[Options]], type[Options]]:
+    """Let a dataclass take old names of its fields as keyword arguments.
+
+    Args:
+        **names: the present name for each old one.
+    """
+
+    def decorate(kind: type[Options]) -> type[Options]:
+        construct = kind.__init__
+
+        @functools.wraps(construct)
+        def __init__(self: Any, *values: Any, **fields: Any) -> None:  # noqa: N807
+            # an old name overrides the present one, which `dataclasses.replace` always passes
+            renamed = {names[name]: fields.pop(name) for name in names if name in fields}
+            construct(self, *values, **fields | renamed)
+
+        kind.__init__ = __init__  # type: ignore[method-assign]
+        return kind
+
+    return decorate
+
+
+@renamed_fields(give_back="skip_slow_nodes")
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """All options of `onnxq quantize`; `config.py` and the command line fill the same fields.
+    """Options of `onnxq quantize`; the command line and `onnxq.toml` set the same fields.
 
     model        float model
-    calib        data folder; may be None with `stats`
-    output       file to write; None for `<model>.int8.onnx` (or .int4, .nf4, .fp16) beside the input
-    mode         what is quantized, and when activations are
-    prefer       with `Mode.AUTO`: what counts
-    weight_type, block, symmetric, rounding  how weights are stored with `Mode.WEIGHTS`: values that share a scale
-                 ("channel" and "tensor" too), whether they have no zero point, and how they are rounded
-    standard     with `Mode.STATIC` and `Mode.WEIGHTS`: operators of ONNX itself (there opset 21), in place of this runtime's
-    integer_compute  let the kernels of such weights round activations to 8 bits, which is faster
-    effort       how much is measured to make the result accurate
-    method       how activation ranges are chosen
-    percentile   share of values kept by the percentile method, percent
-    samples      at most so many samples of the folder, evenly spaced
-    target       CPUs on which the file must be right
-    per_channel  one weight scale an output channel, else one a tensor
-    format       QDQ or QOperator
-    preprocess   preset or TOML file that says how an image becomes an input
-    states       pairs "input=output" of a stateful model, whose output is the next sample's input; ("none",) where it has none; () finds
-                 them by name and shape, or in the data
+    calib        calibration samples: folder or module:function; may be None with `stats`
+    output       file to write; None for `<model>.int8.onnx` (or .int4, .nf4, .fp16) beside the model
+    mode         kind of quantization
+    prefer       criterion of `Mode.AUTO`
+    weight_type  with `Mode.WEIGHTS`: storage type of weights
+    block        with `Mode.WEIGHTS`: weights that share a scale: "16" to "256", "channel" or "tensor"
+    symmetric    with `Mode.WEIGHTS`: blocks have no zero point
+    rounding     with `Mode.WEIGHTS`: rounding method
+    standard     write operators of ONNX only, none of ONNX Runtime's own; `Mode.WEIGHTS` then writes opset 21
+    integer_compute  with `Mode.WEIGHTS`: kernels may round activations to 8 bits, which is faster
+    effort       amount of search for an accurate result
+    method       how the clipping ranges of activations are chosen
+    percentile   share of values that the percentile method keeps, percent
+    samples      largest number of samples, evenly spaced
+    target       CPU family that the file is made for
+    per_channel  one weight scale per output channel, else one per tensor
+    format       representation of quantized operators
+    preprocess   preset or TOML file that describes how a file becomes an input
+    states       pairs "input=output" of a stateful model: the output is the next sample's input; () detects
+                 them by name and shape, or in the data; ("none",) for a model without
     stats        statistics of `onnxq calibrate` in place of a calibration pass; several are merged
-    include, exclude, op_types  which nodes may be quantized: names or globs, operator types
-    give_back    leave float what is expected to be faster so on the target's CPUs
-    measure      decide that by timing nodes on this machine, in place of what is known of the target's CPUs
-    dynamic_lstm  int8 weights for LSTMs, whose inputs the runtime quantizes step by step: all, none, or (None) those that gain by it
-    allow_nonfinite  leave out NaN and infinite values where calibration meets them
-    without      techniques that are not to be used
-    limits       gates: of the outputs on held-out samples, of latency and of size
-    keep_failed  write a file that fails a gate under its name, in place of <name>.rejected.onnx
-    details      measure each layer's error and time, and keep each tensor's histogram, for the report
+    include      names or globs of the nodes to quantize; () for all
+    exclude      names or globs of nodes to keep in float
+    op_types     operator types to quantize; () for all
+    skip_slow_nodes  keep nodes in float where float is expected to be faster on the target
+    measure      decide that by timing nodes on this machine, not by the target's cost model
+    dynamic_lstm  int8 LSTM weights, with inputs quantized at run time: for all LSTMs, none, or (None) those
+                 that become faster
+    without      techniques to disable
+    allow_nonfinite  leave NaN and infinite values out of the statistics instead of raising
+    limits       gates of accuracy on validation samples, of latency and of size
+    keep_failed  write a file that fails a gate to `output`, not to <name>.rejected.onnx
+    details      measure the error and time of each layer and keep each tensor's histogram, for the report
     force        overwrite the output
     """
 
@@ -174,7 +220,7 @@ class QuantizeOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     op_types: tuple[str, ...] = ()
-    give_back: bool = True
+    skip_slow_nodes: bool = True
     measure: bool = False
     dynamic_lstm: bool | None = None
     without: tuple[Technique, ...] = ()
@@ -186,6 +232,6 @@ class QuantizeOptions:
 
     @property
     def destination(self) -> Path:
-        """Where the result is written."""
+        """Path of the file to write."""
         kind = {Mode.WEIGHTS: str(self.weight_type), Mode.FP16: "fp16"}.get(self.mode, "int8")
         return self.output or self.model.with_name(f"{self.model.stem}.{kind}.onnx")

@@ -1,1 +1,4 @@
-"""The command line: parse options, call one function of the package, print; nothing heavy is imported before a command runs."""
+"""The command line: parse options, call one function of the package, print the report.
+
+No module here imports NumPy or ONNX at its top, so that help appears at once.
+"""

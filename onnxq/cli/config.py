@@ -1,11 +1,14 @@
-"""`onnxq.toml`: every option of a command may stand in a table of the command's name."""
+"""`onnxq.toml`: a table per command with defaults of its options, and [preprocess] for all commands."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
+from onnxq.cli.groups import GroupedOption
 from onnxq.errors import OnnxqError
 
 DEFAULT = Path("onnxq.toml")
@@ -13,21 +16,43 @@ DEFAULT = Path("onnxq.toml")
 
 @dataclass(frozen=True)
 class Key:
-    """What an option's name in the file stands for: a parameter, or its opposite (`--all-int8` that of `--give-back`)."""
+    """A key of the file and the parameter that it sets.
+
+    parameter  name of the command's parameter
+    opposite   whether the key sets the parameter to the opposite of its value, as `all-int8` does
+    hidden     whether the key is an old name, which messages do not list
+    """
 
     parameter: str
     opposite: bool = False
+    hidden: bool = False
+
+
+def keys_of(parameters: Iterable[click.Parameter]) -> dict[str, Key]:
+    """Return the keys for the options of a command: their long names without the dashes."""
+    keys: dict[str, Key] = {}
+    for each in parameters:
+        if isinstance(each, GroupedOption):
+            name = each.name or ""
+            keys |= {key: Key(name, hidden=True) for key in _long_names(each.aliases)}
+            keys |= {key: Key(name, opposite=True) for key in _long_names(each.secondary_opts)}
+            keys |= {key: Key(name) for key in _long_names(each.opts)}
+    return keys
+
+
+def _long_names(names: Iterable[str]) -> list[str]:
+    return [name[2:] for name in names if name.startswith("--")]
 
 
 def read_config(path: Path, commands: Mapping[str, Mapping[str, Key]]) -> dict[str, Any]:
-    """Defaults by command and parameter.
+    """Read the defaults of parameters, by command.
 
     Args:
         path: the file.
-        commands: the options that each command takes, by their names without dashes in front.
+        commands: the keys of each command.
 
     Raises:
-        OnnxqError: not a TOML file, or a table or key that no command has.
+        OnnxqError: the file is not TOML, or no command has such a table or key.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -52,13 +77,14 @@ def read_config(path: Path, commands: Mapping[str, Mapping[str, Key]]) -> dict[s
 
 
 def _checked(table: dict[str, Any], known: Mapping[str, Key], where: str) -> dict[str, Any]:
-    """A command's table by parameter."""
-    found = {}
-    for key, value in table.items():
-        name = key.replace("_", "-")
-        if name not in known:
-            raise OnnxqError(f"{where} has no option '{key}': it takes {', '.join(sorted(known))}")
-        if known[name].opposite and not isinstance(value, bool):
-            raise OnnxqError(f"{where} {key}: {value!r} is not true or false")
-        found[known[name].parameter] = not value if known[name].opposite else value
-    return found
+    """Return the values of a command's table by parameter; raise an `OnnxqError` for an unknown key."""
+    values = {}
+    for text, value in table.items():
+        key = known.get(text.replace("_", "-"))
+        if key is None:
+            names = ", ".join(sorted(name for name, each in known.items() if not each.hidden))
+            raise OnnxqError(f"{where} has no option '{text}': it takes {names}")
+        if key.opposite and not isinstance(value, bool):
+            raise OnnxqError(f"{where} {text}: {value!r} is not true or false")
+        values[key.parameter] = not value if key.opposite else value
+    return values

@@ -77,7 +77,7 @@ def _placed(inputs: Inputs) -> Measured:
     options = inputs.options
     if options.measure:
         return placed_by_measurement(inputs)
-    recipe, warnings = placed_by_model(inputs) if options.give_back else (inputs.recipe(), ())
+    recipe, warnings = placed_by_model(inputs) if options.skip_slow_nodes else (inputs.recipe(), ())
     return Measured(recipe, inputs.costs, warnings=warnings)
 
 

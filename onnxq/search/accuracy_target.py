@@ -170,7 +170,7 @@ def meet_target(
     settings, options = candidates.settings, inputs.options
     feeds = check_feeds(inputs.samples.validation[0], inputs.specs)
     shapes = planned_shapes(candidates.variant.model, choice.recipe.plan, feeds)
-    costs = inputs.costs if options.give_back else ()
+    costs = inputs.costs if options.skip_slow_nodes else ()
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
         target = _Target(
             inputs,

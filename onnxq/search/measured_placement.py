@@ -66,7 +66,7 @@ def placed_by_measurement(inputs: Inputs) -> Measured:
     Raises:
         OnnxqError: there are no samples to run, or no node may stay float for speed.
     """
-    if not inputs.options.give_back:
+    if not inputs.options.skip_slow_nodes:
         raise OnnxqError("--measure finds what to leave float, --all-int8 leaves nothing float: choose one")
     if not inputs.samples.calibration:
         raise DataError("--measure runs samples: give a folder with --calib")

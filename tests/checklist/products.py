@@ -104,7 +104,7 @@ def _(rng):
     return case
 
 
-QOPERATOR = {"format": "qoperator", "give_back": False}
+QOPERATOR = {"format": "qoperator", "skip_slow_nodes": False}
 """All integers, whether that is faster or not."""
 
 

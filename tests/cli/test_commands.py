@@ -316,14 +316,6 @@ def test_few_samples_are_a_warning(work):
     assert "16 samples found in data, 200 asked for" in quantize().stderr
 
 
-def test_every_command_and_option_has_help():
-    for name, command in main.commands.items():
-        assert "Example:" in (command.help or ""), name
-        for option in command.params:
-            if option.param_type_name == "option":
-                assert option.help, f"{name} {option.name}"
-
-
 def test_algebra_is_loaded_when_it_is_used():
     """onnx_ir adds sizes that have names with sympy, whose loading takes longer than all else that is loaded."""
     code = "import sys\nfrom onnxq.runtime.memory import loading\nwith loading('onnxq.pipeline'):\n    import onnxq.pipeline\n"
@@ -332,15 +324,6 @@ def test_algebra_is_loaded_when_it_is_used():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split("\n")[0] == "False n + 1"
-
-
-def test_help_and_version_import_nothing_heavy():
-    code = "import sys\nfrom click.testing import CliRunner\nfrom onnxq.cli.commands import main\n"
-    code += "assert CliRunner().invoke(main, ['quantize', '--help']).exit_code == 0\n"
-    code += "print([m for m in ('numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'tqdm') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-    assert onnxq("--version").stdout.startswith("onnxq, version ")
 
 
 def test_python_api(work):

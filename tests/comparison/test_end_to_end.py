@@ -27,7 +27,7 @@ def quantized(
         method=Method.MSE,
         without=without,
         states=states,
-        give_back=False,
+        skip_slow_nodes=False,
         force=True,
     )
     return quantize(options)

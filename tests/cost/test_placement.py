@@ -169,17 +169,17 @@ def test_integers_beside_what_is_left_float_have_to_save_something(
     assert any("nothing is expected to be faster" in text for text in report.warnings) == (integers == 0)
 
 
-@pytest.mark.parametrize("give_back", [True, False])
-def test_given_back_weights_are_stored_in_half_precision(rng, tmp_path, give_back):
+@pytest.mark.parametrize("skip_slow_nodes", [True, False])
+def test_given_back_weights_are_stored_in_half_precision(rng, tmp_path, skip_slow_nodes):
     model = depthwise_model(rng)
     onnx.save_model(model, tmp_path / "model.onnx")
     np.savez(tmp_path / "x.npz", x=normal(rng, 1, 8, 96, 96))
-    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "x.npz", give_back=give_back)
+    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "x.npz", skip_slow_nodes=skip_slow_nodes)
     written = onnx.load(tmp_path / "model.int8.onnx")
     halves = [tensor for tensor in written.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
-    assert bool(halves) == give_back
+    assert bool(halves) == skip_slow_nodes
     assert report.kernels.counts.get("Cast", 0) == 0  # widened once, when the file is loaded
-    assert any("for speed" in group.reason for group in report.floats) == give_back
+    assert any("for speed" in group.reason for group in report.floats) == skip_slow_nodes
     feeds = dict(np.load(tmp_path / "x.npz"))
     expected, found = (
         runtime_outputs(tmp_path / name, feeds)[0] for name in ("model.onnx", "model.int8.onnx")
@@ -386,7 +386,7 @@ def test_weights_of_recurrent_layers_are_stored_in_half_precision(exclude, rng, 
     onnx.save_model(model, tmp_path / "model.onnx")
     for i in range(12):
         np.savez(tmp_path / f"{i}.npz", x=normal(rng, 3, 5, 16))
-    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path, give_back=False, exclude=exclude)
+    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path, skip_slow_nodes=False, exclude=exclude)
     written = onnx.load(tmp_path / "model.int8.onnx")
     halves = {
         tensor.name for tensor in written.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16

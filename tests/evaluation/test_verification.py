@@ -200,7 +200,9 @@ def test_names_of_joined_products_are_found_and_others_kept():
 
 def test_of_large_outputs_a_part_of_the_samples_is_compared(tmp_path, monkeypatch):
     """Where few samples fit into memory at a time, both files would be opened for each few of them."""
-    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False, samples=100)
+    options = QuantizeOptions(
+        CNN, SAMPLES / "calib", tmp_path / "out.onnx", skip_slow_nodes=False, samples=100
+    )
     assert quantize(options).outputs.samples == 100
     monkeypatch.setattr(verify, "HELD_BYTES", 8 * 4 * (8 * 8 + 10))
     outputs = quantize(replace(options, force=True)).outputs

@@ -190,7 +190,7 @@ def test_products_of_one_activation_become_one(biases, rng):
 @pytest.mark.parametrize("mode", [Mode.STATIC, Mode.DYNAMIC])
 def test_a_transformer_of_short_sequences(mode, tmp_path):
     options = QuantizeOptions(
-        TRANSFORMER, SAMPLES / "calib", tmp_path / "out.onnx", mode=mode, give_back=False
+        TRANSFORMER, SAMPLES / "calib", tmp_path / "out.onnx", mode=mode, skip_slow_nodes=False
     )
     report = quantize(replace(options, details=True))
     nodes = onnx.load(tmp_path / "out.onnx").graph.node
@@ -203,7 +203,12 @@ def test_a_transformer_of_short_sequences(mode, tmp_path):
 
 def test_neither_for_other_runtimes(tmp_path):
     options = QuantizeOptions(
-        TRANSFORMER, SAMPLES / "calib", tmp_path / "out.onnx", samples=48, standard=True, give_back=False
+        TRANSFORMER,
+        SAMPLES / "calib",
+        tmp_path / "out.onnx",
+        samples=48,
+        standard=True,
+        skip_slow_nodes=False,
     )
     quantize(options)
     assert not any(node.domain for node in onnx.load(tmp_path / "out.onnx").graph.node)

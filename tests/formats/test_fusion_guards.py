@@ -88,7 +88,7 @@ def test_an_excluded_convolution_stays_as_exact_as_float(tmp_path, rng):
         tmp_path / "calib",
         tmp_path / "out.onnx",
         exclude=("middle",),
-        give_back=False,
+        skip_slow_nodes=False,
         effort=onnxq.Effort.FAST,
     )
     assert report.kernels.counts.get("QLinearConv") == 2
@@ -181,6 +181,6 @@ def test_a_product_with_one_row_of_weights(tmp_path, rng):
     for i in range(16):
         np.save(tmp_path / "calib" / f"{i}.npy", normal(rng, 5, 16))
     report = onnxq.quantize(
-        tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", give_back=False
+        tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", skip_slow_nodes=False
     )
     assert report.outputs.sqnr_db > 25

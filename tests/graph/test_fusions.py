@@ -136,7 +136,11 @@ def test_a_gelu_between_integer_convolutions_is_one_operator(end, standard, rng,
     for i in range(16):
         np.save(tmp_path / "calib" / f"{i}.npy", normal(rng, 1, 8, 6, 6))
     options = QuantizeOptions(
-        tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", give_back=False, standard=standard
+        tmp_path / "model.onnx",
+        tmp_path / "calib",
+        tmp_path / "out.onnx",
+        skip_slow_nodes=False,
+        standard=standard,
     )
     report = quantize(options)
     assert report.kernels.counts["QLinearConv"] == 2

@@ -422,7 +422,7 @@ def test_products_among_floats_find_their_ranges_at_run_time(tmp_path, rng):
     for i in range(24):  # ranges that differ from sample to sample, which one range cannot hold
         np.save(tmp_path / "calib" / f"{i:02}.npy", normal(rng, 2, 5, 64) * 10.0 ** (i % 3))
     options = QuantizeOptions(
-        tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", give_back=False
+        tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", skip_slow_nodes=False
     )
     report = quantize(options)
     assert "ranges-at-run-time" in report.techniques

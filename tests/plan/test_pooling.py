@@ -43,7 +43,7 @@ def test_pools_outside_the_fast_layout_stay_float(before, behind, rng, tmp_path)
 
     onnx.save(model, tmp_path / "model.onnx")
     np.savez(tmp_path / "x.npz", x=normal(rng, 1, 16, 12, 12))
-    quantize(QuantizeOptions(tmp_path / "model.onnx", tmp_path / "x.npz", give_back=False))
+    quantize(QuantizeOptions(tmp_path / "model.onnx", tmp_path / "x.npz", skip_slow_nodes=False))
     open_session(to_ir(onnx.load(tmp_path / "model.int8.onnx")), save_optimized=tmp_path / "runs.onnx")
     runs = onnx.load(tmp_path / "runs.onnx")
     types = {value.name: value.type.tensor_type.elem_type for value in runs.graph.value_info}

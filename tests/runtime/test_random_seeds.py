@@ -27,7 +27,7 @@ def noisy(rng, folder):
 def test_outputs_are_held_against_the_same_draws(tmp_path, rng):
     path = noisy(rng, tmp_path)
     reports = [
-        onnxq.quantize(path, tmp_path / "calib", tmp_path / name, give_back=False)
+        onnxq.quantize(path, tmp_path / "calib", tmp_path / name, skip_slow_nodes=False)
         for name in ("a.onnx", "b.onnx")
     ]
     assert reports[0].outputs.sqnr_db > 25
@@ -39,7 +39,9 @@ def test_outputs_are_held_against_the_same_draws(tmp_path, rng):
 
 def test_the_file_still_draws_as_it_likes(tmp_path, rng):
     path = noisy(rng, tmp_path)
-    onnxq.quantize(path, tmp_path / "calib", tmp_path / "a.onnx", give_back=False, effort=onnxq.Effort.FAST)
+    onnxq.quantize(
+        path, tmp_path / "calib", tmp_path / "a.onnx", skip_slow_nodes=False, effort=onnxq.Effort.FAST
+    )
     assert len(unseeded_nodes(load(tmp_path / "a.onnx"))) == 1
     x = {"x": normal(rng, 1, 8, 16)}
     ours = [open_session(model).run(None, x)[0] for model in (path, load(path), path)]

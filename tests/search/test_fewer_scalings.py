@@ -91,12 +91,12 @@ def uneven(tmp_path, rng):
 
 def test_a_file_keeps_the_multiplication_that_counts(uneven, tmp_path):
     path, calib = uneven
-    report = onnxq.quantize(path, calib, tmp_path / "q.onnx", give_back=False)
+    report = onnxq.quantize(path, calib, tmp_path / "q.onnx", skip_slow_nodes=False)
     assert "smoothing" in report.techniques
     written = onnx.load(tmp_path / "q.onnx")
     kept = [node.name for node in written.graph.node if node.name.endswith("_Smoothing")]
     assert kept == ["n0_Smoothing"]
     before = onnxq.quantize(
-        path, calib, tmp_path / "plain.onnx", give_back=False, without=("smoothing", "fallback")
+        path, calib, tmp_path / "plain.onnx", skip_slow_nodes=False, without=("smoothing", "fallback")
     )
     assert report.outputs.sqnr_db > before.outputs.sqnr_db + 10

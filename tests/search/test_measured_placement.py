@@ -94,7 +94,7 @@ def test_the_command_measures_for_real(tmp_path):
 
 def test_wrong_combinations_are_said(tmp_path):
     with pytest.raises(onnxq.OnnxqError, match="choose one"):
-        onnxq.quantize(CNN, SAMPLES / "calib", tmp_path / "out.onnx", measure=True, give_back=False)
+        onnxq.quantize(CNN, SAMPLES / "calib", tmp_path / "out.onnx", measure=True, skip_slow_nodes=False)
     calibrate(onnxq.QuantizeOptions(CNN, SAMPLES / "calib"), tmp_path / "stats.npz")
     with pytest.raises(
         onnxq.OnnxqError, match="--measure plans static quantization, and the mode is dynamic"

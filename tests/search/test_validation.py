@@ -41,7 +41,7 @@ def test_more_judges_where_few_cannot_tell(tmp_path, monkeypatch):
         "onnxq.search.accuracy_target.more_references",
         lambda inputs, few: asked.append(len(few.samples)) or more_references(inputs, few),
     )
-    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False)
+    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", skip_slow_nodes=False)
     reached = quantize(options).outputs.sqnr_db
     assert not asked
     settings = SearchSettings(target_db=reached - SearchSettings().doubt_db / 2)
@@ -73,7 +73,7 @@ def test_the_target_is_held_with_standard_errors_to_spare(tmp_path, monkeypatch)
         found.append(judged_by(few, model, **where))
         return found[-1]
 
-    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False)
+    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", skip_slow_nodes=False)
     monkeypatch.setattr(References, "judged", remember)
     monkeypatch.setattr(
         "onnxq.search.accuracy_target.fall_back",
@@ -143,7 +143,7 @@ def settled(tmp_path, monkeypatch, judge, **options):
         References, "inner_judged", lambda self, model, chosen=None: judge(judged.append(0) or len(judged))
     )
     return quantize(
-        QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", give_back=False, **options)
+        QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", skip_slow_nodes=False, **options)
     )
 
 
@@ -191,7 +191,7 @@ def test_bias_correction_is_tried_only_where_something_can_take_it(tmp_path, rng
     for i in range(16):
         np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 4, 16))
     report = quantize(
-        QuantizeOptions(tmp_path / "m.onnx", tmp_path / "data", tmp_path / "o.onnx", give_back=False)
+        QuantizeOptions(tmp_path / "m.onnx", tmp_path / "data", tmp_path / "o.onnx", skip_slow_nodes=False)
     )
     assert len({trial.techniques for trial in report.trials}) > 1
     assert any(Technique.BIAS_CORRECTION in trial.techniques for trial in report.trials) is tried

@@ -1,0 +1,108 @@
+"""`onnxq bench`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxq.cli.console import Console, exit_on_failed_gate, with_console
+from onnxq.cli.groups import GroupedCommand, OptionGroup, option
+from onnxq.cli.shared_options import COUNT, FILE, SAMPLES, pop_limits, preprocess_option
+from onnxq.errors import OnnxqError
+
+
+@click.command(
+    cls=GroupedCommand,
+    examples=["onnxq bench model.onnx model.int8.onnx --data data/ --threads 1 --threads 2"],
+    page="docs/results.md",
+)
+@click.argument("models", type=FILE, nargs=-1, required=True)
+@option(OptionGroup.DATA, "--data", type=FILE, help=f"Run on samples ({SAMPLES}) instead of random values.")
+@preprocess_option
+@option(
+    OptionGroup.DATA,
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=1,3,224,224",
+    help="Set the shape of an input with open sizes, which are 1 by default.",
+)
+@option(
+    OptionGroup.DATA,
+    "--tokens",
+    type=COUNT,
+    metavar="N",
+    help="Generate N tokens after the first sample, for language models.",
+)
+@option(
+    OptionGroup.SPEED,
+    "--batch",
+    "batches",
+    type=COUNT,
+    multiple=True,
+    default=(1,),
+    metavar="N",
+    help="Measure batch size N.",
+)
+@option(
+    OptionGroup.SPEED,
+    "--threads",
+    type=COUNT,
+    multiple=True,
+    default=(1,),
+    metavar="N",
+    help="Measure with N threads.",
+)
+@option(
+    OptionGroup.SPEED,
+    "--runs",
+    type=click.IntRange(5),
+    default=200,
+    metavar="N",
+    help="Run each model at most N times (5 or more).",
+)
+@option(
+    OptionGroup.SPEED,
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    metavar="S",
+    help="Start no further turn after S seconds.",
+)
+@option(
+    OptionGroup.GATES,
+    "--min-speedup",
+    type=float,
+    metavar="RATIO",
+    help="Require a speed-up over the first model of at least RATIO, at every setting.",
+)
+@option(
+    OptionGroup.GATES,
+    "--max-size",
+    type=float,
+    metavar="RATIO",
+    help="Require files of at most RATIO times the first model's size.",
+)
+@with_console
+def bench(console: Console, models: tuple[Path, ...], shapes: tuple[str, ...], **options: Any) -> None:
+    """Measure MODELS in turns and compare them with the first.
+
+    The report shows latency, throughput, load time, memory and size.
+    """
+    from onnxq.evaluation.benchmark import BenchOptions
+    from onnxq.evaluation.benchmark import bench as run
+    from onnxq.report.text import bench_text
+
+    limits = pop_limits(options)
+    sizes = dict(_parse_shape(text) for text in shapes)
+    report = run(models, BenchOptions(shapes=sizes, limits=limits, **options))
+    console.show(report, bench_text(report))
+    exit_on_failed_gate(report.gates)
+
+
+def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Parse NAME=1,3,224,224 into the name and the shape; raise an `OnnxqError` for anything else."""
+    name, equals, sizes = text.rpartition("=")
+    if not equals or not all(size.isdigit() for size in sizes.split(",")):
+        raise OnnxqError(f"--shape {text}: expected NAME=1,3,224,224")
+    return name, tuple(int(size) for size in sizes.split(","))

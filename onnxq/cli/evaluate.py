@@ -1,0 +1,163 @@
+"""`onnxq eval`, `onnxq debug` and `onnxq inspect`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxq.cli.console import Console, exit_on_failed_gate, with_console
+from onnxq.cli.groups import GroupedCommand, OptionGroup, option
+from onnxq.cli.shared_options import (
+    COUNT,
+    FILE,
+    SAMPLES,
+    gate_options,
+    metric_options,
+    pop_limits,
+    pop_report_files,
+    pop_score_options,
+    preprocess_option,
+    report_options,
+    state_option,
+)
+
+
+@click.command(
+    "eval",
+    cls=GroupedCommand,
+    examples=["onnxq eval model.onnx model.int8.onnx --data eval/ --labels eval/labels.csv --max-drop 0.5"],
+    page="docs/data.md",
+)
+@click.argument("model", type=FILE)
+@click.argument("others", type=FILE, nargs=-1)
+@option(OptionGroup.DATA, "--data", type=FILE, required=True, help=f"Compare on these samples: {SAMPLES}.")
+@option(
+    OptionGroup.DATA,
+    "--samples",
+    type=COUNT,
+    metavar="N",
+    help="Use at most N samples, evenly spaced; by default all.",
+)
+@preprocess_option
+@state_option
+@option(
+    OptionGroup.SPEED,
+    "--latency/--no-latency",
+    default=True,
+    help="Measure the latency of the models in turns, or skip that.",
+)
+@option(
+    OptionGroup.SPEED,
+    "--threads",
+    type=COUNT,
+    default=1,
+    metavar="N",
+    help="Measure latency with N threads.",
+)
+@report_options
+@gate_options
+@option(
+    OptionGroup.GATES,
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Require that at least this share of decisions (0 to 1) agrees with the float model's.",
+)
+@option(
+    OptionGroup.GATES,
+    "--significant",
+    is_flag=True,
+    help="Fail --max-drop only where a paired test finds the drop significant.",
+)
+@option(
+    OptionGroup.GATES,
+    "--baseline",
+    type=FILE,
+    metavar="FILE",
+    help="Compare with the JSON report of an earlier eval; --max-drop then limits the drop since that too.",
+)
+@metric_options
+@option(
+    OptionGroup.METRIC,
+    "--output",
+    metavar="NAME",
+    help="Score this output of the model; by default the first.",
+)
+@with_console
+def evaluate(
+    console: Console, model: Path, others: tuple[Path, ...], data: Path, output: str | None, **options: Any
+) -> None:
+    """Compare the float MODEL with OTHERS on samples.
+
+    The report shows metrics of the task (with labels), agreement, SQNR, size and latency.
+    """
+    from onnxq.evaluation.evaluate import EvalOptions
+    from onnxq.evaluation.evaluate import evaluate as run
+    from onnxq.evaluation.scores.score import ScoreOptions
+    from onnxq.report.files import check_reports, write_reports
+    from onnxq.report.text import eval_text
+
+    files = pop_report_files(options)
+    check_reports(files)
+    limits = pop_limits(options)
+    score = ScoreOptions(output=output, **pop_score_options(options))
+    report = run(model, others, data, EvalOptions(score=score, limits=limits, **options))
+    console.warn(report.warnings)
+    write_reports(report, files)
+    console.show(report, eval_text(report, verbose=console.verbose))
+    exit_on_failed_gate(report.gates)
+
+
+@click.command(
+    cls=GroupedCommand,
+    examples=["onnxq debug model.onnx model.int8.onnx --data data/"],
+    page="docs/troubleshooting.md",
+)
+@click.argument("model", type=FILE)
+@click.argument("other", metavar="INT8", type=FILE)
+@option(
+    OptionGroup.DATA,
+    "--data",
+    type=FILE,
+    required=True,
+    help=f"Compare on a few of these samples: {SAMPLES}.",
+)
+@preprocess_option
+@option(
+    OptionGroup.OUTPUT,
+    "--report",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="Also write a report of the kind that the suffix names: .html or .json.",
+)
+@with_console
+def debug(console: Console, model: Path, other: Path, data: Path, **options: Any) -> None:
+    """Show where the model INT8 deviates from its float MODEL.
+
+    The report lists the error of each layer, activations that are clipped, and weights that saturate.
+    """
+    from onnxq.evaluation.debugging import debug as run
+    from onnxq.report.files import DEBUG_WRITERS, check_reports, write_reports
+    from onnxq.report.text import debug_text
+
+    files = pop_report_files(options)
+    check_reports(files, DEBUG_WRITERS)
+    report = run(model, other, data, options["preprocess"])
+    write_reports(report, files)
+    console.show(report, debug_text(report, verbose=console.verbose))
+
+
+@click.command(cls=GroupedCommand, examples=["onnxq inspect model.onnx"], page="docs/quantization.md")
+@click.argument("model", type=FILE)
+@with_console
+def inspect(console: Console, model: Path) -> None:
+    """Show the operators of MODEL, and which nodes would become int8.
+
+    The report also lists the operators with most MACs, and the reason for each node that would stay in float.
+    """
+    from onnxq.evaluation.inspection import inspect_model
+    from onnxq.report.text import inspect_text
+
+    report = inspect_model(model)
+    console.show(report, inspect_text(report, verbose=console.verbose))

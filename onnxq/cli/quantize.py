@@ -1,0 +1,297 @@
+"""`onnxq quantize`."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxq.cli.console import Console, exit_on_failed_gate, with_console
+from onnxq.cli.groups import GroupedCommand, OptionGroup, choice, option
+from onnxq.cli.shared_options import (
+    FILE,
+    combined,
+    force_option,
+    gate_options,
+    metric_options,
+    node_options,
+    pop_limits,
+    pop_report_files,
+    pop_score_options,
+    report_options,
+    sample_options,
+)
+from onnxq.errors import OnnxqError
+from onnxq.options import (
+    Effort,
+    Format,
+    Limits,
+    Method,
+    Mode,
+    Prefer,
+    QuantizeOptions,
+    Rounding,
+    Target,
+    Technique,
+    WeightType,
+)
+from onnxq.runtime.memory import loading, reuse_freed_memory
+
+if TYPE_CHECKING:
+    from onnxq.search.accuracy_target import Task
+
+ENUMS: dict[str, type[StrEnum]] = {
+    "mode": Mode,
+    "prefer": Prefer,
+    "weight_type": WeightType,
+    "rounding": Rounding,
+    "effort": Effort,
+    "method": Method,
+    "target": Target,
+    "format": Format,
+}
+"""Parameters whose texts are values of an enum."""
+BLOCKS = ("16", "32", "64", "128", "256", "channel", "tensor")
+PLOTTED = frozenset({".html", ".png"})
+"""Reports that show layers and histograms."""
+
+mode_options = combined(
+    option(
+        OptionGroup.MODE,
+        "--mode",
+        **choice(QuantizeOptions.mode),
+        help="Quantize to int8 with calibrated ranges (static) or ranges computed at run time (dynamic), "
+        "quantize weights only (weights), store weights in half precision (fp16), or try all and keep the "
+        "best (auto).",
+    ),
+    option(
+        OptionGroup.MODE,
+        "--prefer",
+        **choice(QuantizeOptions.prefer),
+        help="Choose the best result of --mode auto by speed, size or accuracy.",
+    ),
+    option(
+        OptionGroup.MODE,
+        "--target",
+        **choice(QuantizeOptions.target),
+        help="Quantize for this CPU family; portable keeps integer sums from saturating on x86 CPUs without "
+        "VNNI.",
+    ),
+    option(
+        OptionGroup.MODE,
+        "--per-channel/--per-tensor",
+        default=QuantizeOptions.per_channel,
+        help="Use one weight scale per output channel, or one per tensor.",
+    ),
+    node_options,
+)
+
+accuracy_options = combined(
+    option(
+        OptionGroup.ACCURACY,
+        "--effort",
+        **choice(QuantizeOptions.effort),
+        help="Correct biases only (fast), try all techniques and fall back to float where needed (balanced), "
+        "or try every combination (best).",
+    ),
+    option(
+        OptionGroup.ACCURACY,
+        "--method",
+        **choice(QuantizeOptions.method),
+        help="Choose the clipping range of activations by this method; auto compares all on validation "
+        "samples.",
+    ),
+    option(
+        OptionGroup.ACCURACY,
+        "--percentile",
+        type=click.FloatRange(50, 100, min_open=True),
+        default=QuantizeOptions.percentile,
+        metavar="PERCENT",
+        help="Keep this share of the values (50 to 100 percent) with --method percentile.",
+    ),
+    option(
+        OptionGroup.ACCURACY,
+        "--without",
+        multiple=True,
+        type=click.Choice([str(technique) for technique in Technique]),
+        metavar="TECHNIQUE",
+        help=f"Disable this accuracy technique: {', '.join(Technique)}.",
+    ),
+)
+
+speed_options = combined(
+    option(
+        OptionGroup.SPEED,
+        "--skip-slow-nodes/--all-int8",
+        aliases=["--give-back"],
+        default=QuantizeOptions.skip_slow_nodes,
+        help="Keep nodes in float where float is expected to be faster on the target, or quantize all nodes "
+        "that have integer kernels.",
+    ),
+    option(
+        OptionGroup.SPEED,
+        "--measure",
+        is_flag=True,
+        help="Time nodes on this machine instead of using the target's cost model; the file then depends on "
+        "its clock.",
+    ),
+    option(
+        OptionGroup.SPEED,
+        "--dynamic-lstm/--float-lstm",
+        default=QuantizeOptions.dynamic_lstm,
+        help="Store LSTM weights as int8 and quantize LSTM inputs at run time, or keep LSTMs in float; by "
+        "default int8 where it is faster.",
+    ),
+)
+
+weight_only_options = combined(
+    option(
+        OptionGroup.WEIGHT_ONLY,
+        "--weight-type",
+        **choice(QuantizeOptions.weight_type),
+        help="Store weights as this type.",
+    ),
+    option(
+        OptionGroup.WEIGHT_ONLY,
+        "--block",
+        default=QuantizeOptions.block,
+        metavar="N|channel|tensor",
+        help="Share a scale among N neighbouring weights (16 to 256), a channel or a tensor.",
+    ),
+    option(
+        OptionGroup.WEIGHT_ONLY,
+        "--symmetric/--affine",
+        default=QuantizeOptions.symmetric,
+        help="Store blocks without or with a zero point.",
+    ),
+    option(
+        OptionGroup.WEIGHT_ONLY,
+        "--rounding",
+        **choice(QuantizeOptions.rounding),
+        help="Round to nearest (rtn), by half-quadratic quantization (hqq), or by calibration samples (gptq, "
+        "awq); auto is gptq with --calib and hqq without.",
+    ),
+    option(
+        OptionGroup.WEIGHT_ONLY,
+        "--integer-compute/--float-compute",
+        default=QuantizeOptions.integer_compute,
+        help="Let kernels round activations to 8 bits, which is faster, or keep activations in float.",
+    ),
+)
+
+model_file_options = combined(
+    option(
+        OptionGroup.OUTPUT,
+        "-o",
+        "--output",
+        type=FILE,
+        metavar="FILE",
+        help="Write the model to this file; by default to NAME.int8.onnx beside MODEL.",
+    ),
+    force_option,
+    option(
+        OptionGroup.OUTPUT,
+        "--format",
+        **choice(QuantizeOptions.format),
+        help="Write Q/DQ nodes around float operators (qdq), or integer operators (qoperator).",
+    ),
+    option(
+        OptionGroup.OUTPUT,
+        "--standard",
+        is_flag=True,
+        help="Write only operators of ONNX itself, none of ONNX Runtime's own; --mode weights then writes "
+        "opset 21.",
+    ),
+)
+
+
+@click.command(
+    cls=GroupedCommand,
+    examples=["onnxq quantize model.onnx --calib data/ -o model.int8.onnx"],
+    page="docs/quantization.md",
+)
+@click.argument("model", type=FILE)
+@sample_options
+@option(
+    OptionGroup.DATA,
+    "--stats",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="Use statistics of onnxq calibrate instead of a calibration pass; several files are merged.",
+)
+@mode_options
+@accuracy_options
+@speed_options
+@weight_only_options
+@model_file_options
+@report_options
+@gate_options
+@option(
+    OptionGroup.GATES,
+    "--keep-failed",
+    is_flag=True,
+    help="Write a model that fails a gate to the output file, not to NAME.rejected.onnx.",
+)
+@option(
+    OptionGroup.METRIC,
+    "--data",
+    type=FILE,
+    help="Measure the metric of --max-drop on these samples; by default on those of --calib.",
+)
+@metric_options
+@with_console
+def quantize(console: Console, **options: Any) -> None:
+    """Quantize MODEL and write the result to a new file.
+
+    By default, clipping ranges, techniques and nodes in float are chosen by comparing the outputs with the
+    float model's on validation samples.
+    """
+    reuse_freed_memory()
+    with loading("onnxq.pipeline"):
+        from onnxq.pipeline import quantize as run
+        from onnxq.report.files import check_reports, write_reports
+        from onnxq.report.text import quantize_text
+
+    files = pop_report_files(options)
+    check_reports(files)
+    limits = pop_limits(options)
+    task = _pop_task(limits, options)
+    _check_block(options["block"])
+    options |= {name: kind(options[name]) for name, kind in ENUMS.items()}
+    options["without"] = tuple(Technique(name) for name in options["without"])
+    report = run(QuantizeOptions(limits=limits, details=bool(PLOTTED & set(files.values())), **options), task)
+    console.warn(report.warnings)
+    write_reports(report, files)
+    console.show(report, quantize_text(report, verbose=console.verbose))
+    exit_on_failed_gate(report.gates)
+
+
+def _pop_task(limits: Limits, options: dict[str, Any]) -> "Task | None":
+    """Remove `metric_options` and return the task of --max-drop; None without --max-drop.
+
+    Raises:
+        OnnxqError: --max-drop has no calibration samples, or its options stand alone.
+    """
+    from onnxq.evaluation.evaluate import EvalOptions
+    from onnxq.evaluation.scores.score import ScoreOptions
+    from onnxq.search.accuracy_target import Task
+
+    score = ScoreOptions(**pop_score_options(options))
+    data, labels, metric = (options.pop(name) for name in ("data", "labels", "metric"))
+    if limits.max_drop is None:
+        if data or labels or metric:
+            raise OnnxqError(
+                "--data, --labels and --metric have no effect without --max-drop: add --max-drop"
+            )
+        return None
+    if options["calib"] is None:
+        raise OnnxqError("--max-drop compares several models on samples: give a folder with --calib")
+    return Task(
+        data or options["calib"], EvalOptions(labels, metric, score, preprocess=options["preprocess"])
+    )
+
+
+def _check_block(text: str) -> None:
+    """Raise an `OnnxqError` unless the value of --block is one of `BLOCKS`."""
+    if text not in BLOCKS:
+        raise OnnxqError(f"--block {text}: choose 16, 32, 64, 128, 256, channel or tensor")

@@ -1,0 +1,206 @@
+"""Options that several commands take, and the values that are made of them."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxq.cli.groups import Command, OptionGroup, option
+from onnxq.options import Limits, QuantizeOptions
+
+FILE = click.Path(path_type=Path)
+COUNT = click.IntRange(1)
+SAMPLES = "a folder of files, or a Python function as module:function"
+SCORE_OPTIONS = ("class_axis", "decoder", "charset", "ignore_spaces", "pool")
+"""Parameters of `metric_options` that are fields of `ScoreOptions`."""
+
+
+def combined(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Join several options into one decorator; help lists them in this order."""
+    return lambda command: functools.reduce(lambda inner, each: each(inner), reversed(options), command)
+
+
+preprocess_option = option(
+    OptionGroup.DATA,
+    "--preprocess",
+    metavar="PRESET|FILE",
+    help="Turn files into inputs by a preset (imagenet, imagenet-nhwc, unit, symmetric or guess), or by a "
+    "TOML file with a [preprocess] table.",
+)
+
+state_option = option(
+    OptionGroup.DATA,
+    "--state",
+    "states",
+    multiple=True,
+    metavar="INPUT=OUTPUT",
+    help="Feed this output back as this input of the next sample; by default such pairs are detected, and "
+    "'none' turns that off.",
+)
+
+sample_options = combined(
+    option(OptionGroup.DATA, "--calib", type=FILE, help=f"Calibrate on these samples: {SAMPLES}."),
+    option(
+        OptionGroup.DATA,
+        "--samples",
+        type=COUNT,
+        default=QuantizeOptions.samples,
+        metavar="N",
+        help="Use at most N samples, evenly spaced.",
+    ),
+    preprocess_option,
+    state_option,
+    option(
+        OptionGroup.DATA,
+        "--allow-nonfinite",
+        is_flag=True,
+        help="Leave NaN and infinite values out of the statistics instead of stopping at them.",
+    ),
+)
+
+node_options = combined(
+    option(
+        OptionGroup.MODE,
+        "--include",
+        multiple=True,
+        metavar="NAME",
+        help="Quantize only nodes of this name or glob pattern.",
+    ),
+    option(
+        OptionGroup.MODE,
+        "--exclude",
+        multiple=True,
+        metavar="NAME",
+        help="Keep nodes of this name or glob pattern in float.",
+    ),
+    option(
+        OptionGroup.MODE,
+        "--op-types",
+        multiple=True,
+        metavar="TYPE",
+        help="Quantize only operators of this type.",
+    ),
+)
+
+force_option = option(
+    OptionGroup.OUTPUT, "--force", is_flag=True, help="Overwrite the output file if it exists."
+)
+
+gate_options = combined(
+    option(
+        OptionGroup.GATES,
+        "--max-drop",
+        type=float,
+        metavar="DROP",
+        help="Require that the metric falls by at most DROP: percentage points for accuracy-like metrics, "
+        "otherwise the metric's own unit.",
+    ),
+    option(
+        OptionGroup.GATES,
+        "--min-sqnr",
+        type=float,
+        metavar="DB",
+        help="Require an SQNR of the outputs against float of at least DB decibels.",
+    ),
+    option(
+        OptionGroup.GATES,
+        "--min-speedup",
+        type=float,
+        metavar="RATIO",
+        help="Require a speed-up (float latency / int8 latency, one thread) of at least RATIO, such as 1.2.",
+    ),
+    option(
+        OptionGroup.GATES,
+        "--max-size",
+        type=float,
+        metavar="RATIO",
+        help="Require a file of at most RATIO times the float model's size, such as 0.3.",
+    ),
+)
+
+metric_options = combined(
+    option(
+        OptionGroup.METRIC,
+        "--labels",
+        metavar="FILE|folders",
+        help="Read labels from a CSV with the header file,label, or take the folder of a sample as class.",
+    ),
+    option(
+        OptionGroup.METRIC,
+        "--metric",
+        metavar="NAME",
+        help="Score outputs by classification (the default with labels), regression, embedding, "
+        "segmentation, detection, text, perplexity, or a Python function as module:function.",
+    ),
+    option(
+        OptionGroup.METRIC,
+        "--class-axis",
+        type=int,
+        metavar="AXIS",
+        help="Find the classes on this axis of the output; by default the last, for segmentation the second.",
+    ),
+    option(
+        OptionGroup.METRIC,
+        "--decoder",
+        metavar="NAME|MODULE:FUNCTION",
+        help="Decode outputs to boxes or text by this function, or by a detector's layout such as yolov8.",
+    ),
+    option(
+        OptionGroup.METRIC,
+        "--charset",
+        type=FILE,
+        metavar="FILE",
+        help="Decode CTC outputs for --metric text with this file of one character per line.",
+    ),
+    option(OptionGroup.METRIC, "--ignore-spaces", is_flag=True, help="Compare texts without their spaces."),
+    option(
+        OptionGroup.METRIC,
+        "--pool",
+        type=click.Choice(["mean", "first", "none"]),
+        default="mean",
+        help="Pool token embeddings into one by this rule.",
+    ),
+)
+
+report_options = combined(
+    option(
+        OptionGroup.OUTPUT,
+        "--report",
+        type=FILE,
+        multiple=True,
+        metavar="FILE",
+        help="Also write a report of the kind that the suffix names: .html, .json, .md, .xml (JUnit) or "
+        ".png (plots).",
+    ),
+    option(OptionGroup.OUTPUT, "--junit", type=FILE, metavar="FILE", help="Also write gates as JUnit XML."),
+    option(
+        OptionGroup.OUTPUT,
+        "--markdown",
+        type=FILE,
+        metavar="FILE",
+        help="Also write a Markdown summary for a pull request or a CI job.",
+    ),
+)
+
+
+def pop_report_files(options: dict[str, Any]) -> dict[Path, str]:
+    """Remove `report_options` from a command's options and return the files to write, with their suffixes."""
+    files = {path: path.suffix.lower() for path in options.pop("report")}
+    for name, suffix in (("junit", ".xml"), ("markdown", ".md")):
+        path = options.pop(name, None)
+        if path is not None:
+            files[path] = suffix
+    return files
+
+
+def pop_limits(options: dict[str, Any]) -> Limits:
+    """Remove the gates from a command's options and return them."""
+    return Limits(**{each.name: options.pop(each.name) for each in fields(Limits) if each.name in options})
+
+
+def pop_score_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Remove `SCORE_OPTIONS` from a command's options and return them."""
+    return {name: options.pop(name) for name in SCORE_OPTIONS}
