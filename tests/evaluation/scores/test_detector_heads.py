@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxq.errors import DataError
-from onnxq.evaluation.scores.detection import same_boxes
+from onnxq.evaluation.scores.detection import box_agreement
 from onnxq.evaluation.scores.detector_heads import LAYOUTS, STRIDES, guess_layout, overlaps, read_boxes
 from onnxq.evaluation.scores.score import Case, ScoreOptions
 
@@ -172,7 +172,7 @@ def test_outputs_of_no_known_layout_are_refused():
 
 def test_f1_counts_what_is_missing_and_what_is_new():
     """Of two boxes one is found, and one that float has not: 2 hits of 4."""
-    (score,) = same_boxes(ScoreOptions())
+    (score,) = box_agreement(ScoreOptions())
     wanted = {"out0": np.asarray(yolov8()[0], np.float32)}
     other = yolov8()
     other[0][0, :2, 70] = [50, 55]
