@@ -35,12 +35,13 @@ class Generator:
         self.outputs = [node.name for node in session.get_outputs()]
         if form.ids not in self.specs:
             raise ModelError(
-                f"no input '{form.ids}': give a language model, or set 'ids' in [preprocess.text] to its token input"
+                f"no input '{form.ids}': give a language model, or set 'ids' in [preprocess.text] to its "
+                "token input"
             )
         if self.state and len(self.outputs) - 1 != len(self.state):
             raise ModelError(
-                f"{len(self.state)} inputs match {form.state}, but {len(self.outputs) - 1} outputs follow the first: set "
-                "'state' in [preprocess.text] to the inputs of the cache"
+                f"{len(self.state)} inputs match {form.state}, but {len(self.outputs) - 1} outputs follow "
+                "the first: set 'state' in [preprocess.text] to the inputs of the cache"
             )
 
     def generate(self, prompt: Sequence[int], steps: int) -> Generated:

@@ -78,7 +78,8 @@ class ModelScore:
     decisions      changed and expected decisions of each output that decides
     selections     share of equal entries of each node that selects, by its name
     sequences      number of sequences of a stateful model, each model with its own states; else None
-    before         metrics, sqnr_db, latency_ratio and bytes in the baseline, for the model of the same file name
+    before         metrics, sqnr_db, latency_ratio and bytes in the baseline, for the model of the same file
+                   name
     """
 
     model: str

@@ -40,7 +40,7 @@ def test_numbers():
     assert found["R2"] == pytest.approx(1 - 4 / 6)
     with pytest.raises(DataError, match="the label has 1 numbers, the output 2"):
         values("regression", [(np.float32([[1, 2]]), "1")])
-    with pytest.raises(DataError, match="label 'x' is no number"):
+    with pytest.raises(DataError, match="label 'x' is not a number"):
         values("regression", [(np.float32([[1]]), "x")])
 
 
