@@ -236,7 +236,7 @@ def quantize(
     keep_freed()
     with loading("onnxq.modes.auto"):
         from onnxq.modes.auto import quantize as run
-        from onnxq.report.files import check_reports, write_reports
+        from onnxq.report.files import check_reports, needs_details, write_reports
         from onnxq.report.text import quantize_text
 
     files = report_files(report, junit, markdown)
@@ -245,7 +245,7 @@ def quantize(
     task = task_of(limits, options)
     chosen = QuantizeOptions(
         limits=limits,
-        details=bool({".html", ".png"} & set(files.values())),
+        details=needs_details(files.values()),
         **options
         | {
             "mode": Mode(options["mode"]),
@@ -418,11 +418,11 @@ def debug(
       onnxq debug model.onnx model.int8.onnx --data data/
     """
     from onnxq.evaluation.debugging import debug as run
-    from onnxq.report.files import DEBUG_WRITERS, check_reports, write_reports
+    from onnxq.report.files import check_reports, write_reports
     from onnxq.report.text import debug_text
 
     files = report_files(report, None, None)
-    check_reports(files, DEBUG_WRITERS)
+    check_reports(files, debug=True)
     found = run(model, other, data, preprocess)
     write_reports(found, files)
     print_report(found, debug_text(found, verbose=verbose), as_json=as_json, quiet=quiet)

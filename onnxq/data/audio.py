@@ -78,7 +78,7 @@ def _load(path: Path, form: AudioForm, spec: InputSpec, window: int | None) -> F
 
 @lru_cache(maxsize=2)
 def waveform(source: Path | bytes, form: AudioForm, where: str) -> Array:
-    """Read an audio file, or its bytes, as [channels, frames] at the configured rate; cache the last two files.
+    """Read an audio file, or its bytes, as [channels, frames] at the configured rate; cache two files.
 
     Raises:
         DataError: The file is not audio, is truncated, or has another sample rate than configured.

@@ -10,7 +10,7 @@ FOLDERS = "folders"
 
 
 def labelled(samples: list[Sample], labels: str | None) -> list[Sample]:
-    """Return the labelled samples in the order of the labels file; for None all samples, with labels from the data.
+    """Return the labelled samples in the order of the labels file; all samples for None.
 
     Raises:
         DataError: The labels cannot be read, or do not match the samples.

@@ -42,7 +42,7 @@ def import_function(reference: str) -> Any:
 
 
 def function_samples(reference: str, specs: list[InputSpec], most: int | None) -> list[Sample]:
-    """Make samples from the result of a function: index a sequence, or read up to `most` items of an iterable.
+    """Make samples from the result of a function: a sequence, or up to `most` items of an iterable.
 
     An item is a dict of arrays by input name, one array for a model with one input, or a tuple (item, label).
     Items of an iterable are stored on disk, because they are needed more than once and may exceed memory.

@@ -452,7 +452,7 @@ def _baseline_gate(
         row.model,
         options.limits.max_drop,
         drop,
-        f"{metric} is {{:.2f}} below the baseline",
+        f"{metric} is {{:.2f}} worse than the baseline",
     )
 
 
@@ -462,7 +462,7 @@ def _drop_gate(row: ModelScore, metric: str | None, limits: Limits) -> list[Gate
         return at_most("--max-drop", row.model, limits.max_drop, None, "")
     chance = "" if value.significant else f" (not significant: p = {value.p_value:.2f})"
     (gate,) = at_most(
-        "--max-drop", row.model, limits.max_drop, value.drop, f"{metric} is {{:.2f}} below float{chance}"
+        "--max-drop", row.model, limits.max_drop, value.drop, f"{metric} is {{:.2f}} worse than float{chance}"
     ) or (None,)
     if gate is None:
         return []

@@ -164,7 +164,7 @@ def test_of_overlapping_boxes_of_a_class_the_best_stays():
 
 
 def test_outputs_of_no_known_layout_are_refused():
-    with pytest.raises(DataError, match=r"out0 \[1, 10\].*name one with --decoder \(yolov8, "):
+    with pytest.raises(DataError, match=r"out0 \[1, 10\].*choose one with --decoder \(yolov8, "):
         read_boxes(case([np.zeros((1, 10))]))
     with pytest.raises(DataError, match="do not fit --decoder strides"):
         read_boxes(case([np.zeros((1, 10))]), "strides")
