@@ -14,7 +14,7 @@ from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError, OnnxqError
 from onnxq.evaluation.layer_errors import histograms, layer_rows
-from onnxq.evaluation.verification import Evidence, compare_outputs, inspect_kernels
+from onnxq.evaluation.verification import VerificationInputs, compare_outputs, inspect_kernels
 from onnxq.formats.writer import file_writer
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import check_output, digest, file_bytes, load, save, staged, weight_bytes
@@ -30,7 +30,7 @@ from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.quantization.parameters import Parameters
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
-from onnxq.report.warnings import doubts
+from onnxq.report.warnings import result_warnings
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.memory import give_back
 from onnxq.runtime.weights_on_disk import SPILL
@@ -272,7 +272,7 @@ def _verify(
         else planned_shapes(job.model, job.plan if options.mode is Mode.STATIC else Plan(), feeds)
     )
     everything = job.samples if options.effort is not Effort.FAST else [*job.held_out, *job.unseen]
-    evidence = Evidence(
+    evidence = VerificationInputs(
         options.model,
         job.model,
         everything,
@@ -295,7 +295,7 @@ def _verify(
         latency = Latency(
             *medians_ms([options.model, path], timed, threads=1, seconds=seconds, together=not job.large)
         )
-    job.warnings += doubts(options, kernels, outputs, latency)
+    job.warnings += result_warnings(options, kernels, outputs, latency)
     macs = {name: node_macs(node, shapes) for name, (node, _) in job.plan.floats.items()}
     floats = [(node, why) for node, why in job.plan.floats.values() if node.name not in job.lstms]
     return QuantizeReport(

@@ -1,4 +1,4 @@
-"""Labels of samples: from a CSV with the header file,label, from class folders, or from the data itself."""
+"""Labels of samples from a CSV with the header file,label, from class folders, or from the data."""
 
 import csv
 from pathlib import Path, PurePath

@@ -1,4 +1,4 @@
-"""`module:function`: samples from a Python function of the user; only such options run the user's code."""
+"""`module:function`: samples from a function of the user; only such options run the user's code."""
 
 import importlib
 import re

@@ -9,7 +9,7 @@ Numbers = dict[str, float]
 
 
 def read_baseline(path: Path) -> dict[str, Numbers]:
-    """Read metrics, `sqnr_db`, `latency_ratio` and `bytes` of each model, by its file name; null is left out.
+    """Read metrics, `sqnr_db`, `latency_ratio` and `bytes` by the model's file name, without nulls.
 
     Raises:
         DataError: The file is not a report of `onnxq eval --json`.

@@ -169,6 +169,7 @@ def evaluate(
     if options.limits.min_speedup is not None and not options.latency:
         raise DataError("--min-speedup needs latency: remove --no-latency")
     earlier = read_baseline(options.baseline) if options.baseline is not None else None
+    # open the models
     paths = [model, *others]
     models = [load(path) for path in paths]
     sessions = [open_session(path) for path in paths]
@@ -179,6 +180,7 @@ def evaluate(
         raise DataError(
             f"--output {options.score.output}: the model has no such output: choose one of {', '.join(names)}"
         )
+    # choose samples and scores
     forms = read_forms(options.preprocess)
     samples, warnings = evaluated_samples(data, specs, forms, options)
     has_labels = any(sample.label for sample in samples)
@@ -187,6 +189,7 @@ def evaluate(
         raise DataError(f"--metric {kind} needs labels: give --labels FILE, or --labels folders")
     score_options = _score_options(options, forms)
     axis = _class_axis(kind, score_options)
+    # run all models
     feedback = find_feedback(sessions[0], samples, options.states)
     observation, opened = _opened(model, models, samples, specs, feedback)
     if not observation.plain:
@@ -204,24 +207,14 @@ def evaluate(
     feeds = _run(samples, specs, sessions, opened, tallies)
     del sessions
     times = medians_ms(paths, feeds, options.threads) if options.latency else [None] * len(paths)
+    # score and check
     rows = _rows(paths, tallies, times)
     if earlier is not None:
         rows = [replace(row, before=earlier.get(Path(row.model).name, {})) for row in rows]
     metric = next(iter(rows[0].metrics), None)
     count = sum(bool(sample.label) for sample in samples)
     warnings += _label_warnings(rows[0], tallies[0], samples)
-    gates = [gate for row in rows[1:] for gate in _gates(row, rows[0], metric, options.limits)]
-    direction = (
-        next((1 if score.higher else -1) * (100 if score.share else 1) for score in tallies[0].scores)
-        if metric
-        else 1
-    )
-    if earlier is not None:
-        gates += [
-            gate
-            for row in rows
-            for gate in _baseline_gate(row, metric, direction, options, other=row is not rows[0])
-        ]
+    gates = _all_gates(rows, metric, tallies[0].scores, options)
     return EvalReport(
         str(data), len(samples), count, options.score.output or names[0], metric, rows, gates, warnings
     )
@@ -293,13 +286,13 @@ def _run(
     opened: Sequence[Opened],
     tallies: Sequence[Tally],
 ) -> list[Feeds]:
-    """Run all samples through all models; return the last few feeds for the latency measurement."""
-    last: list[Feeds] = []
+    """Run all samples through all models; return the first few feeds for the latency measurement."""
+    first: list[Feeds] = []
     feedback = tallies[0].comparison.observation.feedback
     states: list[Sequence[Array] | None] = [None] * len(sessions)
     for sample in tqdm(samples, desc="eval", unit="sample", disable=None):
         feeds = check_feeds(sample, specs)
-        last = [*last, feeds][:LATENCY_SAMPLES]
+        first = [*first, feeds][:LATENCY_SAMPLES]
         results = []
         for slot, (session, form) in enumerate(zip(sessions, opened, strict=True)):
             ((_, found),) = run_all(session, form, [(sample.name, feeds)], feedback, states, slot)
@@ -307,7 +300,7 @@ def _run(
         for tally, result in zip(tallies, results, strict=True):
             _check_ranks(sample, tally.names, results[0].own, result.own)
             tally.add(sample, feeds, results[0], result)
-    return last
+    return first
 
 
 def _check_same_interface(paths: Sequence[Path], sessions: Sequence[ort.InferenceSession]) -> None:
@@ -411,6 +404,18 @@ def _parts(comparison: Comparison) -> list[PartScore]:
 def _sequences(comparison: Comparison) -> int | None:
     feedback = comparison.observation.feedback
     return sum(name in feedback.starts for name in comparison.names) if feedback.states else None
+
+
+def _all_gates(
+    rows: Sequence[ModelScore], metric: str | None, scores: Sequence[Score], options: EvalOptions
+) -> list[Gate]:
+    """Check the limits on all models but the float one, then against the baseline."""
+    gates = [gate for row in rows[1:] for gate in _gates(row, rows[0], metric, options.limits)]
+    if options.baseline is not None:
+        direction = (1 if scores[0].higher else -1) * (100 if scores[0].share else 1) if metric else 1
+        for row in rows:
+            gates += _baseline_gate(row, metric, direction, options, other=row is not rows[0])
+    return gates
 
 
 def _gates(row: ModelScore, base: ModelScore, metric: str | None, limits: Limits) -> list[Gate]:

@@ -43,20 +43,10 @@ def at_most(name: str, model: str, limit: float | None, found: float | None, tem
 
 def unchecked(name: str, model: str, limit: float | None, reason: str) -> list[Gate]:
     """Make a gate that fails because it cannot be checked, if a limit is set."""
-    return (
-        []
-        if limit is None
-        else [
-            Gate(
-                name,
-                model,
-                limit,
-                None,
-                holds=False,
-                line=f"{model}: {name} {limit:g} cannot be checked: {reason}",
-            )
-        ]
-    )
+    if limit is None:
+        return []
+    line = f"{model}: {name} {limit:g} cannot be checked: {reason}"
+    return [Gate(name, model, limit, None, holds=False, line=line)]
 
 
 def _gate(
@@ -64,9 +54,9 @@ def _gate(
 ) -> list[Gate]:
     if limit is None:
         return []
-    said = (
+    text = (
         f"{name} {limit:g} cannot be checked: not measured"
         if found is None
         else f"{template.format(found)}, {name} {limit:g}"
     )
-    return [Gate(name, model, limit, found, holds, f"{model}: {said}")]
+    return [Gate(name, model, limit, found, holds, f"{model}: {text}")]

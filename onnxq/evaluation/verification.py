@@ -136,7 +136,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class VerificationInputs:
     """Inputs of a comparison between the float model and a quantized file.
 
     source    file of the float model
@@ -216,7 +216,7 @@ def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     return [re.sub(r"_(quantized|QuantizeLinear)$", "", node.output[0]) for node in again]
 
 
-def compare_outputs(path: Path, evidence: Evidence) -> Outputs:
+def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
     """Compare a quantized file with the float model, with and without graph optimization.
 
     One session at a time is open, because each may hold all weights; blocks of samples bound the memory of
@@ -227,23 +227,23 @@ def compare_outputs(path: Path, evidence: Evidence) -> Outputs:
         from
             them would count as equal for any file.
     """
-    samples, specs = list(evidence.samples), evidence.specs
+    samples, specs = list(inputs.samples), inputs.specs
     seen = [check_feeds(sample, specs) for sample in evenly(samples, SEEN)]
-    observation = observe(evidence.model, seen, evidence.feedback)
+    observation = observe(inputs.model, seen, inputs.feedback)
     # the original file, if only its outputs are compared
     forms = [
-        Opened.of(load(evidence.source), observation)
+        Opened.of(load(inputs.source), observation)
         if observation.plain
-        else observation.opened(evidence.model),
+        else observation.opened(inputs.model),
         Opened.of(load(path), observation),
     ]
     everything, optimized, written = (Comparison(observation) for _ in range(3))
     states: list[Sequence[Array] | None] = [None, None, None]
     done = 0
     while done < len(samples):
-        block = _float_outputs(forms[0], observation.feedback, samples[done:], evidence, states)
+        block = _float_outputs(forms[0], observation.feedback, samples[done:], inputs, states)
         if not done:
-            samples = _limited(samples, block, evidence)
+            samples = _limited(samples, block, inputs)
         for optimize, comparisons in ((True, (everything, optimized)), (False, (written,))):
             part = block if optimize else block[: max(0, CHECKED - done)]
             if not part:
@@ -264,22 +264,22 @@ def compare_outputs(path: Path, evidence: Evidence) -> Outputs:
                     comparison.add(name, expected, found)
             del session, runs
         done += len(block)
-    return _outputs(observation, evidence, everything, optimized, written)
+    return _outputs(observation, inputs, everything, optimized, written)
 
 
 def _limited(
-    samples: Sequence[Sample], block: Sequence[tuple[str, Feeds, Observed]], evidence: Evidence
+    samples: Sequence[Sample], block: Sequence[tuple[str, Feeds, Observed]], inputs: VerificationInputs
 ) -> list[Sample]:
     """Limit the samples to `MOST_BLOCKS` blocks, unseen samples first; keep all of a stateful model."""
     most = max(LEAST_VERIFIED, MOST_BLOCKS * len(block))
-    if evidence.feedback.states or len(samples) <= most:
+    if inputs.feedback.states or len(samples) <= most:
         return list(samples)
     first = {name for name, _, _ in block}
-    rest = [sample for sample in samples if sample.name not in first | evidence.unseen]
+    rest = [sample for sample in samples if sample.name not in first | inputs.unseen]
     kept = (
         first
-        | evidence.unseen
-        | {sample.name for sample in evenly(rest, max(1, most - len(first | evidence.unseen)))}
+        | inputs.unseen
+        | {sample.name for sample in evenly(rest, max(1, most - len(first | inputs.unseen)))}
     )
     return [sample for sample in samples if sample.name in kept]
 
@@ -288,7 +288,7 @@ def _float_outputs(
     form: Opened,
     feedback: Feedback,
     samples: Sequence[Sample],
-    evidence: Evidence,
+    inputs: VerificationInputs,
     states: list[Sequence[Array] | None],
 ) -> list[tuple[str, Feeds, Observed]]:
     """Run samples in float until their arrays exceed `HELD_BYTES`; return names, feeds and values."""
@@ -296,9 +296,9 @@ def _float_outputs(
     block: list[tuple[str, Feeds, Observed]] = []
     held = 0
     for sample in samples:
-        feeds = check_feeds(sample, evidence.specs)
-        if evidence.finite is not None:
-            _check_numbers(sample.name, feeds, evidence.finite)
+        feeds = check_feeds(sample, inputs.specs)
+        if inputs.finite is not None:
+            _check_numbers(sample.name, feeds, inputs.finite)
         ((_, found),) = run_all(session, form, [(sample.name, feeds)], feedback, states, 0)
         block.append((sample.name, feeds, found))
         arrays = {
@@ -314,13 +314,13 @@ def _float_outputs(
 
 def _outputs(
     observation: Observation,
-    evidence: Evidence,
+    inputs: VerificationInputs,
     everything: Comparison,
     optimized: Comparison,
     written: Comparison,
 ) -> Outputs:
     errors = everything.outer
-    fresh = errors.some([row for row, name in enumerate(everything.names) if name in evidence.unseen])
+    fresh = errors.some([row for row, name in enumerate(everything.names) if name in inputs.unseen])
     kept, found = bounds(errors, fresh), errors.ratios()
     parts = [PartError(errors.parts[i].name, decibels(found[i]), decibels(kept[i])) for i in errors.measured]
     worst = min(errors.measured, key=lambda i: (-kept[i], i), default=None)

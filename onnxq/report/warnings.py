@@ -16,7 +16,7 @@ NAMED = 3
 """Most names in a warning; the others are counted."""
 
 
-def doubts(
+def result_warnings(
     options: QuantizeOptions, kernels: Kernels, outputs: Outputs | None, latency: Latency | None
 ) -> Iterator[str]:
     """Return one warning per problem."""

@@ -1,4 +1,4 @@
-"""Perplexity of a language model: the exponential of the mean negative log-likelihood of each next token."""
+"""Perplexity of a language model: exp of the mean negative log-likelihood of the next token."""
 
 import numpy as np
 

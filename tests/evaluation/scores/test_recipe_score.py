@@ -15,11 +15,11 @@ EVAL = ["eval", str(CNN), str(CNN), "--data", str(SAMPLES / "eval"), "--samples"
 
 
 def margin(options):
-    """Share of samples whose best class leads by more than 1; needs no labels."""
+    """Share of samples whose best class leads by more than 5.2; needs no labels."""
 
     def contribution(case):
         scores = np.sort(pick(case, options), axis=-1)
-        return [float(scores[0, -1] - scores[0, -2] > 1)]
+        return [float(scores[0, -1] - scores[0, -2] > 5.2)]
 
     return [Score("margin", contribution, mean)]
 
@@ -37,7 +37,7 @@ def test_a_registered_kind_is_scored_gated_and_reported(tmp_path, monkeypatch):
     found = json.loads(report.read_text())
     value = found["scores"][1]["metrics"]["margin"]
     assert (found["metric"], value["samples"], value["drop"]) == ("margin", 12, 0)
-    assert 0 < value["value"] <= 1
+    assert value["value"] == 5 / 12
     assert found["scores"][1]["agreement"] == 1  # the class axis of the kind counts
     assert [gate["holds"] for gate in found["gates"]] == [True]
     assert f"{value['value']:.2%}" in result.stdout  # in percent, as the kind says
