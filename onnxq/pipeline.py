@@ -19,7 +19,13 @@ from onnxq.calibration.statistics import Statistics
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
 from onnxq.evaluation.layer_errors import histograms, layer_rows
-from onnxq.evaluation.verification import Evidence, Kernels, Outputs, compare_outputs, inspect_kernels
+from onnxq.evaluation.verification import (
+    Kernels,
+    Outputs,
+    VerificationInputs,
+    compare_outputs,
+    inspect_kernels,
+)
 from onnxq.graph.files import check_output, digest, external_files, file_bytes, save, staged, weight_bytes
 from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
 from onnxq.modes.auto import best_of_all
@@ -33,7 +39,7 @@ from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
-from onnxq.report.warnings import doubts
+from onnxq.report.warnings import result_warnings
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
@@ -242,7 +248,7 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         warnings=[
             *inputs.warnings,
             *choice.warnings,
-            *doubts(options, kernels, outputs, latency),
+            *result_warnings(options, kernels, outputs, latency),
         ],
         seconds={},
         notes=list(outcome.notes),
@@ -274,7 +280,7 @@ def _read_and_run(
     everything = samples.every
     if options.effort is Effort.FAST:
         everything = [*samples.validation, *samples.unseen]
-    evidence = Evidence(
+    evidence = VerificationInputs(
         options.model,
         recipe.model,
         everything,

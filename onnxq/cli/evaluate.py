@@ -138,11 +138,11 @@ def debug(console: Console, model: Path, other: Path, data: Path, **options: Any
     The report lists the error of each layer, activations that are clipped, and weights that saturate.
     """
     from onnxq.evaluation.debugging import debug as run
-    from onnxq.report.files import DEBUG_WRITERS, check_reports, write_reports
+    from onnxq.report.files import check_reports, write_reports
     from onnxq.report.text import debug_text
 
     files = pop_report_files(options)
-    check_reports(files, DEBUG_WRITERS)
+    check_reports(files, debug=True)
     report = run(model, other, data, options["preprocess"])
     write_reports(report, files)
     console.show(report, debug_text(report, verbose=console.verbose))

@@ -51,8 +51,6 @@ ENUMS: dict[str, type[StrEnum]] = {
 }
 """Parameters whose texts are values of an enum."""
 BLOCKS = ("16", "32", "64", "128", "256", "channel", "tensor")
-PLOTTED = frozenset({".html", ".png"})
-"""Reports that show layers and histograms."""
 
 mode_options = combined(
     option(
@@ -249,7 +247,7 @@ def quantize(console: Console, **options: Any) -> None:
     reuse_freed_memory()
     with loading("onnxq.pipeline"):
         from onnxq.pipeline import quantize as run
-        from onnxq.report.files import check_reports, write_reports
+        from onnxq.report.files import check_reports, needs_details, write_reports
         from onnxq.report.text import quantize_text
 
     files = pop_report_files(options)
@@ -259,7 +257,7 @@ def quantize(console: Console, **options: Any) -> None:
     _check_block(options["block"])
     options |= {name: kind(options[name]) for name, kind in ENUMS.items()}
     options["without"] = tuple(Technique(name) for name in options["without"])
-    report = run(QuantizeOptions(limits=limits, details=bool(PLOTTED & set(files.values())), **options), task)
+    report = run(QuantizeOptions(limits=limits, details=needs_details(files.values()), **options), task)
     console.warn(report.warnings)
     write_reports(report, files)
     console.show(report, quantize_text(report, verbose=console.verbose))

@@ -1,1 +1,1 @@
-"""Samples: folders of files become feeds, one at a time."""
+"""Readers and preprocessing of samples: files become model inputs, one sample at a time."""

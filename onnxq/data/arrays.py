@@ -14,22 +14,22 @@ from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Array, Feeds
 
 PARSING = threading.Lock()
-"""NumPy reads the header of an array with Python's parser, two of which at a time fail now and then in Python 3.11
-(SystemError: AST constructor recursion depth mismatch)."""
+"""Lock around NumPy's header parser: two threads at a time sometimes fail in Python 3.11 (SystemError: AST
+constructor recursion depth mismatch)."""
 
 
 def read_npz(path: Path) -> Feeds:
-    """All arrays of a file, by key."""
+    """Read all arrays of a file by key."""
     with PARSING, np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
 
 
 def npy_samples(path: Path, specs: list[InputSpec], _forms: Forms) -> list[Sample]:
-    """One sample a file, or one a row where the model takes one row and the file holds several."""
+    """Make one sample per file; one per row if the input has batch size 1 and the array several rows."""
     if len(specs) != 1:
         needed = ", ".join(spec.name for spec in specs)
         raise DataError(
-            f"{path}: .npy fits models with one input, this one takes [{needed}]: use .npz with these keys"
+            f"{path}: .npy feeds one input, but the model has [{needed}]: save .npz files with these keys"
         )
     spec = specs[0]
     array = _open_npy(path)
@@ -44,7 +44,7 @@ def _open_npy(path: Path) -> Array:
             return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
-            f"sample {path}: not a NumPy array, or truncated: remove it or save it again"
+            f"sample {path}: not a NumPy array, or truncated: remove the file or save it again"
         ) from error
 
 
@@ -53,7 +53,7 @@ def _row(path: Path, name: str, index: int) -> Feeds:
 
 
 def npz_samples(path: Path, _specs: list[InputSpec], _forms: Forms) -> list[Sample]:
-    """One sample a file."""
+    """Make one sample per file."""
     return [Sample(path.name, partial(_load_npz, path))]
 
 
@@ -62,5 +62,5 @@ def _load_npz(path: Path) -> Feeds:
         return read_npz(path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"sample {path}: not an .npz of plain arrays, or truncated: remove it or save it again"
+            f"sample {path}: not an .npz file of plain arrays, or truncated: remove the file or save it again"
         ) from error

@@ -1,4 +1,4 @@
-"""Sound files, turned into a model's input as an `AudioForm` says; read by soundfile, resampled by soxr."""
+"""Audio files: read with soundfile, resampled with soxr, preprocessed as `AudioForm` describes."""
 
 import io
 from functools import lru_cache, partial
@@ -13,14 +13,14 @@ from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Array, Feeds
 
 SUFFIXES = (".wav", ".flac", ".ogg")
-NEEDED = "sounds need soundfile and soxr: pip install 'onnxq[audio]'"
+NEEDED = "audio files need soundfile and soxr: pip install 'onnxq[audio]'"
 
 
 def audio_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
-    """One sample a window of a file, or the whole file where the form has no window.
+    """Make one sample per window of a file, or one per file without windows.
 
     Raises:
-        DataError: the form does not say which of several inputs it feeds.
+        DataError: The model has several inputs and [preprocess.audio] does not set one.
     """
     spec, form = audio_spec(path, specs, forms), forms.audio
     if form.window is None:
@@ -31,20 +31,21 @@ def audio_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Samp
 
 
 def audio_spec(where: Path, specs: list[InputSpec], forms: Forms) -> InputSpec:
-    """The input that sounds feed."""
+    """Return the input for audio."""
     named = (
         [spec for spec in specs if spec.name == forms.audio.input] if forms.audio.input is not None else specs
     )
     if len(named) != 1:
         names = ", ".join(spec.name for spec in specs)
         raise DataError(
-            f"{where}: the model takes [{names}]: say which one sounds feed with 'input' in [preprocess.audio]"
+            f"{where}: the model has inputs [{names}]: set the one for audio with 'input' in "
+            "[preprocess.audio]"
         )
     return named[0]
 
 
 def _windows(path: Path, form: AudioForm) -> int:
-    """How many whole windows a file has; at least one, which is filled up."""
+    """Count the whole windows of a file; at least one, padded with zeros."""
     assert form.window is not None
     frames, rate = _length(path)
     if form.rate is not None:
@@ -53,7 +54,7 @@ def _windows(path: Path, form: AudioForm) -> int:
 
 
 def _length(path: Path) -> tuple[int, int]:
-    """Samples a channel and samples a second, from the header."""
+    """Read frames and sample rate (Hz) from the header."""
     try:
         import soundfile
     except ImportError as error:
@@ -61,7 +62,7 @@ def _length(path: Path) -> tuple[int, int]:
     try:
         info = soundfile.info(str(path))
     except (OSError, RuntimeError) as error:
-        raise DataError(f"sample {path}: not a sound file, or truncated ({error}): remove it") from error
+        raise DataError(f"sample {path}: not an audio file, or truncated ({error}): remove it") from error
     return int(info.frames), int(info.samplerate)
 
 
@@ -77,10 +78,10 @@ def _load(path: Path, form: AudioForm, spec: InputSpec, window: int | None) -> F
 
 @lru_cache(maxsize=2)
 def waveform(source: Path | bytes, form: AudioForm, where: str) -> Array:
-    """[channels, samples] of a sound file or of its bytes, at the form's rate; the last ones are kept for their windows.
+    """Read an audio file, or its bytes, as [channels, frames] at the configured rate; cache two files.
 
     Raises:
-        DataError: it is no sound file, is truncated, or has another rate than the form says.
+        DataError: The file is not audio, is truncated, or has another sample rate than configured.
     """
     try:
         import soundfile
@@ -91,15 +92,16 @@ def waveform(source: Path | bytes, form: AudioForm, where: str) -> Array:
             str(source) if isinstance(source, Path) else io.BytesIO(source), dtype="float32", always_2d=True
         )
     except (OSError, RuntimeError) as error:
-        raise DataError(f"sample {where}: not a sound file, or truncated ({error}): remove it") from error
+        raise DataError(f"sample {where}: not an audio file, or truncated ({error}): remove it") from error
     if not len(wave):
-        raise DataError(f"sample {where}: a sound file without a sound: remove it")
+        raise DataError(f"sample {where}: an audio file without any frames: remove it")
     if form.mono:
         wave = wave.mean(axis=1, keepdims=True)
     if form.rate is not None and rate != form.rate:
         if not form.resample:
             raise DataError(
-                f"sample {where}: {rate} samples a second, [preprocess.audio] says {form.rate}: convert it, or set resample = true"
+                f"sample {where}: sample rate is {rate} Hz, but [preprocess.audio] has rate = {form.rate}: "
+                "convert the file, or set resample = true"
             )
         wave = _resampled(wave, rate, form.rate, where)
     return np.ascontiguousarray(wave.T)
@@ -114,7 +116,7 @@ def _resampled(wave: Array, rate: int, wanted: int, where: str) -> Array:
 
 
 def shape_as(wave: Array, form: AudioForm, spec: InputSpec) -> Array:
-    """[channels, samples] in the shape that the input's rank asks for: [T], [1, T], [1, C, T] or [1, T, C]."""
+    """Shape [channels, frames] for the rank of the input: [T], [1, T], [1, C, T] or [1, T, C]."""
     wave = wave * np.float32(form.scale)
     if form.dtype not in ("float16", "float32", "float64"):
         wave = np.rint(wave).clip(np.iinfo(form.dtype).min, np.iinfo(form.dtype).max)
@@ -123,6 +125,7 @@ def shape_as(wave: Array, form: AudioForm, spec: InputSpec) -> Array:
         return wave[None] if form.layout == "NCT" else wave.T[None]
     if len(wave) != 1:
         raise DataError(
-            f"[preprocess.audio] mono = false: input '{spec.name}' {spec.describe()} has no axis for {len(wave)} channels"
+            f"input '{spec.name}' {spec.describe()} has no axis for {len(wave)} channels: set mono = true "
+            "in [preprocess.audio]"
         )
     return wave[0] if len(spec.shape) == 1 else wave

@@ -1,4 +1,4 @@
-"""What is odd about samples that can all be read: warnings that save users from a bad calibration."""
+"""Warnings about readable but unsuitable samples, which would lead to a bad calibration."""
 
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -13,40 +13,38 @@ from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Feeds
 
 FEW = 32
-"""Fewer samples than this leave ranges, and what held-out samples say, uncertain."""
+"""Number of samples below which ranges and scores on validation samples are unreliable."""
 LOOKED_AT = 8
-"""Samples that are loaded to be looked at, evenly spaced."""
+"""Samples that the checks load, evenly spaced."""
 NORMALIZED = 20.0
-"""No normalised pixel is as far from 0 as this: the smallest deviations in use are 50 pixel units."""
+"""Magnitude that no normalized pixel reaches: common standard deviations are at least 50 pixel units."""
 
 
 def check_samples(
     chosen: Sequence[Sample], everything: Sequence[Sample], specs: list[InputSpec], forms: Forms
 ) -> list[str]:
-    """A line for each thing that is odd.
+    """Return one warning per problem.
 
     Args:
-        chosen: the samples that are used.
-        everything: those that the folder has.
+        chosen: the samples in use.
+        everything: all samples of the folder.
         specs: the model's inputs.
-        forms: what [preprocess] says.
+        forms: the preprocessing.
 
     Raises:
-        DataError: one of the samples looked at cannot be read.
+        DataError: A checked sample cannot be read.
     """
     found = []
     if forms.guess:
         form = guess(specs)
-        said = ", ".join(f"{key} {value}" for key, value in vars(form).items() if value is not None)
-        found.append(f"images are prepared as guessed from the model's input: {said}")
+        settings = ", ".join(f"{key} {value}" for key, value in vars(form).items() if value is not None)
+        found.append(f"--preprocess guess: image preprocessing is guessed from the model's input: {settings}")
     if len(chosen) < FEW:
-        found.append(
-            f"only {len(chosen)} samples: ranges and scores of so few are uncertain, 100 or more are better"
-        )
+        found.append(f"only {len(chosen)} samples: ranges and scores are unreliable: give 100 or more")
     at = np.linspace(0, len(chosen) - 1, min(LOOKED_AT, len(chosen))).astype(int)
     feeds = [check_feeds(chosen[i], specs) for i in at]
     if len(feeds) > 1 and all(_same(feeds[0], other) for other in feeds[1:]):
-        found.append(f"the samples look alike: {len(feeds)} of them, evenly spaced, have the same values")
+        found.append(f"{len(feeds)} evenly spaced samples have the same values: check the data")
     return found + _classes(chosen, everything) + _normalization(feeds, forms)
 
 
@@ -55,17 +53,18 @@ def _same(one: Feeds, other: Feeds) -> bool:
 
 
 def _classes(chosen: Sequence[Sample], everything: Sequence[Sample]) -> list[str]:
-    """Folders that no chosen sample is from."""
+    """Warn if the chosen samples miss some of the folders."""
     seen, there = ({PurePath(sample.name).parent for sample in samples} for samples in (chosen, everything))
     if len(seen) == len(there):
         return []
     return [
-        f"the {len(chosen)} samples are from {len(seen)} of {len(there)} folders: more --samples, or shuffled data, would see all"
+        f"the {len(chosen)} samples are from {len(seen)} of {len(there)} folders: raise --samples or "
+        "shuffle the data to cover all"
     ]
 
 
 def _normalization(feeds: Sequence[Feeds], forms: Forms) -> list[str]:
-    """Pixels that a normalisation should have brought near 0."""
+    """Warn if pixels are not near 0, as they are after normalization."""
     form = forms.image
     if form is None or not form.dtype.startswith("float"):
         return []
@@ -75,11 +74,12 @@ def _normalization(feeds: Sequence[Feeds], forms: Forms) -> list[str]:
         return []
     if form.mean is None and form.std is None:
         return [
-            f"pixels are fed as they are, {low:.3g}..{high:.3g}: [preprocess] has no mean and std; "
-            "if the model takes them so, say mean = 0, std = 1"
+            f"pixels are not normalized, {low:.3g}..{high:.3g}: set mean and std in [preprocess]; "
+            "if the model takes raw pixels, set mean = 0, std = 1"
         ]
     if form.std is not None and max(form.std) < NORMALIZED / 4 and form.std != (1.0,):
         return [
-            f"images become values of {low:.3g}..{high:.3g}: mean and std are in pixel units, 0..255, not 0..1"
+            f"normalized images have values {low:.3g}..{high:.3g}: give mean and std in pixel units, "
+            "0..255, not 0..1"
         ]
     return []

@@ -1,4 +1,4 @@
-"""Image files, turned into a model's input as an `ImageForm` says."""
+"""Image files, preprocessed as `ImageForm` describes."""
 
 import io
 from dataclasses import replace
@@ -19,42 +19,44 @@ _CHANNELS = {1: "GRAY", 3: "RGB", 4: "RGBA"}
 
 
 def image_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
-    """One sample a file.
+    """Make one sample per file.
 
     Raises:
-        DataError: no form was given, or it does not say which of several inputs it feeds.
+        DataError: Image preprocessing is missing, or does not set one of several inputs.
     """
     form = image_form(path, specs, forms)
     return [Sample(path.name, partial(_load_file, path, form))]
 
 
 def image_form(where: Path, specs: list[InputSpec], forms: Forms) -> ImageForm:
-    """The form of images, with the input that it feeds."""
+    """Return the image preprocessing with its input."""
     form = guess(specs) if forms.guess else forms.image
     if form is None:
         raise DataError(
-            f"{where}: an image, and nothing says how it becomes the model's input: "
-            f"give --preprocess FILE.toml or one of {', '.join(PRESETS)}"
+            f"{where}: an image, but no preprocessing is set: give --preprocess FILE.toml or one of the "
+            f"presets {', '.join(PRESETS)}"
         )
     if form.input is not None:
         return form
     if len(specs) != 1:
         raise DataError(
-            f"{where}: the model has {len(specs)} inputs: say which the images feed with 'input' in [preprocess]"
+            f"{where}: the model has {len(specs)} inputs: set the one for images with 'input' in [preprocess]"
         )
     return replace(form, input=specs[0].name)
 
 
 def guess(specs: list[InputSpec]) -> ImageForm:
-    """The form that the shape of the one input with four axes suggests: its size, its channels, ImageNet's mean and deviation.
+    """Guess the preprocessing from the shape of the 4-D input; mean and std are ImageNet's for RGB.
 
     Raises:
-        DataError: the shape says too little.
+        DataError: Not exactly one input is 4-D, or its size or channels are dynamic.
     """
     images = [spec for spec in specs if len(spec.shape) == 4]
     described = ", ".join(f"'{spec.name}' {spec.describe()}" for spec in specs)
     if len(images) != 1 or images[0].dtype is None:
-        raise DataError(f"--preprocess guess: none or several of the inputs look like an image: {described}")
+        raise DataError(
+            f"--preprocess guess: expected one 4-D input, found {described}: give --preprocess FILE.toml"
+        )
     spec = images[0]
     layout = next(
         (layout for layout, axis in (("NCHW", 1), ("NHWC", 3)) if spec.shape[axis] in _CHANNELS), None
@@ -62,7 +64,8 @@ def guess(specs: list[InputSpec]) -> ImageForm:
     height, width = spec.shape[2:] if layout == "NCHW" else spec.shape[1:3]
     if layout is None or height is None or width is None:
         raise DataError(
-            f"--preprocess guess: the shape does not say the size or the channels: {described}: give a FILE.toml"
+            f"--preprocess guess: size or channels of the input are unknown, {described}: give --preprocess "
+            "FILE.toml"
         )
     channels = _CHANNELS[spec.shape[1 if layout == "NCHW" else 3] or 0]
     dtype = np.dtype(images[0].dtype)
@@ -86,10 +89,10 @@ def _load_file(path: Path, form: ImageForm) -> Feeds:
 
 
 def decode(source: Path | bytes, form: ImageForm, where: str) -> Array:
-    """The input that an image file, or its bytes, become.
+    """Decode an image file, or its bytes, into a model input.
 
     Raises:
-        DataError: it is no image, is truncated, or does not have the channels that the form has means for.
+        DataError: The file is not an image, is truncated, or its channels do not fit `mean` and `std`.
     """
     try:
         from PIL import Image
@@ -104,7 +107,7 @@ def decode(source: Path | bytes, form: ImageForm, where: str) -> Array:
 
 
 def apply(image: Any, form: ImageForm) -> Array:
-    """Turn a PIL image into a model input, [1, C, H, W] or [1, H, W, C]."""
+    """Preprocess a PIL image into a model input, [1, C, H, W] or [1, H, W, C]."""
     from PIL import Image
 
     mode = {"BGR": "RGB", "GRAY": "L"}.get(form.channels, form.channels)
@@ -122,9 +125,7 @@ def apply(image: Any, form: ImageForm) -> Array:
     if form.channels == "BGR":
         pixels = pixels[:, :, ::-1]
     mean, std = (np.asarray(values, np.float32) for values in (form.mean or (0.0,), form.std or (1.0,)))
-    if (
-        form.layout == "NCHW"
-    ):  # before the arithmetic, whose loops are over whole rows then: four times as fast
+    if form.layout == "NCHW":  # before the arithmetic: loops over whole rows are four times as fast
         pixels = pixels.transpose(2, 0, 1)
         mean, std = mean[:, None, None], std[:, None, None]
     pixels = (pixels.astype(np.float32, order="C") - mean) / std
@@ -132,7 +133,7 @@ def apply(image: Any, form: ImageForm) -> Array:
 
 
 def _target_size(size: Size, form: ImageForm) -> Size:
-    """(width, height) after the resize that is described, if any."""
+    """Compute (width, height) after the resize step, if any."""
     width, height = size
     if form.resize_short is not None:
         scale = form.resize_short / min(width, height)

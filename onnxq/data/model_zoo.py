@@ -1,4 +1,4 @@
-"""The ONNX model zoo's layout: `test_data_set_*/input_N.pb`, in the order of the model's inputs."""
+"""Samples in the layout of the ONNX Model Zoo: `test_data_set_*/input_N.pb`, N the index of the input."""
 
 import re
 from functools import partial
@@ -15,13 +15,13 @@ from onnxq.types import Feeds
 
 
 def zoo_folders(path: Path) -> list[Path]:
-    """The sample folders in `path`, or `path` itself if it is one."""
+    """Find the sample folders in `path`, or `path` itself if it is one."""
     candidates = [path, *sorted(path.glob("test_data_set_*"))] if path.is_dir() else []
     return [folder for folder in candidates if folder.is_dir() and any(folder.glob("input_*.pb"))]
 
 
 def zoo_samples(folder: Path, specs: list[InputSpec], _forms: Forms) -> list[Sample]:
-    """The one sample of a folder."""
+    """Make the one sample of a folder."""
     return [Sample(folder.name, partial(_load, folder, [spec.name for spec in specs]))]
 
 
@@ -31,13 +31,14 @@ def _load(folder: Path, names: list[str]) -> Feeds:
         match = re.fullmatch(r"input_(\d+)\.pb", file.name)
         if match is None or int(match[1]) >= len(names):
             raise DataError(
-                f"sample {file}: the model takes {len(names)} inputs: expected input_0.pb to input_{len(names) - 1}.pb"
+                f"sample {file}: the model has {len(names)} inputs: expected input_0.pb to "
+                f"input_{len(names) - 1}.pb: rename or remove the file"
             )
         try:
             tensor = onnx.TensorProto.FromString(file.read_bytes())
             feeds[names[int(match[1])]] = onnx.numpy_helper.to_array(tensor)
         except (DecodeError, ValueError, TypeError) as error:
             raise DataError(
-                f"sample {file}: not a tensor in ONNX's format: remove it or save it again"
+                f"sample {file}: not an ONNX TensorProto: remove the file or save it again"
             ) from error
     return feeds

@@ -1,7 +1,7 @@
-"""[preprocess] and its tables: how files become a model's inputs, checked key by key.
+"""Preprocessing options: [preprocess] and its subtables, validated key by key.
 
-Each kind of file has a form, a frozen dataclass whose fields are the keys of its table. The keys of images stand
-in [preprocess] itself, the others' in [preprocess.audio], [preprocess.text] and [preprocess.table].
+Each kind of file has a form, a frozen dataclass whose fields are the keys of its table. [preprocess] itself
+has the keys of images; [preprocess.audio], [preprocess.text] and [preprocess.table] have the others.
 """
 
 import tomllib
@@ -25,18 +25,18 @@ def _optional(kind: type) -> Any:
 
 @dataclass(frozen=True)
 class ImageForm:
-    """From an image file to an input; the steps are taken in the order of the fields.
+    """Preprocessing of image files; steps run in the order of the fields.
 
     channels       "RGB", "BGR", "RGBA" or "GRAY"
-    resize_short   short side in pixels, keeping the aspect ratio
-    resize_height  height in pixels, keeping the aspect ratio
-    resize         (height, width), ignoring the aspect ratio
-    filter         "bicubic", "bilinear", "box", "lanczos" or "nearest", for whichever resize is given
-    crop           (height, width) of a centre crop
+    resize_short   length of the short side, pixels; keeps the aspect ratio
+    resize_height  height, pixels; keeps the aspect ratio
+    resize         (height, width), pixels; ignores the aspect ratio
+    filter         resampling filter: "bicubic", "bilinear", "box", "lanczos" or "nearest"
+    crop           (height, width) of a centre crop, pixels
     mean, std      per channel, in pixel units 0..255: (x - mean) / std
     layout         "NCHW" or "NHWC"
-    dtype          NumPy name of the result's type
-    input          the model's input; may be left out where it has only one
+    dtype          NumPy name of the input's type
+    input          name of the model's input; optional for a model with one input
     """
 
     channels: str = _one_of("RGB", "BGR", "RGBA", "GRAY", default="RGB")
@@ -54,15 +54,16 @@ class ImageForm:
 
 @dataclass(frozen=True)
 class AudioForm:
-    """From a sound file to an input.
+    """Preprocessing of audio files.
 
-    rate      samples a second that the model takes; files of another rate are refused, ...
-    resample  ... or resampled
-    mono      the mean of the channels
-    window    samples a window, at `rate`: a file gives as many samples as it has windows, a shorter one is filled with zeros
-    hop       samples from one window to the next; a whole window by default
-    scale     what full scale (1.0) becomes; 32768 for models that take 16-bit values
-    layout    "NCT" or "NTC", where the input has three axes
+    rate      sample rate of the model, Hz; other files are an error, ...
+    resample  ... or are resampled
+    mono      average the channels
+    window    frames per window, at `rate`; each window of a file is one sample, padded with zeros if too
+              short
+    hop       frames between windows; one window by default
+    scale     factor of full scale (1.0); 32768 for models of 16-bit values
+    layout    "NCT" or "NTC", for inputs with three axes
     dtype, input  as for images
     """
 
@@ -79,15 +80,15 @@ class AudioForm:
 
 @dataclass(frozen=True)
 class TextForm:
-    """From the lines of a text file to inputs, by a tokenizer.
+    """Preprocessing of text files with a tokenizer.
 
-    tokenizer    tokenizer.json; relative to the file with this table, else to the data folder
-    special      add the tokens that the tokenizer puts around a text
-    max_length   tokens kept of a line
-    pad_to       tokens that a line is filled up to
-    block        cut the file as one text into blocks of so many tokens, for language models; lines do not count
-    state        inputs (a glob) that hold what came before: they are fed empty
-    ids, mask, types, positions  the inputs that take token numbers, 1 for each that is no filling, 0, and 0, 1, 2, ...
+    tokenizer    path of tokenizer.json, relative to the file with this table or to the data folder
+    special      add the special tokens of the tokenizer
+    max_length   most tokens per line
+    pad_to       length that lines are padded to, tokens
+    block        tokens per block: split the whole file into blocks instead of lines, for language models
+    state        glob of the inputs with a state, such as a key-value cache; they start empty
+    ids, mask, types, positions  inputs for token ids, attention mask, token types (0) and positions
     """
 
     tokenizer: str = "tokenizer.json"
@@ -104,11 +105,12 @@ class TextForm:
 
 @dataclass(frozen=True)
 class TableForm:
-    """From the rows of a table (.csv, .parquet, a data set saved on disk) to inputs.
+    """Preprocessing of table rows (.csv, .parquet, Hugging Face data sets on disk).
 
-    inputs  the columns of each input; without it the column of an input's name, or for one input all but the label's
-    label   the column with the label
-    image, audio, text  the column whose values are such, to be described as files of that kind are
+    inputs  columns of each input; by default the column with the input's name, or all but the label for one
+            input
+    label   column of the label
+    image, audio, text  column with images, audio or text, preprocessed like files of that kind
     """
 
     inputs: dict[str, list[str]] = field(default_factory=dict)
@@ -120,12 +122,12 @@ class TableForm:
 
 @dataclass(frozen=True)
 class Forms:
-    """All that [preprocess] says.
+    """Preprocessing of all kinds of files.
 
-    image  None where nothing says how an image becomes an input
-    guess  take the image's form from the shape of the model's input
-    cast   convert inputs to the model's types even where that may lose something
-    where  the folder that relative paths start from; None for the data folder
+    image  preprocessing of images; None if it is not set
+    guess  guess the preprocessing of images from the shape of the model's input
+    cast   convert inputs to the model's types even if values change
+    where  base folder of relative paths; None for the data folder
     """
 
     image: ImageForm | None = None
@@ -146,16 +148,17 @@ PRESETS: dict[str, Forms] = {
     "symmetric": Forms(ImageForm(mean=(127.5,), std=(127.5,))),
     "guess": Forms(guess=True),
 }
-"""Forms by name, for `--preprocess imagenet`; "unit" maps pixels to 0..1, "symmetric" to -1..1."""
+"""Presets of `--preprocess`; "unit" maps pixels to 0..1, "symmetric" to -1..1."""
 
 _TABLES: dict[str, type[Any]] = {"audio": AudioForm, "text": TextForm, "table": TableForm}
 
 
 def read_forms(text: str | None) -> Forms:
-    """The preset of that name, or what the [preprocess] table of a TOML file says.
+    """Return a preset by name, or read [preprocess] of a TOML file; None gives the defaults.
 
     Raises:
-        DataError: no such preset or file, its keys outside of that table, or a key or value that is not known.
+        DataError: The preset or file does not exist, keys are outside [preprocess], or a key or value is
+        invalid.
     """
     if text is None:
         return Forms()
@@ -166,24 +169,25 @@ def read_forms(text: str | None) -> Forms:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
-            f"--preprocess {text}: no such file, and no preset: presets are {', '.join(PRESETS)}"
+            f"--preprocess {text}: neither a file nor a preset: presets are {', '.join(PRESETS)}"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a TOML file: {error}") from error
+        raise DataError(f"{path}: not a TOML file: {error}: correct the file") from error
     if "preprocess" in tables:
         return parse_forms(tables["preprocess"], str(path))
     outside = tables.keys() & {*_TABLES, *(each.name for each in fields(ImageForm))}
     if outside:
         raise DataError(
-            f"{path}: {', '.join(sorted(outside))} stand outside of [preprocess]: write that line in front of them"
+            f"{path}: {', '.join(sorted(outside))} outside of [preprocess]: add the line [preprocess] "
+            "before them"
         )
     return Forms()
 
 
 def parse_forms(table: dict[str, Any], where: str) -> Forms:
-    """Check a [preprocess] table; `where` is the file that it is from."""
+    """Validate a [preprocess] table; `where` is its file."""
     if not isinstance(table, dict):
-        raise DataError(f"{where}: preprocess is no table: write [preprocess]")
+        raise DataError(f"{where}: preprocess is not a table: write [preprocess]")
     inner = {
         key: _parse(kind, table[key], f"{where}: [preprocess.{key}]")
         for key, kind in _TABLES.items()
@@ -198,9 +202,9 @@ def parse_forms(table: dict[str, Any], where: str) -> Forms:
 
 
 def _parse(kind: type[Any], table: dict[str, Any], where: str) -> Any:
-    """A form from its table."""
+    """Validate a table and make its form."""
     if not isinstance(table, dict):
-        raise DataError(f"{where} is no table")
+        raise DataError(f"{where} is not a table: write it in brackets on a line of its own")
     known = {each.name: each for each in fields(kind)}
     if kind is ImageForm:
         also = ", ".join(["cast", *(f"[preprocess.{name}]" for name in _TABLES)])
@@ -209,7 +213,7 @@ def _parse(kind: type[Any], table: dict[str, Any], where: str) -> Any:
     for key in table:
         if key not in known:
             raise DataError(
-                f"{where} has no key '{key}': it takes {', '.join(sorted(known))}{also and ', ' + also}"
+                f"{where} has no key '{key}': choose from {', '.join(sorted(known))}{also and ', ' + also}"
             )
     return kind(
         **{key: _value(known[key], value, f"{where} {key} = {value!r}") for key, value in table.items()}
@@ -217,7 +221,7 @@ def _parse(kind: type[Any], table: dict[str, Any], where: str) -> Any:
 
 
 def _value(known: Field[Any], value: Any, where: str) -> Any:
-    """A key's value, of the type that its field has."""
+    """Validate the value of a key and convert it to the type of its field."""
     choices, kind = known.metadata.get("choices"), known.metadata.get("kind")
     if choices is not None:
         if value not in choices:
@@ -234,7 +238,7 @@ def _value(known: Field[Any], value: Any, where: str) -> Any:
     if kind == "floats":
         values = value if isinstance(value, list) else [value]
         if not values or not all(type(each) in (int, float) for each in values):
-            raise DataError(f"{where}: give a number, or one a channel")
+            raise DataError(f"{where}: give a number, or a list with one per channel")
         return tuple(map(float, values))
     if isinstance(known.default, float):
         kind, value = float, float(value) if type(value) is int else value

@@ -1,4 +1,4 @@
-"""`module:function`: samples from Python code that the user names; nothing else ever runs code of the user's."""
+"""`module:function`: samples from a function of the user; only such options run the user's code."""
 
 import importlib
 import re
@@ -22,10 +22,10 @@ REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def import_function(reference: str) -> Any:
-    """What `module:name` names; modules of the current folder are found first.
+    """Import `module:name`; modules in the current folder come first.
 
     Raises:
-        DataError: no such module or name, or the module fails to import.
+        DataError: The module or the name does not exist, or the import fails.
     """
     module, _, name = reference.partition(":")
     here = str(Path.cwd())
@@ -34,40 +34,43 @@ def import_function(reference: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except AttributeError as error:
-        raise DataError(f"{reference}: module {module} has no '{name}'") from error
-    except Exception as error:  # whatever the user's module raises
+        raise DataError(f"{reference}: module {module} has no '{name}': check the name") from error
+    except Exception as error:  # the user's module may raise anything
         raise DataError(
             f"{reference}: cannot import {module}: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
 def function_samples(reference: str, specs: list[InputSpec], most: int | None) -> list[Sample]:
-    """The samples that a function gives: a sequence is indexed, any other iterable is read once, `most` samples of it.
+    """Make samples from the result of a function: a sequence, or up to `most` items of an iterable.
 
-    A sample is a dict of arrays by input name, or one array for a model with one input; (sample, label) gives a label.
-    What is read once is put on disk, for it is needed more than once and may be larger than memory.
+    An item is a dict of arrays by input name, one array for a model with one input, or a tuple (item, label).
+    Items of an iterable are stored on disk, because they are needed more than once and may exceed memory.
 
     Raises:
-        DataError: the function fails, or gives something else.
+        DataError: The function raises, or returns something else.
     """
     try:
         found = import_function(reference)()
     except DataError:
         raise
-    except Exception as error:  # whatever the user's function raises
-        raise DataError(f"{reference}: it fails: {type(error).__name__}: {first_line(error)}") from error
+    except Exception as error:  # the user's function may raise anything
+        raise DataError(f"{reference}: raised {type(error).__name__}: {first_line(error)}") from error
     if isinstance(found, Sequence) or (hasattr(found, "__len__") and hasattr(found, "__getitem__")):
         return [
             Sample(f"{reference}[{i}]", partial(_indexed, found, i, reference, specs), _label(found, i))
             for i in range(len(found))
         ]
     if not isinstance(found, Iterable):
-        raise DataError(f"{reference}: gives {type(found).__name__}: expected an iterable of samples")
-    return _spooled(found, reference, specs, most)
+        raise DataError(
+            f"{reference}: returned {type(found).__name__}, expected an iterable of samples: return a list "
+            "of dicts of arrays"
+        )
+    return _stored(found, reference, specs, most)
 
 
 def _label(found: Any, index: int) -> str | None:
-    """The label of a sample in a sequence that is held in memory anyway; others are asked when they are loaded."""
+    """Return the label of a sample in a list or tuple; items of other sequences load on demand."""
     item = found[index] if isinstance(found, list | tuple) else None
     return str(item[1]) if isinstance(item, tuple) and len(item) == 2 else None
 
@@ -75,9 +78,9 @@ def _label(found: Any, index: int) -> str | None:
 def _indexed(found: Any, index: int, reference: str, specs: list[InputSpec]) -> Feeds:
     try:
         item = found[index]
-    except Exception as error:  # whatever the user's sequence raises
+    except Exception as error:  # the user's sequence may raise anything
         raise DataError(
-            f"{reference}[{index}]: it fails: {type(error).__name__}: {first_line(error)}"
+            f"{reference}[{index}]: raised {type(error).__name__}: {first_line(error)}"
         ) from error
     return _feeds(item, f"{reference}[{index}]", specs)[0]
 
@@ -90,13 +93,14 @@ def _feeds(item: Any, where: str, specs: list[InputSpec]) -> tuple[Feeds, str | 
         if len(specs) != 1 or not hasattr(item, "__array__"):
             names = ", ".join(spec.name for spec in specs)
             raise DataError(
-                f"sample {where}: is a {type(item).__name__}: expected a dict of arrays with the keys [{names}]"
+                f"sample {where}: is a {type(item).__name__}, expected a dict: return arrays with the keys "
+                f"[{names}]"
             )
         item = {specs[0].name: item}
     return {str(name): np.asarray(value) for name, value in item.items()}, label
 
 
-def _spooled(found: Iterable[Any], reference: str, specs: list[InputSpec], most: int | None) -> list[Sample]:
+def _stored(found: Iterable[Any], reference: str, specs: list[InputSpec], most: int | None) -> list[Sample]:
     folder = tempfile.TemporaryDirectory(prefix="onnxq-")
     samples: list[Sample] = []
     for i, item in enumerate(_items(found, reference, most)):
@@ -104,7 +108,7 @@ def _spooled(found: Iterable[Any], reference: str, specs: list[InputSpec], most:
         feeds, label = _feeds(item, name, specs)
         path = Path(folder.name) / f"{i}.npz"
         np.savez(path, allow_pickle=False, **{str(k): feeds[key] for k, key in enumerate(feeds)})
-        samples.append(Sample(name, partial(_unspool, folder, path, list(feeds)), label))
+        samples.append(Sample(name, partial(_load_stored, folder, path, list(feeds)), label))
     return samples
 
 
@@ -114,13 +118,13 @@ def _items(found: Iterable[Any], reference: str, most: int | None) -> Iterator[A
         for item in islice(found, most):
             yield item
             count += 1
-    except Exception as error:  # whatever the user's iterable raises
+    except Exception as error:  # the user's iterable may raise anything
         raise DataError(
-            f"{reference}[{count}]: it fails: {type(error).__name__}: {first_line(error)}"
+            f"{reference}[{count}]: raised {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
-def _unspool(_folder: object, path: Path, names: list[str]) -> Feeds:
-    """`_folder` is removed when the last sample that holds it goes."""
+def _load_stored(_folder: object, path: Path, names: list[str]) -> Feeds:
+    """Load a stored sample; `_folder` is removed with the last sample that refers to it."""
     arrays = read_npz(path)
     return {name: arrays[str(k)] for k, name in enumerate(names)}

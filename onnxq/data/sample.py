@@ -1,4 +1,4 @@
-"""What every reader takes and returns."""
+"""The sample, result of every reader."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,12 @@ from onnxq.types import Feeds
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: its name (the file's path inside the data folder), how to load its feeds, its label if the data has one."""
+    """One sample.
+
+    name   path of the file in the data folder
+    load   function that loads the feeds
+    label  label from the data; None without one
+    """
 
     name: str
     load: Callable[[], Feeds]

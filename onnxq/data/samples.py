@@ -1,7 +1,7 @@
-"""Data as a list of samples, each loaded only when it is used.
+"""Samples of a data folder, loaded only on use.
 
-Which reader takes a file is decided by its suffix; `READERS` names them all. The first group of it that a folder has
-files of is read, so that a read-me or a table of labels beside images is no sample.
+`READERS` maps file suffixes to readers, in groups. Only the first group with files in a folder is read, so
+that a read-me or a table beside images is not a sample.
 """
 
 import re
@@ -29,6 +29,7 @@ from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Array, Feeds
 
 Reader = Callable[[Path, list[InputSpec], Forms], list[Sample]]
+"""Function of a file or folder, the model's inputs and the preprocessing."""
 
 READERS: tuple[dict[str, Reader], ...] = (
     {
@@ -40,19 +41,27 @@ READERS: tuple[dict[str, Reader], ...] = (
     {".csv": csv_samples, ".parquet": parquet_samples},
     {".txt": text_samples},
 )
+"""Readers by suffix; an entry in one of the groups is all that a new reader needs."""
 FOLDERS: tuple[tuple[Callable[[Path], list[Path]], Reader], ...] = (
     (zoo_folders, zoo_samples),
     (arrow_folders, arrow_samples),
 )
+"""Layouts of folders: a function that finds them in a path, and their reader."""
 
 
 def open_samples(
     path: Path, specs: list[InputSpec], forms: Forms | None = None, most: int | None = None
 ) -> list[Sample]:
-    """All samples of a folder or of one file, by name, or those of `module:function`, of which at most `most` are read.
+    """List the samples of a folder or a file in order of names, or of `module:function`.
+
+    Args:
+        path: folder, file, or module:function.
+        specs: the model's inputs.
+        forms: the preprocessing; None for the defaults.
+        most: most items to read from an iterable of module:function.
 
     Raises:
-        DataError: no such folder, or nothing in it that can be read.
+        DataError: The path does not exist, or has no readable sample.
     """
     forms = forms or Forms()
     samples = _open(path, specs, forms, most)
@@ -69,7 +78,9 @@ def _cast(sample: Sample, dtypes: Mapping[str, Any]) -> Feeds:
             for name, array in sample.load().items()
         }
     except (ValueError, TypeError) as error:
-        raise DataError(f"sample {sample.name}: cannot be converted to the model's types: {error}") from error
+        raise DataError(
+            f"sample {sample.name}: conversion to the model's types failed: {error}: correct the values"
+        ) from error
 
 
 def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) -> list[Sample]:
@@ -78,8 +89,8 @@ def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) ->
             samples = function_samples(str(path), specs, most)
             if samples:
                 return samples
-            raise DataError(f"{path}: gives no samples")
-        raise DataError(f"{path}: no such data folder")
+            raise DataError(f"{path}: returned no samples: return at least one")
+        raise DataError(f"{path}: no such data folder: check the path")
     for find, read in FOLDERS:
         folders = find(path)
         if folders:
@@ -105,12 +116,13 @@ def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) ->
             return samples
     known = ", ".join(sorted(suffix for readers in READERS for suffix in readers))
     raise DataError(
-        f"{path}: no sample found among {len(files)} files: expected {known}, test_data_set_*/input_0.pb, or a data set saved on disk"
+        f"{path}: no sample found among {len(files)} files: give {known}, test_data_set_*/input_0.pb, or a "
+        "Hugging Face data set on disk"
     )
 
 
 def is_labels(path: Path) -> bool:
-    """Whether a CSV has the header of labels."""
+    """Tell whether a CSV has the header of a labels file."""
     try:
         with open(path, encoding="utf-8-sig") as stream:
             return {"file", "label"} <= set(re.split(r"[,;\s]+", stream.readline().strip()))
@@ -119,27 +131,27 @@ def is_labels(path: Path) -> bool:
 
 
 def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """At most `count` samples, evenly spaced, so that a folder sorted by class gives some of each."""
+    """Choose at most `count` evenly spaced samples, so that a folder sorted by class keeps all classes."""
     if count >= len(samples):
         return list(samples)
     return [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """What is wrong with one input of a sample."""
+class _Mismatch:
+    """Type and shape of an array that does not fit its input, and advice."""
 
     found: str
     advice: str
 
 
 def check_feeds(sample: Sample, specs: list[InputSpec]) -> Feeds:
-    """Load a sample and hold it against the model's inputs.
+    """Load a sample and check it against the model's inputs.
 
-    A missing batch axis is added and a lossless conversion of type made; nothing else is changed.
+    Adds a missing batch axis and converts types without loss; changes nothing else.
 
     Raises:
-        DataError: a name, type or shape does not fit; the message says which and what was expected.
+        DataError: A name, type or shape does not fit.
     """
     feeds = sample.load()
     names = [spec.name for spec in specs]
@@ -148,34 +160,34 @@ def check_feeds(sample: Sample, specs: list[InputSpec]) -> Feeds:
     if missing or extra:
         have, need = ", ".join(sorted(feeds)), ", ".join(names)
         raise DataError(
-            f"sample {sample.name}: has inputs [{have}], the model takes [{need}]: rename or remove them"
+            f"sample {sample.name}: has inputs [{have}], but the model takes [{need}]: rename or remove them"
         )
     result: Feeds = {}
     for spec in specs:
         array = feeds[spec.name]
         if spec.dtype is None:
             raise DataError(
-                f"input '{spec.name}' of the model is no tensor: such a model cannot be fed from files"
+                f"input '{spec.name}' of the model is not a tensor: give a model with tensor inputs only"
             )
         if len(spec.shape) == array.ndim + 1 and spec.shape[0] in (None, 1):
             array = array[None]
-        problem = _problem(spec, array)
-        if problem is not None:
+        mismatch = _mismatch(spec, array)
+        if mismatch is not None:
             where = f"sample {sample.name}: input '{spec.name}'"
             raise DataError(
-                f"{where} is {problem.found}, the model takes {spec.describe()}: {problem.advice}"
+                f"{where} is {mismatch.found}, but the model takes {spec.describe()}: {mismatch.advice}"
             )
         result[spec.name] = np.ascontiguousarray(array, spec.dtype)
     return result
 
 
-def _problem(spec: InputSpec, array: Array) -> _Problem | None:
+def _mismatch(spec: InputSpec, array: Array) -> _Mismatch | None:
     found = f"{array.dtype}[{','.join(map(str, array.shape))}]"
     sizes_fit = len(spec.shape) == array.ndim and all(
         size is None or size == actual for size, actual in zip(spec.shape, array.shape, strict=True)
     )
     if not sizes_fit:
-        return _Problem(found, "save it with that shape, or describe it in [preprocess]")
+        return _Mismatch(found, "save it with that shape, or set the preprocessing in [preprocess]")
     if array.dtype != spec.dtype and not np.can_cast(array.dtype, spec.dtype or object, "safe"):
-        return _Problem(found, f"save it as {spec.dtype}, or set cast = true in [preprocess]")
+        return _Mismatch(found, f"save it as {spec.dtype}, or set cast = true in [preprocess]")
     return None

@@ -1,4 +1,4 @@
-"""Rows of tables as samples: `.csv`, `.parquet`, and data sets that the Hugging Face library saved on disk (Arrow files)."""
+"""Table rows as samples: `.csv`, `.parquet`, and Hugging Face data sets saved on disk (Arrow files)."""
 
 import csv
 import json
@@ -25,7 +25,13 @@ NEEDED = "parquet and Arrow files need pyarrow: pip install 'onnxq[tables]'"
 
 @dataclass(frozen=True)
 class Columns:
-    """How a row becomes feeds: the columns of each input, and what the values of described columns are."""
+    """Columns of a table and the inputs that they feed.
+
+    specs     inputs of the model
+    forms     preprocessing
+    inputs    columns of numbers by input
+    tokenize  tokenizer of the text column; None without one
+    """
 
     specs: list[InputSpec]
     forms: Forms
@@ -33,7 +39,7 @@ class Columns:
     tokenize: Tokenize | None
 
     def feeds(self, row: Row, where: str) -> Feeds:
-        """One sample; `where` names it in errors."""
+        """Make the feeds of one row; `where` names it in errors."""
         table, feeds = self.forms.table, dict[str, Array]()
         if table.image is not None:
             form = image_form(Path(where), self.specs, self.forms)
@@ -53,17 +59,18 @@ class Columns:
 
 
 def _content(value: Any, where: str) -> bytes:
-    """The file inside a row: bytes, or the {bytes, path} of the Hugging Face library."""
+    """Return the file inside a row: bytes, or {bytes, path} as the Hugging Face library stores it."""
     content = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(content, bytes):
         raise DataError(
-            f"sample {where}: no file inside the row, but {type(content).__name__}: save the data set with its files embedded"
+            f"sample {where}: the column holds {type(content).__name__}, not the bytes of a file: save the "
+            "data set with its files embedded"
         )
     return content
 
 
 def _array(values: list[Any], columns: list[str], dtype: Any, where: str) -> Array:
-    """The values of one input's columns: one column as it is, several side by side; texts are read as the input's type."""
+    """Make the array of one input: one column as it is, several stacked; parse text as the input's type."""
     nothing = next(
         (
             column
@@ -81,11 +88,13 @@ def _array(values: list[Any], columns: list[str], dtype: Any, where: str) -> Arr
         return array.reshape(-1) if array.ndim == 0 else array
     except ValueError as error:
         shown = ", ".join(columns[:3])
-        raise DataError(f"sample {where}: column {shown}: {first_line(error)}") from error
+        raise DataError(
+            f"sample {where}: column {shown}: {first_line(error)}: correct the row or remove it"
+        ) from error
 
 
 def _shaped(array: Array, spec: InputSpec) -> Array:
-    """A row of values in the shape of an input that has as many, as the 784 columns of a picture of 28 x 28."""
+    """Reshape a row to an input of the same size, such as 784 columns to an image of 28 x 28."""
     shape = [1, *spec.shape[1:]]
     if (
         array.ndim != 1
@@ -98,14 +107,15 @@ def _shaped(array: Array, spec: InputSpec) -> Array:
 
 
 def _columns(path: Path, names: Sequence[str], specs: list[InputSpec], forms: Forms) -> Columns:
-    """Match the columns of a table with the model's inputs."""
+    """Match the columns of a table with the model's inputs, or raise DataError."""
     table = forms.table
     described = [name for name in (table.image, table.audio, table.text) if name is not None]
     inputs = {name: [each] if isinstance(each, str) else list(each) for name, each in table.inputs.items()}
     unknown = [name for name in inputs if name not in {spec.name for spec in specs}]
     if unknown:
         raise DataError(
-            f"[preprocess.table] inputs: the model has no input '{unknown[0]}', but {', '.join(s.name for s in specs)}"
+            f"[preprocess.table] inputs: the model has no input '{unknown[0]}': choose from "
+            f"{', '.join(s.name for s in specs)}"
         )
     if not inputs and not described:
         named = {spec.name: [spec.name] for spec in specs if spec.name in names}
@@ -114,7 +124,8 @@ def _columns(path: Path, names: Sequence[str], specs: list[InputSpec], forms: Fo
         lacking = [spec.name for spec in specs if spec.name not in inputs]
         if lacking:
             raise DataError(
-                f"{path}: no column for input '{lacking[0]}': name its columns in [preprocess.table] inputs"
+                f"{path}: no column for input '{lacking[0]}': set its columns in 'inputs' of "
+                "[preprocess.table]"
             )
     wanted = [
         *described,
@@ -124,13 +135,13 @@ def _columns(path: Path, names: Sequence[str], specs: list[InputSpec], forms: Fo
     missing = [name for name in wanted if name not in names]
     if missing:
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        raise DataError(f"{path}: no column '{missing[0]}': it has {', '.join(names[:10])}{more}")
+        raise DataError(f"{path}: no column '{missing[0]}': choose from {', '.join(names[:10])}{more}")
     tokenize = tokenizer_of(path.parent, specs, forms) if table.text is not None else None
     return Columns(specs, forms, inputs, tokenize)
 
 
 def csv_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
-    """One sample a row; of the file only where each row begins is kept."""
+    """Make one sample per row; memory holds only the offset of each row."""
     try:
         rows = _csv_rows(path, 0)
         names = next(rows)[1]
@@ -140,19 +151,22 @@ def csv_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample
         for number, (start, row) in enumerate(rows, start=1):
             if len(row) != len(names):
                 raise DataError(
-                    f"sample {path.name}:{number}: {len(row)} values, the header has {len(names)}"
+                    f"sample {path.name}:{number}: the row has {len(row)} values, but the header "
+                    f"{len(names)}: correct the row"
                 )
             load = partial(_load_csv, path, start, names, columns, f"{path.name}:{number}")
             samples.append(Sample(f"{path.name}:{number}", load, row[label] if label is not None else None))
         return samples
     except StopIteration as error:
-        raise DataError(f"{path}: an empty table: expected a header and rows") from error
+        raise DataError(f"{path}: the table is empty: add a header and rows") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(
+            f"{path}: cannot read the file: {error.strerror}: check the path and its permissions"
+        ) from error
 
 
 def _csv_rows(path: Path, start: int) -> Iterator[tuple[int, list[str]]]:
-    """(byte offset, values) of each row from an offset on; a quoted value may hold line breaks."""
+    """Iterate over (byte offset, values) of rows from an offset on; quoted values may have line breaks."""
     offset = start
 
     def lines() -> Iterator[str]:
@@ -169,7 +183,7 @@ def _csv_rows(path: Path, start: int) -> Iterator[tuple[int, list[str]]]:
         try:
             row = next(reader, None)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a table in UTF-8: {first_line(error)}") from error
+            raise DataError(f"{path}: not a CSV in UTF-8: {first_line(error)}: save it as UTF-8") from error
         if row is None:
             return
         if row:
@@ -182,40 +196,45 @@ def _load_csv(path: Path, start: int, names: list[str], columns: Columns, where:
 
 
 def parquet_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
-    """One sample a row; one group of rows is in memory at a time."""
+    """Make one sample per row; memory holds at most two row groups."""
     pyarrow = _pyarrow(path)
     try:
         metadata = pyarrow.parquet.read_metadata(path)
         names = pyarrow.parquet.read_schema(path).names
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path}: not a parquet file, or truncated: {first_line(error)}") from error
+        raise DataError(
+            f"{path}: not a parquet file, or truncated: {first_line(error)}: save it again"
+        ) from error
     counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     return _row_samples(path, names, counts, specs, forms)
 
 
 def arrow_samples(folder: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
-    """One sample a row of a data set saved on disk; one batch of rows is in memory at a time.
+    """Make one sample per row of a data set saved on disk; memory holds at most two batches.
 
     Raises:
-        DataError: a file is missing or broken, or the data set is a selection of rows of another.
+        DataError: A file is missing or damaged, or the data set selects rows of another one.
     """
     state = _state(folder)
     if state.get("_indices_files"):
         raise DataError(
-            f"{folder}: the data set is a selection of rows: call flatten_indices() before save_to_disk()"
+            f"{folder}: the data set selects rows of another one: call flatten_indices() before "
+            "save_to_disk()"
         )
     samples: list[Sample] = []
     for entry in state["_data_files"]:
         path = folder / str(entry["filename"])
         if path.parent != folder:
-            raise DataError(f"{folder}/state.json: names {path}, outside the data set")
+            raise DataError(
+                f"{folder}/state.json: names {path}, outside the data set: save the data set again"
+            )
         names, counts = _batches(path)
         samples += _row_samples(path, names, counts, specs, forms)
     return samples
 
 
 def arrow_folders(path: Path) -> list[Path]:
-    """The data sets saved in `path`, or `path` itself if it is one."""
+    """Find the data sets saved in `path`, or `path` itself if it is one."""
     candidates = [path, *sorted(each for each in path.iterdir() if each.is_dir())] if path.is_dir() else []
     return [
         folder
@@ -231,19 +250,21 @@ def _state(folder: Path) -> dict[str, Any]:
         _ = [entry["filename"] for entry in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: not the state of a data set saved on disk ({type(error).__name__})"
+            f"{path}: not the state of a saved data set ({type(error).__name__}): save the data set again"
         ) from error
     return dict(state)
 
 
 def _batches(path: Path) -> tuple[list[str], list[int]]:
-    """Column names, and rows of each batch, of an Arrow stream file."""
+    """Read the column names and the number of rows of each batch of an Arrow stream file."""
     pyarrow = _pyarrow(path)
     try:
         with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
             return reader.schema.names, [batch.num_rows for batch in reader]
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path}: not an Arrow file, or truncated: {first_line(error)}") from error
+        raise DataError(
+            f"{path}: not an Arrow file, or truncated: {first_line(error)}: save the data set again"
+        ) from error
 
 
 def _pyarrow(path: Path) -> Any:
@@ -298,7 +319,7 @@ def _load_row(path: Path, group: int, index: int, columns: Columns, where: str) 
 
 
 def _plain(scalar: Any) -> Any:
-    """A value of a table: numbers, and lists of them, as arrays of the type that they have there."""
+    """Convert a table value; numbers and lists of numbers become arrays of their type."""
     leaf, value = scalar.type, scalar.as_py()
     while hasattr(leaf, "value_type"):
         leaf = leaf.value_type
@@ -311,7 +332,7 @@ def _plain(scalar: Any) -> Any:
 
 @lru_cache(maxsize=2)
 def _batch(path: Path, group: int) -> Any:
-    """A group of rows; the last ones are kept, for samples are read in order."""
+    """Read a group of rows; cache the last two, because samples are read in order."""
     pyarrow = _pyarrow(path)
     try:
         if path.suffix == ".parquet":
@@ -319,4 +340,4 @@ def _batch(path: Path, group: int) -> Any:
         with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
             return next(batch for i, batch in enumerate(reader) if i == group)
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path}: truncated: {first_line(error)}") from error
+        raise DataError(f"{path}: truncated: {first_line(error)}: save it again") from error

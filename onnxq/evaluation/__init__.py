@@ -1,1 +1,1 @@
-"""Evaluation of written files against the float model: accuracy, errors by layer, latency, gates; changes no file."""
+"""Evaluation of quantized files against the float model: accuracy, layer errors, latency, gates."""

@@ -1,4 +1,4 @@
-"""An earlier `onnxq eval --json`, to compare with."""
+"""Baseline: an earlier report of `onnxq eval --json`."""
 
 import json
 from pathlib import Path
@@ -9,19 +9,21 @@ Numbers = dict[str, float]
 
 
 def read_baseline(path: Path) -> dict[str, Numbers]:
-    """By the model's file name: the value of each metric, `sqnr_db`, `latency_ratio` and `bytes`, where they were measured.
+    """Read metrics, `sqnr_db`, `latency_ratio` and `bytes` by the model's file name, without nulls.
 
     Raises:
-        DataError: not such a file.
+        DataError: The file is not a report of `onnxq eval --json`.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         return {Path(score["model"]).name: _numbers(score) for score in report["scores"]}
     except OSError as error:
-        raise DataError(f"--baseline {path}: cannot be read: {error.strerror}") from error
+        raise DataError(
+            f"--baseline {path}: cannot read the file: {error.strerror}: check the path"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"--baseline {path}: not a report of onnxq eval --json: write it again with this version"
+            f"--baseline {path}: not a report of onnxq eval --json: create it again with this version"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""`onnxq bench`: models against one another on this machine, run in turns."""
+"""`onnxq bench`: latency, memory and size of models on this machine, run in turns."""
 
 import json
 import statistics
@@ -26,13 +26,13 @@ from onnxq.runtime.sessions import InputSpec, input_specs, open_session, run
 from onnxq.types import Array, Feeds
 
 SCHEMA = 1
-"""Version of the JSON; it changes when a key changes its meaning or goes away."""
+"""Version of the JSON; it changes when a key changes its meaning or is removed."""
 SAMPLES = 8
-"""Samples that are taken in turn."""
+"""Number of samples that the runs cycle through."""
 MEASURE = """
 import json, resource, sys, time
 import numpy as np, onnxruntime as ort
-def peak():  # of this program alone: ru_maxrss goes on from the parent's
+def peak():  # of this process alone: ru_maxrss starts at the parent's value
     try:
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
@@ -49,20 +49,20 @@ load = time.perf_counter() - start
 session.run(None, feeds)
 print(json.dumps([load * 1000, peak() - before]))
 """
-"""Run by a fresh interpreter: model, feeds, threads; prints load time in ms and memory in kB."""
+"""Program for a new process; takes model, feeds and threads, prints load time (ms) and memory (kB)."""
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is run.
+    """Options of `onnxq bench`.
 
-    data        samples to run on; None for random values
-    preprocess  preset or TOML file that says how a file becomes an input
-    shapes      sizes of inputs whose shape is open, by name
-    batches     batch sizes: the first axis of every input is repeated so often
-    threads     numbers of threads of the runtime
-    runs, seconds  most runs of each model, and seconds after which no further turn begins
-    tokens      language models: generate so many tokens after a prompt
+    data        samples to run; None for random values
+    preprocess  preset or TOML file for preprocessing
+    shapes      shapes of inputs with dynamic sizes, by name
+    batches     batch sizes; the first axis of every input is repeated
+    threads     numbers of intra-op threads
+    runs, seconds  most runs per model, and time (s) after which no further turn starts
+    tokens      tokens to generate after a prompt, for language models
     limits      gates
     """
 
@@ -79,11 +79,12 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class Timing:
-    """One model at one setting: milliseconds an inference, medians of runs in turns.
+    """Latency of one model at one batch size and thread count, ms per inference.
 
+    median_ms        median over runs, models in turns
     low_ms, high_ms  10th and 90th percentile
-    ratio            to the first model's; below 1 is faster
-    throughput       samples a second
+    ratio            latency / latency of the first model; below 1 is faster
+    throughput       samples per second
     """
 
     batch: int
@@ -97,8 +98,15 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """Generation: milliseconds to the first token and for each further one, and the share of tokens that the first model gives too."""
+class GenerationTiming:
+    """Latency of text generation.
+
+    prompt, tokens  length of the prompt and of the generated text, tokens
+    first_ms        time to the first token, ms
+    token_ms        median time per further token, ms
+    per_second      further tokens per second
+    agreement       share of tokens equal to the first model's, 0..1
+    """
 
     prompt: int
     tokens: int
@@ -110,19 +118,26 @@ class Spoken:
 
 @dataclass(frozen=True)
 class ModelBench:
-    """One model: bytes of its file, load time, memory that it takes (peak, with one inference), and timings."""
+    """Measurements of one model.
+
+    bytes         size of the file
+    load_ms       time to create a session in a new process, ms
+    memory_bytes  peak memory of session and one inference
+    timings       latency at each batch size and thread count
+    generation    latency of text generation, for language models
+    """
 
     model: str
     bytes: int
     load_ms: float | None
     memory_bytes: int | None
     timings: list[Timing]
-    generation: Spoken | None = None
+    generation: GenerationTiming | None = None
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """The models in the order given; the first is what the others are held against."""
+    """Measurements of all models in the order given; the first is the reference."""
 
     machine: Machine
     samples: int
@@ -132,10 +147,10 @@ class BenchReport:
 
 
 def bench(paths: Sequence[Path], options: BenchOptions) -> BenchReport:
-    """Measure models.
+    """Measure models in turns.
 
     Raises:
-        OnnxqError: a model or the data cannot be used.
+        OnnxqError: A model or the data cannot be used.
     """
     for path in paths:
         load(path)
@@ -151,11 +166,11 @@ def bench(paths: Sequence[Path], options: BenchOptions) -> BenchReport:
         for threads in options.threads:
             for rows, timing in zip(timings, _timings(paths, batched, batch, threads, options), strict=True):
                 rows.append(timing)
-    spoken = _spoken(paths, feeds[0], forms, options) if options.tokens else [None] * len(paths)
+    generated = _generation(paths, feeds[0], forms, options) if options.tokens else [None] * len(paths)
     models = []
-    for path, rows, words in zip(paths, timings, spoken, strict=True):
-        load_ms, memory = _alone(path, feeds[0], options.threads[0])
-        models.append(ModelBench(str(path), file_bytes(path), load_ms, memory, rows, words))
+    for path, rows, generation in zip(paths, timings, generated, strict=True):
+        load_ms, memory = _load_cost(path, feeds[0], options.threads[0])
+        models.append(ModelBench(str(path), file_bytes(path), load_ms, memory, rows, generation))
     return BenchReport(this_machine(), len(feeds), models, _gates(models, options.limits))
 
 
@@ -163,7 +178,8 @@ def _feeds(specs: list[InputSpec], forms: Forms, options: BenchOptions) -> list[
     unknown = set(options.shapes) - {spec.name for spec in specs}
     if unknown:
         raise DataError(
-            f"--shape {min(unknown)}: the model has no such input, but {', '.join(spec.name for spec in specs)}"
+            f"--shape {min(unknown)}: the model has no such input: choose one of "
+            f"{', '.join(spec.name for spec in specs)}"
         )
     if options.data is not None:
         return [
@@ -175,10 +191,12 @@ def _feeds(specs: list[InputSpec], forms: Forms, options: BenchOptions) -> list[
 
 
 def _random(spec: InputSpec, shape: Sequence[int] | None, random: np.random.Generator) -> Array:
-    """Values between 0 and 1, or the integers 0 and 1, which every table has; open sizes are 1 where nothing is said."""
+    """Draw floats in 0..1 or integers 0 and 1 (valid in any embedding table); dynamic sizes default to 1."""
     sizes = list(shape) if shape is not None else [size or 1 for size in spec.shape]
     if spec.dtype is None or spec.dtype.kind not in "fiub":
-        raise DataError(f"input '{spec.name}' takes {spec.dtype}: give samples with --data")
+        raise DataError(
+            f"input '{spec.name}' has type {spec.dtype}, which has no random values: give samples with --data"
+        )
     values = random.random(sizes) if spec.dtype.kind == "f" else random.integers(2, size=sizes)
     return np.asarray(values, spec.dtype)
 
@@ -188,7 +206,7 @@ def _timings(
 ) -> list[Timing]:
     sessions = [open_session(path, threads=threads) for path in paths]
     for path, session in zip(paths, sessions, strict=True):
-        _first(path, session, feeds[0], batch)
+        _check_batch(path, session, feeds[0], batch)
     times = time_in_turns(sessions, feeds, options.runs, options.seconds)
     base = statistics.median(times[0])
     rows = []
@@ -200,31 +218,37 @@ def _timings(
     return rows
 
 
-def _first(path: Path, session: ort.InferenceSession, feeds: Feeds, batch: int) -> None:
+def _check_batch(path: Path, session: ort.InferenceSession, feeds: Feeds, batch: int) -> None:
     try:
         run(session, feeds, "1")
     except ModelError as error:
-        raise ModelError(f"{path}: it does not run at batch size {batch}: {error}") from error
+        raise ModelError(
+            f"{path}: does not run at batch size {batch}: {error}: choose another --batch"
+        ) from error
 
 
-def _spoken(paths: Sequence[Path], feeds: Feeds, forms: Forms, options: BenchOptions) -> list[Spoken | None]:
+def _generation(
+    paths: Sequence[Path], feeds: Feeds, forms: Forms, options: BenchOptions
+) -> list[GenerationTiming | None]:
     assert options.tokens is not None
     prompt = [int(token) for token in np.asarray(feeds.get(forms.text.ids, [])).reshape(-1)]
     if options.data is None or not prompt:
-        raise DataError("--tokens needs a prompt: give text with --data, and its tokenizer")
+        raise DataError("--tokens needs a prompt: give a text file with --data, and its tokenizer")
     generators = [Generator(open_session(path, threads=options.threads[0]), forms.text) for path in paths]
     found = [generator.generate(prompt, options.tokens) for generator in generators]
-    rows: list[Spoken | None] = []
+    rows: list[GenerationTiming | None] = []
     for each in found:
         later = each.times_ms[1:] or each.times_ms
         token = statistics.median(later)
         same = float(np.mean([a == b for a, b in zip(each.tokens, found[0].tokens, strict=True)]))
-        rows.append(Spoken(len(prompt), options.tokens, each.times_ms[0], token, 1000 / token, same))
+        rows.append(
+            GenerationTiming(len(prompt), options.tokens, each.times_ms[0], token, 1000 / token, same)
+        )
     return rows
 
 
-def _alone(path: Path, feeds: Feeds, threads: int) -> tuple[float | None, int | None]:
-    """Load time in ms and memory in bytes, in a process of its own; None where the system does not tell."""
+def _load_cost(path: Path, feeds: Feeds, threads: int) -> tuple[float | None, int | None]:
+    """Measure load time (ms) and memory (bytes) in a new process; None if that fails."""
     arrays: dict[str, Any] = {}
     for i, (name, array) in enumerate(feeds.items()):
         arrays |= {f"name{i}": np.array(name), f"value{i}": array}

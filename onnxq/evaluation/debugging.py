@@ -1,4 +1,4 @@
-"""`onnxq debug`: a quantized file against its float model, layer by layer."""
+"""`onnxq debug`: compare a quantized file with its float model layer by layer."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,25 +26,26 @@ from onnxq.techniques.saturation import kernel_order, saturating_pairs
 from onnxq.types import Array, Feeds
 
 SAMPLES = 8
-WORST = 10
-CLIPPED = 1e-3
-"""Share of values outside the integers' range that is worth a word."""
-ALIKE, HALF_AN_OCTAVE = 0.95, 0.5
-"""A channel whose values are float's but for a factor, and one beyond what rounding could make it."""
-NEAR_DB = 15.0
-"""Layers below this are worth one too."""
+WORST_LAYERS = 10
+CLIPPED_SHARE = 1e-3
+"""Share of clipped values above which a layer gets advice."""
+MIN_COSINE, MIN_LOG2_FACTOR = 0.95, 0.5
+"""Cosine above which a channel is a scaled copy of float, and |log2| of the least scaling factor."""
+LOW_SQNR_DB = 15.0
+"""SQNR (dB) below which a layer gets advice."""
 
 
 @dataclass(frozen=True)
 class DebugRow:
-    """One layer, in the order of the graph.
+    """Error of one layer.
 
-    sqnr_db     behind it, all layers before it quantized too, dB; channels that the file divides are scaled back
-    own_db      behind it, its inputs float's, dB: what it does itself; None where its inputs are none of the float model's
-    low, high   least and largest value seen in float; of an addend, of what counts in front of a Relu behind the sum
-    clipped     share of its values outside what its integers hold; None where it stays float
-    saturating  pairs of its weights that CPUs without VNNI add wrongly
-    advice      what to try; empty where nothing is wrong
+    sqnr_db     SQNR of its output, all layers before it quantized too, dB; scaled channels are scaled back
+    own_db      SQNR of its output with the float model's inputs, dB: its own error; None without such inputs
+    low, high   least and largest float value; for an addend before a Relu, only of values that affect the
+                Relu
+    clipped     share of values outside the clipping range, 0..1; None if it stays in float
+    saturating  pairs of weights that may saturate on CPUs without VNNI
+    advice      options to try; empty if no problem was found
     """
 
     name: str
@@ -60,7 +61,12 @@ class DebugRow:
 
 @dataclass(frozen=True)
 class DebugReport:
-    """All layers, and the worst of them first; the parts of the outputs, worst first."""
+    """Report of `onnxq debug`.
+
+    layers   all layers in graph order
+    worst    layers with the least SQNR, worst first
+    outputs  output parts, worst first
+    """
 
     model: str
     other: str
@@ -71,8 +77,8 @@ class DebugReport:
 
 
 @dataclass
-class _Seen:
-    """What the samples show of one layer."""
+class _LayerErrors:
+    """Sums over samples for one layer; `error` with quantized inputs, `own` with float inputs."""
 
     error: Noise
     own: Noise
@@ -85,22 +91,24 @@ class _Seen:
         if want.size and want.shape == have.shape and have.dtype.kind == "f":
             self.own.add(want, np.asarray(_scaled_back(want, have)[0]))
 
-    def add(self, want: Array, have: Array, held: tuple[float, float] | None) -> None:
+    def add(self, want: Array, have: Array, clipping: tuple[float, float] | None) -> None:
         if want.size == 0 or want.shape != have.shape or have.dtype.kind != "f":
             return
         self.low, self.high = min(self.low, float(want.min())), max(self.high, float(want.max()))
         found, factor = _scaled_back(want, have)
         self.error.add(want, np.asarray(found))
-        if held is not None:
-            self.outside += int(np.count_nonzero((want * factor < held[0]) | (want * factor > held[1])))
+        if clipping is not None:
+            self.outside += int(
+                np.count_nonzero((want * factor < clipping[0]) | (want * factor > clipping[1]))
+            )
             self.count += want.size
 
 
-def fed_with_floats(written: ir.Model, float_values: set[str]) -> tuple[ir.Model, dict[str, str]]:
-    """A copy whose layers take the float model's values, quantized as the file does it, in place of each other's.
+def with_float_inputs(written: ir.Model, float_values: set[str]) -> tuple[ir.Model, dict[str, str]]:
+    """Copy a quantized model so that each layer gets float values from new inputs, quantized as before.
 
     Returns:
-        the copy, and its additional inputs with the names of the float values that they want.
+        The copy, and by new input the name of the float value to feed.
     """
     copy, entries = written.clone(), {}
     names = Names(copy)
@@ -112,9 +120,9 @@ def fed_with_floats(written: ir.Model, float_values: set[str]) -> tuple[ir.Model
         entry = ir.Value(name=names.fresh(f"{value.name}_float"), type=ir.TensorType(ir.DataType.FLOAT))
         copy.graph.inputs.append(entry)
         entries[entry.name or ""] = value.name or ""
-        stored = _again(copy.graph, quantizer, entry, names)
+        stored = _copy_over(copy.graph, quantizer, entry, names)
         for reader in readers:
-            read = _again(copy.graph, reader, stored, names)
+            read = _copy_over(copy.graph, reader, stored, names)
             for use in list(reader.outputs[0].uses()):
                 if use.node.graph is copy.graph:
                     use.node.replace_input_with(use.idx, read)
@@ -122,8 +130,8 @@ def fed_with_floats(written: ir.Model, float_values: set[str]) -> tuple[ir.Model
     return copy, entries
 
 
-def _again(graph: ir.Graph, node: ir.Node, source: ir.Value, names: Names) -> ir.Value:
-    """The same Q or DQ over another value."""
+def _copy_over(graph: ir.Graph, node: ir.Node, source: ir.Value, names: Names) -> ir.Value:
+    """Add a copy of a Q or DQ node with another input; return its output."""
     output = ir.Value(name=names.fresh(f"{source.name}_again"), type=node.outputs[0].type)
     attributes = list(node.attributes.values())
     graph.append(
@@ -139,14 +147,14 @@ def _again(graph: ir.Graph, node: ir.Node, source: ir.Value, names: Names) -> ir
     return output
 
 
-def _fed(alone: ir.Model, behind: Iterable[str]) -> set[str]:
-    """Layers whose activation comes from an additional input, or from an input of the model."""
-    inputs = {value.name for value in alone.graph.inputs}
-    nodes = {node.name or "": node for node in alone.graph}
+def _on_inputs(isolated: ir.Model, layers: Iterable[str]) -> set[str]:
+    """Find the layers whose activation is an input of the model, behind at most one Q and DQ."""
+    inputs = {value.name for value in isolated.graph.inputs}
+    nodes = {node.name or "": node for node in isolated.graph}
     found = set()
-    for name in behind:
+    for name in layers:
         activation = nodes[name].inputs[0]
-        for _ in range(2):  # behind a Q and a DQ
+        for _ in range(2):  # Q and DQ
             producer = activation.producer() if activation is not None else None
             if producer is not None and producer.op_type in ("QuantizeLinear", "DequantizeLinear"):
                 activation = producer.inputs[0]
@@ -156,15 +164,21 @@ def _fed(alone: ir.Model, behind: Iterable[str]) -> set[str]:
 
 
 def _values(form: Exposed, session: ort.InferenceSession, feeds: Feeds, sample: str) -> dict[str, Array]:
-    """What a run shows, by the names that were asked for."""
+    """Run a model and return its exposed values by their original names."""
     return form.values(run(session, feeds, sample, [output for output, _ in form.outputs.values()]))
 
 
 def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -> DebugReport:
-    """Compare the values behind each layer over a few samples.
+    """Compare the output of each layer over a few samples.
+
+    Args:
+        model: the float model.
+        other: the quantized file.
+        data: folder or file of samples, or module:function.
+        preprocess: preset or TOML file for preprocessing.
 
     Raises:
-        OnnxqError: a model or the data cannot be used, or the files have no layer in common.
+        OnnxqError: A model or the data cannot be used, or the files have no layer in common.
     """
     written = load(other)
     source = normalize(load(model))
@@ -173,19 +187,20 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
     pairs = pairs_of(make_plan(source), written)
     if not pairs:
         raise ModelError(
-            f"{other}: has no layer of {model} in QDQ form: give a file that onnxq made of this model"
+            f"{other}: has no layer of {model} in QDQ format: give a file that onnxq quantized from this "
+            "model"
         )
     float_values = {value.name or "" for node in source.graph for value in node.outputs}
-    alone, entries = fed_with_floats(written, float_values)
+    isolated, entries = with_float_inputs(written, float_values)
     addends = find_addends(source, (a for a, _ in pairs.values()))
     others = [addend.other for addend in addends.values()]
     wanted = expose(
         source, list(dict.fromkeys([*(a for a, _ in pairs.values()), *entries.values(), *others]))
     )
-    forms = [expose(each, [b for _, b in pairs.values()]) for each in (written, alone)]
-    held = {name: _held(written, b) for name, (_, b) in pairs.items()}
-    seen = {name: _Seen(Noise(), Noise()) for name in pairs}
-    reached = _fed(alone, pairs)
+    forms = [expose(each, [b for _, b in pairs.values()]) for each in (written, isolated)]
+    ranges = {name: _clipping_range(written, b) for name, (_, b) in pairs.items()}
+    seen = {name: _LayerErrors(Noise(), Noise()) for name in pairs}
+    on_inputs = _on_inputs(isolated, pairs)
     sessions = [open_exposed(each.model) for each in (wanted, *forms)]
     for sample in samples:
         feeds = check_feeds(sample, specs)
@@ -195,42 +210,50 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
             forms[1], sessions[2], feeds | {entry: left[name] for entry, name in entries.items()}, sample.name
         )
         for name, (a, b) in pairs.items():
-            want, have, alone_have = (
-                _counting(each, addends.get(a), left) for each in (left[a], right[b], own[b])
+            want, have, own_have = (
+                _relevant(each, addends.get(a), left) for each in (left[a], right[b], own[b])
             )
-            seen[name].add(want, have, held[name])
-            if name in reached:
-                seen[name].add_own(want, alone_have)
+            seen[name].add(want, have, ranges[name])
+            if name in on_inputs:
+                seen[name].add_own(want, own_have)
     nodes = {node.name or "": node for node in written.graph}
-    rows = [_row(nodes[name], seen[name], quantized=held[name] is not None) for name in pairs]
+    rows = [_row(nodes[name], seen[name], quantized=ranges[name] is not None) for name in pairs]
     measured = sorted((row for row in rows if row.sqnr_db is not None), key=lambda row: row.sqnr_db or 0.0)
     compared = evaluate(
         model, [other], data, EvalOptions(samples=SAMPLES, latency=False, preprocess=preprocess)
     )
-    return DebugReport(str(model), str(other), len(samples), rows, measured[:WORST], compared.scores[1].parts)
+    return DebugReport(
+        str(model), str(other), len(samples), rows, measured[:WORST_LAYERS], compared.scores[1].parts
+    )
 
 
-def _counting(values: Array, addend: Addend | None, floats: Mapping[str, Array]) -> Array:
-    """Of an addend in front of a Relu, what counts behind the sum: no integers are spent on the rest."""
+def _relevant(values: Array, addend: Addend | None, floats: Mapping[str, Array]) -> Array:
+    """Keep the values of an addend before a Relu that affect the Relu; the rest needs no integers."""
     return values if addend is None else addend.counting(values, floats[addend.other])
 
 
 def _scaled_back(want: Array, have: Array) -> tuple[Array, Array | float]:
-    """Undo factors a channel, which equalization and smoothing put on values between layers; what the file's values are of float's."""
+    """Undo channel factors of equalization and smoothing.
+
+    Returns:
+        The rescaled values, and the factor of each channel (quantized / float).
+    """
     axis = 1 if want.ndim > 2 else -1
     if want.ndim < 2:
         return have, 1.0
     others = tuple(i for i in range(want.ndim) if i != axis % want.ndim)
     power = np.square(want, dtype=np.float64).sum(others, keepdims=True)
     product = (want.astype(np.float64) * have).sum(others, keepdims=True)
-    alike = product > ALIKE * np.sqrt(power * np.square(have, dtype=np.float64).sum(others, keepdims=True))
+    alike = product > MIN_COSINE * np.sqrt(
+        power * np.square(have, dtype=np.float64).sum(others, keepdims=True)
+    )
     factor = np.where(alike & (power > 0), product / np.where(power > 0, power, 1), 1.0)
-    factor = np.where(np.abs(np.log2(np.maximum(factor, 1e-9))) > HALF_AN_OCTAVE, factor, 1.0)
+    factor = np.where(np.abs(np.log2(np.maximum(factor, 1e-9))) > MIN_LOG2_FACTOR, factor, 1.0)
     return (have / factor).astype(np.float32), factor.astype(np.float32)
 
 
-def _held(written: ir.Model, name: str) -> tuple[float, float] | None:
-    """What the integers behind a dequantized value hold, half a step added at each end."""
+def _clipping_range(written: ir.Model, name: str) -> tuple[float, float] | None:
+    """Return the clipping range of a dequantized value plus half a step at each end; None if in float."""
     node = next((node for node in written.graph if node.outputs[0].name == name), None)
     if node is None or node.op_type != "DequantizeLinear":
         return None
@@ -245,20 +268,20 @@ def _held(written: ir.Model, name: str) -> tuple[float, float] | None:
     return (kind.min - middle - 0.5) * step, (kind.max - middle + 0.5) * step
 
 
-def _row(node: ir.Node, seen: _Seen, *, quantized: bool) -> DebugRow:
+def _row(node: ir.Node, seen: _LayerErrors, *, quantized: bool) -> DebugRow:
     sqnr = seen.error.sqnr_db()
     clipped = seen.outside / seen.count if seen.count else None
     pairs = _saturating(node)
     advice: Sequence[str] = (
-        *(["its weights saturate on CPUs without VNNI: --target portable"] if pairs else []),
+        *(["weights may saturate on CPUs without VNNI: --target portable"] if pairs else []),
         *(
-            [f"{clipped:.1%} of its values are cut: --method minmax or mse"]
-            if clipped is not None and clipped > CLIPPED
+            [f"{clipped:.1%} of its values are clipped: --method minmax or mse"]
+            if clipped is not None and clipped > CLIPPED_SHARE
             else []
         ),
         *(
             [f"--exclude '{node.name}', or more samples"]
-            if quantized and sqnr is not None and sqnr < NEAR_DB
+            if quantized and sqnr is not None and sqnr < LOW_SQNR_DB
             else []
         ),
     )
@@ -276,7 +299,7 @@ def _row(node: ir.Node, seen: _Seen, *, quantized: bool) -> DebugRow:
 
 
 def _saturating(node: ir.Node) -> int:
-    """Pairs of a stored weight that break the rule of `techniques.saturation`; depthwise kernels add no pairs."""
+    """Count the weight pairs that may saturate (see `techniques.saturation`); none in depthwise kernels."""
     value = node.inputs[1] if len(node.inputs) > 1 else None
     producer = value.producer() if value is not None else None
     stored = (

@@ -1,4 +1,4 @@
-"""`onnxq eval`: a float model against one or more others, over a folder of samples, one at a time."""
+"""`onnxq eval`: compare a float model with other models over samples, one sample at a time."""
 
 import math
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.baseline import read_baseline
 from onnxq.evaluation.gates import Gate, at_least, at_most, unchecked
-from onnxq.evaluation.report import Changed, ClassRow, EvalReport, ModelScore, PartScore, Worst
+from onnxq.evaluation.report import ChangedDecision, ClassRow, EvalReport, ModelScore, PartScore, WorstSample
 from onnxq.evaluation.scores.classification import class_of, is_classes
-from onnxq.evaluation.scores.kinds import UNLABELLED, make_scores
+from onnxq.evaluation.scores.kinds import KINDS, make_scores
 from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, pick
 from onnxq.evaluation.scores.uncertainty import measure
 from onnxq.evaluation.verification import decision_shares, heavy_samples
@@ -35,27 +35,29 @@ from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.sessions import InputSpec, input_specs, open_session
 from onnxq.types import Array, Feeds
 
-WORST = 10
-LEAST_LABELS, CHANCE = 20, 2.0
-"""Labels that tell a model from chance, and standard deviations by which it has to be better."""
-DECIDING = {"": -1, "classification": -1, "text": -1, "perplexity": -1, "segmentation": 1}
-"""Kinds of scores whose outputs are decisions, with their axis of classes."""
+WORST_SAMPLES = 10
+LATENCY_SAMPLES = 4
+MIN_LABELS, CHANCE_DEVIATIONS = 20, 2.0
+"""Least labels for the test against chance, and standard deviations above chance that pass it."""
+DEFAULT_CLASS_AXIS = -1
+"""Class axis without a metric."""
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """What to compare, and how.
+    """Options of `onnxq eval`.
 
-    labels      CSV with the header file,label, or "folders"; None for the labels that the data brings, if any
-    metric      kind of score (`onnxq.evaluation.scores.kinds`) or module:function; None: classification where there are labels
-    score       what the kind needs to know
-    samples     at most so many, evenly spaced; None for all
-    threads     the runtime's threads while latency is measured
-    latency     whether it is measured
-    preprocess  preset or TOML file that says how a file becomes an input
+    labels      CSV with the header file,label, or "folders"; None for labels inside the data, if any
+    metric      key of `onnxq.evaluation.scores.kinds.KINDS` or module:function; None for classification if
+                there are labels
+    score       options of the scores
+    samples     most samples, evenly spaced; None for all
+    threads     intra-op threads during the latency measurement
+    latency     whether to measure latency
+    preprocess  preset or TOML file for preprocessing
     limits      gates
-    states      pairs "input=output" of a stateful model; ("none",) where it has none; () finds them
-    baseline    an earlier report (JSON) to compare with
+    states      pairs "input=output" of a stateful model; ("none",) for a stateless one; () detects them
+    baseline    earlier report (JSON) to compare with
     """
 
     labels: str | Path | None = None
@@ -71,7 +73,7 @@ class EvalOptions:
 
 
 class Tally:
-    """What is added up for one model, sample by sample."""
+    """Sums over samples for one model."""
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class Tally:
         self.most_classes = 0
 
     def add(self, sample: Sample, feeds: Feeds, expected: Observed, found: Observed) -> None:
-        """Add one sample: what the float model gives and what this model does."""
+        """Add the values of the float model (`expected`) and of this model (`found`) for one sample."""
         wanted = dict(zip(self.names, expected.own, strict=True))
         case = Case(
             sample.name,
@@ -121,19 +123,19 @@ class Tally:
             self.cosines[0] += products[0] / np.sqrt(products[1] * products[2])
             self.cosines[1] += 1
 
-    def worst(self) -> list[Worst]:
-        """The samples that are farthest from float, worst first."""
+    def worst(self) -> list[WorstSample]:
+        """Return the samples with the least SQNR, worst first."""
         alone = self.comparison.outer.sample_db()
-        rows = sorted((db, row) for row, db in enumerate(alone) if db is not None)[:WORST]
-        return [Worst(self.comparison.names[row], db, *self.decided[row]) for db, row in rows]
+        rows = sorted((db, row) for row, db in enumerate(alone) if db is not None)[:WORST_SAMPLES]
+        return [WorstSample(self.comparison.names[row], db, *self.decided[row]) for db, row in rows]
 
     def _decide(self, case: Case, expected: Array) -> tuple[int | None, int | None]:
-        """Count the decisions that differ; the two classes where a sample is one decision."""
+        """Count different decisions; return both classes if the sample is one decision."""
         axis = self.axis
         if axis is None or not is_classes(expected, axis):
             return None, None
         self.most_classes = max(self.most_classes, expected.shape[axis])
-        # counted from 1: 0 is where one of them decides nothing
+        # classes from 1; `aligned` fills missing decisions with 0
         wanted, found = aligned(expected.argmax(axis) + 1, pick(case, self.options).argmax(axis) + 1)
         self.decisions += int(np.size(wanted))
         self.agreeing += int(np.count_nonzero(wanted == found))
@@ -152,15 +154,22 @@ class Tally:
 def evaluate(
     model: Path, others: Sequence[Path], data: Path, options: EvalOptions | None = None
 ) -> EvalReport:
-    """Compare models over a data folder; memory does not grow with the number of samples, but by a few numbers each.
+    """Compare models over samples; memory grows only by a few numbers per sample.
+
+    Args:
+        model: the float model.
+        others: models to compare with it.
+        data: folder or file of samples, or module:function.
+        options: see `EvalOptions`.
 
     Raises:
-        OnnxqError: a model, the data or the labels cannot be used.
+        OnnxqError: A model, the data or the labels cannot be used.
     """
     options = options or EvalOptions()
     if options.limits.min_speedup is not None and not options.latency:
-        raise DataError("--min-speedup needs latency, which --no-latency leaves out: choose one")
+        raise DataError("--min-speedup needs latency: remove --no-latency")
     earlier = read_baseline(options.baseline) if options.baseline is not None else None
+    # open the models
     paths = [model, *others]
     models = [load(path) for path in paths]
     sessions = [open_session(path) for path in paths]
@@ -168,62 +177,65 @@ def evaluate(
     names = [node.name for node in sessions[0].get_outputs()]
     _check_same_interface(paths, sessions)
     if options.score.output is not None and options.score.output not in names:
-        raise DataError(f"--output {options.score.output}: the model's outputs are {', '.join(names)}")
+        raise DataError(
+            f"--output {options.score.output}: the model has no such output: choose one of {', '.join(names)}"
+        )
+    # choose samples and scores
     forms = read_forms(options.preprocess)
     samples, warnings = evaluated_samples(data, specs, forms, options)
-    kind = options.metric or ("classification" if any(sample.label for sample in samples) else None)
-    if (
-        kind is not None
-        and kind not in UNLABELLED
-        and ":" not in kind
-        and not any(sample.label for sample in samples)
-    ):
+    has_labels = any(sample.label for sample in samples)
+    kind = options.metric or ("classification" if has_labels else None)
+    if kind is not None and not has_labels and _needs_labels(kind):
         raise DataError(f"--metric {kind} needs labels: give --labels FILE, or --labels folders")
-    known = _known(options, forms)
-    axis = DECIDING.get(kind or "") if options.score.class_axis is None else options.score.class_axis
+    score_options = _score_options(options, forms)
+    axis = _class_axis(kind, score_options)
+    # run all models
     feedback = find_feedback(sessions[0], samples, options.states)
     observation, opened = _opened(model, models, samples, specs, feedback)
     if not observation.plain:
         sessions = [open_session(each.model) for each in opened]
-    labelled_samples = any(sample.label for sample in samples)
     tallies = [
         Tally(
             names,
             observation,
-            make_scores(kind, known, labelled=labelled_samples) if kind else [],
-            known,
+            make_scores(kind, score_options, labelled=has_labels) if kind else [],
+            score_options,
             axis,
         )
         for _ in paths
     ]
-    kept = _run(samples, specs, sessions, opened, tallies)
+    feeds = _run(samples, specs, sessions, opened, tallies)
     del sessions
-    times = medians_ms(paths, kept, options.threads) if options.latency else [None] * len(paths)
+    times = medians_ms(paths, feeds, options.threads) if options.latency else [None] * len(paths)
+    # score and check
     rows = _rows(paths, tallies, times)
     if earlier is not None:
         rows = [replace(row, before=earlier.get(Path(row.model).name, {})) for row in rows]
     metric = next(iter(rows[0].metrics), None)
     count = sum(bool(sample.label) for sample in samples)
-    warnings += _odd_scores(rows[0], tallies[0], samples)
-    gates = [gate for row in rows[1:] for gate in _gates(row, rows[0], metric, options.limits)]
-    direction = (
-        next((1 if score.higher else -1) * (100 if score.share else 1) for score in tallies[0].scores)
-        if metric
-        else 1
-    )
-    if earlier is not None:
-        gates += [
-            gate
-            for row in rows
-            for gate in _baseline_gate(row, metric, direction, options, other=row is not rows[0])
-        ]
+    warnings += _label_warnings(rows[0], tallies[0], samples)
+    gates = _all_gates(rows, metric, tallies[0].scores, options)
     return EvalReport(
         str(data), len(samples), count, options.score.output or names[0], metric, rows, gates, warnings
     )
 
 
-def _known(options: EvalOptions, forms: Forms) -> ScoreOptions:
-    """What scores need to know, with what the labels and [preprocess] say."""
+def _needs_labels(kind: str) -> bool:
+    """Tell whether a metric needs labels; a user function does not; unknown names fail later."""
+    return KINDS[kind].needs_labels if kind in KINDS else ":" not in kind
+
+
+def _class_axis(kind: str | None, options: ScoreOptions) -> int | None:
+    """Return the class axis of the evaluated output; None if it holds no class decision."""
+    if options.class_axis is not None:
+        return options.class_axis
+    if kind is None:
+        return DEFAULT_CLASS_AXIS
+    return KINDS[kind].class_axis if kind in KINDS else None
+
+
+def _score_options(options: EvalOptions, forms: Forms) -> ScoreOptions:
+    """Add the labels file and the input names of [preprocess.text] to the options of the scores."""
     labels = Path(options.labels) if options.labels not in (None, "folders") else None
     given = {key: value for key, value in vars(options.score).items() if key not in ("labels", "ids", "mask")}
     return ScoreOptions(**given, labels=labels, ids=forms.text.ids, mask=forms.text.mask)
@@ -232,10 +244,10 @@ def _known(options: EvalOptions, forms: Forms) -> ScoreOptions:
 def evaluated_samples(
     data: Path, specs: list[InputSpec], forms: Forms, options: EvalOptions
 ) -> tuple[list[Sample], list[str]]:
-    """The samples to evaluate, and what is odd about them."""
+    """Choose the samples to evaluate; return them with warnings about the data."""
     everything = open_samples(data, specs, forms, options.samples)
     chosen = labelled(everything, str(options.labels) if options.labels is not None else None)
-    if options.samples is not None and options.metric == "embedding":
+    if options.samples is not None and options.metric in KINDS and KINDS[options.metric].pairs:
         pairs = spread(
             [Sample(str(i), chosen[i].load) for i in range(0, len(chosen) - 1, 2)],
             max(1, options.samples // 2),
@@ -253,7 +265,10 @@ def _opened(
     specs: list[InputSpec],
     feedback: Feedback,
 ) -> tuple[Observation, list[Opened]]:
-    """What is compared, and each model with it among its outputs; the outputs alone where a model has other nodes than the float one."""
+    """Choose the compared values and expose them as outputs of each model.
+
+    A model with other nodes than the float model is compared at its outputs alone.
+    """
     source = normalize(load(path))
     few = [check_feeds(sample, specs) for sample in evenly(samples, SEEN)]
     observation = observe(source, few, feedback)
@@ -271,13 +286,13 @@ def _run(
     opened: Sequence[Opened],
     tallies: Sequence[Tally],
 ) -> list[Feeds]:
-    """Run every sample through every model; the first feeds are given back, to measure latency with."""
-    kept: list[Feeds] = []
+    """Run all samples through all models; return the first few feeds for the latency measurement."""
+    first: list[Feeds] = []
     feedback = tallies[0].comparison.observation.feedback
     states: list[Sequence[Array] | None] = [None] * len(sessions)
     for sample in tqdm(samples, desc="eval", unit="sample", disable=None):
         feeds = check_feeds(sample, specs)
-        kept = [*kept, feeds][:4]
+        first = [*first, feeds][:LATENCY_SAMPLES]
         results = []
         for slot, (session, form) in enumerate(zip(sessions, opened, strict=True)):
             ((_, found),) = run_all(session, form, [(sample.name, feeds)], feedback, states, slot)
@@ -285,16 +300,17 @@ def _run(
         for tally, result in zip(tallies, results, strict=True):
             _check_ranks(sample, tally.names, results[0].own, result.own)
             tally.add(sample, feeds, results[0], result)
-    return kept
+    return first
 
 
 def _check_same_interface(paths: Sequence[Path], sessions: Sequence[ort.InferenceSession]) -> None:
     for path, session in zip(paths[1:], sessions[1:], strict=True):
-        for what, of in (("inputs", "get_inputs"), ("outputs", "get_outputs")):
-            expected, found = ([node.name for node in getattr(s, of)()] for s in (sessions[0], session))
+        for kind, method in (("inputs", "get_inputs"), ("outputs", "get_outputs")):
+            expected, found = ([node.name for node in getattr(s, method)()] for s in (sessions[0], session))
             if expected != found:
                 raise ModelError(
-                    f"{path}: its {what} are [{', '.join(found)}], those of {paths[0]} are [{', '.join(expected)}]"
+                    f"{path}: its {kind} are [{', '.join(found)}], but {paths[0]} has "
+                    f"[{', '.join(expected)}]: give a model with the same inputs and outputs"
                 )
 
 
@@ -304,7 +320,8 @@ def _check_ranks(
     for name, want, have in zip(names, expected, found, strict=True):
         if np.ndim(want) != np.ndim(have):
             raise ModelError(
-                f"sample {sample.name}: output '{name}' has shapes {np.shape(want)} and {np.shape(have)}"
+                f"sample {sample.name}: output '{name}' has shape {np.shape(have)}, but {np.shape(want)} in "
+                "the float model: compare models with outputs of the same rank"
             )
 
 
@@ -317,7 +334,7 @@ def _rows(paths: Sequence[Path], tallies: Sequence[Tally], times: Sequence[float
             if len(kept):
                 metrics[score.name] = measure(score, score.rows(kept), float_rows if i else None)
         changed = [
-            Changed(*key, count)
+            ChangedDecision(*key, count)
             for key, count in sorted(tally.changed.items(), key=lambda item: (-item[1], str(item[0])))
         ]
         classes = [
@@ -348,24 +365,24 @@ def _rows(paths: Sequence[Path], tallies: Sequence[Tally], times: Sequence[float
     return rows
 
 
-def _odd_scores(row: ModelScore, tally: Tally, samples: Sequence[Sample]) -> list[str]:
-    """What says that labels and outputs do not belong together: a float model that is right no more often than chance."""
+def _label_warnings(row: ModelScore, tally: Tally, samples: Sequence[Sample]) -> list[str]:
+    """Warn if labels do not fit the outputs: classes out of range, or a float model no better than chance."""
     top, classes = row.metrics.get("top-1"), tally.most_classes
     if top is None or classes < 2:
         return []
     labels = [class_of(Case(sample.name, {}, {}, sample.label)) for sample in samples if sample.label]
     outside = sorted({label for label in labels if label is not None and not 0 <= label < classes})
     found = (
-        [f"labels {_listed(outside)} are no class of the output's {classes}: check the labels"]
+        [f"labels {_listed(outside)} are not among the output's {classes} classes: check the labels"]
         if outside
         else []
     )
     known = [label for label in labels if label is not None]
-    spread = math.sqrt((1 / classes) * (1 - 1 / classes) / max(1, len(known)))
-    if len(known) >= LEAST_LABELS and top.value <= 1 / classes + CHANCE * spread:
+    deviation = math.sqrt((1 / classes) * (1 - 1 / classes) / max(1, len(known)))
+    if len(known) >= MIN_LABELS and top.value <= 1 / classes + CHANCE_DEVIATIONS * deviation:
         found.append(
-            f"the float model is right for {top.value:.1%} of the samples, no more than chance among {classes} classes: "
-            "check labels and preprocessing before trusting a gate on it"
+            f"the float model predicts {top.value:.1%} of the samples correctly, no better than chance among "
+            f"{classes} classes: check labels and preprocessing before you rely on an accuracy gate"
         )
     return found
 
@@ -389,8 +406,20 @@ def _sequences(comparison: Comparison) -> int | None:
     return sum(name in feedback.starts for name in comparison.names) if feedback.states else None
 
 
+def _all_gates(
+    rows: Sequence[ModelScore], metric: str | None, scores: Sequence[Score], options: EvalOptions
+) -> list[Gate]:
+    """Check the limits on all models but the float one, then against the baseline."""
+    gates = [gate for row in rows[1:] for gate in _gates(row, rows[0], metric, options.limits)]
+    if options.baseline is not None:
+        direction = (1 if scores[0].higher else -1) * (100 if scores[0].share else 1) if metric else 1
+        for row in rows:
+            gates += _baseline_gate(row, metric, direction, options, other=row is not rows[0])
+    return gates
+
+
 def _gates(row: ModelScore, base: ModelScore, metric: str | None, limits: Limits) -> list[Gate]:
-    """The conditions on one model."""
+    """Check the limits on one model."""
     ratio = row.latency_ratio
     return [
         *_drop_gate(row, metric, limits),
@@ -416,24 +445,19 @@ def _gates(row: ModelScore, base: ModelScore, metric: str | None, limits: Limits
 def _baseline_gate(
     row: ModelScore, metric: str | None, direction: int, options: EvalOptions, *, other: bool
 ) -> list[Gate]:
-    """--max-drop holds since the baseline too; a baseline that has nothing to compare with holds nothing."""
+    """Check --max-drop against the baseline; fail if the baseline lacks the metric of a compared model."""
+    name = "--max-drop since --baseline"
     value, earlier = row.metrics.get(metric or ""), row.before.get(metric or "")
     if value is None or earlier is None:
-        missing = (
-            f"{metric or 'a metric'} of {Path(row.model).name} is not in {options.baseline}" if other else ""
-        )
-        return (
-            unchecked("--max-drop since --baseline", row.model, options.limits.max_drop, missing)
-            if other
-            else []
-        )
+        missing = f"{metric or 'a metric'} of {Path(row.model).name} is not in {options.baseline}"
+        return unchecked(name, row.model, options.limits.max_drop, missing) if other else []
     drop = (earlier - value.value) * direction
     return at_most(
-        "--max-drop since --baseline",
+        name,
         row.model,
         options.limits.max_drop,
         drop,
-        f"{metric} is {{:.2f}} below the baseline",
+        f"{metric} is {{:.2f}} worse than the baseline",
     )
 
 
@@ -441,11 +465,11 @@ def _drop_gate(row: ModelScore, metric: str | None, limits: Limits) -> list[Gate
     value = row.metrics.get(metric or "")
     if value is None or value.p_value is None:
         return at_most("--max-drop", row.model, limits.max_drop, None, "")
-    chance = "" if value.significant else f" (not more than chance: p = {value.p_value:.2f})"
+    chance = "" if value.significant else f" (not significant: p = {value.p_value:.2f})"
     (gate,) = at_most(
-        "--max-drop", row.model, limits.max_drop, value.drop, f"{metric} is {{:.2f}} below float{chance}"
+        "--max-drop", row.model, limits.max_drop, value.drop, f"{metric} is {{:.2f}} worse than float{chance}"
     ) or (None,)
     if gate is None:
         return []
-    excused = limits.significant and not value.significant
-    return [Gate(gate.name, gate.model, gate.limit, gate.found, gate.holds or excused, gate.line)]
+    tolerated = limits.significant and not value.significant
+    return [Gate(gate.name, gate.model, gate.limit, gate.found, gate.holds or tolerated, gate.line)]

@@ -1,6 +1,6 @@
-"""Greedy generation with language models: with a cache of keys and values, as exporters write it, or without.
+"""Greedy text generation with language models, with or without a key-value cache.
 
-A cached model has inputs `past_key_values.*` and outputs `present.*` in the same order.
+A model with a cache has inputs `past_key_values.*` and outputs `present.*` in the same order.
 """
 
 import time
@@ -19,14 +19,14 @@ from onnxq.types import Array, Feeds
 
 @dataclass
 class Generated:
-    """Tokens after a prompt, and the milliseconds until each."""
+    """Token ids after a prompt, and the time of each step in ms."""
 
     tokens: list[int] = field(default_factory=list)
     times_ms: list[float] = field(default_factory=list)
 
 
 class Generator:
-    """One model, ready to generate."""
+    """Generator of one model."""
 
     def __init__(self, session: ort.InferenceSession, form: TextForm) -> None:
         self.session, self.form = session, form
@@ -35,15 +35,17 @@ class Generator:
         self.outputs = [node.name for node in session.get_outputs()]
         if form.ids not in self.specs:
             raise ModelError(
-                f"no input '{form.ids}': generation needs a language model (its names stand in [preprocess.text])"
+                f"no input '{form.ids}': give a language model, or set 'ids' in [preprocess.text] to its "
+                "token input"
             )
         if self.state and len(self.outputs) - 1 != len(self.state):
             raise ModelError(
-                f"{len(self.state)} inputs {form.state}, but {len(self.outputs) - 1} outputs beside the first one"
+                f"{len(self.state)} inputs match {form.state}, but {len(self.outputs) - 1} outputs follow "
+                "the first: set 'state' in [preprocess.text] to the inputs of the cache"
             )
 
     def generate(self, prompt: Sequence[int], steps: int) -> Generated:
-        """The most likely next tokens, one after another."""
+        """Generate the most likely next tokens one by one."""
         found, ids = Generated(), list(prompt)
         state: Feeds = {name: empty_state(self.specs[name]) for name in self.state}
         fresh = ids

@@ -1,4 +1,4 @@
-"""`onnxq inspect`: what a model holds and what would become of it, without data."""
+"""`onnxq inspect`: operators of a model and the quantization plan, without data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,12 @@ from onnxq.runtime.sessions import input_specs, open_session
 
 @dataclass(frozen=True)
 class OperatorRow:
-    """All nodes of one type: how many, their MACs (open sizes count as 1), how many would be int8."""
+    """Counts of one operator type.
+
+    nodes    number of nodes
+    macs     their MACs; dynamic sizes count as 1
+    integer  nodes that the plan quantizes to int8
+    """
 
     op_type: str
     nodes: int
@@ -25,7 +30,7 @@ class OperatorRow:
 
 @dataclass(frozen=True)
 class InspectReport:
-    """A model in numbers; `floats` says why nodes would stay float."""
+    """Properties of a model and of its plan; `floats` holds the nodes left in float with reasons."""
 
     model: str
     bytes: int
@@ -40,10 +45,10 @@ class InspectReport:
 
 
 def inspect_model(path: Path) -> InspectReport:
-    """Read, normalize and plan a model; nothing is written.
+    """Read, normalize and plan a model; write nothing.
 
     Raises:
-        ModelError: the model cannot be read or loaded by the runtime.
+        ModelError: The model cannot be read or loaded by the runtime.
     """
     model = load(path)
     ir_version, opset = model.ir_version, opset_of(model)
@@ -72,7 +77,7 @@ def inspect_model(path: Path) -> InspectReport:
         operators=sorted(operators, key=lambda row: (-row.macs, -row.nodes, row.op_type)),
         planned_mac_share=planned / total if total else 0.0,
         floats=FloatNodes.group(
-            (node.op_type, node.name or "", str(why), macs[node.name or ""])
-            for node, why in plan.floats.values()
+            (node.op_type, node.name or "", str(reason), macs[node.name or ""])
+            for node, reason in plan.floats.values()
         ),
     )

@@ -1,4 +1,4 @@
-"""Layer by layer: how far the written file is from float behind each node, and what each node takes."""
+"""Per-layer error and kernel time of a quantized file, and histograms of calibrated tensors."""
 
 import json
 import statistics
@@ -25,23 +25,23 @@ from onnxq.runtime.sessions import open_exposed, open_session, run
 from onnxq.types import Feeds
 
 RUNS = 20
-"""Runs of each model from which a node's median time is taken."""
+"""Runs of each model for the median kernel times."""
 BARS = 64
-"""Bars of a tensor's histogram."""
+"""Bins of a histogram."""
 CLAMPS = frozenset({"Relu", "Clip"})
 FUSED = frozenset({"Add", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid"})
-"""What the runtime takes into the convolution before it, which is then named after the last of them."""
+"""Operators that the runtime fuses into the convolution before; the last one names the fused node."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One node with MACs, or one that was planned; what could not be measured is None.
+    """A node with MACs or in the plan; a value without a measurement is None.
 
-    macs      share of the model's, 0..1
-    planned   whether it was to run on integers
-    reason    why it stayed float
-    sqnr_db   of its output in the written file against float, all layers before it quantized too, dB
-    float_ms, int8_ms  median time of its kernel, one thread
+    macs      share of the model's MACs, 0..1
+    planned   whether the plan quantizes it
+    reason    why it stays in float
+    sqnr_db   SQNR of its output against float, all layers before it quantized too, dB
+    float_ms, int8_ms  median time of its kernel in the float model and in the file, one thread, ms
     """
 
     name: str
@@ -56,12 +56,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Histogram:
-    """A calibrated tensor: its values on the samples, and the range that its integers hold.
+    """Values of a calibrated tensor on the samples, and its clipping range.
 
-    minimum, maximum  of all values
-    low, high         of the integers' range
-    clipped           share of the counted values outside of it
-    counts            values in `BARS` equal bars from minimum to maximum
+    minimum, maximum  least and largest value
+    low, high         ends of the clipping range
+    clipped           share of values outside the clipping range, 0..1
+    counts            number of values in `BARS` equal bins from minimum to maximum
     """
 
     name: str
@@ -76,23 +76,22 @@ class Histogram:
 def layer_rows(
     model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str, Feeds]], shapes: ShapeByName
 ) -> list[Layer]:
-    """All layers in the order of the graph.
+    """Measure all layers, in graph order.
 
     Args:
-        model: the float form that was quantized.
-        plan: its plan.
-        path: the written file.
-        samples: names and feeds, a few.
+        model: the normalized float model.
+        plan: its quantization plan.
+        path: the quantized file.
+        samples: names and feeds of a few samples.
         shapes: static shapes of the model's values, for the MACs.
     """
     errors = _errors(model, plan, path, samples)
     feeds = [each for _, each in samples]
     nodes = list(nodes_of(model))
     before = claimed_ms(nodes, kernel_ms([model], feeds)[0])
-    times = kernel_ms([path], feeds)[0]  # one session at a time, for each may hold all weights
-    after = times | claimed_ms(
-        nodes_of(load(path)), times
-    )  # products that were joined are no nodes of the file
+    times = kernel_ms([path], feeds)[0]  # one session at a time: each may hold all weights
+    # joined products are not nodes of the file, so names from the profile stay
+    after = times | claimed_ms(nodes_of(load(path)), times)
     macs = {node.name or "": node_macs(node, shapes) for node in nodes}
     total = max(1, sum(macs.values()))
     rows = []
@@ -119,7 +118,7 @@ def layer_rows(
 def _errors(
     model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str, Feeds]]
 ) -> dict[str, float]:
-    """SQNR in dB behind each planned node of the main graph, by its name."""
+    """Measure the output SQNR (dB) of each planned node of the main graph, by its name."""
     written = load(path)
     pairs = pairs_of(plan, written)
     if not pairs:
@@ -137,7 +136,9 @@ def _errors(
         )
         for name, (a, b) in pairs.items():
             want, have = expected[wanted.outputs[a][0]], actual[found.outputs[b][0]]
-            if np.shape(want) == np.shape(have) and have.dtype.kind == "f":  # integer operators give integers
+            if (
+                np.shape(want) == np.shape(have) and have.dtype.kind == "f"
+            ):  # outputs of integer operators are integers
                 if a in addends:
                     other = expected[wanted.outputs[addends[a].other][0]]
                     want, have = (addends[a].counting(each, other) for each in (want, have))
@@ -147,12 +148,12 @@ def _errors(
 
 
 def pairs_of(plan: Plan, written: ir.Model) -> dict[str, tuple[str, str]]:
-    """By node: the value in the float model, and the one in the written file that stands for it."""
+    """Pair each planned node's output in the float model with its counterpart in the quantized file."""
     nodes = {node.name: node for node in written.graph}
     pairs: dict[str, tuple[str, str]] = {}
     for name, planned in plan.nodes.items():
         node = nodes.get(name)
-        if node is None or node.op_type != planned.node.op_type:  # in a body, or an integer operator
+        if node is None or node.op_type != planned.node.op_type:  # in a subgraph, or an integer operator
             continue
         dequantized = _dequantized(node.outputs[0])
         plain = planned.node.outputs[0].name or "", node.outputs[0].name or ""
@@ -161,7 +162,7 @@ def pairs_of(plan: Plan, written: ir.Model) -> dict[str, tuple[str, str]]:
 
 
 def _dequantized(value: ir.Value) -> ir.Value | None:
-    """What the integers of a value, behind a clamp, are read as."""
+    """Find the dequantized form of a value, behind activations that only clamp it."""
     uses = [use.node for use in value.uses()]
     if len(uses) == 1 and uses[0].op_type in CLAMPS:
         return _dequantized(uses[0].outputs[0])
@@ -179,9 +180,9 @@ def _dequantized(value: ir.Value) -> ir.Value | None:
 
 
 def claimed_ms(nodes: Iterable[ir.Node], times: Mapping[str, float]) -> dict[str, float]:
-    """Milliseconds by node; each time belongs to one node, the first that may have it.
+    """Assign profiled times (ms) to nodes; each time goes to the first node that fits.
 
-    The runtime names a node that it changed after what it gives, behind the activations that it took in.
+    The runtime names a rewritten node after its output, which is the output of the last fused activation.
     """
     left, found = dict(times), {}
     for node in nodes:
@@ -196,7 +197,7 @@ def claimed_ms(nodes: Iterable[ir.Node], times: Mapping[str, float]) -> dict[str
 
 
 def kernel_ms(models: Sequence[ir.Model | Path], feeds: Sequence[Feeds]) -> list[dict[str, float]]:
-    """Median milliseconds of each node's kernel, one thread, by the name that it has in its file; the models run in turns."""
+    """Profile each model on one thread, in turns; return median kernel times (ms) by node name."""
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
         sessions = [
             open_session(model, threads=1, profile=Path(folder) / f"profile{i}")
@@ -217,13 +218,13 @@ def _medians(events: Sequence[dict[str, Any]]) -> dict[str, float]:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             whole, *parts = original_names(event["name"].removesuffix("_kernel_time"))
             times.setdefault(whole, []).append(event["dur"] / 1000)
-            for name in parts:  # of products that were joined each is said to take as long
+            for name in parts:  # joined products share the time equally
                 times.setdefault(name, []).append(event["dur"] / 1000 / len(parts))
     return {name: statistics.median(each) for name, each in times.items()}
 
 
 def histograms(plan: Plan, parameters: Parameters, tensors: Statistics) -> list[Histogram]:
-    """The calibrated tensors of a plan in its order."""
+    """Collect histograms of the calibrated tensors, in the order of the plan."""
     rows = []
     for name in plan.sources():
         sketch, params = tensors.sketch(name), parameters.activations.get(name)

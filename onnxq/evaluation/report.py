@@ -1,4 +1,4 @@
-"""What `onnxq eval` finds, as it is printed, plotted and written to JSON."""
+"""Report of `onnxq eval`: plain data for text, plots and JSON."""
 
 from dataclasses import dataclass, field
 
@@ -7,12 +7,17 @@ from onnxq.evaluation.scores.uncertainty import Value
 from onnxq.evaluation.verification import DecisionShare, SampleError
 
 SCHEMA = 3
-"""Version of the JSON; it changes when a key changes its meaning or goes away."""
+"""Version of the JSON; it changes when a key changes its meaning or is removed."""
 
 
 @dataclass(frozen=True)
-class Changed:
-    """Samples of one class (None without labels) that two models put into different classes, by those classes."""
+class ChangedDecision:
+    """Number of samples with one label and one pair of different predictions.
+
+    label                     class index; None without labels
+    float_class, other_class  predictions of the float model and of the other model
+    count                     number of samples
+    """
 
     label: int | None
     float_class: int
@@ -22,7 +27,7 @@ class Changed:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: its samples, and how many each model puts right."""
+    """One class: its samples, and the number of correct predictions of both models."""
 
     label: int
     samples: int
@@ -31,8 +36,12 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
-class Worst:
-    """A sample whose outputs are far from the float model's; the classes are those with the best scores, if it decides."""
+class WorstSample:
+    """A sample with a large output error.
+
+    sqnr_db                   SQNR of its worst output part against float, dB
+    float_class, other_class  predictions of both models; None if the output holds no single decision
+    """
 
     sample: str
     sqnr_db: float
@@ -43,7 +52,7 @@ class Worst:
 
 @dataclass(frozen=True)
 class PartScore:
-    """A part of the outputs: its SQNR in dB, and the samples that carry most of its noise, where few do."""
+    """A part of the outputs: its SQNR in dB, and the few samples with most of its noise, if any."""
 
     name: str
     sqnr_db: float
@@ -52,23 +61,25 @@ class PartScore:
 
 @dataclass(frozen=True)
 class ModelScore:
-    """One model's row; what could not be measured is None.
+    """Measurements of one model; a value without a measurement is None.
 
-    metrics        by name, the one that gates hold first
-    agreement      share of decisions that are the float model's
-    sqnr_db        against float, of the worst part of the outputs, dB
-    cosine         of all float outputs, mean over samples
+    metrics        scores by name; gates use the first
+    agreement      share of decisions equal to the float model's, 0..1
+    sqnr_db        SQNR of the worst output part against float, dB
+    cosine         cosine similarity of all float outputs, mean over samples
     max_error      largest absolute difference
-    bytes          of the file and its external data
-    latency_ms     median of one inference
-    latency_ratio  latency / the float model's, measured in turns; below 1 is faster
+    bytes          size of the file and its external data
+    latency_ms     median latency of one inference, ms
+    latency_ratio  latency / latency of the float model, run in turns; below 1 is faster
     changed        decisions that differ from the float model's, most frequent first
-    classes        classes whose count of right decisions changed, worst first
+    classes        classes with another number of correct predictions, largest loss first
     worst          samples with the least SQNR of their worst part, worst first
-    parts          of the outputs, worst first
-    decisions, selections  what the outputs decide; of the nodes that select, the share of entries that are the same
-    sequences      of a stateful model how many were run, each model with its own states; else None
-    before         metrics, sqnr_db, latency_ratio and bytes of the baseline's model of the same file name
+    parts          output parts, worst first
+    decisions      changed and expected decisions of each output that decides
+    selections     share of equal entries of each node that selects, by its name
+    sequences      number of sequences of a stateful model, each model with its own states; else None
+    before         metrics, sqnr_db, latency_ratio and bytes in the baseline, for the model of the same file
+                   name
     """
 
     model: str
@@ -80,9 +91,9 @@ class ModelScore:
     bytes: int
     latency_ms: float | None
     latency_ratio: float | None
-    changed: list[Changed] = field(default_factory=list)
+    changed: list[ChangedDecision] = field(default_factory=list)
     classes: list[ClassRow] = field(default_factory=list)
-    worst: list[Worst] = field(default_factory=list)
+    worst: list[WorstSample] = field(default_factory=list)
     before: dict[str, float] = field(default_factory=dict)
     parts: list[PartScore] = field(default_factory=list)
     decisions: list[DecisionShare] = field(default_factory=list)
@@ -92,11 +103,12 @@ class ModelScore:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """The float model's score first, then each other's.
+    """Measurements of the float model first, then of each other model.
 
-    metric    the metric that gates hold; None without one
-    labelled  samples with a label
-    gates     conditions that were asked for
+    labelled  number of samples with a label
+    output    name of the evaluated output
+    metric    name of the score for gates; None without one
+    gates     required limits
     """
 
     data: str

@@ -1,8 +1,8 @@
-"""Hold a written file against its promise, in the runtime that is installed.
+"""Verification of a quantized file: kernels that run, and output error against the float model.
 
-Which integer kernels really run is read from the graph that the runtime optimized; what they compute
-is compared three ways: the float model, the file optimized (integer kernels), the file as written
-(Q/DQ in float). Optimized far from unoptimized is a wrong fusion or saturation, and is said.
+Samples run three ways: the float model, the file with graph optimization (integer kernels), and the file
+without it (Q/DQ in float). A large difference between the last two is a wrong fusion or saturation, and is
+reported.
 """
 
 import re
@@ -32,29 +32,29 @@ from onnxq.runtime.sessions import InputSpec, open_session
 from onnxq.types import Array, Feeds
 
 SUSPECT_DB = 3.0
-"""A file this much worse optimized than as written does not compute what it says, ..."""
+"""Loss of SQNR (dB) by graph optimization that indicates wrong kernels, ..."""
 CLEAN_DB = 40.0
-"""... unless it is better than this anyway."""
+"""... unless the optimized SQNR (dB) is above this."""
 CHECKED = 4
-"""Samples run as written, which is slow: nothing is fused."""
+"""Samples run without graph optimization, which is slow."""
 HEAVY, MANY = 0.5, 20
-"""Samples are named where no more than one in so many carries this share of the noise."""
+"""Share of the noise, and sample count per named sample: name samples if few carry that share."""
 HELD_BYTES = 64 << 20
-"""Inputs and float outputs kept in memory while the other file runs."""
+"""Most bytes of inputs and float outputs in memory while the quantized file runs."""
 LEAST_VERIFIED, MOST_BLOCKS = 25, 4
-"""Samples that are compared whatever they take, and times that both files are opened at most for more of them."""
+"""Samples compared regardless of their size, and most blocks of samples beyond that."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What runs, read from the optimized graph.
+    """Kernels in the optimized graph of a quantized file.
 
     integer_share     share of the planned nodes' MACs in integer kernels, 0..1
     model_share       share of all MACs of the model in integer kernels, 0..1
-    counts            nodes of the optimized graph by type, the integer kernels among them
-    leftover          QuantizeLinear and DequantizeLinear nodes that still run, weights' included
-    requantizations   values that pass from one region's parameters to another's
-    fell_back         planned nodes with MACs that run in float all the same
+    counts            nodes of the optimized graph by operator type
+    leftover          QuantizeLinear and DequantizeLinear nodes that still run, including those of weights
+    requantizations   tensors converted from one scale and zero point to another
+    fell_back         planned nodes with MACs that run in float nevertheless
     """
 
     integer_share: float
@@ -67,11 +67,11 @@ class Kernels:
 
 @dataclass(frozen=True)
 class DecisionShare:
-    """Decisions of one output for the largest of several values.
+    """Decisions (argmax) of one output.
 
-    count     how many the samples show
-    changed   share of them that the file decides otherwise
-    expected  share that noise of this size is expected to change on other samples
+    count     number of decisions in the samples
+    changed   share of decisions that differ from the float model's, 0..1
+    expected  expected share of changes on other samples with noise of this size, 0..1
     """
 
     output: str
@@ -82,7 +82,11 @@ class DecisionShare:
 
 @dataclass(frozen=True)
 class SampleError:
-    """A sample that is far from float: SQNR of its own worst part, dB, and its share of the noise of the worst part of all."""
+    """A sample with a large output error.
+
+    sqnr_db      SQNR of its worst output part, dB
+    noise_share  its share of the noise of one output part over all samples, 0..1
+    """
 
     sample: str
     sqnr_db: float
@@ -91,17 +95,18 @@ class SampleError:
 
 @dataclass(frozen=True)
 class Outputs:
-    """How far the written file's outputs are from float, in the runtime's integer kernels; None where nothing could be compared.
+    """Output error of a quantized file against float; a value without a measurement is None.
 
-    samples, unseen  how many were compared, and how many of them nothing was made from or chosen by
-    bound_db   SQNR of the worst part of the outputs that fresh samples are expected to keep
-    sqnr_db    of the same part, over all samples
-    parts      every part, in the order of the outputs
-    worst      samples that carry most of the noise, where few do
-    decisions, selections  what the outputs decide; of the nodes that select, the share of entries that are the same
-    sequences  of a stateful model how many were run, each model with its own states; else None
-    checked    samples over which the file was also run as written (Q/DQ in float), with the SQNR of the worst part both ways:
-    optimized_db, unoptimized_db
+    samples, unseen  number of samples, and of those used neither for calibration nor for the search
+    bound_db   lower bound (dB) of the SQNR expected on new samples, worst output part
+    sqnr_db    SQNR of the same part over all samples, dB
+    parts      all output parts, in the order of the outputs
+    worst      the few samples with most of the noise, if any
+    decisions  changed and expected decisions of each output that decides
+    selections  share of equal entries of each node that selects, by its name
+    sequences  number of sequences of a stateful model, each model with its own states; else None
+    checked    samples that were also run without graph optimization (Q/DQ in float)
+    optimized_db, unoptimized_db  SQNR of the worst part over these samples, both ways, dB
     """
 
     samples: int
@@ -119,28 +124,28 @@ class Outputs:
 
     @property
     def worst_part(self) -> PartError | None:
-        """The part with the least bound."""
+        """Return the output part with the lowest bound."""
         return min(self.parts, key=lambda part: part.bound_db, default=None)
 
     @property
     def suspect(self) -> bool:
-        """Whether the integer kernels compute something else than the file says."""
+        """Tell whether the integer kernels compute something else than the quantized graph."""
         if self.optimized_db is None or self.unoptimized_db is None:
             return False
         return self.optimized_db < min(self.unoptimized_db, CLEAN_DB) - SUSPECT_DB
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What a written file is compared on.
+class VerificationInputs:
+    """Inputs of a comparison between the float model and a quantized file.
 
-    source    the float model's file
-    model     its normalized form, which has the places where outputs are judged
-    samples   all of them, in their order
-    unseen    names of those that nothing was made from or chosen by
-    specs     the model's inputs
-    feedback  outputs that are the next sample's inputs
-    finite    inputs that must not be infinite; None where NaN and infinite values may be anywhere
+    source    file of the float model
+    model     its normalized form, with the tensors at which outputs are compared
+    samples   all samples in order
+    unseen    names of samples used neither for calibration nor for the search
+    specs     inputs of the model
+    feedback  outputs that are inputs of the next sample
+    finite    inputs that must be finite; None allows NaN and infinite values everywhere
     """
 
     source: Path
@@ -153,12 +158,12 @@ class Evidence:
 
 
 def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName) -> Kernels:
-    """Count what the optimized graph of a written file runs.
+    """Count the kernels in the optimized graph of a quantized file.
 
     Args:
         path: the quantized file.
-        model: the normalized float model that the plan belongs to.
-        plan: what was promised.
+        model: the normalized float model of the plan.
+        plan: the quantization plan.
         shapes: static shapes of the float model's values, for the MACs.
     """
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
@@ -189,7 +194,7 @@ def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes of a graph and of the bodies in it."""
+    """Iterate over all nodes of a graph and of its subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -198,45 +203,47 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def original_names(name: str) -> list[str]:
-    """The name that a node had, without what the runtime's rewrites append; then those of the nodes that were joined to it."""
+    """Return a node's name without suffixes of the runtime, then the names of nodes joined into it."""
     whole = re.sub(r"(_token_\d+|_nhwc|_nchwc)+$", "", name)
     return [whole, *whole.split(JOINT)] if JOINT in whole else [whole]
 
 
 def _requantizations(nodes: Sequence[onnx.NodeProto]) -> list[str]:
-    """Names of the tensors that are quantized from another tensor's integers."""
+    """List the tensors that are requantized from another scale and zero point."""
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     again = [node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] in dequantized]
-    # the runtime may name the value after the node that gives it
+    # the runtime may name the value after the node that computes it
     return [re.sub(r"_(quantized|QuantizeLinear)$", "", node.output[0]) for node in again]
 
 
-def compare_outputs(path: Path, evidence: Evidence) -> Outputs:
-    """Compare a written file with the float model, optimized and as written.
+def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
+    """Compare a quantized file with the float model, with and without graph optimization.
 
-    One session is open at a time, for each may hold all weights, and a bounded share of the outputs.
+    One session at a time is open, because each may hold all weights; blocks of samples bound the memory of
+    outputs.
 
     Raises:
-        DataError: a sample holds NaN, or an infinite value in one of the inputs that are to be finite: what they make of the
-            outputs would count as right whatever the file gives.
+        DataError: A sample holds NaN, or an infinite value in an input that must be finite. Outputs computed
+        from
+            them would count as equal for any file.
     """
-    samples, specs = list(evidence.samples), evidence.specs
+    samples, specs = list(inputs.samples), inputs.specs
     seen = [check_feeds(sample, specs) for sample in evenly(samples, SEEN)]
-    observation = observe(evidence.model, seen, evidence.feedback)
-    # the file as it came, wherever its outputs are all that is compared
+    observation = observe(inputs.model, seen, inputs.feedback)
+    # the original file, if only its outputs are compared
     forms = [
-        Opened.of(load(evidence.source), observation)
+        Opened.of(load(inputs.source), observation)
         if observation.plain
-        else observation.opened(evidence.model),
+        else observation.opened(inputs.model),
         Opened.of(load(path), observation),
     ]
     everything, optimized, written = (Comparison(observation) for _ in range(3))
     states: list[Sequence[Array] | None] = [None, None, None]
     done = 0
     while done < len(samples):
-        block = _float_outputs(forms[0], observation.feedback, samples[done:], evidence, states)
+        block = _float_outputs(forms[0], observation.feedback, samples[done:], inputs, states)
         if not done:
-            samples = _affordable(samples, block, evidence)
+            samples = _limited(samples, block, inputs)
         for optimize, comparisons in ((True, (everything, optimized)), (False, (written,))):
             part = block if optimize else block[: max(0, CHECKED - done)]
             if not part:
@@ -257,22 +264,22 @@ def compare_outputs(path: Path, evidence: Evidence) -> Outputs:
                     comparison.add(name, expected, found)
             del session, runs
         done += len(block)
-    return _outputs(observation, evidence, everything, optimized, written)
+    return _outputs(observation, inputs, everything, optimized, written)
 
 
-def _affordable(
-    samples: Sequence[Sample], block: Sequence[tuple[str, Feeds, Observed]], evidence: Evidence
+def _limited(
+    samples: Sequence[Sample], block: Sequence[tuple[str, Feeds, Observed]], inputs: VerificationInputs
 ) -> list[Sample]:
-    """All samples, or where a block holds few of them the unseen ones and as many others as a few blocks hold; sequences stay whole."""
+    """Limit the samples to `MOST_BLOCKS` blocks, unseen samples first; keep all of a stateful model."""
     most = max(LEAST_VERIFIED, MOST_BLOCKS * len(block))
-    if evidence.feedback.states or len(samples) <= most:
+    if inputs.feedback.states or len(samples) <= most:
         return list(samples)
     first = {name for name, _, _ in block}
-    rest = [sample for sample in samples if sample.name not in first | evidence.unseen]
+    rest = [sample for sample in samples if sample.name not in first | inputs.unseen]
     kept = (
         first
-        | evidence.unseen
-        | {sample.name for sample in evenly(rest, max(1, most - len(first | evidence.unseen)))}
+        | inputs.unseen
+        | {sample.name for sample in evenly(rest, max(1, most - len(first | inputs.unseen)))}
     )
     return [sample for sample in samples if sample.name in kept]
 
@@ -281,17 +288,17 @@ def _float_outputs(
     form: Opened,
     feedback: Feedback,
     samples: Sequence[Sample],
-    evidence: Evidence,
+    inputs: VerificationInputs,
     states: list[Sequence[Array] | None],
 ) -> list[tuple[str, Feeds, Observed]]:
-    """Name, feeds and float values of as many samples as fit into `HELD_BYTES`, at least one."""
+    """Run samples in float until their arrays exceed `HELD_BYTES`; return names, feeds and values."""
     session = open_session(form.model)
     block: list[tuple[str, Feeds, Observed]] = []
     held = 0
     for sample in samples:
-        feeds = check_feeds(sample, evidence.specs)
-        if evidence.finite is not None:
-            _check_numbers(sample.name, feeds, evidence.finite)
+        feeds = check_feeds(sample, inputs.specs)
+        if inputs.finite is not None:
+            _check_numbers(sample.name, feeds, inputs.finite)
         ((_, found),) = run_all(session, form, [(sample.name, feeds)], feedback, states, 0)
         block.append((sample.name, feeds, found))
         arrays = {
@@ -307,13 +314,13 @@ def _float_outputs(
 
 def _outputs(
     observation: Observation,
-    evidence: Evidence,
+    inputs: VerificationInputs,
     everything: Comparison,
     optimized: Comparison,
     written: Comparison,
 ) -> Outputs:
     errors = everything.outer
-    fresh = errors.some([row for row, name in enumerate(everything.names) if name in evidence.unseen])
+    fresh = errors.some([row for row, name in enumerate(everything.names) if name in inputs.unseen])
     kept, found = bounds(errors, fresh), errors.ratios()
     parts = [PartError(errors.parts[i].name, decibels(found[i]), decibels(kept[i])) for i in errors.measured]
     worst = min(errors.measured, key=lambda i: (-kept[i], i), default=None)
@@ -335,7 +342,7 @@ def _outputs(
 
 
 def heavy_samples(errors: OutputErrors, part: int, names: Sequence[str]) -> list[SampleError]:
-    """The samples that carry half of a part's noise, where they are few."""
+    """Find the samples with half of a part's noise; empty unless they are few."""
     alone, total, result = errors.sample_db(), 0.0, []
     for row, share in errors.heaviest(part):
         own = alone[row]
@@ -347,7 +354,7 @@ def heavy_samples(errors: OutputErrors, part: int, names: Sequence[str]) -> list
 
 
 def decision_shares(comparison: Comparison) -> list[DecisionShare]:
-    """Of each output that decides."""
+    """Count the changed decisions of each output that decides."""
     taps = comparison.observation.taps
     return [
         DecisionShare(taps[number].name, each.count, each.changed / each.count, each.expected())
@@ -362,8 +369,8 @@ def _check_numbers(sample: str, feeds: Feeds, finite: Collection[str]) -> None:
             continue
         wrong = ~np.isfinite(array) if name in finite else np.isnan(array)
         if wrong.any():
-            what = "NaN or infinite values" if name in finite else "NaN"
+            kind = "NaN or infinite" if name in finite else "NaN"
             raise DataError(
-                f"sample {sample}: tensor '{name}' holds {np.count_nonzero(wrong)} {what}: remove the sample, "
-                "or allow it with --allow-nonfinite"
+                f"sample {sample}: input '{name}' has {np.count_nonzero(wrong)} {kind} values: remove the "
+                "sample, or give --allow-nonfinite"
             )

@@ -1,1 +1,1 @@
-"""Reports: what was done, as data, as text and as JSON."""
+"""Reports of the commands as text, JSON, HTML, Markdown, JUnit XML and plots."""

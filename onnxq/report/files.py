@@ -1,10 +1,10 @@
-"""Reports as files; the suffix says the kind, and `WRITERS` names them all."""
+"""Report files; the suffix sets the kind, and `WRITERS` registers them."""
 
 import json
 import math
 import tempfile
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,27 @@ from onnxq.report.junit import junit
 from onnxq.report.markdown import markdown
 from onnxq.report.quantization import QuantizeReport
 
-Report = QuantizeReport | EvalReport
+Report = QuantizeReport | EvalReport | DebugReport
+
+
+@dataclass(frozen=True)
+class ReportWriter:
+    """A kind of report file.
+
+    write      makes the content of the file
+    debug      whether it takes the report of `onnxq debug`
+    details    whether it shows layers and histograms, which `onnxq quantize` measures only on request
+    libraries  modules that it needs, from the extra `report`
+    """
+
+    write: Callable[[Any], bytes]
+    debug: bool = False
+    details: bool = False
+    libraries: tuple[str, ...] = ()
 
 
 def as_text(report: Any) -> str:
-    """A report as JSON; numbers that JSON has no name for (infinite, NaN) are null."""
+    """Format a report as JSON; infinite numbers and NaN become null."""
     plain = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
     return json.dumps(_finite(plain), indent=2, sort_keys=True, allow_nan=False)
 
@@ -33,62 +49,70 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _page(report: Report | DebugReport) -> bytes:
+def _page(report: Report) -> bytes:
     from onnxq.report.html import page
 
     return page(report).encode()
 
 
-def _plots(report: Report) -> bytes:
+def _plots(report: QuantizeReport | EvalReport) -> bytes:
     from onnxq.report.plots import plots
 
     return plots(report)
 
 
-WRITERS: dict[str, Callable[[Report], bytes]] = {
-    ".html": _page,
-    ".json": lambda report: as_text(report).encode() + b"\n",
-    ".md": lambda report: markdown(report).encode(),
-    ".xml": lambda report: junit(report),
-    ".png": _plots,
+WRITERS: dict[str, ReportWriter] = {
+    ".html": ReportWriter(_page, debug=True, details=True, libraries=("jinja2",)),
+    ".json": ReportWriter(lambda report: as_text(report).encode() + b"\n", debug=True),
+    ".md": ReportWriter(lambda report: markdown(report).encode()),
+    ".xml": ReportWriter(junit),
+    ".png": ReportWriter(_plots, details=True, libraries=("matplotlib",)),
 }
-DEBUG_WRITERS: dict[str, Callable[[DebugReport], bytes]] = {
-    ".html": _page,
-    ".json": lambda report: as_text(report).encode() + b"\n",
-}
-NEEDED = {".html": ("jinja2",), ".png": ("matplotlib",)}
+"""Kinds of report files by suffix; an entry here is all that a new kind needs."""
 
 
-def check_reports(files: Mapping[Path, str], kinds: Collection[str] = WRITERS) -> None:
-    """Refuse, before any work, a report that cannot be written, or that is of none of the kinds.
+def check_reports(files: Mapping[Path, str], *, debug: bool = False) -> None:
+    """Check before any work that all report files can be written.
+
+    Args:
+        files: kinds (suffixes) by path.
+        debug: whether the report is one of `onnxq debug`.
 
     Raises:
-        OnnxqError: the kind is not known, its library is missing, or there is no such folder.
+        OnnxqError: The kind is unknown, its library is missing, or the folder does not exist.
     """
     import importlib.util
 
+    known = [kind for kind, writer in WRITERS.items() if writer.debug or not debug]
     for path, kind in files.items():
-        if kind not in kinds:
-            raise OnnxqError(f"--report {path}: expected a name that ends in {', '.join(kinds)}")
-        for library in NEEDED.get(kind, ()):
+        if kind not in known:
+            raise OnnxqError(f"--report {path}: unknown kind: choose a name that ends in {', '.join(known)}")
+        for library in WRITERS[kind].libraries:
             if importlib.util.find_spec(library) is None:
                 raise OnnxqError(f"--report {path}: {kind} needs {library}: pip install 'onnxq[report]'")
         if not path.parent.is_dir():
             raise OutputError(f"--report {path}: the folder {path.parent} does not exist: create it")
 
 
-def write_reports(report: Report | DebugReport, files: Mapping[Path, str]) -> None:
-    """Write each file at once or not at all.
+def needs_details(kinds: Iterable[str]) -> bool:
+    """Tell whether one of the kinds shows layers and histograms."""
+    return any(WRITERS[kind].details for kind in kinds)
+
+
+def write_reports(report: Report, files: Mapping[Path, str]) -> None:
+    """Write each report file atomically.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: A file cannot be written.
     """
     for path, kind in files.items():
-        content = DEBUG_WRITERS[kind](report) if isinstance(report, DebugReport) else WRITERS[kind](report)
+        content = WRITERS[kind].write(report)
         try:
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
                 file.write(content)
             Path(file.name).chmod(0o666 & ~umask())
             Path(file.name).replace(path)
         except OSError as error:
-            raise OutputError(f"{path}: the report cannot be written: {error.strerror}") from error
+            raise OutputError(
+                f"{path}: cannot write the report: {error.strerror}: check the folder's permissions and space"
+            ) from error

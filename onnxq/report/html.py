@@ -1,4 +1,4 @@
-"""Reports as one HTML file that needs nothing else: no script, no font, no network."""
+"""Reports as one self-contained HTML file: no scripts, fonts or network."""
 
 import base64
 import io
@@ -14,13 +14,13 @@ from onnxq.report.text import eval_columns, quantize_rows, size
 from onnxq.version import __version__
 
 THUMBNAIL = 160
-"""Longer side of a sample's picture, pixels."""
+"""Length of the long side of a sample's picture, pixels."""
 HISTOGRAMS = 400
-"""Histograms shown: those with the largest clipped share, so that the page of a very large model stays small."""
+"""Most histograms on a page, those with the largest clipped share; bounds the size of the page."""
 
 
 def page(report: QuantizeReport | EvalReport | DebugReport) -> str:
-    """The page; names from models and data are escaped."""
+    """Render a report; names from models and data are escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -49,7 +49,7 @@ def page(report: QuantizeReport | EvalReport | DebugReport) -> str:
 
 
 def bars(counts: Sequence[int], width: int, height: int) -> str:
-    """An SVG path of bars, their heights on a logarithmic scale so that tails are seen."""
+    """Draw bars as an SVG path; the logarithmic scale shows tails of a distribution."""
     import math
 
     most = math.log1p(max(counts, default=0)) or 1.0
@@ -63,7 +63,7 @@ def bars(counts: Sequence[int], width: int, height: int) -> str:
 
 
 def line(values: Sequence[float | None], width: int, height: int, low: float, high: float) -> str:
-    """An SVG path through values from `low` (bottom) to `high` (top); gaps are bridged."""
+    """Draw a line as an SVG path, from `low` (bottom) to `high` (top); missing values are bridged."""
     step = width / max(1, len(values) - 1)
     span = high - low or 1.0
     points = [
@@ -75,7 +75,7 @@ def line(values: Sequence[float | None], width: int, height: int, low: float, hi
 
 
 def kernel_times(report: QuantizeReport) -> list[tuple[str, int, float, float]]:
-    """By operator: nodes, milliseconds in the float model and in the file; longest first."""
+    """Sum up per operator: nodes, time in the float model and in the file (ms); longest first."""
     kinds: dict[str, list[float]] = {}
     for row in report.layers:
         entry = kinds.setdefault(row.op_type, [0, 0.0, 0.0])
@@ -88,7 +88,7 @@ def kernel_times(report: QuantizeReport) -> list[tuple[str, int, float, float]]:
 
 
 def points(report: EvalReport) -> list[dict[str, Any]]:
-    """Each model's place in the picture of accuracy over latency, 0..1 each, with what is written beside it."""
+    """Place each model in the chart of accuracy over latency, 0..1 each, with its label."""
     shown = [(score, score.latency_ratio, _height(report, score)) for score in report.scores]
     known = [(score, x, y) for score, x, y in shown if x is not None and y is not None]
     if len(known) < 2:
@@ -102,7 +102,7 @@ def points(report: EvalReport) -> list[dict[str, Any]]:
             "x": x / right,
             "y": (y - low + pad) / (high - low + 2 * pad),
             "name": Path(score.model).name,
-            "said": f"{y:.4g} at {x:.2f}x",
+            "label": f"{y:.4g} at {x:.2f}x",
         }
         for score, x, y in known
     ]
@@ -114,7 +114,7 @@ def _height(report: EvalReport, score: ModelScore) -> float | None:
 
 
 def pictures(report: EvalReport) -> dict[str, str]:
-    """The worst samples that are image files, as small pictures in the page."""
+    """Embed the worst samples that are image files, as thumbnails by sample name."""
     try:
         from PIL import Image
     except ImportError:

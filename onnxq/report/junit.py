@@ -1,4 +1,4 @@
-"""Gates as JUnit XML, which CI servers show as tests."""
+"""Gates as JUnit XML, which CI servers show as test results."""
 
 from xml.etree import ElementTree as ET
 
@@ -8,10 +8,10 @@ from onnxq.report.quantization import QuantizeReport
 
 
 def junit(report: QuantizeReport | EvalReport) -> bytes:
-    """One test case a gate; without gates one that says that the command did its work."""
+    """Write one test case per gate; without gates, one passed test case."""
     name = "onnxq eval" if isinstance(report, EvalReport) else "onnxq quantize"
-    done = report.scores[0].model if isinstance(report, EvalReport) else report.output
-    gates = report.gates or [Gate("done", done, 0.0, None, holds=True, line=f"{done}: done, no gates")]
+    model = report.scores[0].model if isinstance(report, EvalReport) else report.output
+    gates = report.gates or [Gate("done", model, 0.0, None, holds=True, line=f"{model}: done, no gates")]
     failed = sum(not gate.holds for gate in gates)
     root = ET.Element("testsuites")
     suite = ET.SubElement(

@@ -1,4 +1,4 @@
-"""Reports as Markdown, for a comment on a pull request or the summary of a job."""
+"""Reports as Markdown, for pull request comments and job summaries."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from onnxq.evaluation.report import EvalReport
 from onnxq.report.quantization import QuantizeReport
 from onnxq.report.text import eval_columns, quantize_rows
 
-MOST = 10
-"""Rows of the lists that can be long."""
+MAX_ROWS = 10
+"""Most rows of a list."""
 
 
 def markdown(report: QuantizeReport | EvalReport) -> str:
-    """The tables of the terminal, the gates first."""
+    """Format the tables of the terminal report, with gates first."""
     if isinstance(report, EvalReport):
         return _gates(report.gates) + _eval(report)
     rows = [row for row in quantize_rows(report) if row[0] or row[1]]
@@ -23,22 +23,23 @@ def _gates(gates: Sequence[Gate]) -> str:
     if not gates:
         return ""
     lines = [f"- {'✅' if gate.holds else '❌'} {_escape(gate.line)}" for gate in gates]
-    verdict = "all gates hold" if all(gate.holds for gate in gates) else "a gate failed"
+    verdict = "all gates passed" if all(gate.holds for gate in gates) else "a gate failed"
     return f"**{verdict}**\n\n" + "\n".join(lines) + "\n\n"
 
 
 def _eval(report: EvalReport) -> str:
     parts = [
-        f"## onnxq eval\n\n{_table(eval_columns(report))}\n\n{report.samples} samples, {report.labelled} with a label.\n"
+        f"## onnxq eval\n\n{_table(eval_columns(report))}\n\n"
+        f"{report.samples} samples, {report.labelled} with a label.\n"
     ]
     for score in report.scores[1:]:
         if score.classes:
             rows = [
                 [str(row.label), str(row.samples), str(row.float_right), str(row.right)]
-                for row in score.classes[:MOST]
+                for row in score.classes[:MAX_ROWS]
             ]
-            body = _table([["class", "samples", "float right", "right"], *rows])
-            parts.append(_folded(f"{score.model}: classes that changed", body, len(score.classes)))
+            body = _table([["class", "samples", "float correct", "correct"], *rows])
+            parts.append(_folded(f"{score.model}: changed classes", body, len(score.classes)))
         if score.worst:
             rows = [
                 [
@@ -49,7 +50,7 @@ def _eval(report: EvalReport) -> str:
                 ]
                 for worst in score.worst
             ]
-            body = _table([["sample", "SQNR dB", "label", "decision"], *rows])
+            body = _table([["sample", "SQNR dB", "label", "prediction"], *rows])
             parts.append(_folded(f"{score.model}: worst samples", body, len(score.worst)))
     return "\n".join(parts)
 
@@ -61,7 +62,7 @@ def _decision(before: int | None, after: int | None) -> str:
 
 
 def _folded(title: str, body: str, count: int) -> str:
-    more = f"\n\n{count - MOST} more." if count > MOST else ""
+    more = f"\n\n{count - MAX_ROWS} more." if count > MAX_ROWS else ""
     return f"<details><summary>{_escape(title)}</summary>\n\n{body}{more}\n\n</details>\n"
 
 

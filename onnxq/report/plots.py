@@ -1,4 +1,4 @@
-"""Plots as one PNG, for those who want files."""
+"""Plots of a report as one PNG file."""
 
 import io
 from typing import Any
@@ -7,11 +7,11 @@ from onnxq.evaluation.report import EvalReport
 from onnxq.report.quantization import QuantizeReport
 
 SHOWN = 12
-"""Histograms in the picture: those with the largest clipped share."""
+"""Most histograms, those with the largest clipped share."""
 
 
 def plots(report: QuantizeReport | EvalReport) -> bytes:
-    """The picture of a report."""
+    """Plot a report."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -25,7 +25,7 @@ def plots(report: QuantizeReport | EvalReport) -> bytes:
 
 
 def _eval_figure(plt: Any, report: EvalReport) -> Any:
-    """Each model's first metric (or its SQNR) with its interval, over its latency."""
+    """Plot each model's first metric with its interval, or its SQNR, over latency."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for score in report.scores:
         value = score.metrics.get(report.metric or "")
@@ -47,7 +47,7 @@ def _eval_figure(plt: Any, report: EvalReport) -> Any:
 
 
 def _quantize_figure(plt: Any, report: QuantizeReport) -> Any:
-    """Error and time by layer, and histograms with the range that the integers hold."""
+    """Plot error and time of each layer, and histograms with clipping ranges."""
     shown = sorted(report.histograms, key=lambda row: -row.clipped)[:SHOWN]
     rows = 2 + (len(shown) + 3) // 4
     figure = plt.figure(figsize=(12, 2.6 * rows), layout="constrained")
@@ -60,12 +60,12 @@ def _quantize_figure(plt: Any, report: QuantizeReport) -> Any:
         "o-",
         ms=3,
     )
-    error.set(ylabel="SQNR, dB", title=f"{report.output}: error behind each layer, in graph order")
+    error.set(ylabel="SQNR, dB", title=f"{report.output}: error of each layer, in graph order")
     for shift, key, label in ((-0.2, "float_ms", "float"), (0.2, "int8_ms", "int8")):
         times.bar(
             [i + shift for i, _ in layers], [getattr(row, key) or 0 for _, row in layers], 0.4, label=label
         )
-    times.set(ylabel="ms", title="time of each layer's kernel, one thread")
+    times.set(ylabel="ms", title="kernel time of each layer, one thread")
     times.legend()
     for i, row in enumerate(shown):
         axes = figure.add_subplot(grid[2 + i // 4, i % 4])

@@ -1,4 +1,4 @@
-"""The report of `onnxq quantize`: plain data that the command prints and the Python API returns."""
+"""Report of `onnxq quantize`: plain data for the command line and the Python API."""
 
 from dataclasses import dataclass, field, replace
 
@@ -12,25 +12,29 @@ from onnxq.search.trade_off import Point
 from onnxq.search.trial import Trial
 
 SCHEMA = 3
-"""Version of the JSON; it changes when a key changes its meaning or goes away."""
+"""Version of the JSON; it changes when a key changes its meaning or is removed."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Median milliseconds of one inference, one thread, the models run in turns on this machine."""
+    """Median latency of one inference on this machine, ms; one thread, models in turns."""
 
     float_ms: float
     int8_ms: float
 
     @property
     def ratio(self) -> float:
-        """int8 / float; below 1 is faster."""
+        """Return int8 latency / float latency; below 1 is faster."""
         return self.int8_ms / self.float_ms
 
 
 @dataclass(frozen=True)
 class Drop:
-    """By how much the file's metric is worse than float's: points (hundredths) of shares, else its own unit."""
+    """Difference of the metric to the float model, positive if worse.
+
+    metric  name of the score
+    points  percentage points for accuracy-like metrics, otherwise the metric's unit
+    """
 
     metric: str
     points: float
@@ -38,20 +42,31 @@ class Drop:
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """What `onnxq quantize` did.
+    """Result of `onnxq quantize`.
 
-    mode     static, dynamic, weights or fp16
-    bytes_*  of the files with their external data
-    trials   what was compared on held-out samples
-    fallback  what was left float for the outputs' sake
-    planned  number of Conv, MatMul and Gemm that were to run on integers
-    ranges   seen minimum and maximum of each calibrated tensor
-    seconds  wall time of each stage
-    notes    what else a mode did
-    gates    conditions that were asked for
-    frontier  the modes that were tried, with `--mode auto`; else what was tried to reach a target
-    drop     on the labelled samples of --max-drop
-    layers, histograms  where details were asked for
+    version     version of onnxq
+    mode        static, dynamic, weights or fp16
+    model, output  paths of the float model and of the quantized file
+    method      calibration method; percentile is set for the method of that name
+    techniques  weight and activation techniques in the file
+    trials      candidates compared on validation samples
+    fallback    nodes left in float for accuracy (mixed precision)
+    samples     number of calibration samples
+    bytes_before, bytes_after  sizes of the files with external data
+    planned     number of Conv, MatMul and Gemm nodes planned for integer kernels
+    kernels     kernels in the optimized graph
+    outputs     output error against float
+    latency     latency of both files
+    floats      nodes left in float, by reason
+    ranges      minimum and maximum of each calibrated tensor
+    warnings    problems that the user should know
+    seconds     wall time of each stage, s
+    notes       further changes of a mode
+    gates       required limits
+    frontier    files tried by `--mode auto` or to reach a limit, for the trade-off of accuracy, latency and
+                size
+    drop        loss of the metric on the labelled samples of --max-drop
+    layers, histograms  details, if requested
     """
 
     version: str
@@ -83,11 +98,11 @@ class QuantizeReport:
     schema: int = field(default=SCHEMA)
 
     def gated(self, limits: Limits) -> "QuantizeReport":
-        """The report with the gates that were asked for."""
+        """Return the report with gates for the limits that are set."""
         sqnr = self.outputs.bound_db if self.outputs is not None else None
         speedup = 1 / self.latency.ratio if self.latency is not None else None
         lost = (
-            (self.drop.points, f"{self.drop.metric} is {{:.2f}} below float")
+            (self.drop.points, f"{self.drop.metric} is {{:.2f}} worse than float")
             if self.drop is not None
             else (None, "")
         )

@@ -1,4 +1,4 @@
-"""Reports as short tables for a terminal."""
+"""Reports as tables for a terminal."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,13 +6,14 @@ from onnxq.evaluation.benchmark import BenchReport
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.inspection import InspectReport
 from onnxq.evaluation.report import EvalReport, ModelScore
+from onnxq.evaluation.scores.kinds import in_percent
 from onnxq.evaluation.verification import Outputs
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.report.quantization import QuantizeReport
 
 
 def size(count: int) -> str:
-    """Bytes for people: 512 B, 1.2 kB, 17.3 MB."""
+    """Format a number of bytes: 512 B, 1.2 kB, 17.3 MB."""
     value, unit = float(count), "B"
     for unit in ("B", "kB", "MB", "GB"):  # noqa: B007
         if value < 1000:
@@ -22,7 +23,7 @@ def size(count: int) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Columns padded to one width; the first `left` are aligned left, the others right."""
+    """Format rows as a table; align the first `left` columns left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -35,13 +36,13 @@ def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
 
 
 def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
-    """The result of `onnxq quantize`."""
+    """Format the report of `onnxq quantize`."""
     text = table(quantize_rows(report, verbose=verbose), left=2)
     return f"{frontier_table(report)}\n\n{text}" if report.frontier else text
 
 
 def frontier_table(report: QuantizeReport) -> str:
-    """What was tried."""
+    """Format the files that were tried, one per row."""
     drops = [f"{report.drop.metric} drop"] if report.drop is not None else []
     rows = [["tried", "SQNR dB", *drops, "latency", "size", ""]]
     for point in report.frontier:
@@ -57,7 +58,7 @@ def frontier_table(report: QuantizeReport) -> str:
 
 
 def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list[str]]:
-    """What was done, as rows of a name and a text."""
+    """List the result of `onnxq quantize` as rows of a name and a text."""
     kernels, outputs = report.kernels, report.outputs
     method = report.method if report.percentile is None else f"{report.method} {report.percentile:g}"
     samples = f"{report.samples} samples" if report.samples else "no calibration data"
@@ -68,7 +69,8 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
         ["wrote", report.output],
         [
             "size",
-            f"{size(report.bytes_before)} -> {size(report.bytes_after)} ({report.bytes_after / report.bytes_before:.2f}x)",
+            f"{size(report.bytes_before)} -> {size(report.bytes_after)} "
+            f"({report.bytes_after / report.bytes_before:.2f}x)",
         ],
     ]
     if report.mode != "static":
@@ -87,11 +89,7 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
         if report.planned
         else ""
     )
-    share = (
-        f"{kernels.model_share:.1%} of the model's MACs"
-        if integer
-        else "nothing of the file runs on integers"
-    )
+    share = f"{kernels.model_share:.1%} of the model's MACs" if integer else "the file has no integer kernels"
     rows += [
         ["integer", planned + share],
         ["kernels", f"{integer or 'none'}; {kernels.leftover} Q/DQ nodes left"],
@@ -103,17 +101,19 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
         rows.append(
             [
                 "metric",
-                f"{report.drop.metric} is {abs(report.drop.points):.2f} {'below' if report.drop.points > 0 else 'above'} float",
+                f"{report.drop.metric} is {abs(report.drop.points):.2f} "
+                f"{'worse' if report.drop.points > 0 else 'better'} than float",
             ]
         )
     if report.latency is not None:
-        times = f"{report.latency.int8_ms:.3g} ms, float {report.latency.float_ms:.3g} ms; one thread, this machine"
-        rows.append(["latency", f"{report.latency.ratio:.2f}x of float ({times})"])
+        times = f"{report.latency.int8_ms:.3g} ms, float {report.latency.float_ms:.3g} ms"
+        rows.append(["latency", f"{report.latency.ratio:.2f}x of float ({times}; one thread, this machine)"])
     rows += [["note" if i == 0 else "", note] for i, note in enumerate(report.notes)]
     if report.fallback is not None and report.fallback.nodes:
         kept = f"{len(report.fallback.nodes)} nodes with {report.fallback.mac_share:.1%} of the MACs"
         change = (
-            f"{report.fallback.before_db:.1f} dB with them in int8, {report.fallback.after_db:.1f} dB without"
+            f"SQNR {report.fallback.before_db:.1f} dB with them in int8, {report.fallback.after_db:.1f} dB "
+            "in float"
         )
         rows.append(["kept float", f"{kept}: {change}"])
     shown = report.floats if verbose else report.floats[:5]
@@ -128,22 +128,26 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
 
 
 def _output_rows(outputs: Outputs) -> list[list[str]]:
-    """How far the outputs are from float."""
+    """List the output error against float as rows."""
     worst = outputs.worst_part
     if worst is None:
         return []
     where = f" in '{worst.name}', the worst of {len(outputs.parts)} parts" if len(outputs.parts) > 1 else ""
-    rows = [["outputs", f"{worst.bound_db:.1f} dB SQNR against float, or better, on fresh samples{where}"]]
-    unseen = f", {outputs.unseen} of them unseen by calibration and choice" if outputs.unseen else ""
+    rows = [
+        ["outputs", f"at least {worst.bound_db:.1f} dB SQNR against float expected on new samples{where}"]
+    ]
+    unseen = f", {outputs.unseen} of them not used for calibration or search" if outputs.unseen else ""
     closed = (
-        f", in {outputs.sequences} sequences with the model's own states"
+        f", in {outputs.sequences} sequences, each model with its own states"
         if outputs.sequences is not None
         else ""
     )
     rows.append(["", f"{worst.sqnr_db:.1f} dB on {outputs.samples} samples{unseen}{closed}"])
     others = sorted((part for part in outputs.parts if part is not worst), key=lambda part: part.bound_db)[:3]
     if others:
-        rows.append(["", "next: " + ", ".join(f"'{part.name}' {part.bound_db:.1f} dB" for part in others)])
+        rows.append(
+            ["", "next worst: " + ", ".join(f"'{part.name}' {part.bound_db:.1f} dB" for part in others)]
+        )
     if outputs.worst:
         share = sum(sample.noise_share for sample in outputs.worst)
         rows.append(
@@ -157,7 +161,7 @@ def _output_rows(outputs: Outputs) -> list[list[str]]:
             ]
         )
     for node, share in outputs.selections.items():
-        rows.append(["selection", f"{share:.1%} the same ('{node}')"])
+        rows.append(["selection", f"{share:.1%} of entries equal ('{node}')"])
     return rows
 
 
@@ -167,7 +171,7 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 
 def eval_text(report: EvalReport, *, verbose: bool = False) -> str:
-    """The comparison of `onnxq eval`."""
+    """Format the report of `onnxq eval`."""
     labelled = f", {report.labelled} with a label" if report.labelled else ", no labels"
     parts = [table(eval_columns(report)), f"{report.samples} samples{labelled}; output '{report.output}'"]
     parts += [
@@ -181,23 +185,24 @@ def eval_text(report: EvalReport, *, verbose: bool = False) -> str:
 
 
 def _part_lines(score: ModelScore, *, verbose: bool) -> list[str]:
-    """What the SQNR of the table is that of, and what else was counted."""
+    """List output parts, decisions, selections and sequences of one model."""
     lines = []
     if len(score.parts) > 1:
         shown = score.parts if verbose else score.parts[:3]
         more = f" and {len(score.parts) - len(shown)} more" if len(score.parts) > len(shown) else ""
-        said = ", ".join(f"'{part.name}' {part.sqnr_db:.1f} dB" for part in shown)
-        lines.append(f"{score.model}: SQNR of the outputs' parts, worst first: {said}{more}")
+        listed = ", ".join(f"'{part.name}' {part.sqnr_db:.1f} dB" for part in shown)
+        lines.append(f"{score.model}: SQNR of the output parts, worst first: {listed}{more}")
     for part in score.parts[:1]:
         if part.worst:
             share = sum(sample.noise_share for sample in part.worst)
             names = _some([sample.sample for sample in part.worst])
             lines.append(f"{score.model}: {share:.0%} of the noise of '{part.name}' is in {names}")
     for each in score.decisions:
-        expected = f"{each.changed:.2%} of {each.count} decisions of '{each.output}' changed, {each.expected:.2%} expected of such noise"
-        lines.append(f"{score.model}: {expected}")
+        changed = f"{each.changed:.2%} of {each.count} decisions of '{each.output}' changed"
+        lines.append(f"{score.model}: {changed}, {each.expected:.2%} expected from noise of this size")
     lines += [
-        f"{score.model}: '{node}' selects {share:.1%} the same" for node, share in score.selections.items()
+        f"{score.model}: {share:.1%} of the entries that '{node}' selects are equal"
+        for node, share in score.selections.items()
     ]
     if score.sequences is not None:
         lines.append(f"{score.model}: run in {score.sequences} sequences, each model with its own states")
@@ -205,7 +210,7 @@ def _part_lines(score: ModelScore, *, verbose: bool) -> list[str]:
 
 
 def eval_columns(report: EvalReport) -> list[list[str]]:
-    """One row a model under a row of names; columns that say nothing are left out."""
+    """Make a header and one row per model, without columns that have no values."""
     names = dict.fromkeys(name for score in report.scores for name in score.metrics)
     columns: list[tuple[str, Callable[[ModelScore], str]]] = [
         *((name, lambda s, name=name: _metric(s, name)) for name in names),
@@ -234,31 +239,15 @@ def eval_columns(report: EvalReport) -> list[list[str]]:
     ]
 
 
-SHARES = frozenset(
-    {
-        "top-1",
-        "top-5",
-        "exact",
-        "CER",
-        "mIoU",
-        "AP50",
-        "mAP",
-        "box F1",
-        "mask IoU",
-        "same lines",
-        "CER to float",
-    }
-)
-"""Metrics that are read in percent."""
-
-
 def _metric(score: ModelScore, name: str) -> str:
-    """A value, and how it changed since the baseline."""
+    """Format a score and its change since the baseline."""
     if name not in score.metrics:
         return "-"
-    value, scale = score.metrics[name].value, 100 if name in SHARES else 1
-    shown = f"{value:.2%}" if name in SHARES else f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
-    return shown + _since(value, score.before.get(name), scale, "{:+.2f}" if name in SHARES else "{:+.4f}")
+    value, before = score.metrics[name].value, score.before.get(name)
+    if in_percent(name):
+        return f"{value:.2%}" + _since(value, before, 100, "{:+.2f}")
+    shown = f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+    return shown + _since(value, before, 1, "{:+.4f}")
 
 
 def _since(value: float | None, before: float | None, scale: int, form: str) -> str:
@@ -266,40 +255,38 @@ def _since(value: float | None, before: float | None, scale: int, form: str) -> 
 
 
 def _drop_lines(report: EvalReport, score: ModelScore) -> list[str]:
-    """What the first metric's change is worth."""
+    """Describe the change of the first metric and its statistical significance."""
     value = score.metrics.get(report.metric or "")
     if value is None or value.drop is None or value.p_value is None:
         return []
-    moved = (
-        "does not change"
-        if abs(value.drop) < 5e-5
-        else f"{'is worse by' if value.drop > 0 else 'is better by'} {abs(value.drop):.4g}"
-    )
-    unit = " points" if report.metric in SHARES and abs(value.drop) >= 5e-5 else ""
-    chance = "more than chance" if value.significant else "no more than chance"
-    scale = 100 if report.metric in SHARES else 1
-    interval = f"{value.low * scale:.4g} to {value.high * scale:.4g}"
-    said = "" if not unit and "not" in moved else f": {chance} (paired test, p = {value.p_value:.2g})"
-    return [f"{score.model}: {report.metric} {moved}{unit}{said}; 95 % interval of its value {interval}"]
+    percent = in_percent(report.metric or "")
+    scale = 100 if percent else 1
+    interval = f"95 % confidence interval of its value {value.low * scale:.4g} to {value.high * scale:.4g}"
+    if abs(value.drop) < 5e-5:
+        return [f"{score.model}: {report.metric} does not change; {interval}"]
+    direction, unit = "worse" if value.drop > 0 else "better", " percentage points" if percent else ""
+    verdict = "significant" if value.significant else "not significant"
+    change = f"{report.metric} is {direction} by {abs(value.drop):.4g}{unit}"
+    return [f"{score.model}: {change}: {verdict} (paired test, p = {value.p_value:.2g}); {interval}"]
 
 
 def _worst(score: ModelScore) -> str:
-    rows = [["worst samples", "SQNR dB", "label", "decision"]]
+    rows = [["worst samples", "SQNR dB", "label", "prediction"]]
     for worst in score.worst:
         same = worst.float_class == worst.other_class
-        decision = (
+        prediction = (
             "-"
             if worst.float_class is None
             else str(worst.float_class)
             if same
             else f"{worst.float_class} -> {worst.other_class}"
         )
-        rows.append([worst.sample, f"{worst.sqnr_db:.1f}", worst.label or "-", decision])
+        rows.append([worst.sample, f"{worst.sqnr_db:.1f}", worst.label or "-", prediction])
     return f"\n{score.model}\n{table(rows)}"
 
 
 def _hide(row: int, column: str, cell: str) -> str:
-    """The float model's distance from itself says nothing."""
+    """Hide the error of the float model against itself."""
     return "-" if row == 0 and column in ("agreement", "SQNR dB", "cosine", "max error") else cell
 
 
@@ -312,9 +299,10 @@ def _number(value: float | None, form: str) -> str:
 
 
 def bench_text(report: BenchReport) -> str:
-    """The result of `onnxq bench`."""
+    """Format the report of `onnxq bench`."""
     machine = report.machine
-    head = f"{machine.cpu}, {machine.cores} cores, {' '.join(machine.instructions)}; onnxruntime {machine.onnxruntime}"
+    cpu = f"{machine.cpu}, {machine.cores} cores, {' '.join(machine.instructions)}"
+    head = f"{cpu}; onnxruntime {machine.onnxruntime}"
     rows = [["model", "batch", "threads", "median ms", "10..90 %", "ratio", "samples/s"]]
     for i in range(len(report.models[0].timings)):
         for model in report.models:
@@ -336,56 +324,58 @@ def bench_text(report: BenchReport) -> str:
         memory = "-" if model.memory_bytes is None else size(model.memory_bytes)
         files.append([model.model, size(model.bytes), _number(model.load_ms, "{:.0f}"), memory])
     parts = [head, table(rows), table(files)]
-    spoken = [(model.model, model.generation) for model in report.models if model.generation is not None]
-    if spoken:
+    generated = [(model.model, model.generation) for model in report.models if model.generation is not None]
+    if generated:
         lines = [["model", "prompt", "tokens", "first ms", "token ms", "tokens/s", "same tokens"]]
-        for name, words in spoken:
-            times = [f"{words.first_ms:.1f}", f"{words.token_ms:.2f}", f"{words.per_second:.1f}"]
-            lines.append([name, str(words.prompt), str(words.tokens), *times, f"{words.agreement:.1%}"])
+        for name, timing in generated:
+            times = [f"{timing.first_ms:.1f}", f"{timing.token_ms:.2f}", f"{timing.per_second:.1f}"]
+            lines.append([name, str(timing.prompt), str(timing.tokens), *times, f"{timing.agreement:.1%}"])
         parts.append(table(lines))
     return "\n\n".join(parts)
 
 
 def debug_text(report: DebugReport, *, verbose: bool = False) -> str:
-    """The worst layers, or all of them."""
+    """Format the worst layers of `onnxq debug`, or all of them if `verbose`."""
     shown = report.layers if verbose else report.worst
-    rows = [["layer", "operator", "SQNR dB", "own dB", "least", "largest", "cut", "saturating"]]
+    rows = [["layer", "operator", "SQNR dB", "own dB", "min", "max", "clipped", "saturating"]]
     for row in shown:
-        cut = "-" if row.clipped is None else f"{row.clipped:.2%}"
+        clipped = "-" if row.clipped is None else f"{row.clipped:.2%}"
         cells = [
             _number(row.sqnr_db, "{:.1f}"),
             _number(row.own_db, "{:.1f}"),
             f"{row.low:.3g}",
             f"{row.high:.3g}",
-            cut,
+            clipped,
             str(row.saturating),
         ]
         rows.append([row.name, row.op_type, *cells])
     advice = [[row.name, row.advice] for row in shown if row.advice]
-    tried = f"\n\n{table([['layer', 'what to try'], *advice], left=2)}" if advice else ""
+    tried = f"\n\n{table([['layer', 'advice'], *advice], left=2)}" if advice else ""
     parts = [
         f"'{part.name}' {part.sqnr_db:.1f} dB" for part in (report.outputs if verbose else report.outputs[:3])
     ]
     outputs = f"\n\noutputs: {', '.join(parts)}" if parts else ""
-    which = "all" if verbose else f"the {len(shown)} farthest from float of"
-    return f"{which} {len(report.layers)} layers, {report.samples} samples{outputs}\n\n{table(rows, left=2)}{tried}"
+    which = "all" if verbose else f"the {len(shown)} with the least SQNR of"
+    head = f"{which} {len(report.layers)} layers, {report.samples} samples"
+    return f"{head}{outputs}\n\n{table(rows, left=2)}{tried}"
 
 
 def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:
-    """What `onnxq inspect` found."""
-    lifted = f", lifted to {report.opset_normalized}" if report.opset_normalized != report.opset else ""
+    """Format the report of `onnxq inspect`."""
+    converted = f", converted to {report.opset_normalized}" if report.opset_normalized != report.opset else ""
     total = sum(row.macs for row in report.operators)
     head = table(
         [
             [
                 "model",
-                f"{report.model} ({size(report.bytes)}, opset {report.opset}{lifted}, IR {report.ir_version})",
+                f"{report.model} ({size(report.bytes)}, opset {report.opset}{converted}, IR "
+                f"{report.ir_version})",
             ],
             ["inputs", ", ".join(report.inputs)],
             ["outputs", ", ".join(report.outputs)],
             [
                 "planned",
-                f"{report.planned_mac_share:.1%} of {total / 1e6:.1f} M MACs (open sizes count as 1)",
+                f"{report.planned_mac_share:.1%} of {total / 1e6:.1f} M MACs (dynamic sizes count as 1)",
             ],
         ],
         left=2,
@@ -394,9 +384,9 @@ def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:
     for row in report.operators:
         share = f"{row.macs / total:.1%}" if total and row.macs else "-"
         rows.append([row.op_type, str(row.nodes), str(row.integer), share])
-    reasons = [["stays float", "nodes", "why"]]
+    reasons = [["stays float", "nodes", "reason"]]
     for group in report.floats:
         names = f" ({_some(group.names)})" if verbose else ""
         reasons.append([group.op_type, str(len(group.names)), group.reason + names])
-    why = f"\n\n{table(reasons, left=3)}" if report.floats else ""
-    return f"{head}\n\n{table(rows)}{why}"
+    floats = f"\n\n{table(reasons, left=3)}" if report.floats else ""
+    return f"{head}\n\n{table(rows)}{floats}"

@@ -1,4 +1,4 @@
-"""What a user should know about a file that was written and is not as it should be."""
+"""Warnings about problems of a quantized file."""
 
 from collections.abc import Iterator
 
@@ -9,25 +9,24 @@ from onnxq.report.quantization import Latency
 from onnxq.search.settings import SearchSettings
 
 WITHOUT_RANGES_DB = 12.0
-"""What outputs have to keep in modes that have no fallback."""
+"""Least SQNR (dB) without a warning in modes without mixed precision."""
 SLOWER = 1.03
-"""A file that takes so many times the float model's time is called slower."""
+"""Ratio of int8 latency to float latency above which a file counts as slower."""
 NAMED = 3
-"""Nodes that a line names before it counts the others."""
+"""Most names in a warning; the others are counted."""
 
 
-def doubts(
+def result_warnings(
     options: QuantizeOptions, kernels: Kernels, outputs: Outputs | None, latency: Latency | None
 ) -> Iterator[str]:
-    """A line for each."""
-    target = SearchSettings().target_db
+    """Return one warning per problem."""
     if outputs is not None and outputs.suspect:
         yield (
-            f"the integer kernels give {outputs.optimized_db:.1f} dB, the file as written {outputs.unoptimized_db:.1f} dB: "
-            "this runtime computes something else than the file says"
+            f"the integer kernels give {outputs.optimized_db:.1f} dB, the file as written "
+            f"{outputs.unoptimized_db:.1f} dB: this ONNX Runtime does not compute what the file specifies"
         )
     static = options.mode is Mode.STATIC
-    least = target if static else WITHOUT_RANGES_DB
+    least = SearchSettings().target_db if static else WITHOUT_RANGES_DB
     weak = [part for part in outputs.parts if part.bound_db < least] if outputs is not None else []
     if weak:
         few = ", ".join(
@@ -36,11 +35,11 @@ def doubts(
         )
         more = f" and {len(weak) - NAMED} more" if len(weak) > NAMED else ""
         remedy = (
-            f", or leave more nodes float with --min-sqnr {target:.0f}"
+            f", or leave more nodes in float with --min-sqnr {least:.0f}"
             if static and options.limits.min_sqnr is None
             else ""
         )
-        yield f"outputs are far from float ({few}{more}): check with onnxq eval before using the file{remedy}"
+        yield f"outputs are far from float ({few}{more}): check the file with onnxq eval before use{remedy}"
     if latency is not None and latency.ratio > SLOWER:
         yield f"the file is slower than the float model on this machine: {latency.ratio:.2f}x the time"
     if (
@@ -48,8 +47,8 @@ def doubts(
         and options.mode in (Mode.STATIC, Mode.DYNAMIC)
         and options.limits.asked
     ):
-        yield "nothing of the file runs on integers: gates on its accuracy hold because it is the float model"
+        yield "the file has no integer kernels: accuracy gates pass because it equals the float model"
     if kernels.fell_back:
         few = ", ".join(f"'{name}'" for name in kernels.fell_back[:NAMED])
         more = f" and {len(kernels.fell_back) - NAMED} more" if len(kernels.fell_back) > NAMED else ""
-        yield f"planned, but in float on this runtime: {few}{more}"
+        yield f"planned for integer kernels, but in float in this ONNX Runtime: {few}{more}"

@@ -230,9 +230,9 @@ MISTAKES = [
     (no_compute, (), "nothing to quantize: it has no Conv, MatMul or Gemm"),
     (empty_folder, (), "no sample found"),
     (lambda: None, ("--calib", "nowhere"), "nowhere: no such data folder"),
-    (spoil_sample(np.zeros((1, 1, 9, 8), np.float32)), (), "sample x.npy: input 'image' is float32[1,1,9,8], the model takes float32[?,1,8,8]"),
+    (spoil_sample(np.zeros((1, 1, 9, 8), np.float32)), (), "sample x.npy: input 'image' is float32[1,1,9,8], but the model takes float32[?,1,8,8]"),
     (spoil_sample(np.zeros((1, 1, 8, 8))), (), "float64[1,1,8,8]"),
-    (spoil_sample(name="x.npz", picture=np.zeros((1, 1, 8, 8), np.float32)), (), "has inputs [picture], the model takes [image]"),
+    (spoil_sample(name="x.npz", picture=np.zeros((1, 1, 8, 8), np.float32)), (), "has inputs [picture], but the model takes [image]"),
     (lambda: Path("data/x.npy").write_bytes(b"\x93NUMPY\x01"), (), "sample data/x.npy: not a NumPy array, or truncated"),
     (nan_sample, (), "sample nan.npy: tensor 'image' holds 1 NaN"),
     (lambda: Path("model.int8.onnx").write_text(""), (), "model.int8.onnx: exists already"),
@@ -244,7 +244,7 @@ MISTAKES = [
     (lambda: None, ("--op-types", "Convolution"), "--op-types Convolution: the model has no such operator"),
     (lambda: None, ("--stats", "none.npz"), "none.npz: no such file"),
     (lambda: Path("s.npz").write_text("x"), ("--stats", "s.npz"), "no statistics of onnxq calibrate"),
-    (lambda: None, ("--preprocess", "nothing"), "nothing: no such file, and no preset"),
+    (lambda: None, ("--preprocess", "nothing"), "nothing: neither a file nor a preset"),
 ]  # fmt: skip
 
 

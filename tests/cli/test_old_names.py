@@ -22,7 +22,7 @@ ALIASES = [
 @pytest.fixture
 def chosen(monkeypatch, tmp_path):
     """The options that each call of `quantize` ends with."""
-    import onnxq.modes.auto
+    import onnxq.pipeline
 
     def record(options, *_):
         found.append(options)
@@ -30,7 +30,7 @@ def chosen(monkeypatch, tmp_path):
 
     found = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(onnxq.modes.auto, "quantize", record)
+    monkeypatch.setattr(onnxq.pipeline, "quantize", record)
     return found
 
 

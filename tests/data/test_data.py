@@ -64,10 +64,10 @@ def test_a_missing_batch_axis_is_added_and_uint8_converted():
 @pytest.mark.parametrize(
     ("feeds", "said"),
     [
-        ({"y": np.zeros((1, 3, 4, 4), np.float32)}, r"has inputs \[y\], the model takes \[x\]"),
+        ({"y": np.zeros((1, 3, 4, 4), np.float32)}, r"has inputs \[y\], but the model takes \[x\]"),
         (
             {"x": np.zeros((1, 3, 5, 4), np.float32)},
-            r"float32\[1,3,5,4\], the model takes float32\[\?,3,4,4\]",
+            r"float32\[1,3,5,4\], but the model takes float32\[\?,3,4,4\]",
         ),
         ({"x": np.zeros((1, 3, 4, 4), np.float64)}, r"float64.*save it as float32"),
     ],

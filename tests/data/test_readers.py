@@ -59,7 +59,8 @@ def test_channels_become_one_and_rates_are_changed_only_when_asked(tmp_path):
     tone = np.sin(np.arange(8000) / 8000 * 2 * np.pi * 440) * 10000
     write_wave(tmp_path / "a.wav", np.stack([tone, tone / 2], 1).reshape(-1), channels=2)
     with pytest.raises(
-        DataError, match=r"a\.wav: 8000 samples a second, \[preprocess.audio\] says 16000.*resample = true"
+        DataError,
+        match=r"a\.wav: sample rate is 8000 Hz, but \[preprocess.audio\] has rate = 16000.*resample = true",
     ):
         feeds_of(tmp_path, WAVE, Forms(audio=AudioForm(rate=16000)))
     (feeds,) = feeds_of(tmp_path, WAVE, Forms(audio=AudioForm(rate=16000, resample=True)))
@@ -87,7 +88,7 @@ def test_channels_that_stay_have_an_axis(tmp_path, layout, shape):
 
 def test_a_broken_sound_is_named(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"RIFF0000WAVE")
-    with pytest.raises(DataError, match=r"a\.wav: not a sound file, or truncated"):
+    with pytest.raises(DataError, match=r"a\.wav: not an audio file, or truncated"):
         feeds_of(tmp_path, WAVE)
 
 
@@ -131,7 +132,7 @@ def test_inputs_are_found_by_the_names_that_are_given(texts):
     one, _ = feeds_of(texts, specs, Forms(text=TextForm(ids="tokens", positions="at")))
     assert one["tokens"].dtype == np.int32
     assert one["at"].tolist() == [[0, 1, 2]]
-    with pytest.raises(DataError, match="texts feed 'input_ids', the model takes \\[tokens, at\\]"):
+    with pytest.raises(DataError, match="no input 'input_ids' for token ids, the model has \\[tokens, at\\]"):
         feeds_of(texts, specs)
 
 
@@ -139,8 +140,8 @@ def test_inputs_are_found_by_the_names_that_are_given(texts):
     ("name", "content", "said"),
     [
         ("tokenizer.json", b"{}", "not a tokenizer.json"),
-        ("tokenizer.json", None, "texts need a tokenizer"),
-        ("t.txt", b"a\n\xff\xfe\n", "not a text in UTF-8 at byte 2"),
+        ("tokenizer.json", None, "text needs a tokenizer"),
+        ("t.txt", b"a\n\xff\xfe\n", "not UTF-8 at byte 2"),
     ],
 )
 def test_wrong_text_files(texts, name, content, said):
@@ -176,11 +177,11 @@ def test_a_row_that_fills_an_image_becomes_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a,b,c\n1,2\n", "t.csv:1: 2 values, the header has 3"),
+        ("a,b,c\n1,2\n", "t.csv:1: the row has 2 values, but the header 3"),
         ("a,b,c\n1,x,3\n", "t.csv:1: column a, b, c: could not convert string to float: .*'x'"),
         ("a,b,c\n1,,3\n", "column 'b' is empty"),
-        ("", "an empty table"),
-        ("a,b\n1,2\n", r"float32\[1,2\], the model takes float32\[\?,3\]"),
+        ("", "the table is empty"),
+        ("a,b\n1,2\n", r"float32\[1,2\], but the model takes float32\[\?,3\]"),
     ],
 )
 def test_bad_tables(tmp_path, text, said):
@@ -192,7 +193,7 @@ def test_bad_tables(tmp_path, text, said):
 def test_missing_columns_are_named(tmp_path):
     (tmp_path / "t.csv").write_text("a,b,c\n1,2,3\n", encoding="utf-8")
     for table, said in (
-        (TableForm(inputs={"x": ["a", "z"]}), "no column 'z': it has a, b, c"),
+        (TableForm(inputs={"x": ["a", "z"]}), "no column 'z': choose from a, b, c"),
         (TableForm(label="target"), "no column 'target'"),
         (TableForm(inputs={"y": ["a"]}), "no input 'y'"),
     ):
@@ -316,7 +317,7 @@ def test_the_form_of_images_is_guessed_from_the_shape():
     )
     form = guess([InputSpec("i", np.dtype(np.uint8), (1, 28, 28, 1))])
     assert (form.layout, form.channels, form.dtype, form.std) == ("NHWC", "GRAY", "uint8", (1.0,))
-    with pytest.raises(DataError, match="does not say the size"):
+    with pytest.raises(DataError, match="size or channels of the input are unknown"):
         guess([InputSpec("i", FLOAT, (None, 3, None, None))])
 
 
@@ -338,7 +339,8 @@ def test_tables_of_forms(tmp_path):
 def test_keys_outside_of_the_table(tmp_path):
     (tmp_path / "p.toml").write_text("mean = 127.5\n[audio]\nrate = 16000\n")
     with pytest.raises(
-        DataError, match=r"p.toml: audio, mean stand outside of \[preprocess\]: write that line in front"
+        DataError,
+        match=r"p.toml: audio, mean outside of \[preprocess\]: add the line \[preprocess\] before them",
     ):
         read_forms(str(tmp_path / "p.toml"))
 
@@ -351,10 +353,10 @@ def test_keys_outside_of_the_table(tmp_path):
         ({"audio": {"rate": True}}, "give a number above 0"),
         ({"text": {"special": 1}}, "special = 1: give true or false"),
         ({"table": {"label": 3}}, "label = 3: give a text"),
-        ({"audio": 3}, r"\[preprocess.audio\] is no table"),
+        ({"audio": 3}, r"\[preprocess.audio\] is not a table"),
         ({"cast": 1}, "cast = 1"),
         ({"resize_short": 0}, "resize_short = 0: give a number above 0"),
-        ({"mean": ["a"]}, "give a number, or one a channel"),
+        ({"mean": ["a"]}, "give a number, or a list with one per channel"),
     ],
 )
 def test_bad_forms(table, said):

@@ -48,7 +48,7 @@ def test_the_machine_is_named():
 def test_open_sizes_are_filled_as_asked():
     report = bench([CNN], BenchOptions(shapes={"image": (3, 1, 8, 8)}, **QUICK))
     assert report.samples == 1
-    with pytest.raises(DataError, match="--shape nothing: the model has no such input, but image"):
+    with pytest.raises(DataError, match="--shape nothing: the model has no such input: choose one of image"):
         bench([CNN], BenchOptions(shapes={"nothing": (1,)}, **QUICK))
 
 

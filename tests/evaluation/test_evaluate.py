@@ -54,7 +54,7 @@ def test_models_with_other_outputs_are_refused(tmp_path):
     ("text", "said"),
     [
         ("a,b\n1,2\n", "header file,label"),
-        ("file,label\n000.npy,cat\n", "sample 000.npy: label 'cat' is no class number"),
+        ("file,label\n000.npy,cat\n", "sample 000.npy: label 'cat' is not a class index"),
         ("file,label\nx.npy,1\n", "names no file"),
         ("file,label\n000.npy,1\nx.npy,1\n", "x.npy is not"),
     ],
@@ -96,7 +96,7 @@ def test_a_speed_up_that_is_not_measured_is_refused_at_once():
 
 def test_labels_that_do_not_belong_to_the_outputs_are_said(tmp_path):
     names = sorted(path.name for path in (SAMPLES / "eval").glob("*.npy"))[:40]
-    for shift, said in ((5, "no more than chance among 10 classes"), (0, None)):
+    for shift, said in ((5, "no better than chance among 10 classes"), (0, None)):
         rows = (SAMPLES / "eval" / "labels.csv").read_text().splitlines()[1:]
         known = dict(row.split(",") for row in rows)
         moved = [f"{name},{(int(known[name]) + shift) % 10}" for name in names]
@@ -110,7 +110,7 @@ def test_labels_that_do_not_belong_to_the_outputs_are_said(tmp_path):
     warnings = evaluate(
         CNN, [], SAMPLES / "eval", EvalOptions(labels=tmp_path / "labels.csv", latency=False)
     ).warnings
-    assert any("labels 12 are no class of the output's 10" in warning for warning in warnings)
+    assert any("labels 12 are not among the output's 10 classes" in warning for warning in warnings)
 
 
 def test_a_baseline_without_the_file_or_the_metric_holds_nothing(tmp_path):

@@ -11,7 +11,13 @@ from onnxq.comparison.feedback import Feedback
 from onnxq.data.sample import Sample
 from onnxq.errors import DataError
 from onnxq.evaluation import verification as verify
-from onnxq.evaluation.verification import Evidence, Outputs, compare_outputs, inspect_kernels, original_names
+from onnxq.evaluation.verification import (
+    Outputs,
+    VerificationInputs,
+    compare_outputs,
+    inspect_kernels,
+    original_names,
+)
 from onnxq.graph.macs import concrete_shapes, node_macs
 from onnxq.normalize.passes import normalize
 from onnxq.options import QuantizeOptions
@@ -89,14 +95,16 @@ def test_integer_kernels_that_compute_something_else_are_suspect(optimized, writ
     assert outputs.suspect == suspect
 
 
-def evidence(tmp_path, text, weights, samples, **more):
+def inputs_of(tmp_path, text, weights, samples, **more):
     """A model with the given weight, as the file `one.onnx`, and what another is compared with it on."""
     for name, weight in weights.items():
         onnx.save(parse(text, {"k": np.float32(weight)}), tmp_path / f"{name}.onnx")
     source = tmp_path / "one.onnx"
     loaded = [Sample(name, lambda feeds=feeds: feeds) for name, feeds in samples]
     given = {"unseen": frozenset(), "feedback": Feedback()} | more
-    return Evidence(source, normalize(ir.load(source)), loaded, specs=model_inputs(ir.load(source)), **given)
+    return VerificationInputs(
+        source, normalize(ir.load(source)), loaded, specs=model_inputs(ir.load(source)), **given
+    )
 
 
 def test_a_file_is_compared_on_all_samples_and_bound_by_those_that_nothing_saw(rng, tmp_path):
@@ -111,7 +119,7 @@ def test_a_file_is_compared_on_all_samples_and_bound_by_those_that_nothing_saw(r
     samples = [
         (f"{i}", {"x": rng.uniform(1, 2, (1, 4)).astype(np.float32) * (1 if i else 8)}) for i in range(6)
     ]
-    given = evidence(tmp_path, exact, {"one": 1.0}, samples, unseen=frozenset({"0"}))
+    given = inputs_of(tmp_path, exact, {"one": 1.0}, samples, unseen=frozenset({"0"}))
     onnx.save(parse(text, {"k": np.float32(0.99)}), tmp_path / "other.onnx")
     outputs = compare_outputs(tmp_path / "other.onnx", given)
     assert (outputs.samples, outputs.unseen, outputs.checked) == (6, 1, 4)
@@ -135,7 +143,7 @@ def test_states_are_handed_on_however_few_samples_fit_into_memory(tmp_path, monk
     samples = [(f"{folder}/{i}", {"x": zero, "h0": one}) for folder in "ab" for i in range(5)]
     monkeypatch.setattr(verify, "HELD_BYTES", held)
     feedback = Feedback({"h0": 1}, frozenset({"a/0", "b/0"}))
-    given = evidence(tmp_path, text, {"one": 1.0, "other": 1.01}, samples, feedback=feedback)
+    given = inputs_of(tmp_path, text, {"one": 1.0, "other": 1.01}, samples, feedback=feedback)
     outputs = compare_outputs(tmp_path / "other.onnx", given)
     grown = np.array([1.01**step - 1 for step in range(1, 6)])
     assert outputs.sqnr_db == pytest.approx(-10 * np.log10(np.mean(grown**2)), abs=0.01)
@@ -159,9 +167,9 @@ def test_states_are_handed_on_however_few_samples_fit_into_memory(tmp_path, monk
 )
 def test_a_sample_with_numbers_that_are_none_is_said(tmp_path, wrong, finite, said):
     text = "g (float[1,2] x) => (float[1,2] y) { y = Mul(x, k) }"
-    given = evidence(tmp_path, text, {"one": 1.0}, [("bad", {"x": np.float32([[1, wrong]])})], finite=finite)
+    given = inputs_of(tmp_path, text, {"one": 1.0}, [("bad", {"x": np.float32([[1, wrong]])})], finite=finite)
     if said:
-        with pytest.raises(DataError, match="sample bad: tensor 'x' holds 1 "):
+        with pytest.raises(DataError, match="sample bad: input 'x' has 1 "):
             compare_outputs(tmp_path / "one.onnx", given)
     else:
         assert compare_outputs(tmp_path / "one.onnx", given).sqnr_db == 200

@@ -106,7 +106,7 @@ def test_json_has_no_number_that_is_none(evaluated):
 
 @pytest.mark.parametrize("name", ["quantized", "evaluated"])
 def test_pages_escape_names_and_need_nothing_else(name, request):
-    page = WRITERS[".html"](request.getfixturevalue(name)).decode()
+    page = WRITERS[".html"].write(request.getfixturevalue(name)).decode()
     assert "<script" not in page
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert not re.findall(r"url\(|@import|http", page)
@@ -119,22 +119,22 @@ def test_pages_escape_names_and_need_nothing_else(name, request):
 def test_failed_gates_are_in_every_report(name, request):
     report = request.getfixturevalue(name)
     (failed,) = [gate for gate in report.gates if not gate.holds]
-    suite = ET.fromstring(WRITERS[".xml"](report))[0]
+    suite = ET.fromstring(WRITERS[".xml"].write(report))[0]
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
     assert [case.get("name") for case in suite if case.find("failure") is not None] == [
         f"{failed.name} {failed.limit:g}"
     ]
-    text = WRITERS[".md"](report).decode()
+    text = WRITERS[".md"].write(report).decode()
     assert "**a gate failed**" in text
     assert f"❌ {failed.line}" in text
-    assert "✗" in WRITERS[".html"](report).decode()
+    assert "✗" in WRITERS[".html"].write(report).decode()
 
 
 def test_markdown_tables_have_as_many_cells_in_every_row(evaluated, quantized):
     hostile = replace(quantized, output=f"a|b{HOSTILE}")
     for report in (evaluated, hostile):
         width = None
-        for line in WRITERS[".md"](report).decode().splitlines():
+        for line in WRITERS[".md"].write(report).decode().splitlines():
             if not line.startswith("|"):
                 width = None
                 continue
@@ -147,7 +147,7 @@ def test_markdown_tables_have_as_many_cells_in_every_row(evaluated, quantized):
 @pytest.mark.parametrize("name", ["quantized", "evaluated"])
 def test_plots_are_pictures(name, request, tmp_path):
     report = request.getfixturevalue(name)
-    (tmp_path / "p.png").write_bytes(WRITERS[".png"](report))
+    (tmp_path / "p.png").write_bytes(WRITERS[".png"].write(report))
     with Image.open(tmp_path / "p.png") as image:
         image.load()
         assert image.width > 600
@@ -160,7 +160,7 @@ def test_worst_samples_that_are_images_are_shown(tmp_path):
     form = tmp_path / "p.toml"
     form.write_text('[preprocess]\nchannels = "GRAY"\nmean = 0\nstd = 16\n')
     report = evaluate(CNN, [CNN], tmp_path, EvalOptions(preprocess=str(form), latency=False))
-    page = WRITERS[".html"](report).decode()
+    page = WRITERS[".html"].write(report).decode()
     pictures = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
     assert len(pictures) == 4
     assert base64.b64decode(pictures[0])[:3] == b"\xff\xd8\xff"
@@ -197,7 +197,7 @@ def test_a_baseline_is_compared_and_gates(tmp_path, evaluated):
     report = evaluate(paths[0], [paths[1]], SAMPLES / "eval", options)
     assert report.scores[1].before["top-1"] == 1.5
     assert [gate.name for gate in report.gates if not gate.holds] == ["--max-drop since --baseline"] * 2
-    assert re.search(r"\(-\d+\.\d+\)", WRITERS[".md"](report).decode())
+    assert re.search(r"\(-\d+\.\d+\)", WRITERS[".md"].write(report).decode())
     for text in ("[]", '{"scores": [{"model": "m", "metrics": []}]}'):
         (tmp_path / "last.json").write_text(text)
         with pytest.raises(OnnxqError, match="not a report of onnxq eval"):

@@ -1,1 +1,1 @@
-"""Scores: what a task counts. One file a kind; `kinds.py` names them all."""
+"""Task metrics, one file for each kind; `kinds.py` registers them."""

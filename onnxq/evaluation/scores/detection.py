@@ -1,4 +1,4 @@
-"""Detection: average precision over recall, as COCO counts it (101 recall levels, IoU .5 and .5 to .95), and agreement with float."""
+"""Detection: average precision as in COCO (101 recall levels, IoU .5 to .95), agreement with float."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,25 +17,30 @@ Decoder = Callable[[Case], Boxes]
 
 
 @dataclass(frozen=True)
-class Found:
-    """One image: its boxes' score, class and whether they hit at each threshold, [boxes, 2 + thresholds]; true boxes' classes."""
+class ImageResult:
+    """Matched detections of one image.
+
+    boxes   [boxes, 2 + thresholds]: score, class, and 1 per IoU threshold where the box matches a true one
+    wanted  classes of the true boxes
+    """
 
     boxes: Array
     wanted: Array
 
 
 def detection(options: ScoreOptions) -> list[Score]:
-    """AP50 and mAP; a label is "class cx cy width height" a box in parts of the image, joined by ";".
+    """Make AP50 and mAP; a label has "class cx cy width height" per box, joined by ";".
 
-    The decoder takes the outputs by name and gives boxes [n, 4] (left, top, right, bottom in parts of the image),
-    scores [n] and classes [n], overlapping ones removed; or it is the name of a layout, by default the one that fits.
+    Coordinates are relative to the image size, 0..1. The decoder is the name of a layout (None guesses it) or
+    module:function. The function takes outputs by name and returns boxes [n, 4] (left, top, right, bottom),
+    scores [n] and classes [n] after non-maximum suppression.
     """
     decoder = _decoder(options.decoder)
-    last: list[tuple[Case, Found | None]] = []
+    last: list[tuple[Case, ImageResult | None]] = []
 
-    def contribution(case: Case) -> Found | None:
-        if not last or last[0][0] is not case:  # both scores count the same boxes
-            last[:] = [(case, None if case.label is None else _found(case, decoder(case)))]
+    def contribution(case: Case) -> ImageResult | None:
+        if not last or last[0][0] is not case:  # both scores use the same boxes
+            last[:] = [(case, None if case.label is None else _match(case, decoder(case)))]
         return last[0][1]
 
     return [
@@ -44,8 +49,8 @@ def detection(options: ScoreOptions) -> list[Score]:
     ]
 
 
-def same_boxes(options: ScoreOptions) -> list[Score]:
-    """F1 of a model's boxes against the float model's: of the same class, and overlapping by half or more."""
+def box_agreement(options: ScoreOptions) -> list[Score]:
+    """Make F1 of a model's boxes against the float model's: same class, IoU at least .5."""
     decoder = _decoder(options.decoder)
 
     def contribution(case: Case) -> list[float]:
@@ -67,15 +72,17 @@ def same_boxes(options: ScoreOptions) -> list[Score]:
 
 
 def _decoder(name: str | None) -> Decoder:
-    """A layout by its name, the user's function, or the layout that fits.
+    """Return the reader of a layout, of the layout that fits (None), or the user's function.
 
     Raises:
-        DataError: it is none of them.
+        DataError: The name is neither a layout nor module:function.
     """
     if name is None or name in LAYOUTS:
         return lambda case: read_boxes(case, name)
     if not REFERENCE.fullmatch(name):
-        raise DataError(f"--decoder {name}: choose one of {', '.join(LAYOUTS)}, or module:function")
+        raise DataError(
+            f"--decoder {name}: unknown layout: choose one of {', '.join(LAYOUTS)}, or module:function"
+        )
     function = import_function(name)
 
     def decode(case: Case) -> Boxes:
@@ -86,17 +93,18 @@ def _decoder(name: str | None) -> Decoder:
                 np.asarray(scores, np.float64),
                 np.asarray(classes),
             )
-            np.column_stack([table.boxes, table.scores, table.classes])  # as many of each
-        except Exception as error:  # whatever the user's function raises
+            np.column_stack([table.boxes, table.scores, table.classes])  # raises if the lengths differ
+        except Exception as error:  # the user's function may raise anything
             raise DataError(
-                f"sample {case.name}: {name} fails: {type(error).__name__}: {first_line(error)}"
+                f"sample {case.name}: {name} raised {type(error).__name__}: {first_line(error)}"
             ) from error
         return table
 
     return decode
 
 
-def _found(case: Case, found: Boxes) -> Found:
+def _match(case: Case, found: Boxes) -> ImageResult:
+    """Match the boxes of an image with its true boxes, class by class."""
     table = np.column_stack([found.scores, found.classes])
     truth = _boxes(case)
     order = np.argsort(-found.scores, kind="stable")
@@ -104,11 +112,11 @@ def _found(case: Case, found: Boxes) -> Found:
     for cls in np.unique(found.classes):
         mine = order[found.classes[order] == cls]
         hits[mine] = _hits(found.boxes[mine], truth[truth[:, 4] == cls, :4])
-    return Found(np.hstack([table, hits])[order], truth[:, 4])
+    return ImageResult(np.hstack([table, hits])[order], truth[:, 4])
 
 
 def _boxes(case: Case) -> Array:
-    """Rows (left, top, right, bottom, class) of a label."""
+    """Parse a label into rows (left, top, right, bottom, class)."""
     try:
         rows = [
             [float(value) for value in box.split()] for box in (case.label or "").split(";") if box.strip()
@@ -116,13 +124,14 @@ def _boxes(case: Case) -> Array:
         cls, x, y, w, h = np.array(rows, np.float64).reshape(-1, 5).T
     except ValueError as error:
         raise DataError(
-            f"sample {case.name}: label {case.label!r}: expected 'class cx cy width height' a box, joined by ';'"
+            f"sample {case.name}: label {case.label!r} is not a list of boxes: write "
+            "'class cx cy width height' per box, joined by ';'"
         ) from error
     return np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2, cls], 1)
 
 
 def _hits(boxes: Array, truth: Array) -> Array:
-    """Whether each box, best first, meets a true box that none before it met; [boxes, thresholds]."""
+    """Match boxes, best first, each with a true box not matched before; [boxes, thresholds]."""
     hits = np.zeros((len(boxes), len(THRESHOLDS)))
     if not len(truth):
         return hits
@@ -137,7 +146,7 @@ def _hits(boxes: Array, truth: Array) -> Array:
 
 
 def average_precision(rows: Array, thresholds: Array) -> float:
-    """Mean over thresholds and over the classes that have true boxes."""
+    """Average precision over thresholds and over the classes with true boxes."""
     boxes = np.vstack([row.boxes for row in rows])
     wanted = np.concatenate([row.wanted for row in rows])
     boxes = boxes[np.argsort(-boxes[:, 0], kind="stable")]
@@ -149,7 +158,10 @@ def average_precision(rows: Array, thresholds: Array) -> float:
 
 
 def _class_precision(hits: Array, wanted: int) -> float:
-    """AP of one class from its hits, best box first, [boxes, thresholds]: best precision at or beyond each recall level."""
+    """Compute AP of one class from its matches [boxes, thresholds], best box first.
+
+    The precision at a recall level is the best one at that level or beyond.
+    """
     if not len(hits):
         return 0.0
     true = np.cumsum(hits, 0)

@@ -1,7 +1,8 @@
-"""Readers of common detectors' outputs: boxes, scores and classes from what exporters write.
+"""Decoders of common detector outputs into boxes, scores and classes.
 
-Layouts are told apart by shapes and by values, never by names; `--decoder NAME` names one, `--decoder module:function` is the
-user's own. Boxes are (left, top, right, bottom) in parts of the image.
+Shapes and values of the outputs tell layouts apart, never names. `--decoder NAME` sets the layout, and
+`--decoder module:function` a decoder of the user. Boxes are (left, top, right, bottom) relative to the image
+size, 0..1.
 """
 
 import math
@@ -14,14 +15,15 @@ from onnxq.errors import DataError
 from onnxq.evaluation.scores.score import Case
 from onnxq.types import Array
 
-THRESHOLD, OVERLAP, MOST = 0.25, 0.45, 300
-"""Least score of a box, the overlap of two boxes of a class of which the better one stays, and boxes an image."""
+MIN_SCORE, MAX_IOU, MAX_BOXES = 0.25, 0.45, 300
+"""Least score of a box, IoU limit of non-maximum suppression, and most boxes per image."""
 STRIDES = (8, 16, 32, 64)
+"""Pixels per grid cell of the feature maps."""
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes [n, 4] in parts of the image, scores [n] and classes [n]."""
+    """Boxes [n, 4] relative to the image size, scores [n] and classes [n]."""
 
     boxes: Array
     scores: Array
@@ -29,14 +31,14 @@ class Boxes:
 
 
 Reader = Callable[[Sequence[Array], tuple[int, int]], Boxes]
-"""From float outputs and the image's (height, width) in pixels."""
+"""Function of the outputs and of the image's (height, width) in pixels."""
 
 
 def read_boxes(case: Case, layout: str | None = None) -> Boxes:
-    """What a detector found in one sample.
+    """Decode the boxes of one sample.
 
     Raises:
-        DataError: the outputs have no layout that is known.
+        DataError: The layout of the outputs is unknown.
     """
     outputs = [
         np.asarray(value)
@@ -48,19 +50,21 @@ def read_boxes(case: Case, layout: str | None = None) -> Boxes:
     if name is None or name not in LAYOUTS:
         shapes = ", ".join(f"{key} {list(np.shape(value))}" for key, value in case.outputs.items())
         raise DataError(
-            f"the outputs ({shapes}) have no layout that --metric detection knows: name one with --decoder ({', '.join(LAYOUTS)}), "
-            "or give --decoder module:function"
+            f"the outputs ({shapes}) have an unknown detector layout: choose one with --decoder "
+            f"({', '.join(LAYOUTS)}), or give --decoder module:function"
         )
     try:
         found = LAYOUTS[name](outputs, size)
     except (ValueError, IndexError, StopIteration) as error:
         shapes = ", ".join(f"{key} {list(np.shape(value))}" for key, value in case.outputs.items())
-        raise DataError(f"the outputs ({shapes}) are not laid out as --decoder {name} expects") from error
-    return _kept(found, overlapping=name not in SELECTED)
+        raise DataError(
+            f"the outputs ({shapes}) do not fit --decoder {name}: choose another decoder"
+        ) from error
+    return _select_boxes(found, suppress=name not in SELECTED_IN_GRAPH)
 
 
 def guess_layout(outputs: Sequence[Array], size: tuple[int, int]) -> str | None:
-    """The name of a layout by the outputs' shapes and values, or None."""
+    """Guess the layout from shapes and values of the outputs; None if unknown."""
     tables = [array for array in outputs if array.ndim >= 2]
     widths = [array.shape[-1] for array in tables]
     if len(tables) == 1 or (len(tables) == 2 and tables[1].ndim == 4 and tables[0].ndim == 3):
@@ -83,7 +87,7 @@ def guess_layout(outputs: Sequence[Array], size: tuple[int, int]) -> str | None:
 
 
 def _box_table(outputs: Sequence[Array]) -> Array | None:
-    """The output whose rows are boxes; of several of four columns the one without negative values, for logits have some."""
+    """Find the output with four columns; of several, one without negative values (not logits)."""
     found = [array for array in outputs if array.ndim >= 2 and array.shape[-1] == 4]
     return min(found, key=lambda array: array.min(initial=0) < 0, default=None)
 
@@ -105,30 +109,35 @@ def _single(table: Array, size: tuple[int, int]) -> str | None:
 
 
 def _cells(size: tuple[int, int]) -> list[int]:
-    """Places of all grids of the usual strides."""
+    """Count the cells of all grids, for three and for four strides."""
     return [
         sum(math.prod(-(-side // stride) for side in size) for stride in STRIDES[:count]) for count in (3, 4)
     ]
 
 
 def _yolov8(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
-    """[1, 4 + classes + others, places]: centre, size, class scores; then mask coefficients or key points (YOLOv8, 9, 11)."""
+    """Decode [1, 4 + classes + others, cells] (YOLOv8, 9, 11).
+
+    Rows are centre, size, class scores, then mask coefficients or key points.
+    """
     table = outputs[0][0].T if outputs[0].shape[1] < outputs[0].shape[2] else outputs[0][0]
     masks = next((array.shape[1] for array in outputs[1:] if array.ndim == 4), 0)
     rest = table[:, 4 : table.shape[1] - masks]
     shares = (rest.min(0, initial=0) >= 0) & (rest.max(0, initial=0) <= 1)
     count = len(shares) if shares.all() else max(1, int(np.argmin(shares)))
-    return _best(_corners(table[:, :4]), rest[:, :count], size)
+    return _best_class(_corners(table[:, :4]), rest[:, :count], size)
 
 
 def _yolov5(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
-    """[1, places, 5 + classes]: centre, size, whether there is anything, class scores (YOLOv5, 7)."""
+    """Decode [1, cells, 5 + classes]: centre, size, objectness, class scores (YOLOv5, 7)."""
     table = outputs[0][0]
-    return _best(_corners(table[:, :4]), table[:, 4:5] * (table[:, 5:] if table.shape[1] > 5 else 1.0), size)
+    return _best_class(
+        _corners(table[:, :4]), table[:, 4:5] * (table[:, 5:] if table.shape[1] > 5 else 1.0), size
+    )
 
 
 def _yolox(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
-    """The same with places relative to their cell, sizes as logarithms (YOLOX)."""
+    """Decode [1, cells, 5 + classes] with offsets in grid cells and log sizes (YOLOX)."""
     table = outputs[0][0]
     count = _cells(size).index(len(table)) + 3
     grids = [_grid(size, stride) for stride in STRIDES[:count]]
@@ -137,19 +146,22 @@ def _yolox(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
         [np.full(len(grid), stride) for grid, stride in zip(grids, STRIDES, strict=False)]
     )[:, None]
     boxes = np.hstack([(table[:, :2] + at) * steps, np.exp(np.minimum(table[:, 2:4], 20)) * steps])
-    return _best(_corners(boxes), table[:, 4:5] * table[:, 5:], size)
+    return _best_class(_corners(boxes), table[:, 4:5] * table[:, 5:], size)
 
 
 def _end2end(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
-    """[..., 6]: corners, score, class (YOLOv10); or [n, 7]: image, corners, class, score (YOLOv7)."""
+    """Decode [..., 6]: corners, score, class (YOLOv10); [n, 7]: image, corners, class, score (YOLOv7)."""
     table = outputs[0].reshape(-1, outputs[0].shape[-1])
     if table.shape[1] == 7:
         table = table[:, [1, 2, 3, 4, 6, 5]]
-    return Boxes(_parts(table[:, :4], size), table[:, 4], table[:, 5].astype(int))
+    return Boxes(_relative(table[:, :4], size), table[:, 4], table[:, 5].astype(int))
 
 
 def _boxes(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
-    """Corners [.., n, 4] beside scores [.., n] or [.., n, classes], and perhaps classes [.., n] (SSD, RetinaNet, NMS in the graph)."""
+    """Decode corners [.., n, 4] with scores [.., n] or [.., n, classes] and perhaps classes [.., n].
+
+    SSD, RetinaNet and models with non-maximum suppression in the graph have this layout.
+    """
     table = _box_table(outputs)
     if table is None:
         raise ValueError("no boxes")
@@ -161,7 +173,7 @@ def _boxes(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
         if array.size > count and array.size % max(count, 1) == 0 and array.dtype.kind == "f" and count
     ]
     if tables and tables[0].ndim == 3:
-        return _best(boxes, tables[0][0] if tables[0].shape[1] == count else tables[0][0].T, size)
+        return _best_class(boxes, tables[0][0] if tables[0].shape[1] == count else tables[0][0].T, size)
     rows = [array.ravel() for array in others if array.size == count]
     whole = [array for array in rows if array.dtype.kind in "iu" or np.array_equal(array, np.rint(array))]
     scores = next(
@@ -169,11 +181,14 @@ def _boxes(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
         rows[0] if rows else np.zeros(0),
     )
     labels = next((array for array in whole if array is not scores), np.zeros(count))
-    return Boxes(_parts(boxes, size), scores[:count], labels.astype(int)[:count])
+    return Boxes(_relative(boxes, size), scores[:count], labels.astype(int)[:count])
 
 
 def _queries(outputs: Sequence[Array], _: tuple[int, int]) -> Boxes:
-    """Centres and sizes [1, n, 4] in parts of the image beside logits [1, n, classes] (DETR); its softmax has one class for nothing."""
+    """Decode relative centres and sizes [1, n, 4] with logits [1, n, classes] (DETR).
+
+    If the last class dominates, it is the background class of a softmax.
+    """
     table = _box_table(outputs)
     if table is None:
         raise ValueError("no boxes")
@@ -183,30 +198,37 @@ def _queries(outputs: Sequence[Array], _: tuple[int, int]) -> Boxes:
     )[0].astype(float)
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     shares = shifted / shifted.sum(1, keepdims=True)
-    nothing = shares[:, -1] > 0.5
-    scores = shares[:, :-1] if nothing.mean() > 0.5 else 1 / (1 + np.exp(-logits))
-    return _best(_corners(boxes), scores, (1, 1))
+    background = shares[:, -1] > 0.5
+    scores = shares[:, :-1] if background.mean() > 0.5 else 1 / (1 + np.exp(-logits))
+    return _best_class(_corners(boxes), scores, (1, 1))
 
 
 def _strides(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
-    """Of each stride scores [.., n, classes] and distances to the four sides [.., n, 4] in strides (SCRFD, FCOS)."""
+    """Decode per stride: scores [.., n, classes] and distances to the sides [.., n, 4] (SCRFD, FCOS).
+
+    Distances are in units of the stride.
+    """
     found = []
     for stride, (scores, *_, boxes) in _by_stride(outputs, size):
         each = len(boxes) // len(_grid(size, stride))
         at = np.repeat(_grid(size, stride), each, 0) * stride
         distances = boxes * stride
         found.append((np.hstack([at - distances[:, :2], at + distances[:, 2:]]), scores))
-    return _best(np.vstack([boxes for boxes, _ in found]), np.vstack([scores for _, scores in found]), size)
+    return _best_class(
+        np.vstack([boxes for boxes, _ in found]), np.vstack([scores for _, scores in found]), size
+    )
 
 
 def _yunet(outputs: Sequence[Array], size: tuple[int, int]) -> Boxes:
-    """Of each stride class and object scores [1, n, 1] and boxes [1, n, 4] relative to their cell, sizes as logarithms (YuNet)."""
+    """Decode per stride: class and object scores [1, n, 1], offsets and log sizes [1, n, 4] (YuNet)."""
     found = []
     for stride, (cls, obj, boxes) in _by_stride(outputs, size):
         at = _grid(size, stride)
         both = np.hstack([(at + boxes[:, :2]) * stride, np.exp(np.minimum(boxes[:, 2:4], 20)) * stride])
         found.append((_corners(both), np.sqrt(np.clip(cls, 0, 1) * np.clip(obj, 0, 1))))
-    return _best(np.vstack([boxes for boxes, _ in found]), np.vstack([scores for _, scores in found]), size)
+    return _best_class(
+        np.vstack([boxes for boxes, _ in found]), np.vstack([scores for _, scores in found]), size
+    )
 
 
 LAYOUTS: dict[str, Reader] = {
@@ -219,12 +241,12 @@ LAYOUTS: dict[str, Reader] = {
     "strides": _strides,
     "yunet": _yunet,
 }
-SELECTED = frozenset({"end2end", "queries"})
-"""Layouts whose boxes the graph has selected."""
+SELECTED_IN_GRAPH = frozenset({"end2end", "queries"})
+"""Layouts without duplicate boxes, which skip non-maximum suppression."""
 
 
 def _by_stride(outputs: Sequence[Array], size: tuple[int, int]) -> list[tuple[int, list[Array]]]:
-    """By stride the outputs of one grid: scores (one, or two), and boxes last; none where they make no grids."""
+    """Group outputs by stride: one or two score tables, then boxes; empty if they form no grids."""
     found = []
     for stride in STRIDES:
         cells = len(_grid(size, stride))
@@ -240,7 +262,7 @@ def _by_stride(outputs: Sequence[Array], size: tuple[int, int]) -> list[tuple[in
 
 
 def _grid(size: tuple[int, int], stride: int) -> Array:
-    """(x, y) of each cell, row by row."""
+    """List (x, y) of each cell, row by row."""
     height, width = (-(-side // stride) for side in size)
     return np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2)
 
@@ -249,37 +271,37 @@ def _corners(boxes: Array) -> Array:
     return np.hstack([boxes[:, :2] - boxes[:, 2:4] / 2, boxes[:, :2] + boxes[:, 2:4] / 2])
 
 
-def _parts(boxes: Array, size: tuple[int, int]) -> Array:
-    """In parts of the image; coordinates that are all small are so already."""
+def _relative(boxes: Array, size: tuple[int, int]) -> Array:
+    """Divide pixel coordinates by the image size; keep relative ones (all at most 2)."""
     if np.abs(boxes).max(initial=0) <= 2.0:
         return np.asarray(boxes, float)
     height, width = size
     return np.asarray(boxes / np.array([width, height, width, height]), float)
 
 
-def _best(boxes: Array, scores: Array, size: tuple[int, int]) -> Boxes:
-    """Each place's best class."""
-    return Boxes(_parts(boxes, size), np.asarray(scores.max(1), float), scores.argmax(1))
+def _best_class(boxes: Array, scores: Array, size: tuple[int, int]) -> Boxes:
+    """Keep the best class of each box."""
+    return Boxes(_relative(boxes, size), np.asarray(scores.max(1), float), scores.argmax(1))
 
 
-def _kept(found: Boxes, *, overlapping: bool) -> Boxes:
-    """The boxes with a score, of overlapping ones of a class the best."""
+def _select_boxes(found: Boxes, *, suppress: bool) -> Boxes:
+    """Apply the score threshold, and non-maximum suppression per class if `suppress`."""
     finite = np.isfinite(found.boxes).all(1) & np.isfinite(found.scores)
-    at = np.flatnonzero(finite & (found.scores >= THRESHOLD))
-    at = at[np.argsort(-found.scores[at], kind="stable")][: 10 * MOST]
+    at = np.flatnonzero(finite & (found.scores >= MIN_SCORE))
+    at = at[np.argsort(-found.scores[at], kind="stable")][: 10 * MAX_BOXES]
     chosen: list[int] = []
-    while len(at) and len(chosen) < MOST:
+    while len(at) and len(chosen) < MAX_BOXES:
         chosen.append(int(at[0]))
         rest = at[1:]
-        if overlapping and len(rest):
+        if suppress and len(rest):
             same = found.classes[rest] == found.classes[at[0]]
-            rest = rest[~(same & (overlaps(found.boxes[at[:1]], found.boxes[rest])[0] > OVERLAP))]
+            rest = rest[~(same & (overlaps(found.boxes[at[:1]], found.boxes[rest])[0] > MAX_IOU))]
         at = rest
     return Boxes(found.boxes[chosen], found.scores[chosen], found.classes[chosen])
 
 
 def overlaps(one: Array, other: Array) -> Array:
-    """Intersection over union of each box of one with each of the other, [n, m]."""
+    """Compute the intersection over union of all pairs of boxes, [n, m]."""
     low = np.maximum(one[:, None, :2], other[None, :, :2])
     high = np.minimum(one[:, None, 2:4], other[None, :, 2:4])
     both = np.prod(np.clip(high - low, 0, None), 2)
@@ -288,10 +310,10 @@ def overlaps(one: Array, other: Array) -> Array:
 
 
 def _image_size(case: Case) -> tuple[int, int]:
-    """(height, width) of the image that was fed, in pixels.
+    """Return (height, width) of the input image in pixels.
 
     Raises:
-        DataError: no input is an image.
+        DataError: No input is an image.
     """
     for array in case.feeds.values():
         if array.ndim == 4:
@@ -301,4 +323,7 @@ def _image_size(case: Case) -> tuple[int, int]:
                 if sizes[2] in (1, 3, 4) and sizes[0] not in (1, 3, 4)
                 else (sizes[1], sizes[2])
             )
-    raise DataError("--metric detection needs an input [batch, channels, height, width] or channels last")
+    raise DataError(
+        "--metric detection needs an image input, [batch, channels, height, width] or channels last: "
+        "choose another --metric"
+    )

@@ -1,4 +1,4 @@
-"""Embeddings: how well similarities of pairs follow the labels (Spearman's rank correlation)."""
+"""Embeddings: Spearman's rank correlation of cosine similarities with labels."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from onnxq.types import Array
 
 
 def embedding(options: ScoreOptions) -> list[Score]:
-    """Spearman correlation of cosine and label; each two samples that follow one another in the labels are a pair."""
+    """Make the Spearman correlation of cosine and label; two successive samples form a pair."""
     first: list[tuple[str | None, Array]] = []
 
     def contribution(case: Case) -> list[float] | None:
@@ -19,7 +19,8 @@ def embedding(options: ScoreOptions) -> list[Score]:
         label, other = first.pop()
         if label != case.label:
             raise DataError(
-                f"sample {case.name}: label {case.label!r}, its pair has {label!r}: two rows of the labels are a pair, with one label"
+                f"sample {case.name}: label is {case.label!r}, but {label!r} in the first row of its pair: "
+                "give both rows of a pair the same label"
             )
         (wanted,) = numbers(case)
         lengths = float(np.linalg.norm(vector) * np.linalg.norm(other))
@@ -29,7 +30,7 @@ def embedding(options: ScoreOptions) -> list[Score]:
 
 
 def _pooled(case: Case, options: ScoreOptions) -> Array:
-    """One vector a sample; token embeddings [1, tokens, width] are pooled, filling left out."""
+    """Reduce the output to one vector; pool token embeddings [1, tokens, width] without padding."""
     output = pick(case, options).astype(np.float64)
     if output.ndim != 3 or options.pool == "none":
         return output.ravel()
@@ -45,13 +46,13 @@ def _pooled(case: Case, options: ScoreOptions) -> Array:
 
 
 def ranks(values: Array) -> Array:
-    """Ranks from 1, equal values sharing their mean rank."""
+    """Rank values from 1; ties share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
 
 
 def correlation(one: Array, other: Array) -> float:
-    """Pearson's; 0 where one does not vary."""
+    """Compute Pearson's correlation; 0 if one of the arrays is constant."""
     one, other = one - one.mean(), other - other.mean()
     scale = float(np.sqrt((one @ one) * (other @ other)))
     return float(one @ other) / scale if scale else 0.0

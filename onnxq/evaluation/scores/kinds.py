@@ -1,62 +1,72 @@
-"""The kinds of scores by the name that `--metric` takes; any other is a function of the user's."""
-
-from collections.abc import Callable
+"""Registry of the kinds of scores that `--metric` accepts."""
 
 from onnxq.data.python_functions import REFERENCE, import_function
 from onnxq.errors import DataError, first_line
 from onnxq.evaluation.scores.classification import classification
-from onnxq.evaluation.scores.detection import detection, same_boxes
+from onnxq.evaluation.scores.detection import box_agreement, detection
 from onnxq.evaluation.scores.embedding import embedding
 from onnxq.evaluation.scores.perplexity import perplexity
 from onnxq.evaluation.scores.regression import regression
-from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, mean
-from onnxq.evaluation.scores.segmentation import same_masks, segmentation
-from onnxq.evaluation.scores.text import same_text, text
+from onnxq.evaluation.scores.score import Case, Score, ScoreKind, ScoreOptions, mean
+from onnxq.evaluation.scores.segmentation import mask_agreement, segmentation
+from onnxq.evaluation.scores.text import text, text_agreement
 
-KINDS: dict[str, Callable[[ScoreOptions], list[Score]]] = {
-    "classification": classification,
-    "regression": regression,
-    "embedding": embedding,
-    "segmentation": segmentation,
-    "detection": detection,
-    "text": text,
-    "perplexity": perplexity,
+KINDS: dict[str, ScoreKind] = {
+    "classification": ScoreKind(classification, class_axis=-1, percent=("top-1", "top-5")),
+    "regression": ScoreKind(regression),
+    "embedding": ScoreKind(embedding, pairs=True),
+    "segmentation": ScoreKind(
+        segmentation, mask_agreement, needs_labels=False, class_axis=1, percent=("mIoU", "mask IoU")
+    ),
+    "detection": ScoreKind(detection, box_agreement, needs_labels=False, percent=("AP50", "mAP", "box F1")),
+    "text": ScoreKind(
+        text,
+        text_agreement,
+        needs_labels=False,
+        class_axis=-1,
+        percent=("exact", "CER", "same lines", "CER to float"),
+    ),
+    "perplexity": ScoreKind(perplexity, needs_labels=False, class_axis=-1),
 }
-AGREEMENT: dict[str, Callable[[ScoreOptions], list[Score]]] = {
-    "segmentation": same_masks,
-    "detection": same_boxes,
-    "text": same_text,
-}
-"""Of some kinds, how far a model decides as the float model does, for which no labels are needed."""
-UNLABELLED = frozenset({"perplexity", *AGREEMENT})
-"""Kinds that need no labels."""
+"""Kinds by their name on the command line; an entry here is all that a new kind needs."""
 
 
 def make_scores(kind: str, options: ScoreOptions, *, labelled: bool = True) -> list[Score]:
-    """Fresh scores of a kind, for one model; the first is the one that gates hold.
+    """Make new scores for one model; gates use the first.
+
+    Args:
+        kind: key of `KINDS`, or module:function of the user.
+        options: options of the scores.
+        labelled: whether samples have labels; without them only agreement with the float model is scored.
 
     Raises:
-        DataError: no such kind, or something that it needs is missing.
+        DataError: The kind does not exist, or one of its options is missing.
     """
     if kind in KINDS:
-        agreement = AGREEMENT[kind](options) if kind in AGREEMENT else []
-        return agreement if agreement and not labelled else KINDS[kind](options) + agreement
+        known = KINDS[kind]
+        agreement = known.agreement(options) if known.agreement is not None else []
+        return agreement if agreement and not labelled else known.scores(options) + agreement
     if REFERENCE.fullmatch(kind):
-        return _function(kind)
-    raise DataError(f"--metric {kind}: choose one of {', '.join(KINDS)}, or module:function")
+        return _function_score(kind)
+    raise DataError(f"--metric {kind}: unknown metric: choose one of {', '.join(KINDS)}, or module:function")
 
 
-def _function(reference: str) -> list[Score]:
-    """The mean of what `function(outputs, label)` gives for each sample; more is better, None does not count."""
+def in_percent(metric: str) -> bool:
+    """Tell whether reports show a score in percent."""
+    return any(metric in kind.percent for kind in KINDS.values())
+
+
+def _function_score(reference: str) -> list[Score]:
+    """Average the user's `function(outputs, label)`; higher is better, None skips a sample."""
     function = import_function(reference)
 
     def contribution(case: Case) -> list[float] | None:
         try:
             value = function(case.outputs, case.label)
             return None if value is None else [float(value)]
-        except Exception as error:  # whatever the user's function raises
+        except Exception as error:  # the user's function may raise anything
             raise DataError(
-                f"sample {case.name}: {reference} fails: {type(error).__name__}: {first_line(error)}"
+                f"sample {case.name}: {reference} raised {type(error).__name__}: {first_line(error)}"
             ) from error
 
     return [Score(reference.partition(":")[2], contribution, mean, share=False)]

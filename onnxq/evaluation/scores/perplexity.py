@@ -1,4 +1,4 @@
-"""Perplexity of a language model: the exponential of the mean negative log-likelihood of each next token."""
+"""Perplexity of a language model: exp of the mean negative log-likelihood of the next token."""
 
 import numpy as np
 
@@ -8,13 +8,14 @@ from onnxq.types import Array
 
 
 def perplexity(options: ScoreOptions) -> list[Score]:
-    """Over the tokens of each sample but its first; the output is [1, tokens, vocabulary]."""
+    """Make perplexity over all tokens but the first; the output is [1, tokens, vocabulary]."""
 
     def contribution(case: Case) -> list[float] | None:
         ids, logits = case.feeds.get(options.ids), pick(case, options)
         if ids is None or logits.ndim != 3 or logits.shape[1] != ids.shape[-1]:
             raise DataError(
-                f"--metric perplexity needs input '{options.ids}' and an output [1, tokens, vocabulary]: found {list(logits.shape)}"
+                f"--metric perplexity needs input '{options.ids}' and an output [1, tokens, vocabulary], "
+                f"found {list(logits.shape)}: choose another --output or --metric"
             )
         mask = case.feeds.get(options.mask)
         kept = (
@@ -35,7 +36,7 @@ def perplexity(options: ScoreOptions) -> list[Score]:
 
 
 def next_token_loss(logits: Array, ids: Array) -> Array:
-    """-log p of each next token, [tokens - 1]; a row at a time, for a vocabulary is large."""
+    """Compute -log p of each next token, [tokens - 1]; row by row, because a vocabulary is large."""
     losses = np.empty(len(ids) - 1)
     for i, token in enumerate(ids[1:]):
         row = logits[i].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Errors of numbers: mean absolute, root of the mean square, and the share of variance that is explained (R2)."""
+"""Regression errors: mean absolute, root mean square, and explained variance (R2)."""
 
 import numpy as np
 
@@ -8,16 +8,17 @@ from onnxq.types import Array
 
 
 def regression(options: ScoreOptions) -> list[Score]:
-    """MAE, RMSE and R2; a label is one number for each value of the output, separated by spaces."""
+    """Make MAE, RMSE and R2; a label has one number per output value, separated by spaces."""
 
     def contribution(case: Case) -> list[float] | None:
-        """Number of values, sum of absolute errors, of squared errors, of labels, of squared labels."""
+        """Sum up: count, absolute errors, squared errors, labels, squared labels."""
         if not case.label:
             return None
         wanted, found = numbers(case), pick(case, options).astype(np.float64).ravel()
         if len(wanted) != len(found):
             raise DataError(
-                f"sample {case.name}: the label has {len(wanted)} numbers, the output {len(found)}"
+                f"sample {case.name}: the label has {len(wanted)} numbers, the output {len(found)}: correct "
+                "the label or choose another --output"
             )
         error = found - wanted
         return [

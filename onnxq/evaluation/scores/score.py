@@ -1,4 +1,4 @@
-"""What every score is made of: a contribution a sample, and the value of many contributions."""
+"""Types of all scores: contributions of samples, the total of a score, and kinds of scores."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from onnxq.types import Array, Feeds
 
 @dataclass(frozen=True)
 class Case:
-    """One sample with what a model gave for it.
+    """One sample with a model's outputs.
 
-    feeds, outputs  by name
-    label           as it was written
-    expected        what the float model gave for it; None for the float model itself
+    feeds, outputs  arrays by name
+    label           text from the labels; None without one
+    expected        outputs of the float model; None for the float model itself
     """
 
     name: str
@@ -26,19 +26,19 @@ class Case:
     expected: dict[str, Array] | None = None
 
     def of_float(self) -> "Case":
-        """The same sample with the float model's outputs."""
+        """Return the sample with the float model's outputs."""
         return self if self.expected is None else Case(self.name, self.feeds, self.expected, self.label)
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number about a model, with what is needed to tell how sure it is.
+    """A metric as a function of per-sample contributions, so that samples can be resampled.
 
-    name          as shown
-    contribution  what one sample adds: a vector of fixed length, any object, or None where the sample does not count
-    total         the value of contributions [samples, length] (of an object array, where they are objects)
-    higher        whether more is better
-    share         whether the value is a share or a correlation, gated in points (hundredths), else in its own unit
+    name          name in reports
+    contribution  part of one sample: a vector of fixed length, any object, or None to skip the sample
+    total         value of contributions [samples, length], or of an object array if `objects`
+    higher        whether higher is better
+    share         whether gates count percentage points (accuracy-like) instead of the metric's unit
     objects       whether contributions are objects
     """
 
@@ -50,7 +50,7 @@ class Score:
     objects: bool = False
 
     def rows(self, contributions: list[object]) -> Array:
-        """Contributions as `total` takes them."""
+        """Pack contributions for `total`."""
         if not self.objects:
             return np.array(contributions, np.float64).reshape(len(contributions), -1)
         rows = np.empty(len(contributions), object)
@@ -60,16 +60,16 @@ class Score:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What a kind of score may need to know.
+    """Options of the scores.
 
-    output         the output that counts; None for the first
-    class_axis     its axis of classes; None for the kind's own
-    decoder        module:function that makes boxes or a text of the outputs
-    charset        file with one character a line, for reading CTC outputs
-    ignore_spaces  texts are compared without spaces
-    pool           how token embeddings become one: "mean", "first" or "none"
-    ids, mask      the inputs with token numbers and with 1 for each that is no filling
-    labels         the file that labels came from: paths in it are relative to its folder
+    output         name of the evaluated output; None for the first
+    class_axis     class axis of the output; None for the default of the kind
+    decoder        module:function that decodes outputs into boxes or text, or the name of a detector layout
+    charset        file with one character per line, to decode CTC outputs
+    ignore_spaces  whether texts are compared without spaces
+    pool           pooling of token embeddings: "mean", "first" or "none"
+    ids, mask      names of the inputs with token ids and with the attention mask
+    labels         file of the labels; paths in it are relative to its folder
     """
 
     output: str | None = None
@@ -83,27 +83,48 @@ class ScoreOptions:
     labels: Path | None = None
 
 
+@dataclass(frozen=True)
+class ScoreKind:
+    """A value of `--metric`: its scores and its requirements.
+
+    scores        makes scores that compare outputs with labels; gates use the first
+    agreement     makes scores that compare outputs with the float model's and need no labels, or None
+    needs_labels  whether samples must have labels
+    class_axis    default axis of class scores in the output; None if the output holds no class decision
+    pairs         whether two successive samples form one pair
+    percent       names of the scores that reports show in percent
+    """
+
+    scores: Callable[[ScoreOptions], list[Score]]
+    agreement: Callable[[ScoreOptions], list[Score]] | None = None
+    needs_labels: bool = True
+    class_axis: int | None = None
+    pairs: bool = False
+    percent: tuple[str, ...] = ()
+
+
 def pick(case: Case, options: ScoreOptions) -> Array:
-    """The output that counts."""
+    """Return the evaluated output."""
     if options.output is None:
         return np.asarray(next(iter(case.outputs.values())))
     return np.asarray(case.outputs[options.output])
 
 
 def numbers(case: Case) -> Array:
-    """A label of numbers, separated by spaces.
+    """Parse a label of numbers separated by spaces.
 
     Raises:
-        DataError: it is something else.
+        DataError: The label is not a list of numbers.
     """
     try:
         return np.array((case.label or "").split(), np.float64)
     except ValueError as error:
         raise DataError(
-            f"sample {case.name}: label {case.label!r} is no number: check the labels, or the --metric"
+            f"sample {case.name}: label {case.label!r} is not a number: correct the labels or choose "
+            "another --metric"
         ) from error
 
 
 def mean(rows: Array) -> float:
-    """The mean of single contributions."""
+    """Average contributions of length one."""
     return float(rows.mean())

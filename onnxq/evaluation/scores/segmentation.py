@@ -1,4 +1,4 @@
-"""Segmentation: intersection over union of each class's pixels, mean over the classes that occur."""
+"""Segmentation: mean intersection over union (mIoU) of the classes in the masks."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, pick
 from onnxq.types import Array
 
 IGNORED = 255
-"""Pixels of a mask that do not count (Pascal VOC's border)."""
+"""Ignored class index in masks (borders in Pascal VOC)."""
 CLASSES = 256
 
 
 def segmentation(options: ScoreOptions) -> list[Score]:
-    """mIoU; a label is the path of a mask (an image or .npy of class numbers), relative to the file of labels."""
+    """Make mIoU; a label is the path of a mask of class indices, relative to the labels file."""
 
     def contribution(case: Case) -> Array | None:
         if not case.label:
@@ -28,7 +28,8 @@ def segmentation(options: ScoreOptions) -> list[Score]:
         valid = mask != IGNORED
         if mask[valid].max(initial=0) >= classes:
             raise DataError(
-                f"sample {case.name}: the mask has class {mask[valid].max()}, the output {classes} classes"
+                f"sample {case.name}: the mask has class {mask[valid].max()}, the output only {classes} "
+                "classes: correct the mask or choose another --class-axis"
             )
         sets = found[valid], mask[valid], mask[valid & (mask == found)]
         return np.concatenate([np.bincount(each, minlength=classes) for each in sets])
@@ -36,8 +37,8 @@ def segmentation(options: ScoreOptions) -> list[Score]:
     return [Score("mIoU", contribution, _miou)]
 
 
-def same_masks(options: ScoreOptions) -> list[Score]:
-    """MIoU of a model's classes of pixels with the float model's."""
+def mask_agreement(options: ScoreOptions) -> list[Score]:
+    """Make mIoU between the class maps of a model and of the float model."""
 
     def contribution(case: Case) -> Array:
         (classes, found), (_, wanted) = _class_map(case, options), _class_map(case.of_float(), options)
@@ -54,7 +55,7 @@ def _miou(rows: Array) -> float:
 
 
 def _class_map(case: Case, options: ScoreOptions) -> tuple[int, Array]:
-    """Number of classes, and [height, width] of class numbers, from scores or from class numbers."""
+    """Return the number of classes and a [height, width] class map, from scores or class indices."""
     output, classes = pick(case, options), CLASSES
     if output.dtype.kind == "f":
         axis = 1 if options.class_axis is None else options.class_axis
@@ -67,7 +68,8 @@ def _class_map(case: Case, options: ScoreOptions) -> tuple[int, Array]:
     )
     if output.ndim != 2:
         raise DataError(
-            f"the output gives classes of shape {list(output.shape)}: expected one map: name --output or --class-axis"
+            f"the class map has shape {list(output.shape)}, expected [height, width]: choose --output or "
+            "--class-axis"
         )
     return classes, output.astype(np.int64)
 
@@ -82,9 +84,11 @@ def _read_mask(path: Path, name: str) -> Array:
             with Image.open(path) as image:
                 mask = np.asarray(image)
     except ImportError as error:
-        raise DataError(f"{path}: masks need Pillow: pip install 'onnxq[images]'") from error
+        raise DataError(f"{path}: reading masks needs Pillow: pip install 'onnxq[images]'") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"sample {name}: the mask {path} cannot be read: {error}") from error
+        raise DataError(
+            f"sample {name}: cannot read mask {path}: {error}: correct the labels or save the mask again"
+        ) from error
     if (
         mask.ndim != 2
         or mask.dtype.kind not in "ui"
@@ -92,13 +96,14 @@ def _read_mask(path: Path, name: str) -> Array:
         or mask.max(initial=0) >= CLASSES
     ):
         raise DataError(
-            f"sample {name}: the mask {path} is {mask.dtype}{list(mask.shape)}: expected [height, width] of classes 0..255"
+            f"sample {name}: mask {path} is {mask.dtype}{list(mask.shape)}: save it as [height, width] of "
+            "class indices 0..255"
         )
     return np.asarray(mask, np.int64)
 
 
 def _resized(found: Array, shape: tuple[int, ...]) -> Array:
-    """A class map at the mask's size, by nearest pixel centres."""
+    """Resize a class map to the size of the mask by nearest pixel centre."""
     rows, columns = (
         ((np.arange(want) + 0.5) * have / want).astype(int)
         for want, have in zip(shape, found.shape, strict=True)

@@ -1,4 +1,4 @@
-"""Texts that a model reads or writes: lines that are exactly right, and the share of wrong characters (CER)."""
+"""Text recognition: exact matches and character error rate (CER)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +9,10 @@ from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, mean, pick
 
 
 def text(options: ScoreOptions) -> list[Score]:
-    """Exact lines and CER; the decoder gives a text of the outputs, or a charset reads CTC outputs.
+    """Make exact matches and CER; a decoder or a charset (CTC) turns outputs into text.
 
     Raises:
-        DataError: neither was named, or the charset cannot be read.
+        DataError: Both are missing, or the charset cannot be read.
     """
     read = _reader(options)
 
@@ -34,8 +34,8 @@ def text(options: ScoreOptions) -> list[Score]:
     return [Score("exact", exact, mean), cer]
 
 
-def same_text(options: ScoreOptions) -> list[Score]:
-    """Lines that read as the float model's do, and the share of characters that differ."""
+def text_agreement(options: ScoreOptions) -> list[Score]:
+    """Make exact matches and CER between the texts of a model and of the float model."""
     read = _reader(options)
 
     def same(case: Case) -> list[float]:
@@ -58,35 +58,37 @@ def _reader(options: ScoreOptions) -> Callable[[Case], str]:
         def decode(case: Case) -> str:
             try:
                 return str(decoder(case.outputs))
-            except Exception as error:  # whatever the user's function raises
+            except Exception as error:  # the user's function may raise anything
                 raise DataError(
-                    f"sample {case.name}: {options.decoder} fails: {type(error).__name__}: {first_line(error)}"
+                    f"sample {case.name}: {options.decoder} raised {type(error).__name__}: "
+                    f"{first_line(error)}"
                 ) from error
 
         return decode
     if options.charset is None:
         raise DataError(
-            "--metric text needs --charset FILE (CTC), or --decoder module:function that gives a text of the outputs"
+            "--metric text cannot decode outputs: give --charset FILE (CTC) or --decoder module:function"
         )
     charset = _read_charset(options.charset)
     return lambda case: _ctc(case, charset, options)
 
 
 def _read_charset(path: Path) -> list[str]:
-    """Characters by class number: the blank, one a line of the file, and the space where the model has one class more."""
+    """Read characters by class index: the CTC blank, the lines of the file, and a space."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the charset cannot be read: {error}") from error
+        raise DataError(f"{path}: cannot read the charset: {error}: give a UTF-8 file") from error
     return ["", *(lines[:-1] if lines[-1] == "" else lines), " "]
 
 
 def _ctc(case: Case, charset: list[str], options: ScoreOptions) -> str:
-    """Greedy reading of [1, steps, classes]: repeats are one, class 0 is nothing."""
+    """Decode [1, steps, classes] greedily: merge repeats and drop the blank, class 0."""
     scores = pick(case, options)
     if scores.ndim != 3 or not len(charset) - 1 <= scores.shape[2] <= len(charset):
         raise DataError(
-            f"--charset has {len(charset) - 2} characters, the output is {list(scores.shape)}: expected [1, steps, characters + 1 or 2]"
+            f"--charset has {len(charset) - 2} characters, but the output is {list(scores.shape)}, expected "
+            "[1, steps, characters + 1 or 2]: choose another --charset or --output"
         )
     best = scores[0].argmax(1).tolist()
     return "".join(
@@ -95,7 +97,7 @@ def _ctc(case: Case, charset: list[str], options: ScoreOptions) -> str:
 
 
 def distance(found: str, wanted: str) -> int:
-    """Levenshtein's: insertions, deletions and replacements from one text to the other."""
+    """Compute the Levenshtein distance: insertions, deletions and replacements."""
     row = list(range(len(wanted) + 1))
     for i, have in enumerate(found, start=1):
         before, row[0] = row[0], i

@@ -1,7 +1,8 @@
-"""How sure a score is: intervals by bootstrap, and a paired test of two models over the same samples.
+"""Uncertainty of a score: bootstrap intervals, and a paired test of two models over the same samples.
 
-Efron and Tibshirani, An Introduction to the Bootstrap (1993): percentile intervals (chapter 13); the permutation test
-for pairs (chapter 15), which for hits and misses is McNemar's. Both are seeded, so that the same data give the same numbers.
+Efron and Tibshirani, An Introduction to the Bootstrap (1993): percentile intervals (chapter 13) and the
+permutation test for pairs (chapter 15), which is McNemar's test for hits and misses. Fixed seeds make both
+reproducible.
 """
 
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Value:
-    """A score's value with its 95 % interval over samples; for all but the float model also how far it is worse.
+    """A score with its 95 % confidence interval over samples.
 
-    drop     by how much it is worse than the float model, in points (hundredths) of shares, else in the score's unit
-    p_value  how often a drop as large as this (of either sign) comes from swapping the models at random, 0..1
+    low, high  ends of the interval
+    samples    number of samples that contribute
+    drop       difference to the float model, positive if worse: percentage points for accuracy-like metrics,
+               otherwise the metric's unit; None for the float model itself
+    p_value    share of random swaps of the two models that change the score as much, 0..1; None likewise
     """
 
     value: float
@@ -33,12 +37,12 @@ class Value:
 
     @property
     def significant(self) -> bool:
-        """Whether the drop is more than the samples' chance."""
+        """Tell whether the difference to the float model is statistically significant."""
         return self.p_value is not None and self.p_value < SIGNIFICANT
 
 
 def measure(score: Score, rows: Array, base: Array | None = None) -> Value:
-    """A score's value, and its drop against the float model's contributions for the same samples."""
+    """Compute a score, and its drop against the float model's contributions for the same samples."""
     low, high = _interval(score, rows)
     value = score.total(rows)
     if base is None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxq.errors import DataError
-from onnxq.evaluation.scores.detection import same_boxes
+from onnxq.evaluation.scores.detection import box_agreement
 from onnxq.evaluation.scores.detector_heads import LAYOUTS, STRIDES, guess_layout, overlaps, read_boxes
 from onnxq.evaluation.scores.score import Case, ScoreOptions
 
@@ -164,15 +164,15 @@ def test_of_overlapping_boxes_of_a_class_the_best_stays():
 
 
 def test_outputs_of_no_known_layout_are_refused():
-    with pytest.raises(DataError, match=r"out0 \[1, 10\].*name one with --decoder \(yolov8, "):
+    with pytest.raises(DataError, match=r"out0 \[1, 10\].*choose one with --decoder \(yolov8, "):
         read_boxes(case([np.zeros((1, 10))]))
-    with pytest.raises(DataError, match="not laid out as --decoder strides expects"):
+    with pytest.raises(DataError, match="do not fit --decoder strides"):
         read_boxes(case([np.zeros((1, 10))]), "strides")
 
 
 def test_f1_counts_what_is_missing_and_what_is_new():
     """Of two boxes one is found, and one that float has not: 2 hits of 4."""
-    (score,) = same_boxes(ScoreOptions())
+    (score,) = box_agreement(ScoreOptions())
     wanted = {"out0": np.asarray(yolov8()[0], np.float32)}
     other = yolov8()
     other[0][0, :2, 70] = [50, 55]
