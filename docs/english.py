@@ -21,7 +21,11 @@ README_WORDS = 900
 def docstrings(source: str) -> Iterator[str]:
     """Docstrings of a module: its own, those of classes and functions, and those below constants."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
             yield node.value.value
 
 
@@ -59,7 +63,9 @@ def main() -> int:
         for name, text in texts.items()
         for phrase, limit in PHRASES.items()
     ]
-    rows.append(("README.md", "words outside code blocks", float(len(words(prose(readme)))), float(README_WORDS)))
+    rows.append(
+        ("README.md", "words outside code blocks", float(len(words(prose(readme)))), float(README_WORDS))
+    )
     for name, text in texts.items():
         print(f"{name}: {len(words(text)):,} words")
     print(f"\n{'text':12}{'count':32}{'found':>8}{'limit':>8}")
