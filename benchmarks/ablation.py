@@ -2,11 +2,11 @@
 
     python benchmarks/ablation.py FOLDER [--case NAME ...] [--record FILE]
 
-A case is a folder in FOLDER with model.onnx, calib/, eval/, and case.toml where the samples need preprocessing.
-The table has one row a case: the SQNR in dB of the default file over the evaluation samples, in the runtime's
-integer kernels, and then of the file without each technique, with the technique's gain in brackets; `=` stands
-for an identical file. Start it with `python benchmarks/older_cpu.py python benchmarks/ablation.py ...` for the
-kernels of a CPU without VNNI, where saturation matters.
+A case is a folder in FOLDER with model.onnx, calib/, eval/, and case.toml where samples need preprocessing.
+The table has one row a case: the SQNR in dB of the default file over the evaluation samples, in the
+runtime's integer kernels, then that of the file without each technique, with the technique's gain in
+brackets; `=` stands for an identical file. For the kernels of a CPU without VNNI, where saturation matters,
+start it with `python benchmarks/older_cpu.py python benchmarks/ablation.py ...`.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/bounds.py CORPUS [--case NAME ...]
 
-The table gives the SQNR in dB of each case over SAMPLES evaluation samples, the files run as written: exact
+The table gives the SQNR in dB of each case over 60 evaluation samples, the files run as written: exact
 arithmetic, so no kernel saturates. `int8` is the default. `full range` drops the rule against saturation of
 pairs, an upper bound for any pairing of weights along K. `float weights` keeps the default's activations
 alone, an upper bound for any rounding of weights.
@@ -17,17 +17,14 @@ from pathlib import Path
 import onnx_ir as ir
 from corpus_cases import folders, load_cases
 from harness import print_header, print_row, quantize_command
+from sample_sqnr import read_feeds, sqnr_db
 
-from onnxq.comparison.metrics import OutputError
-from onnxq.data.preprocessing import read_forms
-from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.graph.edit import Names, add_initializer, constant, input_at
 from onnxq.graph.files import load
 from onnxq.normalize.passes import normalize
 from onnxq.runtime.sessions import model_inputs, open_session
 from onnxq.types import Array, Feeds
 
-SAMPLES = 60
 SAME_WEIGHTS = ("--without", "equalization", "--without", "smoothing")
 """Options that keep the float model's weights: equalization and smoothing change them before rounding."""
 
@@ -66,26 +63,21 @@ def outputs(model: ir.Model, feeds: Sequence[Feeds], *, optimize: bool = False) 
 def measure(folder: Path) -> list[str]:
     """Return the three SQNRs of a case, formatted; `-` where no node takes float weights."""
     source = normalize(load(folder / "model.onnx"))
-    specs = model_inputs(source)
     data = folder / "eval" if (folder / "eval").is_dir() else folder / "calib"
-    samples = spread(open_samples(data, specs, read_forms(str(folder / "case.toml")), 10**6), SAMPLES)
-    feeds = [check_feeds(sample, specs) for sample in samples]
+    feeds = read_feeds(data, model_inputs(source), folder / "case.toml")
     expected = outputs(source, feeds, optimize=True)
 
-    def sqnr_db(model: ir.Model) -> str:
-        error = OutputError([str(i) for i in range(len(expected[0]))])
-        for want, have in zip(expected, outputs(model, feeds), strict=True):
-            error.add(want, have)
-        return f"{error.sqnr_db() or 0.0:.1f}"
+    def sqnr(model: ir.Model) -> str:
+        return f"{sqnr_db(expected, outputs(model, feeds)):.1f}"
 
     with tempfile.TemporaryDirectory() as scratch:
         written = quantized(folder, Path(scratch) / "int8.onnx", *SAME_WEIGHTS)
         full_range = ("--without", "no-saturation")
         found = [
-            sqnr_db(written),
-            sqnr_db(quantized(folder, Path(scratch) / "full.onnx", *SAME_WEIGHTS, *full_range)),
+            sqnr(written),
+            sqnr(quantized(folder, Path(scratch) / "full.onnx", *SAME_WEIGHTS, *full_range)),
         ]
-        return [*found, sqnr_db(written) if restore_float_weights(written, source) else "-"]
+        return [*found, sqnr(written) if restore_float_weights(written, source) else "-"]
 
 
 def main() -> None:

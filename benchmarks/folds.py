@@ -6,9 +6,9 @@
 A few hundred samples do not resolve tenths of a percentage point: one image of 300 is a third of a point.
 Here the samples are dealt into folds. Each run calibrates on --calibrate of them and scores the others, so
 each sample is scored by several int8 models that never saw it. The table counts per fold the samples that
-only float classifies correctly (`lost`) and those that only int8 does (`won`). The last line gives the drop in
-percentage points with its standard error, which assumes that the changes of all runs are independent
-(they are not quite).
+only float classifies correctly (`lost`) and those that only int8 does (`won`). The last line gives the drop
+in percentage points with its standard error, which assumes independent changes in all runs (they are not
+quite independent).
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python benchmarks/methods.py FOLDER [--case NAME ...] [-- OPTIONS OF onnxq quantize]
 
-A case is a folder in FOLDER with model.onnx, calib/, eval/, and case.toml where the samples need preprocessing.
-The table has one row a case: the SQNR in dB of each method's file over SAMPLES samples of eval/, in the
+A case is a folder in FOLDER with model.onnx, calib/, eval/, and case.toml where samples need preprocessing.
+The table has one row a case: the SQNR in dB of each method's file over 60 samples of eval/, in the
 runtime's integer kernels, without the fallback to float; then the loss of `auto` in dB. Start it with
 `python benchmarks/older_cpu.py python benchmarks/methods.py ...` for the kernels of a CPU without VNNI.
 """
@@ -18,36 +18,27 @@ from pathlib import Path
 
 from corpus_cases import divided
 from harness import case_settings, model_folders, print_header, print_row, quantize_command
+from sample_sqnr import read_feeds, sqnr_db
 
-from onnxq.comparison.metrics import OutputError
-from onnxq.data.preprocessing import read_forms
-from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.graph.files import load
 from onnxq.options import Method
 from onnxq.runtime.sessions import model_inputs, open_session, run
 from onnxq.types import Array, Feeds
 
-SAMPLES = 60
 METHODS = [Method.AUTO, *(method for method in Method if method is not Method.AUTO)]
 
 
-def sqnr_db(file: Path, feeds: Sequence[Feeds], expected: Sequence[Sequence[Array]]) -> float:
-    """Return the SQNR in dB of a file's outputs against the expected ones."""
-    session, error = open_session(file), OutputError([str(i) for i in range(len(expected[0]))])
-    for feed, want in zip(feeds, expected, strict=True):
-        error.add(want, run(session, feed, "a sample"))
-    return error.sqnr_db() or 0.0
+def outputs(model: Path, feeds: Sequence[Feeds]) -> list[list[Array]]:
+    """Run a model on all feeds."""
+    session = open_session(model)
+    return [list(run(session, feed, "a sample")) for feed in feeds]
 
 
 def measure(folder: Path, options: Sequence[str]) -> list[float]:
     """Quantize a case with each of METHODS and return the SQNRs in dB."""
     model, settings = folder / "model.onnx", case_settings(folder)
-    specs = model_inputs(load(model))
-    forms = read_forms(str(settings)) if settings else None
-    samples = spread(open_samples(folder / "eval", specs, forms, 10**6), SAMPLES)
-    feeds = [check_feeds(sample, specs) for sample in samples]
-    session = open_session(model)
-    expected = [run(session, feed, "a sample") for feed in feeds]
+    feeds = read_feeds(folder / "eval", model_inputs(load(model)), settings)
+    expected = outputs(model, feeds)
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "int8.onnx"
@@ -55,7 +46,7 @@ def measure(folder: Path, options: Sequence[str]) -> list[float]:
             more = ("--method", method, "--without", "fallback", "--force", *options)
             command = quantize_command(model, folder / "calib", file, *more, preprocess=settings)
             subprocess.run(command, check=True, capture_output=True)
-            found.append(sqnr_db(file, feeds, expected))
+            found.append(sqnr_db(expected, outputs(file, feeds)))
     return found
 
 
