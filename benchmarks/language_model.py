@@ -92,7 +92,10 @@ def read(path: Path) -> tuple[Config, Weights, Callable[[str], Any]]:
 
 
 def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Reorder the rows of a query or key weight: GGUF rotates pairs of neighbours, exporters rotate halves."""
+    """Reorder the rows of a query or key weight.
+
+    GGUF rotates pairs of neighbouring rows, exporters rotate halves.
+    """
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
