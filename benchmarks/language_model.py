@@ -46,7 +46,7 @@ class Config:
 
 
 class Graph:
-    """Collects nodes and weights; a call adds one node and returns the name of its output."""
+    """Collects the nodes and weights of a graph."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -62,6 +62,7 @@ class Graph:
         return self.weight(f"const_{len(self.weights)}", np.array(value, kind))
 
     def __call__(self, op: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """Add a node and return the name of its output."""
         number = len(self.nodes) + 1
         output = f"{op}_{number}"
         node = helper.make_node(op, inputs, [output], name=name or f"/{output}", **attributes)
