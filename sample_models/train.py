@@ -24,7 +24,7 @@ CALIBRATION, EVALUATION = 200, 700
 
 
 class Cnn(nn.Module):
-    """A network of Conv+BN+ReLU, depthwise Conv, residual Add, pooling and Gemm: [batch, 1, 8, 8] to 10 classes."""
+    """Conv+BN+ReLU, depthwise, a residual Add, pooling and Gemm: [batch, 1, 8, 8] to 10 classes."""
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()
