@@ -58,7 +58,7 @@ def run_fold(args: argparse.Namespace, names: list[str], calibrated: list[str], 
         )
         subprocess.run(command, check=True, capture_output=True)
         write_labels(args.labels, parts["eval"], scratch / "labels.csv")
-        settings = EvalOptions(labels=scratch / "labels.csv", preprocess=str(args.preprocess), latency=False)
+        settings = EvalOptions(labels=scratch / "labels.csv", preprocess=args.preprocess, latency=False)
         report = evaluate(args.model, [output], scratch / "eval", settings)
     other = report.scores[1]
     lost = sum(change.count for change in other.changed if change.label == change.float_class)
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path, help="folder of the samples")
     parser.add_argument("--labels", type=Path, required=True, help="CSV with the columns file and label")
-    parser.add_argument("--preprocess", type=Path, required=True, help="preprocessing file")
+    parser.add_argument("--preprocess", required=True, help="preset or file")
     parser.add_argument("--folds", type=int, default=5, help="number of folds")
     parser.add_argument("--calibrate", type=int, default=2, help="folds to calibrate on")
     args = parser.parse_args(own)

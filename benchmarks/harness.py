@@ -20,7 +20,12 @@ class Measurement(NamedTuple):
 
 
 def quantize_command(
-    model: Path, calib: Path, output: Path, *options: str, preprocess: Path | None = None, quiet: bool = True
+    model: Path,
+    calib: Path,
+    output: Path,
+    *options: str,
+    preprocess: Path | str | None = None,
+    quiet: bool = True,
 ) -> list[str]:
     """Build the command line of `onnxq quantize` for this interpreter."""
     command = [sys.executable, "-m", "onnxq", "quantize", str(model), "--calib", str(calib)]

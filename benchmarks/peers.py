@@ -135,7 +135,10 @@ def run_case(cases: Any, folder: Path, environments: Path, only: list[str] | Non
 def show(row: Row) -> None:
     """Print a row of the first table."""
     if "error" in row:
-        row = dict.fromkeys(COLUMNS, "") | row | {"metric": row["error"][:80]}
+        kept = ("case", "tool", "configuration", "seconds", "peak_mb")
+        cells = {key: row[key] for key in kept} | {"metric": row["error"][:80]}
+        print_row(cells.get(key, "") for key in COLUMNS)
+        return
     print_row(row.get(key) for key in COLUMNS)
 
 
