@@ -1,40 +1,40 @@
-"""What each technique is worth: the default command, and the same with one technique left out.
+"""Measure the gain of each technique: the default command against the same command without it.
 
     python benchmarks/ablation.py FOLDER [--case NAME ...] [--record FILE]
 
-Each case is a folder in FOLDER with model.onnx, calib/, eval/, and case.toml where the samples need one. SQNR in dB of the outputs
-over a case's samples for evaluation, in the runtime's integer kernels; start it with `python benchmarks/older_cpu.py python
-benchmarks/ablation.py ...` for those of a CPU without VNNI, where saturation counts. In brackets what is lost by leaving the
-technique out, and `=` where the file is the same.
+A case is a folder in FOLDER with model.onnx, calib/, eval/, and case.toml where samples need preprocessing.
+The table has one row a case: the SQNR in dB of the default file over the evaluation samples, in the
+runtime's integer kernels, then that of the file without each technique, with the technique's gain in
+brackets; `=` stands for an identical file. For the kernels of a CPU without VNNI, where saturation matters,
+start it with `python benchmarks/older_cpu.py python benchmarks/ablation.py ...`.
 """
 
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from harness import case_settings, model_folders, print_header, print_row, quantize_command
 
 from onnxq.evaluation.evaluate import EvalOptions, evaluate
 from onnxq.options import Technique
 
 
-def quantized(folder: Path, output: Path, without: str | None) -> float:
-    """SQNR in dB of a case's int8 file."""
-    forms = str(folder / "case.toml") if (folder / "case.toml").is_file() else None
-    command = [
-        sys.executable, "-m", "onnxq", "quantize", str(folder / "model.onnx"), "--calib", str(folder / "calib"),
-        *(["--preprocess", forms] if forms else []), "-o", str(output), "--force", "-q", *(["--without", without] if without else []),
-    ]  # fmt: skip
+def quantized_sqnr(folder: Path, output: Path, without: str | None) -> float:
+    """Quantize a case and return the SQNR in dB of its int8 file."""
+    model, settings = folder / "model.onnx", case_settings(folder)
+    more = ["--force", *(["--without", without] if without else [])]
+    command = quantize_command(model, folder / "calib", output, *more, preprocess=settings)
     subprocess.run(command, check=True, capture_output=True)
     data = folder / "eval" if (folder / "eval").is_dir() else folder / "calib"
-    found = evaluate(folder / "model.onnx", [output], data, EvalOptions(preprocess=forms, latency=False))
-    return found.scores[1].sqnr_db or 0.0
+    options = EvalOptions(preprocess=str(settings) if settings else None, latency=False)
+    return evaluate(model, [output], data, options).scores[1].sqnr_db or 0.0
 
 
-def bare(path: Path) -> bytes:
-    """A file without its metadata, which name the options."""
+def without_metadata(path: Path) -> bytes:
+    """Return a file's content without its metadata, which name the options."""
     import onnx
 
     model = onnx.load(path)
@@ -42,36 +42,38 @@ def bare(path: Path) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def row(folder: Path) -> dict[str, Any]:
+def measure(folder: Path) -> dict[str, Any]:
+    """Return the SQNR in dB of a case by default and without each technique; None for an identical file."""
     with tempfile.TemporaryDirectory() as scratch:
         first, other = Path(scratch) / "default.onnx", Path(scratch) / "other.onnx"
-        whole = quantized(folder, first, None)
-        content = bare(first)
-        found: dict[str, Any] = {"default": round(whole, 2)}
+        default = quantized_sqnr(folder, first, None)
+        content = without_metadata(first)
+        found: dict[str, Any] = {"default": round(default, 2)}
         for technique in Technique:
-            value = quantized(folder, other, str(technique))
-            found[str(technique)] = None if bare(other) == content else round(value, 2)
+            value = quantized_sqnr(folder, other, str(technique))
+            found[str(technique)] = None if without_metadata(other) == content else round(value, 2)
     return found
 
 
+def cell(default: float, other: float | None) -> str:
+    """Format the SQNR without a technique, and the technique's gain in brackets."""
+    return "=" if other is None else f"{other:.1f} ({default - other:+.1f})"
+
+
 def main() -> None:
+    """Print a row for each case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--case", nargs="*")
-    parser.add_argument("--record", type=Path)
+    parser.add_argument("folder", type=Path, help="folder of the cases")
+    parser.add_argument("--case", nargs="*", help="only these cases")
+    parser.add_argument("--record", type=Path, help="write all results to this JSON file")
     args = parser.parse_args()
-    columns = ["default", *(str(technique) for technique in Technique)]
-    print("| case | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
+    techniques = [str(technique) for technique in Technique]
+    print_header(["case", "default", *techniques])
     rows = {}
-    for folder in sorted(path.parent for path in args.folder.resolve().glob("*/model.onnx")):
-        if args.case and folder.name not in args.case:
-            continue
-        found = rows[folder.name] = row(folder)
-        cells = [
-            "=" if found[c] is None else f"{found[c]:.1f} ({found['default'] - found[c]:+.1f})"
-            for c in columns[1:]
-        ]
-        print(f"| {folder.name} | {found['default']:.1f} | " + " | ".join(cells) + " |", flush=True)
+    for folder in model_folders(args.folder, args.case):
+        found = rows[folder.name] = measure(folder)
+        cells = [cell(found["default"], found[technique]) for technique in techniques]
+        print_row([folder.name, f"{found['default']:.1f}", *cells])
     if args.record:
         args.record.write_text(json.dumps(rows, indent=1))
 

@@ -1,102 +1,95 @@
-"""What better weights could still gain: the noise of a file's weights and that of its activations, apart.
+"""Bound the gain from better weights: the noise of a file's weights, apart from that of its activations.
 
     python benchmarks/bounds.py CORPUS [--case NAME ...]
 
-SQNR in dB over a case's samples for evaluation, the files run as written (exact arithmetic, no kernel can saturate):
-`int8` the default; `full range` without the pair rule, which is what pairing weights by another order of K could reach at
-most; `float weights` the default's activations alone, which no rounding of weights, however it is found, can exceed.
+The table gives the SQNR in dB of each case over 60 evaluation samples, the files run as written: exact
+arithmetic, so no kernel saturates. `int8` is the default. `full range` drops the rule against saturation of
+pairs, an upper bound for any pairing of weights along K. `float weights` keeps the default's activations
+alone, an upper bound for any rounding of weights.
 """
 
 import argparse
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 from corpus_cases import folders, load_cases
+from harness import print_header, print_row, quantize_command
+from sample_sqnr import read_feeds, sqnr_db
 
-from onnxq.comparison.metrics import OutputError
-from onnxq.data.preprocessing import read_forms
-from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.graph.edit import Names, add_initializer, constant, input_at
 from onnxq.graph.files import load
 from onnxq.normalize.passes import normalize
 from onnxq.runtime.sessions import model_inputs, open_session
 from onnxq.types import Array, Feeds
 
-SAMPLES = 60
+SAME_WEIGHTS = ("--without", "equalization", "--without", "smoothing")
+"""Options that keep the float model's weights: equalization and smoothing change them before rounding."""
 
 
 def quantized(folder: Path, output: Path, *options: str) -> ir.Model:
-    """The default file, but for ranges found at run time, which are no Q/DQ."""
-    command = [
-        sys.executable, "-m", "onnxq", "quantize", str(folder / "model.onnx"), "--calib", str(folder / "calib"), "--preprocess",
-        str(folder / "case.toml"), "-o", str(output), "--force", "-q", "--without", "ranges-at-run-time", *options,
-    ]  # fmt: skip
+    """Quantize a case without run-time ranges, which are no Q/DQ, and load the file."""
+    model, settings = folder / "model.onnx", folder / "case.toml"
+    more = ("--force", "--without", "ranges-at-run-time", *options)
+    command = quantize_command(model, folder / "calib", output, *more, preprocess=settings)
     subprocess.run(command, check=True, capture_output=True)
     return load(output)
 
 
-def with_float_weights(written: ir.Model, source: ir.Model) -> int:
-    """Put the float model's weights and biases in place of the integers; how many nodes took them."""
+def restore_float_weights(written: ir.Model, source: ir.Model) -> int:
+    """Replace quantized weights and biases by the float model's; return the number of changed nodes."""
     originals, names, changed = {node.name: node for node in source.graph}, Names(written), 0
-    for node in [
-        node
-        for node in written.graph
-        if node.op_type in ("Conv", "Gemm", "MatMul") and node.name in originals
-    ]:
+    for node in list(written.graph):
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.name not in originals:
+            continue
         for index in (1, 2):
             value, original = input_at(node, index), input_at(originals[node.name], index)
             producer, array = value.producer() if value is not None else None, constant(original)
             if producer is not None and producer.op_type == "DequantizeLinear" and array is not None:
-                node.replace_input_with(
-                    index, add_initializer(written.graph, names.fresh(f"{node.name}_{index}_float"), array)
-                )
+                name = names.fresh(f"{node.name}_{index}_float")
+                node.replace_input_with(index, add_initializer(written.graph, name, array))
                 changed += index == 1
     return changed
 
 
 def outputs(model: ir.Model, feeds: Sequence[Feeds], *, optimize: bool = False) -> list[list[Array]]:
+    """Run a model on all feeds."""
     session = open_session(model, optimize=optimize)
     return [list(session.run(None, feed)) for feed in feeds]
 
 
-def row(folder: Path) -> list[str]:
+def measure(folder: Path) -> list[str]:
+    """Return the three SQNRs of a case, formatted; `-` where no node takes float weights."""
     source = normalize(load(folder / "model.onnx"))
-    specs = model_inputs(source)
     data = folder / "eval" if (folder / "eval").is_dir() else folder / "calib"
-    samples = spread(open_samples(data, specs, read_forms(str(folder / "case.toml")), 10**6), SAMPLES)
-    feeds = [check_feeds(sample, specs) for sample in samples]
+    feeds = read_feeds(data, model_inputs(source), folder / "case.toml")
     expected = outputs(source, feeds, optimize=True)
 
-    def decibels(model: ir.Model) -> str:
-        error = OutputError([str(i) for i in range(len(expected[0]))])
-        for want, have in zip(expected, outputs(model, feeds), strict=True):
-            error.add(want, have)
-        return f"{error.sqnr_db() or 0.0:.1f}"
+    def sqnr(model: ir.Model) -> str:
+        return f"{sqnr_db(expected, outputs(model, feeds)):.1f}"
 
     with tempfile.TemporaryDirectory() as scratch:
-        # equalized and smoothed weights are others than the float model's
-        same = ("--without", "equalization", "--without", "smoothing")
-        written = quantized(folder, Path(scratch) / "int8.onnx", *same)
-        found = [decibels(written)]
-        found.append(
-            decibels(quantized(folder, Path(scratch) / "full.onnx", *same, "--without", "no-saturation"))
-        )
-        return [*found, decibels(written)] if with_float_weights(written, source) else [*found, "-"]
+        written = quantized(folder, Path(scratch) / "int8.onnx", *SAME_WEIGHTS)
+        full_range = ("--without", "no-saturation")
+        found = [
+            sqnr(written),
+            sqnr(quantized(folder, Path(scratch) / "full.onnx", *SAME_WEIGHTS, *full_range)),
+        ]
+        return [*found, sqnr(written) if restore_float_weights(written, source) else "-"]
 
 
 def main() -> None:
+    """Print a row for each case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--case", nargs="*")
+    parser.add_argument("corpus", type=Path, help="folder of the cases, with cases.py")
+    parser.add_argument("--case", nargs="*", help="only these cases")
     args = parser.parse_args()
-    load_cases(args.corpus)  # a corpus it is
-    print("| case | int8 | full range | float weights |\n|---|---|---|---|")
+    load_cases(args.corpus)  # fails where the folder is no corpus
+    print_header(["case", "int8", "full range", "float weights"])
     for folder in folders(args.corpus.resolve(), args.case):
-        print("| " + " | ".join([folder.name, *row(folder)]) + " |", flush=True)
+        print_row([folder.name, *measure(folder)])
 
 
 if __name__ == "__main__":

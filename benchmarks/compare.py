@@ -1,25 +1,36 @@
-"""Hold two records of corpus.py against one another: what got better, what got worse.
+"""Compare two records of corpus.py and list the changes.
 
     python benchmarks/compare.py OLD.json NEW.json
 
-Exits with 1 where something got worse by more than the machine's noise, or than a metric may move.
+The script prints each value that moved by more than the noise of its measurement, as better or WORSE, and
+each case that fails now. It exits with 1 where anything got worse.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+BETTER_UP, BETTER_DOWN = +1, -1
 NOISE = {
-    "score": (0.003, +1), "sqnr_db": (0.5, +1), "agree": (0.005, +1), "size_ratio": (0.005, -1),
-    "speedup": (0.06, +1), "x_static": (0.08, +1), "x_dynamic": (0.08, +1), "R": (0.25, -1), "peak_mb": (0.15, -1),
-}  # fmt: skip
-"""What may change without meaning anything, and which way is better; shares of the old value for speeds, R and memory."""
+    "score": (0.003, BETTER_UP),
+    "sqnr_db": (0.5, BETTER_UP),
+    "agree": (0.005, BETTER_UP),
+    "size_ratio": (0.005, BETTER_DOWN),
+    "speedup": (0.06, BETTER_UP),
+    "x_static": (0.08, BETTER_UP),
+    "x_dynamic": (0.08, BETTER_UP),
+    "R": (0.25, BETTER_DOWN),
+    "peak_mb": (0.15, BETTER_DOWN),
+}
+"""By key of a record: the largest change that is noise, and the direction that is better."""
 RELATIVE = frozenset({"speedup", "x_static", "x_dynamic", "R", "peak_mb"})
+"""Keys whose noise is a share of the old value."""
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, float, float, bool]]:
-    """(key, before, after, better) of what changed by more than noise."""
+    """Return (key, before, after, better) of each value of a case that changed by more than noise."""
     found = []
     for key, (noise, direction) in NOISE.items():
         before, after = old.get(key), new.get(key)
@@ -32,7 +43,12 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, float, 
 
 
 def main() -> None:
-    old, new = (json.loads(Path(path).read_text()) for path in sys.argv[1:3])
+    """Print the changes, case by case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    args = parser.parse_args()
+    old, new = (json.loads(path.read_text()) for path in (args.old, args.new))
     if old["machine"] != new["machine"] or old["older_cpu"] != new["older_cpu"]:
         print(f"another machine: {old['machine']['cpu']} and {new['machine']['cpu']}; speeds may not compare")
     before = {case["case"]: case for case in old["cases"]}

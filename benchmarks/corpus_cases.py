@@ -1,4 +1,7 @@
-"""A corpus: folders with model.onnx, calib/, eval/ and case.toml, and cases.py beside them, which loads and scores them."""
+"""Cases of a corpus: folders with model.onnx, calib/, eval/ and case.toml, and cases.py beside them.
+
+The corpus's own cases.py loads a case and scores a quantized file of it.
+"""
 
 import importlib.util
 import sys
@@ -7,7 +10,7 @@ from types import ModuleType
 
 
 def load_cases(corpus: Path) -> ModuleType:
-    """The corpus's own module."""
+    """Import the corpus's own module, cases.py."""
     spec = importlib.util.spec_from_file_location("cases", corpus / "cases.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -17,12 +20,12 @@ def load_cases(corpus: Path) -> ModuleType:
 
 
 def folders(corpus: Path, wanted: list[str] | None = None) -> list[Path]:
-    """The cases' folders, by name."""
+    """List the folders of the cases by name, or the wanted ones among them."""
     found = sorted(path.parent for path in corpus.glob("*/case.toml"))
     return [folder for folder in found if not wanted or folder.name in wanted]
 
 
 def divided(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """A benchmark's own arguments, and those behind `--`, which are for onnxq."""
+    """Split a benchmark's own arguments from those behind `--`, which go to onnxq."""
     at = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:at], arguments[at + 1 :]

@@ -1,28 +1,27 @@
-"""How the cost of quantizing grows: seconds and peak memory over samples, nodes and weights.
+"""Measure how the cost of quantizing grows with samples, nodes and weights: seconds and peak memory.
 
-    python benchmarks/growth.py [--record FILE] [--plot FILE.png] [-- OPTIONS OF onnxq quantize]
+    python benchmarks/growth.py [--series NAME ...] [--record FILE] [--plot FILE.png]
+                                [-- OPTIONS OF onnxq quantize]
 
-Made models of random weights: residual blocks of convolutions for samples and nodes, chains of square products for weights. `float` is the
-memory of a process that runs the float model alone, `slope` the exponent of the growth between the two largest sizes:
-1 is linear.
+The models are generated with random weights: residual blocks of convolutions for the series over samples and
+nodes, chains of square products for the series over megabytes of weights. The table has one row a size;
+`float MB` is the peak memory of a process that runs the float model alone. `slope` is the exponent of the
+growth between the two largest sizes: 1 is linear.
 """
 
 import argparse
 import json
 import math
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from corpus import MEASURED
 from corpus_cases import divided
+from harness import Measurement, print_header, print_row, quantize_command, run_measured
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.runtime.machine import this_machine
@@ -35,15 +34,14 @@ SERIES: dict[str, tuple[int, ...]] = {
 SAMPLES, NODES = 50, 30
 CHANNELS, SIZE, WIDTH = 32, 32, 1024
 RANDOM = np.random.default_rng(0)
-FLOAT = """
-import sys, numpy as np, onnxruntime as ort
-session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-session.run(None, {"x": np.load(sys.argv[2])})
-"""
+FLOAT_INFERENCE = Path(__file__).with_name("float_inference.py")
 
 
 def convolutions(path: Path, nodes: int) -> None:
-    """Residual blocks of two 3x3 convolutions with a Relu between, as deep networks are made: outputs hold at any depth."""
+    """Write a model of residual blocks: two 3x3 convolutions with a Relu between.
+
+    The gain of each block keeps the outputs' size independent of the depth.
+    """
     weights, layers, value = [], [], "x"
     blocks = max(1, nodes // 4)
 
@@ -61,15 +59,12 @@ def convolutions(path: Path, nodes: int) -> None:
 
 
 def products(path: Path, megabytes: int) -> None:
-    """A chain of square products with Relus between; weights of so many MB beside the file."""
+    """Write a chain of square products with Relus between; its weights fill `megabytes`."""
     width = WIDTH if megabytes >= 4 else WIDTH // 4
     weights, layers, value = [], [], "x"
     for i in range(max(1, megabytes * 10**6 // (4 * width * width))):
-        weights.append(
-            numpy_helper.from_array(
-                (RANDOM.normal(size=(width, width)) * np.sqrt(2 / width)).astype(np.float32), f"w{i}"
-            )
-        )
+        weight = RANDOM.normal(size=(width, width)) * np.sqrt(2 / width)
+        weights.append(numpy_helper.from_array(weight.astype(np.float32), f"w{i}"))
         layers.append(helper.make_node("MatMul", [value, f"w{i}"], [f"c{i}"]))
         layers.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
         value = f"r{i}"
@@ -77,6 +72,7 @@ def products(path: Path, megabytes: int) -> None:
 
 
 def save(path: Path, layers: list[Any], weights: list[Any], output: str, shape: list[int]) -> None:
+    """Write a model with its weights as external data, and random samples in calib/ beside it."""
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", output)]
     graph = helper.make_graph(layers, "g", ends[:1], ends[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -87,54 +83,38 @@ def save(path: Path, layers: list[Any], weights: list[Any], output: str, shape: 
         np.save(folder / f"{i:04}.npy", RANDOM.normal(size=shape).astype(np.float32))
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak memory in MB of a command."""
-    read, write = os.pipe()
-    start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-S", "-c", f"import os; os.dup2({write}, 3)\n{MEASURED}", *command],
-        check=True,
-        pass_fds=[write],
-    )
-    seconds = time.perf_counter() - start
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        return seconds, int(pipe.read()) / 1024
+def measured(command: list[str]) -> Measurement:
+    """Run a command that must succeed; return its time and its peak memory."""
+    measurement = run_measured(command)
+    if measurement.process.returncode:
+        raise SystemExit(measurement.process.stderr)
+    return measurement
 
 
 def point(series: str, size: int, options: list[str]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
+    """Quantize a model of one size and measure its cost beside that of float inference."""
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        path, calib = scratch / "model.onnx", scratch / "calib"
         if series == "megabytes":
             products(path, size)
         else:
             convolutions(path, size if series == "nodes" else NODES)
         samples = size if series == "samples" else SAMPLES
-        command = [
-            sys.executable,
-            "-m",
-            "onnxq",
-            "quantize",
-            str(path),
-            "--calib",
-            f"{scratch}/calib",
-            "--samples",
-            str(samples),
-            "-q",
-            *options,
-        ]
-        seconds, peak = measured(command)
-        _, bare = measured([sys.executable, "-c", FLOAT, str(path), f"{scratch}/calib/0000.npy"])
+        output = scratch / "model.int8.onnx"
+        cost = measured(quantize_command(path, calib, output, "--samples", str(samples), *options))
+        bare = measured([sys.executable, str(FLOAT_INFERENCE), str(path), str(calib / "0000.npy")])
     return {
         "series": series,
         "size": size,
-        "seconds": round(seconds, 2),
-        "peak_mb": round(peak),
-        "float_mb": round(bare),
+        "seconds": round(cost.seconds, 2),
+        "peak_mb": round(cost.peak_mb),
+        "float_mb": round(bare.peak_mb),
     }
 
 
 def plot(points: list[dict[str, Any]], path: Path) -> None:
+    """Draw seconds and memory over size, one panel a series."""
     import matplotlib.pyplot as plt
 
     present = list(dict.fromkeys(point["series"] for point in points))
@@ -148,7 +128,7 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
         other.loglog(sizes, [point["float_mb"] for point in found], ":", color="gray", label="float MB")
         axis.set(xlabel=series, ylabel="seconds")
         other.set_ylabel("MB")
-        for each in (axis, other):  # a decade at least, so that what hardly grows looks so
+        for each in (axis, other):  # at least a decade, so that a nearly flat curve looks flat
             values = [value for line in each.get_lines() for value in line.get_ydata()]
             each.set_ylim(min(values) / 3, max(values) * 10)
         lines = axis.get_lines() + other.get_lines()
@@ -158,21 +138,22 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
+    """Print a row for each size and the slope of each series."""
     own, options = divided(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--series", nargs="*", choices=list(SERIES), default=list(SERIES))
-    parser.add_argument("--record", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--record", type=Path, help="write all results to this JSON file")
+    parser.add_argument("--plot", type=Path, help="draw the results to this picture")
     args = parser.parse_args(own)
     points: list[dict[str, Any]] = []
-    print("| series | size | seconds | peak MB | float MB |\n|---|---|---|---|---|")
+    print_header(["series", "size", "seconds", "peak MB", "float MB"])
     for series in args.series:
         for size in SERIES[series]:
             points.append(point(series, size, options))
-            print("| " + " | ".join(str(value) for value in points[-1].values()) + " |", flush=True)
+            print_row(points[-1].values())
         before, last = points[-2:]
         slope = math.log(last["seconds"] / before["seconds"]) / math.log(last["size"] / before["size"])
-        print(f"| {series} | slope | {slope:.2f} | | |")
+        print_row([series, "slope", f"{slope:.2f}", "", ""])
     if args.record:
         args.record.write_text(json.dumps({"machine": asdict(this_machine()), "points": points}, indent=1))
     if args.plot:

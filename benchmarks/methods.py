@@ -1,10 +1,11 @@
-"""What `--method auto` loses to the method that turns out best: each method's file, judged over samples that nobody has seen.
+"""Measure the loss of `--method auto` against the best method in hindsight.
 
     python benchmarks/methods.py FOLDER [--case NAME ...] [-- OPTIONS OF onnxq quantize]
 
-Each case is a folder in FOLDER with model.onnx, calib/, eval/, and case.toml where the samples need one. SQNR in dB over 60
-samples of eval/, in the runtime's integer kernels, without the fallback. Start it with `python benchmarks/older_cpu.py` for those
-of a CPU without VNNI.
+A case is a folder in FOLDER with model.onnx, calib/, eval/, and case.toml where samples need preprocessing.
+The table has one row a case: the SQNR in dB of each method's file over 60 samples of eval/, in the
+runtime's integer kernels, without the fallback to float; then the loss of `auto` in dB. Start it with
+`python benchmarks/older_cpu.py python benchmarks/methods.py ...` for the kernels of a CPU without VNNI.
 """
 
 import argparse
@@ -16,84 +17,59 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corpus_cases import divided
+from harness import case_settings, model_folders, print_header, print_row, quantize_command
+from sample_sqnr import read_feeds, sqnr_db
 
-from onnxq.comparison.metrics import OutputError
-from onnxq.data.preprocessing import read_forms
-from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.graph.files import load
 from onnxq.options import Method
 from onnxq.runtime.sessions import model_inputs, open_session, run
 from onnxq.types import Array, Feeds
 
-SAMPLES = 60
 METHODS = [Method.AUTO, *(method for method in Method if method is not Method.AUTO)]
 
 
-def sqnr_db(file: Path, feeds: Sequence[Feeds], expected: Sequence[Sequence[Array]]) -> float:
-    session, error = open_session(file), OutputError([str(i) for i in range(len(expected[0]))])
-    for feed, want in zip(feeds, expected, strict=True):
-        error.add(want, run(session, feed, "a sample"))
-    return error.sqnr_db() or 0.0
-
-
-def row(folder: Path, options: Sequence[str]) -> list[float]:
-    """SQNR of each method's file."""
-    model, case = folder / "model.onnx", folder / "case.toml"
-    forms = ["--preprocess", str(case)] if case.is_file() else []
-    specs = model_inputs(load(model))
-    samples = spread(
-        open_samples(folder / "eval", specs, read_forms(str(case)) if forms else None, 10**6), SAMPLES
-    )
-    feeds = [check_feeds(sample, specs) for sample in samples]
+def outputs(model: Path, feeds: Sequence[Feeds]) -> list[list[Array]]:
+    """Run a model on all feeds."""
     session = open_session(model)
-    expected = [run(session, feed, "a sample") for feed in feeds]
+    return [list(run(session, feed, "a sample")) for feed in feeds]
+
+
+def measure(folder: Path, options: Sequence[str]) -> list[float]:
+    """Quantize a case with each of METHODS and return the SQNRs in dB."""
+    model, settings = folder / "model.onnx", case_settings(folder)
+    feeds = read_feeds(folder / "eval", model_inputs(load(model)), settings)
+    expected = outputs(model, feeds)
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "int8.onnx"
         for method in METHODS:
-            command = [
-                sys.executable,
-                "-m",
-                "onnxq",
-                "quantize",
-                str(model),
-                "--calib",
-                str(folder / "calib"),
-                *forms,
-                "-o",
-                str(file),
-            ]
-            more = ["--method", method, "--without", "fallback", "--force", "-q", *options]
-            subprocess.run([*command, *more], check=True, capture_output=True)
-            found.append(sqnr_db(file, feeds, expected))
+            more = ("--method", method, "--without", "fallback", "--force", *options)
+            command = quantize_command(model, folder / "calib", file, *more, preprocess=settings)
+            subprocess.run(command, check=True, capture_output=True)
+            found.append(sqnr_db(expected, outputs(file, feeds)))
     return found
 
 
 def main() -> None:
+    """Print a row for each case and the summary of the losses."""
     own, options = divided(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--case", nargs="*")
+    parser.add_argument("folder", type=Path, help="folder of the cases")
+    parser.add_argument("--case", nargs="*", help="only these cases")
     args = parser.parse_args(own)
-    print("| case | " + " | ".join(METHODS) + " | lost |\n|---|" + "---|" * (len(METHODS) + 1))
+    print_header(["case", *METHODS, "lost"])
     losses = []
-    for model in sorted(args.folder.resolve().glob("*/model.onnx")):
-        if args.case and model.parent.name not in args.case:
-            continue
+    for folder in model_folders(args.folder, args.case):
         try:
-            found = row(model.parent, options)
+            found = measure(folder, options)
         except subprocess.CalledProcessError as error:
-            print(f"| {model.parent.name} | {error.stderr.decode().strip().splitlines()[-1:]} |", flush=True)
+            print_row([folder.name, error.stderr.decode().strip().splitlines()[-1:]])
             continue
         losses.append(max(found) - found[0])
-        print(
-            f"| {model.parent.name} | " + " | ".join(f"{each:.1f}" for each in (*found, losses[-1])) + " |",
-            flush=True,
-        )
+        print_row([folder.name, *(f"{each:.1f}" for each in (*found, losses[-1]))])
     if losses:
-        print(
-            f"\nlost: mean {statistics.mean(losses):.2f} dB, median {statistics.median(losses):.2f}, most {max(losses):.1f}"
-        )
+        mean, median = statistics.mean(losses), statistics.median(losses)
+        print(f"\nlost: mean {mean:.2f} dB, median {median:.2f}, most {max(losses):.1f}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Run a command as on an x86 CPU with AVX2 but without AVX-512, VNNI and AMX.
 
     python benchmarks/older_cpu.py onnxq eval model.onnx model.int8.onnx --data eval/
-    OLDER_CPU=avx512 python benchmarks/older_cpu.py ...    # with AVX-512, as the first Xeons of that kind: without VNNI and AMX alone
+    OLDER_CPU=avx512 python benchmarks/older_cpu.py ...
 
-A file that is right on a VNNI machine can be wrong on an older one, where the U8S8 kernels add two
-products in saturating int16. This shows it without an older machine: ONNX Runtime is copied, each
-of its `cpuid` instructions becomes `ud2`, and a preloaded signal handler answers in its place
-without the bits of the newer instructions. The runtime then picks its AVX2 kernels, which run
-natively: numbers and speed are those of this CPU without VNNI. Needs Linux, gcc and objdump.
+With OLDER_CPU=avx512 the CPU keeps AVX-512 and lacks VNNI and AMX alone, as the first Xeons with AVX-512.
+
+A correct file on a VNNI machine can be wrong on an older one, where the U8S8 kernels add two products in
+saturating int16. This script shows it without an older machine. It copies ONNX Runtime and replaces each
+`cpuid` instruction by `ud2`; a preloaded signal handler then answers in its place, without the bits of the
+newer instructions. The runtime picks its AVX2 kernels, which run natively, so results and speed are those of
+this CPU without VNNI. Needs Linux, gcc and objdump.
 """
 
 import os
@@ -21,14 +23,18 @@ from pathlib import Path
 
 
 def overlay() -> Path:
-    """A folder with the patched onnxruntime package and the preloaded library, made once a version."""
+    """Return the folder with the patched onnxruntime package and the preloaded library.
+
+    It is made once for each version of the package.
+    """
     spec = find_spec("onnxruntime")
     if spec is None or spec.origin is None:
         raise SystemExit("onnxruntime is not installed in this environment")
     package = Path(spec.origin).parent
     (library,) = package.glob("capi/onnxruntime_pybind11_state*.so")
     source = Path(__file__).with_suffix(".c")
-    stamp = f"{library.stat().st_size}-{library.stat().st_mtime_ns}-{source.stat().st_mtime_ns}-{sys.version_info[1]}"
+    versions = library.stat().st_size, library.stat().st_mtime_ns, source.stat().st_mtime_ns
+    stamp = "-".join(map(str, (*versions, sys.version_info[1])))
     folder = Path(tempfile.gettempdir()) / f"older-cpu-{os.getuid()}-{stamp}"
     if folder.exists():
         return folder
@@ -41,13 +47,11 @@ def overlay() -> Path:
 
 
 def patch(library: Path) -> None:
-    """Replace every cpuid (0F A2) that the disassembler finds by ud2 (0F 0B)."""
-    text = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", library], check=True, capture_output=True, text=True
-    ).stdout
-    sections = subprocess.run(
-        ["objdump", "-h", "-w", library], check=True, capture_output=True, text=True
-    ).stdout
+    """Replace every cpuid (0F A2) in the disassembly of .text by ud2 (0F 0B)."""
+    text, sections = (
+        subprocess.run(["objdump", *options, library], check=True, capture_output=True, text=True).stdout
+        for options in (("-d", "--no-show-raw-insn"), ("-h", "-w"))
+    )
     found = re.search(r"\.text\s+\S+\s+(\S+)\s+\S+\s+(\S+)", sections)
     if found is None:
         raise SystemExit(f"{library}: no .text section")
@@ -62,9 +66,12 @@ def patch(library: Path) -> None:
 
 
 def main() -> None:
-    """Replace this process by the command, with the older CPU's runtime first on the path."""
+    """Replace this process by the command, with the patched runtime first on the path."""
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
+    if sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        return
     folder = overlay()
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {

@@ -1,12 +1,13 @@
-"""Prove that a change of the code changes no file: digests of what onnxq writes, over a list of commands.
+"""Prove that a change of the code changes no output file: digests of the files of many commands.
 
     python benchmarks/reference.py record FILE.json [--corpus FOLDER] [--only NAME ...] [--quick]
     python benchmarks/reference.py compare BEFORE.json AFTER.json
 
-`record` runs each command of `COMMANDS` on both sample models, and each of `CORPUS_COMMANDS` on the cases of a corpus
-folder (folders of model.onnx and calib/). It stores the SHA-256 of each file written, the exit code, and the SHA-256 of
-the JSON report without times, prose and folder names. `compare` lists what differs, and exits with 1 where anything does. Both
-records must come from one machine with the same packages. `--only` chooses models, `--quick` every third command.
+`record` runs each command of `COMMANDS` on both sample models, and each of `CORPUS_COMMANDS` on the cases of
+a corpus folder. It stores the exit code, the SHA-256 of each written file, and the SHA-256 of the JSON report
+without times, prose and folder names. `compare` lists the differences between two records, and exits with 1
+if there are any. Both records must come from one machine with the same packages. `--only` chooses models,
+`--quick` runs every third command.
 """
 
 import argparse
@@ -56,7 +57,7 @@ COMMANDS: dict[str, str] = {
     "weights-affine": "--mode weights --affine --block channel",
     "weights-standard": "--mode weights --standard --float-compute",
 }
-"""Options of `onnxq quantize`, by a name."""
+"""Options of `onnxq quantize` by name, for the sample models."""
 
 CORPUS_COMMANDS: dict[str, str] = {
     "default": "",
@@ -68,51 +69,42 @@ CORPUS_COMMANDS: dict[str, str] = {
     "fp16": "--mode fp16",
     "min-sqnr": "--effort fast --min-sqnr 35",
 }
+"""The same for the cases of a corpus."""
 TIMES = frozenset({"seconds", "latency"})
 """Keys of a report that change from run to run."""
 PROSE = frozenset({"reason", "warnings", "notes", "line"})
-"""Keys whose text may be worded better at any time."""
+"""Keys whose text may be reworded at any time."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One run: its name, and the arguments of `onnxq` that come before the output's."""
+    """One run: its name, and the arguments of `onnxq` without the output."""
 
     name: str
     arguments: tuple[str, ...]
 
 
 def commands(corpus: Path | None, only: list[str] | None) -> Iterator[Command]:
-    """All runs, model by model."""
+    """Yield all runs, model by model."""
     for name, data in SAMPLES.items():
         if only and name not in only:
             continue
         for label, options in COMMANDS.items():
-            yield Command(
-                f"{name}/{label}",
-                ("quantize", f"sample_models/{name}.onnx", "--calib", data, *options.split()),
-            )
+            arguments = ("quantize", f"sample_models/{name}.onnx", "--calib", data, *options.split())
+            yield Command(f"{name}/{label}", arguments)
         yield Command(f"{name}/sharded-stats", ("stats", f"sample_models/{name}.onnx", data))
     for case in sorted(path.parent for path in corpus.glob("*/case.toml")) if corpus else []:
         if only and case.name not in only:
             continue
+        model, calib = str(case / "model.onnx"), str(case / "calib")
         settings = ("--preprocess", str(case / "case.toml"))
         for label, options in CORPUS_COMMANDS.items():
-            yield Command(
-                f"{case.name}/{label}",
-                (
-                    "quantize",
-                    str(case / "model.onnx"),
-                    "--calib",
-                    str(case / "calib"),
-                    *settings,
-                    *options.split(),
-                ),
-            )
+            arguments = ("quantize", model, "--calib", calib, *settings, *options.split())
+            yield Command(f"{case.name}/{label}", arguments)
 
 
 def run(command: Command) -> dict[str, Any]:
-    """Run one command in a folder of its own; digests of all that it wrote."""
+    """Run one command in a folder of its own and return the digests of its files and its report."""
     with tempfile.TemporaryDirectory(prefix="reference-") as folder:
         made = Path(folder) / "out.onnx"
         arguments = list(command.arguments)
@@ -134,7 +126,7 @@ def run(command: Command) -> dict[str, Any]:
         try:
             report = json.dumps(timeless(json.loads(done.stdout.replace(folder, "FOLDER"))), sort_keys=True)
         except json.JSONDecodeError:
-            report = ""  # an error: its exit code counts, its words do not
+            report = ""  # an error: its exit code counts, its text does not
         return {
             "code": done.returncode,
             "files": files,
@@ -144,14 +136,14 @@ def run(command: Command) -> dict[str, Any]:
 
 
 def onnxq(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line, as a process of its own."""
+    """Run the command line in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "onnxq", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
 
 
 def timeless(value: Any) -> Any:
-    """A report without times and prose."""
+    """Remove times and prose from a report."""
     if isinstance(value, dict):
         return {key: timeless(each) for key, each in value.items() if key not in TIMES | PROSE}
     if isinstance(value, list):
@@ -160,24 +152,23 @@ def timeless(value: Any) -> Any:
 
 
 def digest(content: bytes) -> str:
-    """SHA-256, shortened: enough to tell files apart."""
+    """Return a shortened SHA-256, long enough to distinguish files."""
     return hashlib.sha256(content).hexdigest()[:24]
 
 
 def record(target: Path, corpus: Path | None, only: list[str] | None, *, quick: bool) -> None:
-    """Run everything and write the record, command by command."""
+    """Run all commands and update the record after each."""
     results: dict[str, Any] = {}
     for command in list(commands(corpus, only))[:: 3 if quick else 1]:
         results[command.name] = run(command)
-        print(
-            command.name, results[command.name]["code"], *results[command.name]["files"].values(), flush=True
-        )
+        found = results[command.name]
+        print(command.name, found["code"], *found["files"].values(), flush=True)
         target.write_text(json.dumps(results, indent=1) + "\n")
     print(f"{len(results)} commands, {sum(len(each['files']) for each in results.values())} files")
 
 
 def compare(before: Path, after: Path) -> bool:
-    """Print what differs between two records; True where nothing does."""
+    """Print the differences between two records; return True if there are none."""
     old, new = (json.loads(path.read_text()) for path in (before, after))
     both = [name for name in old if name in new]
     changed = {
@@ -189,21 +180,21 @@ def compare(before: Path, after: Path) -> bool:
             print(f"{name}: {', '.join(keys)} changed")
     files = sum(len(old[name]["files"]) for name in both)
     same = sum(not keys for keys in changed.values())
-    print(
-        f"{same} of {len(both)} commands the same ({files} files); {len(set(old) ^ set(new))} in one record alone"
-    )
+    alone = len(set(old) ^ set(new))
+    print(f"{same} of {len(both)} commands the same ({files} files); {alone} in one record alone")
     return same == len(both)
 
 
 def main() -> None:
+    """Record or compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     steps = parser.add_subparsers(dest="step", required=True)
-    recording = steps.add_parser("record")
-    recording.add_argument("target", type=Path)
-    recording.add_argument("--corpus", type=Path)
-    recording.add_argument("--only", nargs="*")
+    recording = steps.add_parser("record", help="run all commands and store their digests")
+    recording.add_argument("target", type=Path, help="JSON file of the record")
+    recording.add_argument("--corpus", type=Path, help="folder of further cases")
+    recording.add_argument("--only", nargs="*", help="only these models")
     recording.add_argument("--quick", action="store_true", help="every third command")
-    comparing = steps.add_parser("compare")
+    comparing = steps.add_parser("compare", help="list the differences of two records")
     comparing.add_argument("before", type=Path)
     comparing.add_argument("after", type=Path)
     args = parser.parse_args()

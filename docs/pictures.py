@@ -1,4 +1,4 @@
-"""The pictures of docs/quantization.md, drawn from numbers that onnxq itself computes."""
+"""Pictures of docs/quantization.md, drawn from numbers that onnxq computes."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def draw(folder: Path) -> None:
-    """Write each picture as SVG, without a date, so that the same numbers give the same bytes."""
+    """Write each picture as SVG without a date: the same numbers give the same bytes."""
     for name, figure in (
         ("schemes", schemes()),
         ("granularity", granularity()),
@@ -31,10 +31,10 @@ def draw(folder: Path) -> None:
 
 
 def schemes() -> plt.Figure:
-    """Affine against symmetric, on values that a ReLU gave."""
+    """Compare affine and symmetric quantization of the values behind a ReLU."""
     figure, axes = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
     x = np.linspace(-0.2, 6.2, 1000)
-    steps = 15  # 4 bits, so that the steps are seen
+    steps = 15  # 4 bits: the steps are visible
     for label, low, high in (
         ("affine: zero point at the end", 0.0, 6.0),
         ("symmetric: half of the steps unused", -6.0, 6.0),
@@ -42,13 +42,13 @@ def schemes() -> plt.Figure:
         step = (high - low) / steps
         axes.plot(x, np.clip(np.round((x - low) / step) * step + low, low, high), label=label)
     axes.plot(x, x, color="0.7", lw=0.8)
-    axes.set(xlabel="value", ylabel="what is stored", title="16 steps for values from 0 to 6")
+    axes.set(xlabel="value", ylabel="stored value", title="16 steps for values from 0 to 6")
     axes.legend(frameon=False)
     return figure
 
 
 def granularity() -> plt.Figure:
-    """Weights whose channels differ in size: error per tensor and per channel."""
+    """Compare the error of per-tensor and per-channel weights whose channels differ in size."""
     spread = 10 ** np.linspace(-1.5, 0, 16)
     weights = RANDOM.normal(size=(16, 256)) * spread[:, None]
     figure, axes = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
@@ -63,7 +63,7 @@ def granularity() -> plt.Figure:
 
 
 def methods() -> plt.Figure:
-    """Ranges that the methods choose for a tensor with a long tail, and the error that each leaves."""
+    """Show the clipping range of each calibration method for a long-tailed tensor, and its SQNR."""
     values = np.concatenate(
         [RANDOM.normal(size=100_000), RANDOM.laplace(scale=2.5, size=2_000), [38.0]]
     ).astype(np.float32)
@@ -81,18 +81,18 @@ def methods() -> plt.Figure:
         axes.plot([low, high], [height, height], "|-", color=f"C{k}", ms=12)
         axes.text(high + 0.5, height, f"{method}: {sqnr:.1f} dB", va="center", color=f"C{k}")
     axes.set(
-        xlabel="value", ylabel="count", xlim=(-25, 62), title="one tensor with a long tail, one far value"
+        xlabel="value", ylabel="count", xlim=(-25, 62), title="one tensor with a long tail and one outlier"
     )
     return figure
 
 
 def saturation() -> plt.Figure:
-    """The sum of two products in saturating 16 bits, as x86 CPUs without VNNI add them."""
+    """Show the sum of two products in saturating int16, as on x86 CPUs without VNNI."""
     weight = np.arange(0, 128)
     figure, axes = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
     exact = 255 * weight * 2
     axes.plot(weight, exact, label="exact", color="0.6")
-    axes.plot(weight, np.minimum(exact, 32767), label="what the instruction gives")
+    axes.plot(weight, np.minimum(exact, 32767), label="the instruction's result")
     axes.axvline(64, color="C3", lw=0.8)
     axes.text(65, 5000, "onnxq keeps pairs of weights\nat |a| + |b| <= 128", color="C3")
     axes.set(xlabel="both weights of a pair (activations 255)", ylabel="sum of the two products")

@@ -3,10 +3,10 @@
     pip install torch scikit-learn onnx onnxscript
     python sample_models/train.py
 
-The data are the 1,797 real 8x8 digits of the UCI "Optical Recognition of Handwritten Digits" set
-(E. Alpaydin, C. Kaynak, 1998, CC BY 4.0) that scikit-learn ships. 1,097 train the networks, 200 of
-those also stand in calib_data/calib for calibration, and the other 700, never trained on, in
-calib_data/eval with their labels.
+The data are the 1,797 real 8x8 digits of the UCI set "Optical Recognition of Handwritten Digits"
+(E. Alpaydin, C. Kaynak, 1998, CC BY 4.0), which is part of scikit-learn. 1,097 digits train the networks,
+and 200 of these are the calibration samples in calib_data/calib. The other 700 digits, never trained on, are
+in calib_data/eval with their labels.
 """
 
 import csv
@@ -24,7 +24,7 @@ CALIBRATION, EVALUATION = 200, 700
 
 
 class Cnn(nn.Module):
-    """Conv+BN+ReLU, depthwise, a residual Add, pooling, Gemm: 10 classes from [batch, 1, 8, 8]."""
+    """Conv+BN+ReLU, depthwise, a residual Add, pooling and Gemm: [batch, 1, 8, 8] to 10 classes."""
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()
@@ -41,10 +41,12 @@ class Cnn(nn.Module):
 
     @staticmethod
     def block(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Sequential:
+        """Make a convolution with batch norm and ReLU; it keeps height and width."""
         conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
         return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, 10]."""
         x = self.pointwise(self.depthwise(self.stem(image)))
         x = F.max_pool2d(F.relu(x + self.residual(x)), 2)
         return self.head(F.adaptive_avg_pool2d(self.wide(x), 1).flatten(1))
@@ -61,6 +63,7 @@ class Layer(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the layer's output for x [batch, patches, width]."""
         y = self.norm1(x)
         q, k, v = (
             f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value)
@@ -71,7 +74,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """2x2 patches, two encoder layers, mean pooling: 10 classes from [batch, 1, 8, 8]."""
+    """2x2 patches, two encoder layers and mean pooling: [batch, 1, 8, 8] to 10 classes."""
 
     def __init__(self, width: int = 64, heads: int = 4, layers: int = 2) -> None:
         super().__init__()
@@ -81,6 +84,7 @@ class Transformer(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, 10]."""
         x = self.patch(image).flatten(2).transpose(1, 2) + self.position
         for layer in self.layers:
             x = layer(x)
@@ -88,13 +92,13 @@ class Transformer(nn.Module):
 
 
 def shifted(images: torch.Tensor) -> torch.Tensor:
-    """The images moved by -1, 0 or 1 pixel each way."""
+    """Shift all images by the same random -1, 0 or 1 pixel in each direction."""
     down, right = torch.randint(-1, 2, (2,)).tolist()
     return torch.roll(F.pad(images, (1, 1, 1, 1)), (down, right), (2, 3))[:, :, 1:-1, 1:-1]
 
 
 def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int = 200) -> nn.Module:
-    """Fit the model with AdamW and a one-cycle rate; returns it ready for inference."""
+    """Fit the model with AdamW and a one-cycle learning rate; return it in inference mode."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
     steps = epochs * -(-len(images) // 64)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
@@ -109,7 +113,7 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: 
 
 
 def write_samples(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
-    """One .npy a sample, [1, 1, 8, 8] float32, and labels.csv where there are labels."""
+    """Write each sample as .npy, [1, 1, 8, 8] float32, and labels.csv if there are labels."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{i:03}.npy" for i in range(len(images))]
     for name, image in zip(names, images, strict=True):
@@ -122,6 +126,7 @@ def write_samples(folder: Path, images: np.ndarray, labels: np.ndarray | None) -
 
 
 def main() -> None:
+    """Write the samples; train, score and export both networks."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     digits = load_digits()

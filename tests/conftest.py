@@ -1,4 +1,4 @@
-"""Models as text, runs in the real kernels, and the flag that renews golden files."""
+"""Models from ONNX text, runs in the runtime's kernels, and the flag that rewrites golden files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,8 @@ TRANSFORMER = ROOT / "sample_models" / "digits_transformer.onnx"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--regen", action="store_true", help="write the golden files anew")
+    """Add the flag --regen."""
+    parser.addoption("--regen", action="store_true", help="rewrite the golden files")
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 def parse(
     text: str, constants: dict[str, Array] | None = None, *, opset: int = 17, ir_version: int = 8
 ) -> onnx.ModelProto:
-    """A model from the ONNX text of its graph; `constants` become initializers."""
+    """Parse the ONNX text of a graph to a model; `constants` become initializers."""
     header = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]>'
     model = onnx.parser.parse_model(header + text)
     for name, array in (constants or {}).items():
@@ -57,26 +58,28 @@ def parse(
 
 
 def to_ir(model: onnx.ModelProto) -> ir.Model:
+    """Convert a model to onnx-ir."""
     return ir.serde.deserialize_model(model)
 
 
 def run(model: ir.Model | onnx.ModelProto, feeds: Feeds, *, optimize: bool = True) -> list[Array]:
-    """Outputs of a model in the runtime."""
+    """Run a model on one thread and return its outputs."""
     model = to_ir(model) if isinstance(model, onnx.ModelProto) else model
     return list(open_session(model, optimize=optimize, threads=1).run(None, feeds))
 
 
 def runtime_outputs(path: Path, feeds: Feeds, *, optimize: bool = True) -> list[Array]:
-    """Outputs of a model file in the runtime."""
+    """Run a model file on one thread and return its outputs."""
     return list(open_session(path, optimize=optimize, threads=1).run(None, feeds))
 
 
 def as_samples(feeds: list[Feeds]) -> list[Sample]:
+    """Wrap feeds as samples."""
     return [Sample(f"sample{i}", lambda feed=feed: feed) for i, feed in enumerate(feeds)]  # type: ignore[misc]
 
 
 class Quantized:
-    """A model quantized in memory, with everything on the way."""
+    """A model quantized in memory, with its plan and parameters."""
 
     def __init__(
         self, model: onnx.ModelProto, feeds: list[Feeds], *, method: Method = Method.MINMAX,
@@ -98,7 +101,10 @@ class Quantized:
         self.model = (write_qoperator if qoperator else write_qdq)(self.float, self.plan, self.parameters)
 
     def errors(self) -> tuple[float, float]:
-        """Largest error against float over largest value, and largest optimized-unoptimized difference over it."""
+        """Return the largest error against float and the largest difference without optimizations.
+
+        Both are relative to the largest float value.
+        """
         sessions = [
             open_session(to_ir(self.original)),
             open_session(self.model),
@@ -114,7 +120,7 @@ class Quantized:
         return error / size, difference / size
 
     def kernels(self, tmp_path: Path) -> dict[str, int]:
-        """Operator counts of the graph that the runtime really runs."""
+        """Count the operators of the optimized graph that the runtime runs."""
         saved = tmp_path / "optimized.onnx"
         open_session(self.model, save_optimized=saved)
         counts: dict[str, int] = {}
@@ -124,9 +130,11 @@ class Quantized:
 
 
 def normal(rng: np.random.Generator, *shape: int) -> Array:
+    """Draw standard normal float32 values."""
     return rng.normal(size=shape).astype(np.float32)
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
+    """Return a random generator with a fixed seed."""
     return np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""AIMET-ONNX."""
+"""Quantize a model with AIMET-ONNX."""
 
 import onnx
 from aimet_onnx.cross_layer_equalization import equalize_model

@@ -1,4 +1,4 @@
-"""ONNX Neural Compressor."""
+"""Quantize a model with ONNX Neural Compressor."""
 
 from onnx_neural_compressor import data_reader
 from onnx_neural_compressor.quantization import QuantFormat, QuantType, quantize

@@ -1,4 +1,4 @@
-"""NNCF on ONNX."""
+"""Quantize a model with NNCF."""
 
 import nncf
 import onnx

@@ -1,4 +1,4 @@
-"""AMD Quark for ONNX."""
+"""Quantize a model with AMD Quark."""
 
 from onnxruntime.quantization import CalibrationDataReader
 from quark.onnx import ModelQuantizer

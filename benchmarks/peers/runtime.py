@@ -1,4 +1,4 @@
-"""ONNX Runtime's own scripts."""
+"""Quantize a model with ONNX Runtime's own scripts, static or dynamic."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""Models with what users bring, one or more for each line of the checklist."""
+"""Models with the peculiarities of real models, one or more for each line of a checklist."""

@@ -1,4 +1,4 @@
-"""Lines 15 to 30: who takes a value, bodies, where weights come from, and values out of the ordinary."""
+"""Lines 15 to 30: consumers of a value, bodies, sources of weights, and unusual values."""
 
 import itertools
 
@@ -12,7 +12,8 @@ from tests.conftest import normal, parse
 
 @line(15, "a Conv output that is a graph output and feeds Relu")
 def _(rng):
-    text = f"(float[N,4,8,8] x) => (float[N,4,8,8] y, float[N,4,8,8] h) {{ h = Conv{PAD}(x, w1) r = Relu(h) y = Conv{PAD}(r, w2) }}"
+    text = f"""(float[N,4,8,8] x) => (float[N,4,8,8] y, float[N,4,8,8] h) {{
+        h = Conv{PAD}(x, w1) r = Relu(h) y = Conv{PAD}(r, w2) }}"""
     return cnn(rng, text, 2)
 
 
@@ -41,7 +42,8 @@ def _(rng):
 def _(rng):
     text = """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
         g (float[N,4,8,8] x) => (float[N,4,8,8] y) { h = local.block(x, w1) y = local.block(h, w2) }
-        <domain: "local", opset_import: ["" : 17]> block (a, k) => (r) { c = Conv<pads=[1,1,1,1]>(a, k) r = Relu(c) }"""
+        <domain: "local", opset_import: ["" : 17]> block (a, k) => (r)
+            { c = Conv<pads=[1,1,1,1]>(a, k) r = Relu(c) }"""
     model = onnx.parser.parse_model(text)
     model.graph.initializer.extend(
         numpy_helper.from_array(a, n) for n, a in conv_weights(rng, "w1", "w2").items()
@@ -52,15 +54,17 @@ def _(rng):
 @line(19, "a node with a body that is neither If, Loop nor Scan")
 def _(rng):
     text = f"""(float[N,4,8,8] x) => (float[N,4,8,8] y) {{ h = Conv{PAD}(x, w1) s = SequenceConstruct(h, h)
-        m = SequenceMap (s) <body = b (float[N,4,8,8] e) => (float[N,4,8,8] r) {{ c = Conv{PAD}(e, w2) r = Relu(c) }}>
+        m = SequenceMap (s) <body = b (float[N,4,8,8] e) => (float[N,4,8,8] r)
+            {{ c = Conv{PAD}(e, w2) r = Relu(c) }}>
         i = Constant<value = int64 {{0}}>() z = SequenceAt(m, i) y = Conv{PAD}(z, w3) }}"""
     return cnn(rng, text, 2)
 
 
 @line(20, "weights behind Constant, Identity, Transpose and Cast")
 def _(rng):
-    text = f"""i = Identity(w1) h = Conv{PAD}(x, i) r = Relu(h) t = Transpose<perm=[1,0,2,3]>(w2) j = Conv{PAD}(r, t)
-        s = Relu(j) f = Cast<to=1>(half) y = Conv{PAD}(s, f)"""
+    text = f"""i = Identity(w1) h = Conv{PAD}(x, i) r = Relu(h)
+        t = Transpose<perm=[1,0,2,3]>(w2) j = Conv{PAD}(r, t) s = Relu(j)
+        f = Cast<to=1>(half) y = Conv{PAD}(s, f)"""
     large = {
         "w1": 0.1 * normal(rng, 64, 4, 3, 3),
         "w2": 0.1 * normal(rng, 64, 64, 3, 3),
@@ -77,7 +81,8 @@ def _(rng):
 
 @line(21, "initializers that are listed as graph inputs")
 def _(rng):
-    text = f"(float[1,4,8,8] x, float[4,4,3,3] w1) => (float[1,4,8,8] y) {{ h = Conv{PAD}(x, w1) r = Relu(h) y = Conv{PAD}(r, w2) }}"
+    text = f"""(float[1,4,8,8] x, float[4,4,3,3] w1) => (float[1,4,8,8] y) {{
+        h = Conv{PAD}(x, w1) r = Relu(h) y = Conv{PAD}(r, w2) }}"""
     return cnn(rng, text, 2)
 
 
@@ -89,7 +94,8 @@ def _(rng):
 
 @line(23, "depthwise and grouped convolutions")
 def _(rng):
-    text = f"d = Conv<pads=[1,1,1,1], group=4>(x, wd) g2 = Conv<pads=[1,1,1,1], group=2>(d, wg, b) y = Conv{PAD}(g2, w1)"
+    text = f"""d = Conv<pads=[1,1,1,1], group=4>(x, wd) g2 = Conv<pads=[1,1,1,1], group=2>(d, wg, b)
+        y = Conv{PAD}(g2, w1)"""
     return cnn(rng, text, 3, extra={"wd": normal(rng, 4, 1, 3, 3), "wg": normal(rng, 4, 2, 3, 3)})
 
 
@@ -104,7 +110,8 @@ def _(rng):
 
 @line(25, "a weight of zeros, an activation of zeros, an empty operand of Concat")
 def _(rng):
-    text = f"""z = Conv{PAD}(x, wz) h = Conv{PAD}(x, w1) c = Concat<axis=0>(h, none) d = Add(c, z) r = Relu(d) y = Conv{PAD}(r, w2)"""
+    text = f"""z = Conv{PAD}(x, wz) h = Conv{PAD}(x, w1) c = Concat<axis=0>(h, none) d = Add(c, z)
+        r = Relu(d) y = Conv{PAD}(r, w2)"""
     extra = {"wz": np.zeros((4, 4, 3, 3), np.float32), "none": np.zeros((0, 4, 8, 8), np.float32)}
     return cnn(rng, text, 3, extra=extra)
 
@@ -123,8 +130,10 @@ for _mask in (-np.inf, float(np.finfo(np.float32).min), -1e4):
 
     @line(28, f"an attention mask of {_mask:g}")
     def _(rng, mask=_mask):
-        text = """g (float[2,6,8] x, bool[2,6,6] keep) => (float[2,6,8] y) { q = MatMul(x, wq) k = MatMul(x, wk) t = Transpose<perm=[0,2,1]>(k)
-            s = MatMul(q, t) m = Where(keep, zero, low) a = Add(s, m) p = Softmax(a) v = MatMul(x, wv) o = MatMul(p, v) y = MatMul(o, wo) }"""
+        text = """g (float[2,6,8] x, bool[2,6,6] keep) => (float[2,6,8] y) {
+            q = MatMul(x, wq) k = MatMul(x, wk) t = Transpose<perm=[0,2,1]>(k)
+            s = MatMul(q, t) m = Where(keep, zero, low) a = Add(s, m) p = Softmax(a)
+            v = MatMul(x, wv) o = MatMul(p, v) y = MatMul(o, wo) }"""
         constants = {name: 0.3 * normal(rng, 8, 8) for name in ("wq", "wk", "wv", "wo")}
         model = parse(text, constants | {"zero": np.float32(0), "low": np.float32(mask)})
         feeds = [
@@ -151,7 +160,8 @@ for _type, _number in ((np.float16, 29), (np.float64, 30)):
     @line(_number, f"a model of {np.dtype(_type)}")
     def _(rng, kind=_type):
         name = {np.float16: "float16", np.float64: "double"}[kind]
-        text = f"g ({name}[5,8] x) => ({name}[5,4] y) {{ h = Gemm(x, w1, b) r = Relu(h) c = Clip(r, , six) y = Gemm(c, w2) }}"
+        text = f"""g ({name}[5,8] x) => ({name}[5,4] y) {{
+            h = Gemm(x, w1, b) r = Relu(h) c = Clip(r, , six) y = Gemm(c, w2) }}"""
         constants = {
             "w1": normal(rng, 8, 7),
             "b": normal(rng, 7),
@@ -164,7 +174,8 @@ for _type, _number in ((np.float16, 29), (np.float64, 30)):
 
 @line(29, "convolutions of float16")
 def _(rng):
-    text = f"g (float16[N,4,8,8] x) => (float16[N,4,8,8] y) {{ h = Conv{PAD}(x, w1, b) r = Relu(h) y = Conv{PAD}(r, w2) }}"
+    text = f"""g (float16[N,4,8,8] x) => (float16[N,4,8,8] y) {{
+        h = Conv{PAD}(x, w1, b) r = Relu(h) y = Conv{PAD}(r, w2) }}"""
     constants = conv_weights(rng, "w1", "w2") | {"b": normal(rng, 4)}
     model = parse(text, {key: array.astype(np.float16) for key, array in constants.items()})
     return Case(

@@ -1,4 +1,4 @@
-"""Lines 31 to 52: sizes, names, ends, old and new models, and parts that must stay float."""
+"""Lines 31 to 52: shapes, names, inputs and outputs, old and new models, and parts that stay in float."""
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -10,7 +10,8 @@ from tests.conftest import normal, parse, runtime_outputs
 
 @line(31, "sizes that change from sample to sample")
 def _(rng):
-    text = f"(float[N,4,H,W] x) => (float[N,4,H,W] y) {{ h = Conv{PAD}(x, w1) r = Relu(h) y = Conv{PAD}(r, w2) }}"
+    text = f"""(float[N,4,H,W] x) => (float[N,4,H,W] y) {{
+        h = Conv{PAD}(x, w1) r = Relu(h) y = Conv{PAD}(r, w2) }}"""
     case = cnn(rng, text, 2)
     case.feeds = [{"x": normal(rng, 1 + i % 2, 4, 5 + i, SAMPLES + 4 - i)} for i in range(SAMPLES)]
     return case
@@ -27,7 +28,8 @@ for _method in ("entropy", "percentile", "mse"):
 
 @line(32, "a tensor already named like those that are added")
 def _(rng):
-    text = f"h = Conv{PAD}(x, w1) h_quantized = Relu(h) h_QuantizeLinear_Input = Conv{PAD}(h_quantized, w2) y = Relu(h_QuantizeLinear_Input)"
+    text = f"""h = Conv{PAD}(x, w1) h_quantized = Relu(h)
+        h_QuantizeLinear_Input = Conv{PAD}(h_quantized, w2) y = Relu(h_QuantizeLinear_Input)"""
     return cnn(rng, text, 2)
 
 
@@ -39,13 +41,15 @@ def _(rng):
 
 @line(34, "an input that is a graph output too")
 def _(rng):
-    text = f"(float[1,4,8,8] x) => (float[1,4,8,8] y, float[1,4,8,8] z) {{ h = Conv{PAD}(x, w1) y = Conv{PAD}(h, w2) z = Identity(x) }}"
+    text = f"""(float[1,4,8,8] x) => (float[1,4,8,8] y, float[1,4,8,8] z) {{
+        h = Conv{PAD}(x, w1) y = Conv{PAD}(h, w2) z = Identity(x) }}"""
     return cnn(rng, text, 2)
 
 
 @line(35, "a weight that is a graph output")
 def _(rng):
-    text = f"(float[1,4,8,8] x) => (float[1,4,8,8] y, float[4,4,3,3] w2) {{ h = Conv{PAD}(x, w1) r = Relu(h) y = Conv{PAD}(r, w2) }}"
+    text = f"""(float[1,4,8,8] x) => (float[1,4,8,8] y, float[4,4,3,3] w2) {{
+        h = Conv{PAD}(x, w1) r = Relu(h) y = Conv{PAD}(r, w2) }}"""
     return cnn(rng, text, 2)
 
 
@@ -65,7 +69,8 @@ def _(rng):
 @line(36, "a model that is quantized in part")
 def _(rng):
     text = """q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) w = DequantizeLinear(wq, s, zw)
-        h = Conv<pads=[1,1,1,1]>(d, w) hq = QuantizeLinear(h, s, z) e = DequantizeLinear(hq, s, z) y = Conv<pads=[1,1,1,1]>(e, w2)"""
+        h = Conv<pads=[1,1,1,1]>(d, w) hq = QuantizeLinear(h, s, z) e = DequantizeLinear(hq, s, z)
+        y = Conv<pads=[1,1,1,1]>(e, w2)"""
     extra = {
         "s": np.float32(0.03),
         "z": np.uint8(128),
@@ -81,7 +86,8 @@ for _opset in (7, 8, 9, 10, 11, 12):
     def _(rng, opset=_opset):
         norm = "BatchNormalization(h, b, b, m, v)"
         clip = "Clip<min=0.0, max=6.0>(n)" if opset < 11 else "Relu(n)"
-        text = f"h = Conv{PAD}(x, w1, b) n = {norm} c = {clip} p = MaxPool<kernel_shape=[1,1]>(c) y = Conv{PAD}(p, w2)"
+        text = f"""h = Conv{PAD}(x, w1, b) n = {norm} c = {clip} p = MaxPool<kernel_shape=[1,1]>(c)
+            y = Conv{PAD}(p, w2)"""
         extra = {"b": normal(rng, 4), "m": normal(rng, 4), "v": np.abs(normal(rng, 4)) + 0.5}
         case = cnn(rng, text, 2, extra=extra, opset=opset)
         case.model.ir_version = 3 if opset < 9 else 4
@@ -118,8 +124,8 @@ def _(rng):
 
 @line(40, "integer and string inputs")
 def _(rng):
-    text = """g (int64[N,5] ids, string[1] word) => (float[N,5,6] y, string[1] upper) { e = Gather(table, ids) h = MatMul(e, w) r = Relu(h)
-        y = MatMul(r, v) upper = Identity(word) }"""
+    text = """g (int64[N,5] ids, string[1] word) => (float[N,5,6] y, string[1] upper) {
+        e = Gather(table, ids) h = MatMul(e, w) r = Relu(h) y = MatMul(r, v) upper = Identity(word) }"""
     model = parse(
         text, {"table": normal(rng, 30, 8), "w": 0.3 * normal(rng, 8, 7), "v": 0.3 * normal(rng, 7, 6)}
     )
@@ -129,8 +135,8 @@ def _(rng):
 
 @line(41, "an embedding tied to the last product")
 def _(rng):
-    text = """g (int64[2,5] ids) => (float[2,5,30] y) { e = Gather(table, ids) h = MatMul(e, w) t = Transpose<perm=[1,0]>(table)
-        y = MatMul(h, t) }"""
+    text = """g (int64[2,5] ids) => (float[2,5,30] y) {
+        e = Gather(table, ids) h = MatMul(e, w) t = Transpose<perm=[1,0]>(table) y = MatMul(h, t) }"""
     model = parse(text, {"table": normal(rng, 30, 8), "w": 0.3 * normal(rng, 8, 8)})
     return Case(
         model, [{"ids": rng.integers(0, 30, (2, 5))} for _ in range(SAMPLES)], {"MatMulIntegerToFloat": 1}
@@ -141,7 +147,8 @@ for _cell, _gates in (("LSTM", 4), ("GRU", 3)):
 
     @line(42, f"{_cell} between products")
     def _(rng, cell=_cell, gates=_gates):
-        text = f"""g (float[7,1,8] x) => (float[7,1,6] y) {{ h = MatMul(x, w) s, last = {cell}<hidden_size=5>(h, wi, wr)
+        text = f"""g (float[7,1,8] x) => (float[7,1,6] y) {{
+            h = MatMul(x, w) s, last = {cell}<hidden_size=5>(h, wi, wr)
             q = Squeeze(s, one) y = MatMul(q, v) }}"""
         shapes = {"w": (8, 9), "wi": (1, gates * 5, 9), "wr": (1, gates * 5, 5), "v": (5, 6)}
         model = parse(
@@ -152,8 +159,10 @@ for _cell, _gates in (("LSTM", 4), ("GRU", 3)):
 
 @line(45, "BatchNormalization behind a product, a Relu and nothing")
 def _(rng):
-    text = """g (float[5,8] x) => (float[5,4] y) { n0 = BatchNormalization(x, s8, b8, b8, s8) p = MatMul(n0, w) a = Add(p, c)
-        n1 = BatchNormalization(a, s4, c, c, s4) r = Relu(n1) n2 = BatchNormalization(r, s4, c, c, s4) y = Gemm(n2, v) }"""
+    text = """g (float[5,8] x) => (float[5,4] y) {
+        n0 = BatchNormalization(x, s8, b8, b8, s8) p = MatMul(n0, w) a = Add(p, c)
+        n1 = BatchNormalization(a, s4, c, c, s4) r = Relu(n1)
+        n2 = BatchNormalization(r, s4, c, c, s4) y = Gemm(n2, v) }"""
     constants = {"w": normal(rng, 8, 4), "c": normal(rng, 4), "v": normal(rng, 4, 4), "b8": normal(rng, 8)}
     scales = {"s8": np.abs(normal(rng, 8)) + 0.5, "s4": np.abs(normal(rng, 4)) + 0.5}
     return Case(parse(text, constants | scales), images(rng, 5, 8), {"QGemm": 2})
@@ -161,14 +170,15 @@ def _(rng):
 
 @line(46, "a Conv feeding a Conv and an operator that stays float")
 def _(rng):
-    text = f"(float[1,4,8,8] x) => (float[1,4,8,8] y, float[1,4,8,8] t) {{ h = Conv{PAD}(x, w1) t = Tanh(h) y = Conv{PAD}(h, w2) }}"
+    text = f"""(float[1,4,8,8] x) => (float[1,4,8,8] y, float[1,4,8,8] t) {{
+        h = Conv{PAD}(x, w1) t = Tanh(h) y = Conv{PAD}(h, w2) }}"""
     return cnn(rng, text, 2)
 
 
 @line(47, "state in, state out")
 def _(rng):
-    text = """g (float[1,8] x, float[1,6] state) => (float[1,4] y, float[1,6] next) { a = MatMul(x, wx) b = MatMul(state, wh)
-        s = Add(a, b) next = Tanh(s) y = MatMul(next, wo) }"""
+    text = """g (float[1,8] x, float[1,6] state) => (float[1,4] y, float[1,6] next) {
+        a = MatMul(x, wx) b = MatMul(state, wh) s = Add(a, b) next = Tanh(s) y = MatMul(next, wo) }"""
     model = parse(
         text, {"wx": 0.3 * normal(rng, 8, 6), "wh": 0.3 * normal(rng, 6, 6), "wo": normal(rng, 6, 4)}
     )
@@ -178,7 +188,8 @@ def _(rng):
 
 @line(48, "Softmax and Sigmoid, whose ranges are known")
 def _(rng):
-    text = """g (float[5,8] x) => (float[5,4] y) { a = Gemm(x, w) s = Softmax(a) b = Gemm(s, v) g = Sigmoid(b) y = Gemm(g, u) }"""
+    text = """g (float[5,8] x) => (float[5,4] y) {
+        a = Gemm(x, w) s = Softmax(a) b = Gemm(s, v) g = Sigmoid(b) y = Gemm(g, u) }"""
     return Case(
         parse(text, {k: normal(rng, *s) for k, s in {"w": (8, 7), "v": (7, 6), "u": (6, 4)}.items()}),
         images(rng, 5, 8),
@@ -188,7 +199,8 @@ def _(rng):
 
 @line(49, "boxes and scores in one Concat")
 def _(rng):
-    text = f"""(float[1,4,8,8] x) => (float[1,8,8,8] y) {{ h = Conv{PAD}(x, w1) r = Relu(h) p = Conv{PAD}(r, w2) boxes = Mul(p, stride)
+    text = f"""(float[1,4,8,8] x) => (float[1,8,8,8] y) {{
+        h = Conv{PAD}(x, w1) r = Relu(h) p = Conv{PAD}(r, w2) boxes = Mul(p, stride)
         q = Conv{PAD}(r, w3) scores = Sigmoid(q) y = Concat<axis=1>(boxes, scores) }}"""
     case = cnn(rng, text, 3, extra={"stride": np.float32(320)})
 
@@ -209,8 +221,9 @@ def _(rng):
     filters = np.concatenate(
         [np.cos(np.outer(n, n) * np.pi / 16), np.sin(np.outer(n, n) * np.pi / 16)]
     ).astype(np.float32)[:, None]
-    text = """g (float[1,1,160] x) => (float[1,4,17] y) { s = Conv<strides=[8]>(x, filters) p = Mul(s, s) e = MatMul(mel, p)
-        c = Clip(e, tiny) l = Log(c) d = Div(l, std) h = Conv<pads=[1,1]>(d, w1) r = Relu(h) y = Conv(r, w2) }"""
+    text = """g (float[1,1,160] x) => (float[1,4,17] y) {
+        s = Conv<strides=[8]>(x, filters) p = Mul(s, s) e = MatMul(mel, p) c = Clip(e, tiny) l = Log(c)
+        d = Div(l, std) h = Conv<pads=[1,1]>(d, w1) r = Relu(h) y = Conv(r, w2) }"""
     weights = {"w1": normal(rng, 8, 6, 3), "w2": normal(rng, 4, 8, 3), "mel": np.abs(normal(rng, 6, 32))}
     model = parse(text, weights | {"filters": filters, "tiny": np.float32(1e-8), "std": np.float32(3)})
     feeds = [{"x": normal(rng, 1, 1, 160) * np.float32(10.0 ** -(i % 5))} for i in range(SAMPLES)]

@@ -1,4 +1,4 @@
-"""Lines 1 to 14: products, their weights and biases, and what clamps them."""
+"""Lines 1 to 14: products, their weights and biases, and clamping behind them."""
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def _(rng):
 
 
 QOPERATOR = {"format": "qoperator", "skip_slow_nodes": False}
-"""All integers, whether that is faster or not."""
+"""Options for integer kernels throughout, faster than float or not."""
 
 
 @line(12, "empty optional inputs of Conv, Clip and Resize")
@@ -129,7 +129,8 @@ for _low, _high in ((1.0, 6.0), (-6.0, -1.0), (-0.5, 0.5)):
 
 @line(14, "Clip with bounds that are inputs")
 def _(rng):
-    text = f"(float[1,4,8,8] x, float high) => (float[1,4,8,8] y) {{ h = Conv{PAD}(x, w1) c = Clip(h, , high) y = Conv{PAD}(c, w2) }}"
+    text = f"""(float[1,4,8,8] x, float high) => (float[1,4,8,8] y) {{
+        h = Conv{PAD}(x, w1) c = Clip(h, , high) y = Conv{PAD}(c, w2) }}"""
     case = cnn(rng, text, 2)
     case.feeds = [feed | {"high": np.array(0.2 + i / 8, np.float32)} for i, feed in enumerate(case.feeds)]
     return case

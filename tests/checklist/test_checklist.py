@@ -1,7 +1,8 @@
-"""What real models bring: each line quantizes to a right file in the integer kernels, or says in one line why not.
+"""Each line of the checklist quantizes to a correct file in integer kernels, or is refused in one line.
 
-Every case goes the whole way, `onnxq quantize` with its defaults on files; the result is run optimized
-and as written and held against the float model, apart from onnxq's own verification.
+Each case takes the whole way: `onnxq.quantize` with its defaults, from file to file. The result runs with
+and without the runtime's optimizations and is compared with the float model, independently of onnxq's own
+verification.
 """
 
 import os
@@ -15,12 +16,13 @@ import pytest
 
 import onnxq
 from onnxq.errors import OnnxqError
-from tests.checklist import graphs, models, products  # noqa: F401  (they add their lines)
+from tests.checklist import graphs, models, products  # noqa: F401  (they register their lines)
 from tests.checklist.case import LINES, Case, cnn
 from tests.conftest import runtime_outputs
 
 
 def write_case(case: Case, folder: Path) -> None:
+    """Write model.onnx and calib/."""
     onnx.save_model(case.model, folder / "model.onnx")
     (folder / "calib").mkdir()
     for i, feed in enumerate(case.feeds):
@@ -28,6 +30,7 @@ def write_case(case: Case, folder: Path) -> None:
 
 
 def check_outputs(case: Case, source: Path, written: Path) -> None:
+    """Compare the float model with the int8 file, optimized and unoptimized, over all samples."""
     noise = signal = difference = size = 0.0
     for feeds in case.feeds:
         for a, b, c in zip(

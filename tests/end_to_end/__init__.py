@@ -1,0 +1,1 @@
+"""Whole commands on files, and benchmarks and recipes around them."""

@@ -1,4 +1,4 @@
-"""Bodies of If, Loop and Scan: their values are calibrated, their kernels run on integers, in both formats."""
+"""Bodies of If, Loop and Scan: their values are calibrated and their kernels are integer, in both formats."""
 
 import numpy as np
 import onnx
@@ -24,12 +24,15 @@ IF = f"""g (float[N,3,8,8] x, bool c) => (float[N,4,8,8] y) {{
 LOOP = f"""g (float[1,4,8,8] x, int64 n) => (float[1,4,8,8] y, float[T,1,4,8,8] s) {{
     go = Constant<value = bool {{1}}>()
     y, s = Loop (n, go, x) <
-        body = b (int64 i, bool cond_in, float[1,4,8,8] h) => (bool cond, float[1,4,8,8] next, float[1,4,8,8] seen)
-            {{ cond = Identity(cond_in) c = Conv{PAD}(h, w1) r = Relu(c) d = Conv{PAD}(r, w2) next = Tanh(d) seen = Add(c, d) }}> }}"""
+        body = b (int64 i, bool cond_in, float[1,4,8,8] h)
+            => (bool cond, float[1,4,8,8] next, float[1,4,8,8] seen)
+            {{ cond = Identity(cond_in) c = Conv{PAD}(h, w1) r = Relu(c) d = Conv{PAD}(r, w2)
+            next = Tanh(d) seen = Add(c, d) }}> }}"""
 SCAN = """g (float[1,6] h0, float[T,1,5] x) => (float[1,6] h, float[T,1,6] s) {
     h, s = Scan<num_scan_inputs = 1,
         body = b (float[1,6] before, float[1,5] xi) => (float[1,6] after, float[1,6] seen)
-            { p = MatMul(xi, wx) q = MatMul(before, wh) a = Add(p, q) after = Tanh(a) seen = Identity(after) }> (h0, x) }"""
+            { p = MatMul(xi, wx) q = MatMul(before, wh) a = Add(p, q)
+            after = Tanh(a) seen = Identity(after) }> (h0, x) }"""
 NESTED = f"""g (float[1,4,8,8] x, int64 n) => (float[1,4,8,8] y) {{
     go = Constant<value = bool {{1}}>()
     one = Constant<value = int64 {{1}}>()
@@ -107,7 +110,7 @@ def save(tmp_path, model, feeds):
 
 
 def test_an_if_in_a_loop_stays_float(rng, tmp_path):
-    """Its values are there in some iterations only: no scan output can stack them."""
+    """Its values exist only in some iterations, so no scan output can stack them."""
     feeds = [{"x": normal(rng, 1, 4, 8, 8), "n": np.array(4)} for _ in range(8)]
     text = NESTED.replace("y = Loop", f"v = Conv{PAD}(x, w1) y = Loop").replace(
         "next = Tanh(m)", "next = Add(m, v)"
@@ -167,7 +170,7 @@ def test_branches_that_give_an_outer_value_keep_what_stands_between(taken, rng):
 def with_weights_as_states(
     text, states="wx, wh", taken="float[5,6] wx1, float[6,6] wh1", given="float[5,6] wx2, float[6,6] wh2"
 ):
-    """The recurrent cell of SCAN with weights that it hands from step to step."""
+    """Turn the weights of SCAN's recurrent cell into states that it passes from step to step."""
     text = text.replace("h, s = Scan", "h, u, v, s = Scan").replace("(h0, x) }", f"(h0, {states}, x) }}")
     text = text.replace("float[1,5] xi)", f"{taken}, float[1,5] xi)").replace(
         "float[1,6] after,", f"float[1,6] after, {given},"
@@ -204,7 +207,7 @@ def test_a_state_that_a_graph_gives_or_a_body_changes_stays(rng):
 
 
 def test_a_loop_that_hands_weights_on_beside_what_it_counts(rng):
-    """Exporters of while loops: the weight and the bound are states, and what comes out of them is used behind the loop."""
+    """Exporters of while loops make the weight and the bound states, and use their final values."""
     text = """g (float[1,6] x, int64 n) => (float[1,6] y) {
         go = Constant<value = bool {1}>()
         h, v, m = Loop (n, go, x, w, n) <
@@ -224,11 +227,13 @@ def test_a_loop_that_hands_weights_on_beside_what_it_counts(rng):
 
 
 def test_bodies_that_use_the_same_names(rng):
-    """Exporters repeat a cell's names in every loop: what stands for one value must not stand for the other."""
-    cell = """Loop (n, go, {x}) <body = b{i} (int64 i, bool c, float[1,6] before) => (bool next, float[1,6] after) {{
-        next = Identity(c) p = MatMul(before, {w}) after = Tanh(p) }}>"""
+    """Exporters repeat a cell's names in every loop: quantization must keep the values apart."""
+    cell = """Loop (n, go, {x}) <
+        body = b{i} (int64 i, bool c, float[1,6] before) => (bool next, float[1,6] after) {{
+            next = Identity(c) p = MatMul(before, {w}) after = Tanh(p) }}>"""
+    first, second = cell.format(x="x", w="w1", i=1), cell.format(x="k", w="w2", i=2)
     text = f"""g (float[1,6] x, int64 n) => (float[1,6] y) {{
-        go = Constant<value = bool {{1}}>() h = {cell.format(x="x", w="w1", i=1)} k = Mul(h, ten) y = {cell.format(x="k", w="w2", i=2)} }}"""
+        go = Constant<value = bool {{1}}>() h = {first} k = Mul(h, ten) y = {second} }}"""
     model = parse(text, {"w1": normal(rng, 6, 6), "w2": 0.2 * normal(rng, 6, 6), "ten": np.float32(3)})
     feeds = [{"x": normal(rng, 1, 6), "n": np.array(2)} for _ in range(16)]
     quantized = Quantized(model, feeds)

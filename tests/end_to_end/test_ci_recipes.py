@@ -1,4 +1,4 @@
-"""The recipes for CI, run step by step as they are written."""
+"""The CI recipes run step by step, as they are written."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def shell(command, folder, **variables):
 
 
 def run_action(folder, inputs, *, skip=()):
-    """All steps of action.yml with its expressions filled in; the result of the last one that ran."""
+    """Run the steps of action.yml with its expressions filled in; return the result of the last one run."""
     action = yaml.safe_load((ROOT / "action.yml").read_text())
     values = {name: each.get("default", "") for name, each in action["inputs"].items()} | inputs
     known = {f"inputs.{name}": value for name, value in values.items()} | {"github.action_path": str(ROOT)}
@@ -46,7 +46,7 @@ def run_action(folder, inputs, *, skip=()):
             key: re.sub(r"\$\{\{ (.+?) \}\}", lambda found: known[found[1]], text)
             for key, text in step["env"].items()
         }
-        assert "${{" not in step["run"]  # what a pull request may set must not become code
+        assert "${{" not in step["run"]  # values from a pull request must not become code
         result = shell(step["run"], folder, **fill)
         if result.returncode:
             return result

@@ -1,7 +1,7 @@
-"""Random graphs over the operator table: the file loads, runs, and is within quantization error of float.
+"""Random graphs over the operator table: the file loads, runs, and stays within quantization error of float.
 
 A graph is a chain with side branches: each step takes one or two earlier values of the same shape.
-Shapes, attributes, shared weights, fan-outs, clamps and extra outputs are drawn at random.
+Shapes, attributes, shared weights, fan-outs, clipping and extra outputs are random.
 """
 
 import numpy as np
@@ -158,7 +158,7 @@ class Graph:
 
 
 def check(seed: int) -> bool:
-    """Quantize the graph of a seed and hold it against float; False where it has no product to quantize."""
+    """Quantize a seed's graph and compare it with float; return False if it has nothing to quantize."""
     graph = Graph(seed)
     for _ in range(int(graph.rng.integers(2, 14))):
         graph.step()
@@ -173,7 +173,7 @@ def check(seed: int) -> bool:
     if not quantized.plan.nodes:
         return False
     error, difference = quantized.errors()
-    # each operator on the way may add a step or two of its own 255; per-tensor weights are coarser
+    # each operator may add an error of one or two of its 255 steps; per-tensor weights are coarser
     depth = len(graph.nodes)
     assert error < 0.02 * depth + 0.06, f"seed {seed}: {error:.3f} from float"
     assert difference < 0.01 * depth + 0.01, f"seed {seed}: {difference:.3f} between optimized and as written"

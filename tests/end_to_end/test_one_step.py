@@ -1,7 +1,8 @@
-"""The runtime's integer kernels compute what the file says: optimized and as written differ by one quantization step at most.
+"""Integer kernels follow the file: with and without optimizations, outputs differ by at most one step.
 
-Weights and inputs are those on which kernels without VNNI saturate if anything lets them: neighbours of the same sign near the
-end of the range, inputs near theirs. `python benchmarks/older_cpu.py python -m pytest tests/end_to_end/test_one_step.py` runs those kernels.
+Weights and inputs are chosen to saturate kernels without VNNI: neighbouring weights of the same sign and
+inputs, all near the end of their range. To run those kernels:
+`python benchmarks/older_cpu.py python -m pytest tests/end_to_end/test_one_step.py`.
 """
 
 import numpy as np
@@ -23,7 +24,7 @@ CASES = {
 
 
 def hard_weights(rng, shape):
-    """Half of them near the largest of their channel, of one sign."""
+    """Draw non-negative weights, half of them near the largest of their channel."""
     w = np.abs(normal(rng, *shape)) * 0.1
     near = rng.random(shape) < 0.5
     return np.where(near, 1 - 0.05 * rng.random(shape), w).astype(np.float32)

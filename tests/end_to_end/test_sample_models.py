@@ -1,4 +1,4 @@
-"""The sample networks, from file to file, in the real kernels, at the bounds that users are promised."""
+"""The sample networks, from file to file, in the runtime's kernels, within the documented bounds."""
 
 import pytest
 
