@@ -209,7 +209,7 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
     recipe = choice.recipe
     shapes = _shapes(inputs, outcome)
     kernels, outputs = _read_and_run(inputs, path, outcome, shapes)
-    timed = [check_feeds(sample, inputs.specs) for sample in validation[: inputs.settings.timed]]
+    timed = [check_feeds(sample, inputs.specs) for sample in validation[: inputs.settings.latency_samples]]
     latency = None
     if timed:
         seconds = 0.1 if options.effort is Effort.FAST else 0.5

@@ -1,4 +1,4 @@
-"""`--mode fp16`: float weights in half precision; the runtime widens them once, when it loads the file.
+"""`--mode fp16`: float weights in half precision; the runtime widens them once, when it float_costs the file.
 
 Inputs, outputs and arithmetic stay float32: the runtime has hardly any half-precision kernels for CPUs, and would convert
 to and fro around every node. Weights that half precision cannot hold stay as they are.

@@ -19,7 +19,7 @@ SILU_BEGIN = -8.0
 """Where x * Sigmoid(x) is within 0.003 of zero, for good."""
 
 
-def useful_range(plan: Plan, value: ir.Value) -> Range | None:
+def effective_range(plan: Plan, value: ir.Value) -> Range | None:
     """Bounds beyond which the value may be clipped at no loss; None where there are none, or they are unknown."""
     consumers = {use.node for use in value.uses()}
     if value.is_graph_output() or not consumers:

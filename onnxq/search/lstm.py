@@ -54,7 +54,7 @@ def quantized_lstms(
     """
     nodes = sorted(inputs.wanted_lstms(), key=lambda node: -lstm_weights(node))
     moments = _moments(inputs, nodes)
-    options, least = _weight_options(inputs), inputs.settings.lstm_db
+    options, least = _weight_options(inputs), inputs.settings.min_lstm_db
     forms: dict[str, LstmForm] = {}
     refused: dict[str, FloatReason] = {}
     for node in nodes:
@@ -102,7 +102,7 @@ def _with_shared_scales(
 ) -> dict[str, LstmForm]:
     """Give all rows of an R one scale where the outputs hardly change by it."""
     found = dict(forms)
-    least = _sqnr_db(inputs.model, found, references) - inputs.settings.shared_scale_db
+    least = _sqnr_db(inputs.model, found, references) - inputs.settings.max_shared_scale_loss_db
     nodes = {node.name: node for node in inputs.wanted_lstms()}
     for name, form in forms.items():
         second = moments[name][1].raw() if name in moments else None
@@ -127,7 +127,7 @@ def _with_shared_scales(
 def _sqnr_db(model: ir.Model, forms: Mapping[str, LstmForm], references: References) -> float:
     together = model.clone()
     quantize_lstms(together, forms)
-    return references.inner_judged(together).sqnr_db
+    return references.measure_before_softmax(together).sqnr_db
 
 
 def _moments(inputs: Inputs, nodes: Sequence[ir.Node]) -> dict[str, tuple[Moments, Moments]]:

@@ -10,7 +10,7 @@ from onnxq.search.references import References
 
 def find_references(inputs: Inputs) -> References | None:
     """Run the float model over the samples on which candidates are compared; None where none is held out."""
-    count = inputs.settings.compared
+    count = inputs.settings.comparison_samples
     held_out = chosen_sequences(inputs.samples.validation, inputs.feedback, count)
     others = _others(inputs, held_out)
     more = chosen_sequences(others, inputs.feedback, count) if len(held_out) < count else []
@@ -21,8 +21,8 @@ def more_references(inputs: Inputs, few: References) -> References:
     """Run the float model over as many samples as it takes to say whether a bound holds."""
     settings = inputs.settings
     each = max(1, few.size // len(few.samples))
-    wanted = settings.more_in_sequences if inputs.feedback.states else settings.more_samples
-    count = max(len(few.samples), min(wanted, settings.more_bytes // each))
+    wanted = settings.more_stateful_samples if inputs.feedback.states else settings.more_samples
+    count = max(len(few.samples), min(wanted, settings.more_samples_bytes // each))
     held_out = chosen_sequences(inputs.samples.validation, inputs.feedback, count)
     others = _others(inputs, held_out)
     left = count - len(held_out)

@@ -9,10 +9,10 @@ from onnxq.data.samples import spread
 from onnxq.formats.recipe import Recipe
 from onnxq.options import Effort, Method
 from onnxq.quantization.weights import layer_inputs
-from onnxq.search.accuracy_target import loads_of
+from onnxq.search.accuracy_target import float_costs_of
 from onnxq.search.candidates import Variant
 from onnxq.search.inputs import Inputs
-from onnxq.search.mixed_precision import Load
+from onnxq.search.mixed_precision import FloatCost
 from onnxq.transforms.algorithm import Algorithm
 from onnxq.transforms.registry import transforms
 
@@ -37,8 +37,8 @@ def find_variants(inputs: Inputs, recipe: Recipe) -> list[Variant]:
     if inputs.options.stats or inputs.large:
         return [plain]
     algorithms = transforms(inputs.options.effort, inputs.options.without)
-    loads = loads_of(plain, samples[0].load(), inputs.costs) if algorithms else {}
-    rewritten = [_rewritten(inputs, plain, each, loads) for each in algorithms]
+    float_costs = float_costs_of(plain, samples[0].load(), inputs.costs) if algorithms else {}
+    rewritten = [_rewritten(inputs, plain, each, float_costs) for each in algorithms]
     return [plain, *(variant for variant in rewritten if variant is not None)]
 
 
@@ -49,22 +49,22 @@ def _more_samples(moments: Mapping[LayerInput, Moments], taken: int, available: 
 
 
 def _rewritten(
-    inputs: Inputs, plain: Variant, algorithm: Algorithm, loads: Mapping[str, Load]
+    inputs: Inputs, plain: Variant, algorithm: Algorithm, float_costs: Mapping[str, FloatCost]
 ) -> Variant | None:
     """Return the form that a transform makes, where it touches enough of the planned MACs."""
     assert algorithm.rewrite is not None
     before = layer_inputs(plain.plan)
     within_reach = [name for name, layer in before.items() if algorithm.reaches(layer)]
-    if sum(loads[name].macs for name in within_reach) < inputs.settings.transform_macs:
+    if sum(float_costs[name].macs for name in within_reach) < inputs.settings.min_transform_macs:
         return None
     found = algorithm.rewrite(plain.model, plain.plan, plain.moments, None)
     if found is None:
         return None
-    inputs.store.hold(found.model)
+    inputs.store.offload(found.model)
     recipe = replace(plain.recipe.of_model(found.model), techniques=(algorithm.name,))
     after = layer_inputs(recipe.plan)
-    touched = sum(load.macs for name, load in loads.items() if before.get(name) != after.get(name))
-    if touched < inputs.settings.transform_macs:
+    touched = sum(load.macs for name, load in float_costs.items() if before.get(name) != after.get(name))
+    if touched < inputs.settings.min_transform_macs:
         return None
     return Variant(recipe, found.moments, found.divided)
 
