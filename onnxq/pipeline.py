@@ -30,7 +30,7 @@ from onnxq.graph.files import check_output, digest, external_files, file_bytes, 
 from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
-from onnxq.modes.fp16 import narrow
+from onnxq.modes.fp16 import convert_to_fp16
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
 from onnxq.options import Effort, Method, Mode, QuantizeOptions
@@ -54,7 +54,7 @@ from onnxq.version import __version__
 MODES: dict[Mode, Callable[[Inputs, References | None], Outcome]] = {
     Mode.DYNAMIC: quantize_dynamic,
     Mode.WEIGHTS: lambda inputs, _: quantize_weights_only(inputs),
-    Mode.FP16: lambda inputs, _: narrow(inputs),
+    Mode.FP16: lambda inputs, _: convert_to_fp16(inputs),
 }
 """Modes that calibrate no ranges."""
 

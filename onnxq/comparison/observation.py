@@ -146,7 +146,9 @@ class Comparison:
     def __post_init__(self) -> None:
         self.outer = OutputErrors(self.observation.outer)
         # without a final Softmax the values are the same
-        self.inner = OutputErrors(self.observation.inner) if self.observation.has_final_softmax else self.outer
+        self.inner = (
+            OutputErrors(self.observation.inner) if self.observation.has_final_softmax else self.outer
+        )
         self.decisions = {
             number: Decisions(tap.axis)
             for number, tap in enumerate(self.observation.taps)

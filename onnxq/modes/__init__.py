@@ -1,1 +1,1 @@
-"""Quantization without calibrated ranges: one file a mode; `pipeline.MODES` names them all."""
+"""One file for each `--mode`, from the inputs to the model to write; formats and techniques lie below."""

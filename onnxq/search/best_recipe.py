@@ -15,7 +15,6 @@ from onnxq.options import Effort, Format, Method, QuantizeOptions, Technique
 from onnxq.plan.plan import Plan
 from onnxq.plan.products import among_floats, has_bias
 from onnxq.plan.shapes import planned_shapes
-
 from onnxq.search.accuracy_target import Task, float_costs_of, meet_target
 from onnxq.search.candidates import Candidates, Variant, choose
 from onnxq.search.fewer_scalings import with_fewer_scalings

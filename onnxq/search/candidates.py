@@ -65,7 +65,7 @@ class Candidates:
 
     variant         form of the model
     statistics      statistics of its calibrated tensors
-    methods         calibration methods; the scales of the weights keep biases from overflowing with all of them
+    methods         calibration methods; with the weights' scales no bias overflows with any of them
     method_options  options of the methods
     weight_options  options of weight quantization, without techniques
     writer          writer of the files
@@ -114,7 +114,7 @@ class Candidates:
         return same | quantize_weights(plan, scales, self.variant.moments, options, skip=frozenset(same))
 
     def of(self, variant: Variant) -> "Candidates":
-        """Return the candidates of another form with the same tensors; their ranges are not searched again."""
+        """Return the candidates of another form with the same tensors; they share the ranges."""
         return replace(
             self, variant=variant, others=(*self.others, self), cache=Cache(ranges=self.cache.ranges)
         )
@@ -208,7 +208,7 @@ def _weight_names(plan: Plan) -> dict[str, tuple[str | None, ...]]:
 def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tuple[str, ...]]) -> Choice:
     """Choose the techniques with the MSE method, then the calibration method if the user left it open.
 
-    Among methods within one standard error of each other, the one that clips least is kept: a few samples lack
+    Among methods within one standard error of the best, the one that clips least is kept: a few samples lack
     rare values, and a clipped value can make a whole output wrong.
     """
     first = Method.MSE if method is Method.AUTO else method

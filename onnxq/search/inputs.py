@@ -91,7 +91,7 @@ class Inputs:
         return Writer(self.options.format, self.options.standard, None if self.large else {})
 
     def wanted_lstms(self) -> list[ir.Node]:
-        """Return the LSTMs to give int8 weights: all that the user selects, none, or those that get faster."""
+        """Return the LSTMs that get int8 weights: all that the user selects, none, or the faster ones."""
         return _wanted_lstms(self.model, self.options)
 
 

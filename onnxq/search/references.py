@@ -124,9 +124,9 @@ class References:
 
         Args:
             model: the candidate.
-            at_outputs: take the bound of the outputs. Otherwise it is the bound in front of a final Softmax, or
-                the expected share of changed decisions where that is larger: a share of 0.01 counts as much as
-                20 dB.
+            at_outputs: take the bound of the outputs. Otherwise it is the bound in front of a final Softmax,
+                or the expected share of changed decisions where that is larger: a share of 0.01 counts as
+                much as 20 dB.
         """
         everything = range(len(self.samples))
         comparison = self._compare(model, everything)
