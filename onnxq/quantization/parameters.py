@@ -104,8 +104,8 @@ def _range(
         )
     if sketch.batches == 0:
         return 0.0, 0.0
-    useful = effective_range(plan, tensor.value)
-    return choose_range(sketch if useful is None else sketch.within(*useful), method, options)
+    bounds = effective_range(plan, tensor.value)
+    return choose_range(sketch if bounds is None else sketch.within(*bounds), method, options)
 
 
 def make_parameters(
