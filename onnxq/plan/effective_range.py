@@ -1,8 +1,8 @@
 """The effective range of a value: the part in which its consumers' results differ.
 
 Values outside it may be clipped at no loss. A HardSigmoid is constant left of its ramp, a LeakyRelu with a
-clamp behind it below some value, a Sigmoid almost constant at both ends. A gate's input has no lower bound
-where the gate multiplies it by zero.
+clamp behind it below some value, a Sigmoid almost constant at both ends. Where a gate is zero, the value that
+it multiplies does not matter.
 """
 
 import math
