@@ -1,1 +1,1 @@
-"""One file for each `--mode`, from the inputs to the model to write; formats and techniques lie below."""
+"""Quantization modes, from the inputs to the model to write; formats and techniques are in lower folders."""
