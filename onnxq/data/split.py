@@ -12,7 +12,7 @@ VALIDATION_SHARE, MOST_VALIDATION_SHARE = 6, 3
 VALIDATION = 24
 """Validation samples to reach if that takes no more than the larger share."""
 UNSEEN_SHARE = 3
-"""One validation sample in 3 is kept from every choice: claims are made on samples that nothing was chosen by."""
+"""One validation sample in 3 takes part in no choice, so that the final figures are unbiased."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def split(samples: Sequence[Sample], starts: Container[str] | None = None) -> Sp
 
     Args:
         samples: in the order of the data.
-        starts: names of the first samples of sequences, which stay whole; None where each sample stands alone.
+        starts: names of the first samples of sequences, which stay whole; None for independent samples.
     """
     firsts = [i for i, sample in enumerate(samples) if starts is None or sample.name in starts]
     parts = [samples[start:stop] for start, stop in pairwise([*firsts, len(samples)])]

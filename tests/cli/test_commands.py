@@ -1,4 +1,4 @@
-"""The contract of the command line: results, exit codes, one line for each mistake, nothing half-written."""
+"""The contract of the command line: results, exit codes, one-line errors, no partly written files."""
 
 import json
 import os
@@ -274,10 +274,13 @@ def test_a_read_only_folder(work):
     for parent in work.parents:
         if parent.owner() == "root" and parent != Path("/tmp") and str(parent).startswith("/tmp"):
             parent.chmod(0o755)
-    code = "from onnxq.errors import OutputError\nfrom onnxq.graph.files import check_output\nfrom pathlib import Path\n"
-    code += "try: check_output(Path('locked/m.int8.onnx'), Path('locked/model.onnx'), force=False)\nexcept OutputError as e: print(e)"
+    program = Path(__file__).with_name("check_output_program.py")
     done = subprocess.run(
-        [*prefix, sys.executable, "-c", code], capture_output=True, text=True, cwd=work, check=False
+        [*prefix, sys.executable, program, "locked/m.int8.onnx", "locked/model.onnx"],
+        capture_output=True,
+        text=True,
+        cwd=work,
+        check=False,
     )
     assert "cannot be written" in done.stdout, done.stderr
     assert [path.name for path in folder.iterdir()] == ["model.onnx"]
@@ -317,12 +320,9 @@ def test_few_samples_are_a_warning(work):
 
 
 def test_algebra_is_loaded_when_it_is_used():
-    """onnx_ir adds sizes that have names with sympy, whose loading takes longer than all else that is loaded."""
-    code = "import sys\nfrom onnxq.runtime.memory import loading\nwith loading('onnxq.pipeline'):\n    import onnxq.pipeline\n"
-    code += (
-        "import onnx_ir\nbefore = 'sympy.core' in sys.modules\nprint(before, onnx_ir.SymbolicDim('n') + 1)"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    """onnx_ir adds symbolic sizes with sympy, whose import takes longer than all other imports together."""
+    program = Path(__file__).with_name("symbolic_sizes_program.py")
+    found = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
     assert found.stdout.split("\n")[0] == "False n + 1"
 
 
