@@ -1,4 +1,4 @@
-"""Ranges that consumers cannot tell apart, and activations that are read with another scale."""
+"""Effective ranges, and activations that are read with another scale."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("text", list(CASES))
-def test_useful_ranges(rng, text):
+def test_effective_ranges(rng, text):
     constants = {"w": normal(rng, 4, 4, 1, 1), "v": normal(rng, 4, 4, 1, 1), "low": np.float32(-0.4)}
     used = {name: array for name, array in constants.items() if name in ("w", "v") or "low" in text}
     model = normalize(

@@ -1,4 +1,4 @@
-"""Blame: the guilty nodes go back to float, the cheapest first, and no others."""
+"""Mixed precision: the nodes that cause the noise go back to float, the cheapest first, and no others."""
 
 import numpy as np
 import onnx
@@ -24,10 +24,10 @@ from onnxq.search.references import References
 from tests.conftest import CNN, SAMPLES, normal, parse
 
 SLOW = 1.5
-"""By how much the time of a model grows whose products gain little in float."""
+"""Growth of the time of a model whose products gain little in float, a share."""
 
 
-def world(noises, interaction=1.0):
+def measurement(noises, interaction=1.0):
     """Return the noise of a model in which each node adds its own: one number, or one for each part of the outputs."""
 
     def judge(floats):
@@ -39,7 +39,7 @@ def world(noises, interaction=1.0):
 
 
 def db(judge, floats=()):
-    """SQNR of the worst part."""
+    """Return the SQNR of the worst part, dB."""
     return decibels(max(judge(frozenset(floats))))
 
 
@@ -52,11 +52,11 @@ def float_costs_of(names, macs=None):
 
 def run(noises, *, macs=None, interaction=1.0, goal=None):
     work = FallbackNodes(float_costs_of(list(noises), macs))
-    together = world(noises, interaction)
-    return fall_back(work, world(noises), together, together(frozenset()), goal)
+    together = measurement(noises, interaction)
+    return fall_back(work, measurement(noises), together, together(frozenset()), goal)
 
 
-def test_only_the_guilty_node_goes_back():
+def test_only_the_node_that_causes_the_noise_goes_back():
     noises = {f"n{i}": 1e-5 for i in range(20)} | {"bad": 0.05}
     result = run(noises)
     assert result.nodes == ("bad",)
@@ -69,14 +69,14 @@ def test_of_two_equally_noisy_nodes_the_cheaper_goes_first():
     assert result.nodes == ("cheap",)
 
 
-def test_noise_that_is_more_than_its_parts_takes_more_rounds():
+def test_noise_above_the_sum_of_its_parts_takes_more_rounds():
     noises = {f"n{i}": 0.002 * 0.7**i for i in range(25)}
     result = run(noises, interaction=4.0)
     assert result.after_db >= DEFAULTS.target_db
     assert len(result.nodes) > 1
 
 
-def test_no_more_is_given_up_than_allowed_and_nothing_for_little():
+def test_the_limits_hold_and_a_small_gain_changes_nothing():
     noises = {f"n{i}": 0.0011 for i in range(20)}
     result = run(noises, macs=dict.fromkeys(noises, SLOW / 20))
     assert result.nodes == ()
@@ -84,29 +84,29 @@ def test_no_more_is_given_up_than_allowed_and_nothing_for_little():
     assert 10 * np.log10(1 / (1 - DEFAULTS.max_time / SLOW)) < DEFAULTS.min_gain_db
 
 
-def test_half_the_time_and_three_quarters_of_the_weights_are_given_up_where_that_gains_something():
+def test_the_limits_are_used_up_where_that_gains_enough():
     noises = {f"n{i}": 0.0011 for i in range(20)}
     half = run(noises)
     assert len(half.nodes) == pytest.approx(DEFAULTS.max_time * 20, abs=1)
     assert half.after_db == pytest.approx(half.before_db + 10 * np.log10(2), abs=0.5)
     assert half.after_db < DEFAULTS.target_db
     work = FallbackNodes({name: FloatCost(0.05, 0.075, 0.0) for name in noises})
-    judge = world(noises)
+    judge = measurement(noises)
     cheap = fall_back(work, judge, judge, judge(frozenset()))
     assert len(cheap.nodes) == pytest.approx(DEFAULTS.max_weights / 0.075, abs=1)
     assert cheap.after_db < DEFAULTS.target_db
 
 
 @pytest.mark.parametrize("interaction", [0.25, 0.4, 3.0])
-def test_what_was_left_float_too_many_goes_back_to_integers(interaction):
-    """Noise is not the sum of its parts, and rounds take more and more: not to far beyond the target."""
+def test_nodes_that_need_not_be_float_go_back_to_int8(interaction):
+    """Noise is not the sum of its parts, and later rounds add more nodes: the result must not overshoot."""
     result = run({f"n{i}": 0.08 * 0.9**i for i in range(40)}, interaction=interaction)
     assert DEFAULTS.target_db <= result.after_db <= DEFAULTS.target_db + DEFAULTS.step_db
 
 
 @pytest.mark.parametrize(("each", "holds"), [(0.005, True), (0.0011, False)])
-def test_a_ruined_model_gets_back_whatever_it_takes(each, holds):
-    """10 dB: nearly all of it goes; 16.6 dB: usable, so that nothing is slowed down for it."""
+def test_an_unusable_model_has_no_limits(each, holds):
+    """At 10 dB nearly all nodes go back; 16.6 dB is usable, so nothing is slowed down."""
     result = run({f"n{i}": each for i in range(20)}, macs={f"n{i}": SLOW / 20 for i in range(20)})
     assert (result.after_db >= DEFAULTS.target_db) == holds
     assert (len(result.nodes) > 0) == holds
@@ -116,7 +116,7 @@ def test_large_models_are_measured_in_groups():
     noises = {f"n{i}": 1e-6 for i in range(1000)} | {"bad": 0.05}
     asked = []
     work = FallbackNodes(float_costs_of(list(noises)))
-    judge = world(noises)
+    judge = measurement(noises)
     result = fall_back(work, lambda names: asked.append(1) or judge(names), judge, judge(frozenset()))
     assert len(asked) <= 64 + 1  # and once with everything quantized
     assert "bad" in result.nodes
@@ -128,14 +128,14 @@ def test_a_target_that_is_asked_for_takes_the_fewest_nodes(interaction):
     noises = {f"n{i}": 0.001 * 0.8**i for i in range(40)}
     result = run(noises, interaction=interaction, goal=Goal(35.0, asked=True))
     assert result.after_db >= 35.0
-    judge = world(noises, interaction)
+    judge = measurement(noises, interaction)
     assert db(judge, list(noises)[: len(result.nodes) - 1]) < 35.0
     assert result.nodes == tuple(list(noises)[: len(result.nodes)])
 
 
 def test_a_metric_decides_where_there_is_one():
     noises = {f"n{i}": 0.01 * 0.7**i for i in range(20)}
-    alone = world(noises)
+    alone = measurement(noises)
     result = run(
         noises,
         goal=Goal(-np.inf, asked=True, drop=lambda names: max(0.0, 25.0 - db(alone, names)), max_drop=0.5),
@@ -147,7 +147,7 @@ def test_a_metric_decides_where_there_is_one():
 
 def test_both_have_to_hold_where_both_are_asked_for():
     noises = {f"n{i}": 0.01 * 0.7**i for i in range(20)}
-    alone = world(noises)
+    alone = measurement(noises)
     both = Goal(30.0, asked=True, drop=lambda names: max(0.0, 25.0 - db(alone, names)), max_drop=0.5)
     assert run(noises, goal=both).after_db >= 30.0
 
@@ -165,8 +165,8 @@ def test_a_target_out_of_reach_gives_the_closest():
     assert len(result.nodes) == 5
 
 
-def test_a_part_of_its_own_is_saved_though_all_others_are_close():
-    """One output of 120 is ruined: its node goes back, not those that put most noise on the others."""
+def test_a_single_part_with_noise_is_repaired_though_all_others_are_close():
+    """One output of 120 is wrong: its node goes back, not those that add most noise to the others."""
     clean = np.full(120, 1e-5)
     noises = {f"n{i}": clean * (1 + i % 3) for i in range(20)} | {
         "bad": np.where(np.arange(120) == 37, 0.5, 0.0)
@@ -177,7 +177,7 @@ def test_a_part_of_its_own_is_saved_though_all_others_are_close():
     assert result.after_db > 30
 
 
-def test_what_takes_most_of_each_parts_excess_goes_first():
+def test_the_node_with_most_excess_noise_over_all_parts_goes_first():
     noises = {
         "both": np.array([0.02, 0.02]),
         "first": np.array([0.025, 0.0]),
@@ -188,8 +188,8 @@ def test_what_takes_most_of_each_parts_excess_goes_first():
     assert set(run(noises).nodes) == {"both", "first", "second"}
 
 
-def test_functions_between_products_go_back_where_the_noise_is_theirs():
-    """Elementwise nodes run on integers between integer products alone: no product quantized alone shows their noise."""
+def test_elementwise_nodes_between_products_go_back_if_they_cause_the_noise():
+    """Elementwise nodes are int8 only between int8 products, so a single int8 product does not show their noise."""
     products = {f"n{i}": 1e-5 for i in range(20)}
 
     def judge(floats):
@@ -204,7 +204,7 @@ def test_functions_between_products_go_back_where_the_noise_is_theirs():
     assert result.after_db > 30
 
 
-def test_a_model_that_cannot_run_is_saved_by_the_node_that_keeps_it_from_running():
+def test_a_model_that_cannot_run_is_repaired_by_the_node_that_prevents_it():
     noises = {f"n{i}": 1e-5 for i in range(20)}
 
     def judge(floats):
@@ -243,7 +243,7 @@ def test_the_metric_of_the_users_task_holds(tmp_path):
 
 @pytest.fixture
 def fragile(tmp_path, rng):
-    """A chain of convolutions of which one sees a range that 8 bits cannot hold."""
+    """A chain of convolutions; the input of one has a range that is too wide for 8 bits."""
     text = """g (float[N,16,4,4] x) => (float[N,16,4,4] y, float[N,16,4,4] c) {
         a = Conv(x, w0)  b = Tanh(a)  c = Mul(b, spread)  d = Conv(c, w1)  e = Tanh(d)  f = Conv(e, w2)  h = Tanh(f)  y = Conv(h, w3) }"""
     spread = np.float32([1000, *[1] * 15]).reshape(1, 16, 1, 1)
@@ -256,7 +256,7 @@ def fragile(tmp_path, rng):
     return tmp_path
 
 
-def test_a_model_that_8_bits_would_ruin_is_saved(fragile):
+def test_a_model_that_8_bits_make_unusable_is_repaired(fragile):
     careless = onnxq.quantize(
         fragile / "model.onnx", fragile / "data", fragile / "fast.onnx", effort=onnxq.Effort.FAST
     )
@@ -268,8 +268,8 @@ def test_a_model_that_8_bits_would_ruin_is_saved(fragile):
     assert any("kept float for accuracy" in group.reason for group in report.floats)
 
 
-def test_what_is_only_measured_keeps_its_weights_as_they_are(fragile, monkeypatch):
-    """Half precision would take time and, of large models, memory; what may be written has it when it is judged."""
+def test_models_that_are_only_measured_keep_float_weights(fragile, monkeypatch):
+    """Half precision would cost time and memory; only models that may be written have it when they are measured."""
     narrowed = {}
 
     def listening(judge):
@@ -318,8 +318,8 @@ def test_integers_that_save_neither_time_nor_size_are_not_worth_their_noise(frag
     assert {node.op_type for node in written.graph.node} == {"Conv", "Tanh", "Mul", "Cast"}
 
 
-def test_outputs_that_hang_on_the_last_bits_of_the_weights(tmp_path, rng):
-    """What is left of two products that nearly cancel out: half precision ruins it too."""
+def test_outputs_that_depend_on_the_last_bits_of_the_weights(tmp_path, rng):
+    """The difference of two nearly equal products is too small for half precision, too."""
     text = "g (float[1,16,4,4] x) => (float[1,16,4,4] y) { a = Conv(x, w0) b = Conv(x, w1) y = Sub(a, b) }"
     weight = normal(rng, 16, 16, 1, 1)
     constants = {"w0": weight, "w1": weight * (1 + 1e-4 * normal(rng, 16, 16, 1, 1))}
@@ -341,7 +341,7 @@ def test_outputs_that_hang_on_the_last_bits_of_the_weights(tmp_path, rng):
     ("count", "nodes", "units"),
     [(200, 0, 64), (200, 900, 64), (200, 2000, 32), (200, 9000, 16), (10, 9000, 10), (0, 5, 0)],
 )
-def test_neighbours_are_measured_together_where_nodes_are_many(count, nodes, units):
+def test_neighbours_are_measured_together_in_large_models(count, nodes, units):
     found = grouped(list(range(count)), nodes)
     assert len(found) == units
     assert [one for group in found for one in group] == list(range(count))
