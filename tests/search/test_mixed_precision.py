@@ -30,17 +30,17 @@ SLOW = 1.5
 def measurement(noises, interaction=1.0):
     """Return the noise of a model in which each node adds its own: one number, or one for each part of the outputs."""
 
-    def judge(floats):
+    def measure(floats):
         left = [np.atleast_1d(noise) for name, noise in noises.items() if name not in floats]
         return np.maximum(np.sum(left, axis=0) * interaction, 1e-12) if left else np.full(len(parts), 1e-12)
 
     parts = np.atleast_1d(next(iter(noises.values())))
-    return judge
+    return measure
 
 
-def db(judge, floats=()):
+def db(measure, floats=()):
     """Return the SQNR of the worst part, dB."""
-    return decibels(max(judge(frozenset(floats))))
+    return decibels(max(measure(frozenset(floats))))
 
 
 def float_costs_of(names, macs=None):
@@ -91,8 +91,8 @@ def test_the_limits_are_used_up_where_that_gains_enough():
     assert half.after_db == pytest.approx(half.before_db + 10 * np.log10(2), abs=0.5)
     assert half.after_db < DEFAULTS.target_db
     work = FallbackNodes({name: FloatCost(0.05, 0.075, 0.0) for name in noises})
-    judge = measurement(noises)
-    cheap = fall_back(work, judge, judge, judge(frozenset()))
+    measure = measurement(noises)
+    cheap = fall_back(work, measure, measure, measure(frozenset()))
     assert len(cheap.nodes) == pytest.approx(DEFAULTS.max_weights / 0.075, abs=1)
     assert cheap.after_db < DEFAULTS.target_db
 
@@ -116,8 +116,8 @@ def test_large_models_are_measured_in_groups():
     noises = {f"n{i}": 1e-6 for i in range(1000)} | {"bad": 0.05}
     asked = []
     work = FallbackNodes(float_costs_of(list(noises)))
-    judge = measurement(noises)
-    result = fall_back(work, lambda names: asked.append(1) or judge(names), judge, judge(frozenset()))
+    measure = measurement(noises)
+    result = fall_back(work, lambda names: asked.append(1) or measure(names), measure, measure(frozenset()))
     assert len(asked) <= 64 + 1  # and once with everything quantized
     assert "bad" in result.nodes
     assert result.mac_share < 0.05
@@ -128,8 +128,8 @@ def test_a_target_that_is_asked_for_takes_the_fewest_nodes(interaction):
     noises = {f"n{i}": 0.001 * 0.8**i for i in range(40)}
     result = run(noises, interaction=interaction, goal=Goal(35.0, asked=True))
     assert result.after_db >= 35.0
-    judge = measurement(noises, interaction)
-    assert db(judge, list(noises)[: len(result.nodes) - 1]) < 35.0
+    measure = measurement(noises, interaction)
+    assert db(measure, list(noises)[: len(result.nodes) - 1]) < 35.0
     assert result.nodes == tuple(list(noises)[: len(result.nodes)])
 
 
@@ -156,11 +156,11 @@ def test_a_target_out_of_reach_gives_the_closest():
     noises = {f"n{i}": 0.001 for i in range(5)}
     floor = 0.01
 
-    def judge(names):
+    def measure(names):
         return [floor + sum(noise for name, noise in noises.items() if name not in names)]
 
     result = fall_back(
-        FallbackNodes(float_costs_of(list(noises))), judge, judge, judge(frozenset()), Goal(60.0, asked=True)
+        FallbackNodes(float_costs_of(list(noises))), measure, measure, measure(frozenset()), Goal(60.0, asked=True)
     )
     assert len(result.nodes) == 5
 
@@ -192,13 +192,13 @@ def test_elementwise_nodes_between_products_go_back_if_they_cause_the_noise():
     """Elementwise nodes are int8 only between int8 products, so a single int8 product does not show their noise."""
     products = {f"n{i}": 1e-5 for i in range(20)}
 
-    def judge(floats):
+    def measure(floats):
         integers = [name for name in products if name not in floats]
         between = len(integers) > 1 and not floats >= {"sigmoid", "mul"}
         return [1e-12 + 1e-5 * len(integers) + 0.05 * between]
 
     work = FallbackNodes(float_costs_of(list(products)), {("sigmoid", "mul"): FloatCost(0.0, 0.0, 0.1)})
-    result = fall_back(work, judge, judge, judge(frozenset()))
+    result = fall_back(work, measure, measure, measure(frozenset()))
     assert set(result.nodes) == {"sigmoid", "mul"}
     assert result.mac_share == 0
     assert result.after_db > 30
@@ -207,12 +207,12 @@ def test_elementwise_nodes_between_products_go_back_if_they_cause_the_noise():
 def test_a_model_that_cannot_run_is_repaired_by_the_node_that_prevents_it():
     noises = {f"n{i}": 1e-5 for i in range(20)}
 
-    def judge(floats):
+    def measure(floats):
         return [
             sum(noise for name, noise in noises.items() if name not in floats) if "n7" in floats else np.inf
         ]
 
-    result = fall_back(FallbackNodes(float_costs_of(list(noises))), judge, judge, judge(frozenset()))
+    result = fall_back(FallbackNodes(float_costs_of(list(noises))), measure, measure, measure(frozenset()))
     assert "n7" in result.nodes
     assert result.before_db == -200
     assert result.after_db > 35
@@ -272,16 +272,16 @@ def test_models_that_are_only_measured_keep_float_weights(fragile, monkeypatch):
     """Half precision would cost time and memory; only models that may be written have it when they are measured."""
     narrowed = {}
 
-    def listening(judge):
+    def listening(measure):
         def heard(references, model, *most, **where):
             stored = [value.dtype for value in model.graph.initializers.values()]
-            narrowed.setdefault((judge.__name__, bool(most)), []).append(ir.DataType.FLOAT16 in stored)
-            return judge(references, model, *most, **where)
+            narrowed.setdefault((measure.__name__, bool(most)), []).append(ir.DataType.FLOAT16 in stored)
+            return measure(references, model, *most, **where)
 
         return heard
 
-    for judge in (References.measure_before_softmax, References.measure):
-        monkeypatch.setattr(References, judge.__name__, listening(judge))
+    for measure in (References.measure_before_softmax, References.measure):
+        monkeypatch.setattr(References, measure.__name__, listening(measure))
     report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
     assert report.fallback.nodes
     assert narrowed["measure_before_softmax", True] == [False] * (4 + 1)  # each alone, and once everything
