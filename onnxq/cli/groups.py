@@ -103,6 +103,20 @@ def option(group: OptionGroup, *names: str, **settings: Any) -> Callable[[Comman
     return click.option(*names, cls=GroupedOption, group=group, **settings)
 
 
+def name_of(built_in: type[StrEnum], default: str) -> dict[str, Any]:
+    """Return the settings of an option that takes any name in a registry.
+
+    Help and completion show the built-in names. `onnxq.pipeline.quantize` checks the name: registries import
+    NumPy, which help does not.
+    """
+    names = [str(value) for value in built_in]
+    return {
+        "metavar": f"[{'|'.join(names)}]",
+        "default": str(default),
+        "shell_complete": lambda _ctx, _param, start: [name for name in names if name.startswith(start)],
+    }
+
+
 def choice(default: StrEnum) -> dict[str, Any]:
     """Return the settings of an option whose values are the enum's of `default`."""
     return {"type": click.Choice([str(value) for value in type(default)]), "default": str(default)}

@@ -53,8 +53,9 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
     # statistics, and the rewrite that needs them
     algorithm = ALGORITHMS[rounding]
     moments: Mapping[LayerInput, Moments] = {}
-    if algorithm.needs is Needs.SECOND_MOMENTS and coded_in_blocks:
+    if algorithm.needs is not Needs.NOTHING and coded_in_blocks:
         moments = moments_in_turns(source, list(layers.values()), calibration)
+    collected = bool(moments)
     if algorithm.rewrite is not None and moments:
         found = algorithm.rewrite(source, plan, moments, grid_of(options))
         if found is not None:
@@ -82,7 +83,7 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
     tidy(model)
     seconds = (time.perf_counter() - start) / max(1, len(plan.nodes))
     notes = []
-    if moments or rounding is Rounding.AWQ:
+    if collected:
         notes.append(f"{seconds:.2f} s a product, with the moments of its inputs")
     if stored:
         notes.append(f"{stored} other weights stored in 8 bits, widened when the file is loaded")
@@ -126,7 +127,7 @@ def _code_products(
     return kept
 
 
-def _coded(rows: Floats, second: Floats | None, rounding: Rounding, options: QuantizeOptions) -> Coded:
+def _coded(rows: Floats, second: Floats | None, rounding: str, options: QuantizeOptions) -> Coded:
     """A weight in the bits that are asked for, or in 8 where fewer would cost too much."""
     coded = code(rows, grid_of(options), rounding, second)
     if options.weight_type is WeightType.INT4 and loss(rows, coded, second) > SUFFERS:
@@ -149,14 +150,14 @@ def _lifted(inputs: Inputs) -> ir.Model:
     return lifted
 
 
-def _rounding(options: QuantizeOptions, data: bool) -> Rounding:
-    if options.rounding in (Rounding.GPTQ, Rounding.AWQ) and not data:
+def _rounding(options: QuantizeOptions, data: bool) -> str:
+    if options.rounding == Rounding.AUTO:
+        return Rounding.GPTQ if data else Rounding.HQQ
+    if ALGORITHMS[options.rounding].needs is not Needs.NOTHING and not data:
         raise DataError(
             f"--rounding {options.rounding} needs calibration samples: give a folder with --calib"
         )
-    if options.rounding is not Rounding.AUTO:
-        return options.rounding
-    return Rounding.GPTQ if data else Rounding.HQQ
+    return options.rounding
 
 
 def grid_of(options: QuantizeOptions, kind: WeightType | None = None) -> Grid:

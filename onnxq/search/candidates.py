@@ -76,7 +76,7 @@ class Candidates:
 
     variant: Variant
     statistics: Statistics
-    methods: Sequence[Method]
+    methods: Sequence[str]
     method_options: MethodOptions
     weight_options: WeightOptions
     writer: Writer
@@ -85,7 +85,7 @@ class Candidates:
     others: "tuple[Candidates, ...]" = ()
     cache: Cache = field(default_factory=Cache)
 
-    def recipe(self, method: Method, techniques: Sequence[str]) -> Recipe:
+    def recipe(self, method: str, techniques: Sequence[str]) -> Recipe:
         """Return the recipe of this form with a method and techniques."""
         form = self.variant.recipe
         together = tuple(dict.fromkeys((*form.techniques, *techniques)))
@@ -100,7 +100,7 @@ class Candidates:
             self.cache.weights[recipe.techniques] = self._quantize_weights(recipe.techniques)
         return make_parameters(recipe.plan, activations, self.cache.weights[recipe.techniques])
 
-    def _activations(self, plan: Plan, method: Method) -> dict[str, QuantParams]:
+    def _activations(self, plan: Plan, method: str) -> dict[str, QuantParams]:
         return activation_parameters(plan, self.statistics, method, self.method_options, self.cache.ranges)
 
     def _quantize_weights(self, techniques: tuple[str, ...]) -> dict[str, QuantizedWeight]:
@@ -184,7 +184,7 @@ class Candidates:
         mine, its = self.cache.judged.get(trial), others.cache.judged.get(other)
         return mine is not None and its is not None and mine.as_good_as(its)
 
-    def widest_first(self) -> list[Method]:
+    def widest_first(self) -> list[str]:
         """Return the methods by the ranges they choose, the widest on the whole first."""
         params = {method: self._activations(self.variant.plan, method).values() for method in self.methods}
         return sorted(
@@ -200,15 +200,15 @@ def _weight_names(plan: Plan) -> dict[str, tuple[str | None, ...]]:
     }
 
 
-def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tuple[str, ...]]) -> Choice:
+def choose(candidates: Candidates, method: str, technique_sets: Sequence[tuple[str, ...]]) -> Choice:
     """Choose the techniques with a middling method, then the method if it is left open.
 
     Of methods that can hardly be told apart, the one that clips least is kept: rare values are missing in a few samples, and
     a clipped one makes a whole output wrong.
     """
-    first = Method.MSE if method is Method.AUTO else method
+    first = Method.MSE if method == Method.AUTO else method
     choice = candidates.best([candidates.recipe(first, techniques) for techniques in technique_sets])
-    if method is not Method.AUTO or candidates.references is None:
+    if method != Method.AUTO or candidates.references is None:
         return choice
     recipes = [candidates.recipe(each, choice.kept.techniques) for each in candidates.widest_first()]
     return candidates.best(recipes, cautious=True)

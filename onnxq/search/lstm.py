@@ -71,7 +71,7 @@ def quantized_lstms(
             forms[name] = form
         else:
             refused[name] = TOO_WIDE
-    if references is not None and forms:
+    if references is not None and forms and Technique.GPTQ not in inputs.options.without:
         forms = _with_shared_scales(inputs, forms, moments, references)
     return forms, refused
 
@@ -137,7 +137,9 @@ def _moments(inputs: Inputs, nodes: Sequence[ir.Node]) -> dict[str, tuple[Moment
         return {}
     names = Names(inputs.model)
     operands = {node.name or "": _operands(node, names) for node in nodes}
-    second = inputs.options.effort is not Effort.FAST and Technique.GPTQ not in inputs.options.without
+    options = _weight_options(inputs)
+    wanted = options.round is not None and options.needs_moments
+    second = wanted and inputs.options.effort is not Effort.FAST
     found = collect_moments(
         inputs.model,
         [layer for pair in operands.values() for layer in pair],
@@ -240,7 +242,7 @@ def _cropped(values: Floats, gates: int) -> Floats:
 def _rounded(weight: Floats, moments: Moments | None, options: WeightOptions) -> tuple[Integers, Floats]:
     """Round W or R [directions, 4 hidden, K] to int8, with scales [directions, 4 hidden].
 
-    The rounding technique takes the second moments of the operand; without them weights are rounded to nearest.
+    A rounding technique that needs second moments of the operand gives way to rounding to nearest without them.
     """
     pair_safe = options.target is Target.PORTABLE
     second = moments.raw() if moments is not None else None
@@ -248,10 +250,11 @@ def _rounded(weight: Floats, moments: Moments | None, options: WeightOptions) ->
     for direction, rows in enumerate(weight):
         step = symmetric_scale(np.abs(rows).max(axis=1))
         step = pair_safe_scales(rows, step) if pair_safe else step
-        if second is None or options.round is None:
+        unknown = second is None and options.needs_moments
+        if options.round is None or unknown:
             stored.append(round_pair_safe(rows, step) if pair_safe else round_to_nearest(rows, step))
         else:  # all directions share an input; each has its own output
-            group = second[min(direction, len(second) - 1)]
-            stored.append(options.round(rows[None], group[None].copy(), step[None], pair_safe=pair_safe)[0])
+            group = None if second is None else second[min(direction, len(second) - 1)][None].copy()
+            stored.append(options.round(rows[None], group, step[None], pair_safe=pair_safe)[0])
         scales.append(step)
     return np.stack(stored), np.stack(scales)
