@@ -1,6 +1,6 @@
 """Options in groups, and commands whose help shows one section per group."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -103,17 +103,21 @@ def option(group: OptionGroup, *names: str, **settings: Any) -> Callable[[Comman
     return click.option(*names, cls=GroupedOption, group=group, **settings)
 
 
+def completing(names: Iterable[str]) -> Callable[..., list[str]]:
+    """Return a completion by these names for an option that takes others too."""
+    return lambda _ctx, _param, start: [str(name) for name in names if name.startswith(start)]
+
+
 def name_of(built_in: type[StrEnum], default: str) -> dict[str, Any]:
     """Return the settings of an option that takes any name in a registry.
 
     Help and completion show the built-in names. `onnxq.pipeline.quantize` checks the name: registries import
     NumPy, which help does not.
     """
-    names = [str(value) for value in built_in]
     return {
-        "metavar": f"[{'|'.join(names)}]",
+        "metavar": f"[{'|'.join(built_in)}]",
         "default": str(default),
-        "shell_complete": lambda _ctx, _param, start: [name for name in names if name.startswith(start)],
+        "shell_complete": completing(built_in),
     }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxq.cli.console import Console, exit_on_failed_gate, with_console
-from onnxq.cli.groups import GroupedCommand, OptionGroup, choice, name_of, option
+from onnxq.cli.groups import GroupedCommand, OptionGroup, choice, completing, name_of, option
 from onnxq.cli.shared_options import (
     FILE,
     combined,
@@ -107,6 +107,7 @@ accuracy_options = combined(
         "--without",
         multiple=True,
         metavar="TECHNIQUE",
+        shell_complete=completing(Technique),
         help=f"Disable this accuracy technique: {', '.join(Technique)}.",
     ),
 )
