@@ -242,7 +242,7 @@ def _cropped(values: Floats, gates: int) -> Floats:
 def _rounded(weight: Floats, moments: Moments | None, options: WeightOptions) -> tuple[Integers, Floats]:
     """Round W or R [directions, 4 hidden, K] to int8, with scales [directions, 4 hidden].
 
-    A rounding technique that needs second moments of the operand gives way to rounding to nearest without them.
+    A technique that needs second moments of the operand gives way to rounding to nearest without them.
     """
     pair_safe = options.target is Target.PORTABLE
     second = moments.raw() if moments is not None else None
