@@ -95,3 +95,14 @@ def test_help_lists_every_registered_name(listed, registered):
 def test_python_takes_no_unknown_name(option, tmp_path):
     with pytest.raises(onnxq.OnnxqError, match=f"--{option} none: unknown name: choose one of "):
         onnxq.quantize(tmp_path / "model.onnx", **{option: "none"})
+
+
+def test_names_are_compared_by_value():
+    """A name from a registry, or from the command line, is a plain string."""
+    identity = re.compile(r"\bis (not )?(Method|Mode|Format|Rounding|Technique)\.")
+    found = [
+        path.name
+        for path in (ROOT / "onnxq").rglob("*.py")
+        if identity.search(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
