@@ -1,13 +1,17 @@
-"""`onnxq quantize` and `onnxq calibrate`: the stages, in order.
+"""The stages of `onnxq quantize` and `onnxq calibrate`, in order.
 
-prepare (load, normalize, plan, split samples) -> a mode (placement, calibration, search) -> write -> verify -> report
+1. prepare: load, normalize and plan the model, split the samples
+2. a mode: placement, calibration, search
+3. write
+4. verify
+5. report
 """
 
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +31,13 @@ from onnxq.evaluation.verification import (
     compare_outputs,
     inspect_kernels,
 )
+from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import check_output, digest, external_files, file_bytes, save, staged, weight_bytes
 from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
-from onnxq.modes.fp16 import narrow
+from onnxq.modes.fp16 import convert_to_fp16
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
 from onnxq.options import Effort, Method, Mode, QuantizeOptions, Rounding
@@ -52,12 +57,13 @@ from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Outcome
 from onnxq.search.validation import find_references
 from onnxq.transforms.registry import rounding_names, technique_names
+from onnxq.types import Feeds
 from onnxq.version import __version__
 
 MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
     Mode.DYNAMIC: quantize_dynamic,
     Mode.WEIGHTS: lambda inputs, _: quantize_weights_only(inputs),
-    Mode.FP16: lambda inputs, _: narrow(inputs),
+    Mode.FP16: lambda inputs, _: convert_to_fp16(inputs),
 }
 """Modes that calibrate no ranges, by name; `dynamic` alone gets references, the validation samples."""
 
@@ -65,12 +71,12 @@ MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
 def quantize(
     options: QuantizeOptions, task: Task | None = None, settings: SearchSettings | None = None
 ) -> QuantizeReport:
-    """Quantize a model in the mode that is asked for, verify the file and report.
+    """Quantize a model in the mode of the options, verify the file and report.
 
     Args:
-        options: the user's options.
-        task: labelled samples that `limits.max_drop` holds on.
-        settings: thresholds of the accuracy search; those of the effort by default.
+        options: options of the user.
+        task: labelled samples for `limits.max_drop`.
+        settings: thresholds of the accuracy search; by default those of the effort.
 
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
@@ -84,11 +90,13 @@ def quantize(
             f"--measure plans static quantization, and the mode is {options.mode}: "
             "leave it out, or choose --mode static"
         )
+    # prepare
     laps = _Laps()
     inputs = prepare(options, settings)
     laps.weights = weight_bytes(inputs.model)
     if task is not None:
         task.check(inputs.specs)
+    # the mode
     if options.mode == Mode.STATIC:
         outcome = quantize_static(inputs, task, laps.end)
     else:
@@ -96,9 +104,10 @@ def quantize(
         laps.end("prepare")
         outcome = MODES[options.mode](inputs, references)
         laps.end("quantize")
+    # write, verify and report
     with staged(options.destination) as building:
         save(_with_metadata(outcome, options), building)
-        # the weights are on disk now
+        # the weights are on disk: free the memory
         outcome = replace(
             outcome,
             written=inputs.model,
@@ -127,7 +136,7 @@ def _check_names(options: QuantizeOptions) -> None:
 
 
 def _best_mode(options: QuantizeOptions, task: Task | None) -> QuantizeReport:
-    """Try every mode beside the destination and keep the best file."""
+    """Try every mode in a folder beside the destination and keep the best file."""
     if options.calib is None:
         raise DataError("--mode auto compares on samples: give a folder with --calib")
     try:
@@ -145,23 +154,27 @@ def _best_mode(options: QuantizeOptions, task: Task | None) -> QuantizeReport:
 
 
 def named_by_gates(report: QuantizeReport, building: Path, options: QuantizeOptions) -> QuantizeReport:
-    """Rename a file that fails a gate, so that nothing deploys it by mistake; returns the report of the file."""
+    """Rename a file that fails a gate, against deployment by mistake; return its report."""
     if options.keep_failed or all(gate.holds for gate in report.gates):
         return report
     name = f"{building.stem}.rejected{building.suffix}"
     building.rename(building.with_name(name))
-    said = f"a gate failed: the file is {name}, not {building.name}; --keep-failed gives it that name all the same"
+    message = (
+        f"a gate failed: the file is {name}, not {building.name}; "
+        f"--keep-failed gives it the name {building.name} all the same"
+    )
     output = str(options.destination.with_name(name))
-    return replace(report, output=output, warnings=[*report.warnings, said])
+    return replace(report, output=output, warnings=[*report.warnings, message])
 
 
 def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (1, 1)) -> Statistics:
-    """Write the statistics alone, to be reused with `--stats`.
+    """Write the calibration statistics alone, for `--stats`.
 
     Args:
-        options: as for `quantize`.
+        options: options as for `quantize`.
         output: .npz file to write.
-        shard: (k, n): only the k-th of n consecutive parts of the samples; the parts merge.
+        shard: (k, n) for the k-th of n consecutive parts of the samples; the statistics of parts can be
+            merged.
 
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
@@ -190,7 +203,7 @@ class _Laps:
         self.seconds: dict[str, float] = {}
 
     def end(self, stage: str) -> None:
-        """Record the time since the last stage; large models give freed memory back."""
+        """Record the time since the last stage; for large models, return freed memory to the system."""
         if self.weights >= DISK_THRESHOLD:
             release_freed_memory()
         now = time.perf_counter()
@@ -198,7 +211,7 @@ class _Laps:
 
 
 def _with_metadata(outcome: Outcome, options: QuantizeOptions) -> ir.Model:
-    """Say in the model how it was made; nothing that changes from run to run."""
+    """Add metadata to the model: how it was made, without anything that differs from run to run."""
     recipe, statistics = outcome.choice.recipe, outcome.statistics
     chosen = {
         "effort": options.effort,
@@ -223,23 +236,15 @@ def _with_metadata(outcome: Outcome, options: QuantizeOptions) -> ir.Model:
 
 
 def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -> QuantizeReport:
-    """Compare the written file with the float model, time it, and make the report."""
+    """Compare the written file with the float model, measure its latency, and make the report."""
     options, validation, choice = inputs.options, inputs.samples.validation, outcome.choice
     recipe = choice.recipe
+    # kernels, outputs and latency
     shapes = _shapes(inputs, outcome)
-    kernels, outputs = _read_and_run(inputs, path, outcome, shapes)
-    timed = [check_feeds(sample, inputs.specs) for sample in validation[: inputs.settings.timed]]
-    latency = None
-    if timed:
-        seconds = 0.1 if options.effort is Effort.FAST else 0.5
-        files = [options.model, path]
-        latency = Latency(*medians_ms(files, timed, threads=1, seconds=seconds, together=not inputs.large))
-    macs = {name: node_macs(node, shapes) for name, (node, _) in recipe.plan.floats.items()}
-    floats = [
-        (node.op_type, node.name or "", str(why), macs[node.name or ""])
-        for node, why in recipe.plan.floats.values()
-        if node.name not in recipe.lstms
-    ]
+    kernels, outputs = _inspect_and_run(inputs, path, outcome, shapes)
+    timed = [check_feeds(sample, inputs.specs) for sample in validation[: inputs.settings.latency_samples]]
+    latency = _latency(inputs, path, timed)
+    # the report
     ranges = {
         name: (sketch.minimum, sketch.maximum)
         for name, sketch in outcome.statistics.sketches.items()
@@ -262,7 +267,7 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         kernels=kernels,
         outputs=outputs,
         latency=latency,
-        floats=FloatNodes.group(floats),
+        floats=_float_nodes(recipe, shapes),
         ranges=ranges,
         warnings=[
             *inputs.warnings,
@@ -274,6 +279,7 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         frontier=list(choice.points),
         drop=Drop(*task.drop(options.model, path)) if task is not None else None,
     )
+    # details of layers and tensors
     if options.details and timed:
         named = [(sample.name, feeds) for sample, feeds in zip(validation, timed, strict=False)]
         rows = layer_rows(recipe.model, recipe.plan, path, named, shapes)
@@ -282,8 +288,26 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
     return report.gated(options.limits)
 
 
+def _latency(inputs: Inputs, path: Path, feeds: Sequence[Feeds]) -> Latency | None:
+    """Measure the latency of the float model and of the file; None without samples."""
+    if not feeds:
+        return None
+    seconds = 0.1 if inputs.options.effort is Effort.FAST else 0.5
+    files = [inputs.options.model, path]
+    return Latency(*medians_ms(files, feeds, threads=1, seconds=seconds, together=not inputs.large))
+
+
+def _float_nodes(recipe: Recipe, shapes: ShapeByName) -> list[FloatNodes]:
+    """Group the nodes that stay float; LSTMs with int8 weights do not count."""
+    return FloatNodes.group(
+        (node.op_type, node.name or "", str(reason), node_macs(node, shapes))
+        for node, reason in recipe.plan.floats.values()
+        if node.name not in recipe.lstms
+    )
+
+
 def _shapes(inputs: Inputs, outcome: Outcome) -> ShapeByName:
-    """Shapes of the model's values for the first validation sample, or as far as inference knows them."""
+    """Return the shapes of the model's values for the first validation sample, or by shape inference."""
     recipe, samples = outcome.choice.recipe, inputs.samples.validation
     if not samples:
         return concrete_shapes(recipe.model, None)
@@ -291,10 +315,10 @@ def _shapes(inputs: Inputs, outcome: Outcome) -> ShapeByName:
     return planned_shapes(recipe.model, plan, check_feeds(samples[0], inputs.specs))
 
 
-def _read_and_run(
+def _inspect_and_run(
     inputs: Inputs, path: Path, outcome: Outcome, shapes: ShapeByName
 ) -> tuple[Kernels, Outputs | None]:
-    """Read the kernels that the runtime makes of a file while the file runs over the samples."""
+    """Inspect the kernels that the runtime uses for a file while the file runs on the samples."""
     options, samples, recipe = inputs.options, inputs.samples, outcome.choice.recipe
     everything = samples.every
     if options.effort is Effort.FAST:

@@ -25,7 +25,10 @@ def find_tables(model: ir.Model) -> dict[str, list[ir.Node]]:
 
 
 def table_of(rows: Floats, tables: Tables) -> str | None:
-    """Return the table that equals a product's weight [channels, K]: a language model's head may be its embedding."""
+    """Return the digest of the table that equals a product's weight [channels, K], or None.
+
+    The output layer of a language model often shares the embedding table.
+    """
     if rows.shape not in {tuple(sizes(nodes[0].inputs[0]) or ()) for nodes in tables.values()}:
         return None
     key = _digest(rows)

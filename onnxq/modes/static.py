@@ -7,7 +7,6 @@ from onnxq.calibration.collect import COUNTED, Collecting, collect
 from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.errors import NothingToQuantize
 from onnxq.formats.recipe import Recipe
-from onnxq.formats.writer import Writer
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import digest, load
 from onnxq.normalize.passes import normalize
@@ -26,10 +25,10 @@ from onnxq.search.validation import find_references
 from onnxq.search.variants import find_variants, to_be_compared
 
 COUNTED_FAST = COUNTED // 2
-"""Values of a tensor that `--effort fast` counts per sample: over a hundred samples they are as good."""
+"""Values of a tensor that `--effort fast` counts per sample: over a hundred samples they suffice."""
 
 Lap = Callable[[str], None]
-"""Ends a stage: its time is reported under the name."""
+"""Ends a stage: its time is reported under the given name."""
 
 
 def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
@@ -38,13 +37,13 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     Raises:
         OnnxqError: the model or the samples cannot be used, or nothing is left to quantize.
     """
-    # placement, and LSTMs, on which nothing that follows depends
+    # placement and LSTMs; the later stages change neither
     placed = _placed(inputs)
     inputs, recipe = replace(inputs, costs=placed.costs), placed.recipe
     references = find_references(inputs) if inputs.wanted_lstms() else None
     recipe = _with_lstms(inputs, recipe, references)
     lap("prepare")
-    # forms of the model, and one calibration pass for all
+    # forms of the model, and one calibration pass for all of them
     variants = find_variants(inputs, recipe)
     lap("layers")
     statistics = _statistics(inputs, variants)
@@ -61,9 +60,8 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
         recipe = _at_its_own_opset(inputs, recipe)
     parameters = candidates.parameters(recipe)
     del candidates  # its weights are as large as the model
-    options = inputs.options
-    writer = Writer(options.format, options.standard, None if inputs.large else {})
-    written = writer.write(recipe, parameters)
+    written = inputs.writer().write(recipe, parameters)
+    # the report
     warnings = [*placed.warnings, *choice.warnings]
     if statistics.nonfinite:
         warnings.insert(0, f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
@@ -82,9 +80,9 @@ def _placed(inputs: Inputs) -> Measured:
 
 
 def _with_lstms(inputs: Inputs, recipe: Recipe, references: References | None) -> Recipe:
-    """Return the recipe with int8 LSTMs where the validation samples, or the user, allow it."""
+    """Return the recipe with int8 LSTMs where the validation samples or the user allow them."""
     if references is None and inputs.options.dynamic_lstm is None:
-        return recipe  # nothing tells whether the outputs hold
+        return recipe  # the outputs cannot be measured
     forms, refused = quantized_lstms(inputs, references)
     if refused and not forms and not recipe.plan.nodes and not recipe.kept:
         name, reason = next(iter(refused.items()))
@@ -102,7 +100,7 @@ def _statistics(inputs: Inputs, variants: Sequence[Variant]) -> Statistics:
         for other in others:
             statistics.merge(other)
     else:
-        # the last form that divides nothing has the others' values, too
+        # the last form without divided tensors contains the values of the others
         model = [variant.model for variant in variants if not variant.divided][-1]
         divided = {name: one for variant in variants for name, one in variant.divided.items()}
         names = dict.fromkeys(
@@ -117,9 +115,9 @@ def _statistics(inputs: Inputs, variants: Sequence[Variant]) -> Statistics:
 
 
 def _at_its_own_opset(inputs: Inputs, recipe: Recipe) -> Recipe:
-    """Return the recipe of a model that stays float, at the opset it came with.
+    """Return the recipe of a model that stays float, at its original opset.
 
-    The runtime fuses other nodes at a higher opset, and may be slower.
+    At a higher opset the runtime fuses other nodes and may be slower.
     """
     model = normalize(load(inputs.options.model), lift=False)
     reasons = {name: why for name, (_, why) in recipe.plan.floats.items()}

@@ -1,4 +1,4 @@
-"""Why a node has no integer kernel, whatever stands around it."""
+"""Conditions on a single node: the reason why it has no integer kernel, or None."""
 
 import numpy as np
 import onnx_ir as ir
@@ -7,22 +7,30 @@ from onnxq.graph.edit import attribute, constant, factor, input_at, is_constant,
 from onnxq.plan.operators import KNOWN_RANGES, OPERATORS, Operator, Role
 
 Range = tuple[float, float]
+"""Lower and upper bound."""
 LARGEST = 1e30
-"""A constant beyond this stands for infinity: no scale holds it and other values."""
+"""A constant beyond this stands for infinity: no scale represents both it and other values."""
 
 
 def refusal(node: ir.Node, opset: int) -> str | None:
-    """Why a node has no integer kernel whatever stands around it, or None."""
+    """Return the reason why a node has no integer kernel in any surroundings, or None.
+
+    Args:
+        node: a node of a normalized model.
+        opset: the model's opset.
+    """
     row = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if row is None and node.op_type == "LSTM":
-        return "no static integer kernel; --dynamic-lstm stores its weights as int8 all the same"
+        return "it has no static integer kernel; --dynamic-lstm can store its weights as int8"
     if row is None:
         return f"the runtime has no integer kernel for {node.op_type}"
     if opset < row.min_opset:
-        return f"takes integers from opset {row.min_opset} on, the model has {opset} and cannot be lifted"
+        return (
+            f"its integer kernel needs opset {row.min_opset}, the model has {opset} and cannot be converted"
+        )
     if not is_float(node.outputs[0]):
         kind = node.outputs[0].dtype
-        return f"computes {kind.name.lower() if kind else 'an unknown type'}, not float32"
+        return f"it computes {kind.name.lower() if kind else 'an unknown type'}, not float32"
     match row.role:
         case Role.ANCHOR:
             return _anchor_refusal(node, row)
@@ -61,37 +69,39 @@ def _anchor_refusal(node: ir.Node, row: Operator) -> str | None:
 
 def _view_refusal(node: ir.Node) -> str | None:
     if is_constant(node.inputs[0]):
-        return "works on a constant"
+        return "its input is a constant"
     if node.op_type == "Resize" and attribute(node, "mode", "nearest") != "nearest":
-        return "only nearest-neighbour Resize works on integers"
+        return "only nearest-neighbour Resize has an integer kernel"
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
         return "MaxPool with indices has no integer kernel"
     return None
 
 
 def ramp_factors(node: ir.Node) -> tuple[float, float]:
-    """Alpha and beta of a HardSigmoid."""
+    """Return alpha and beta of a HardSigmoid."""
     return factor(node, "alpha", 0.2), factor(node, "beta", 0.5)
 
 
 def _ramp_refusal(node: ir.Node) -> str | None:
     alpha, beta = ramp_factors(node)
     if alpha <= 0 or beta <= 0:
-        return "does not rise from zero left of the origin"
-    origin = node.inputs[0]
-    while origin is not None:
-        producer = origin.producer()
-        if (
-            producer is None
-            or producer.op_type not in OPERATORS
-            or OPERATORS[producer.op_type].role is not Role.VIEW
-        ):
-            break
-        origin = producer.inputs[0]
+        return "its ramp does not start left of zero"
+    origin = _origin(node.inputs[0])
     producer = origin.producer() if origin is not None else None
     if producer is not None and (clamp_bounds(producer) is not None or producer.op_type in KNOWN_RANGES):
-        return "its operand's range is bounded, so that its integers cannot stand for both"
+        return "its input has a bounded range, so input and output cannot share stored integers"
     return None
+
+
+def _origin(value: ir.Value | None) -> ir.Value | None:
+    """Return the value that a value is a view of."""
+    while value is not None:
+        producer = value.producer()
+        row = OPERATORS.get(producer.op_type) if producer is not None else None
+        if producer is None or row is None or row.role is not Role.VIEW:
+            break
+        value = producer.inputs[0]
+    return value
 
 
 def _arithmetic_refusal(node: ir.Node) -> str | None:
@@ -99,9 +109,9 @@ def _arithmetic_refusal(node: ir.Node) -> str | None:
     if not all(is_float(value) for value in operands):
         return "an operand is not float32"
     if all(is_constant(value) for value in operands):
-        return "works on constants alone"
+        return "all operands are constants"
     if any(_is_mask(value) for value in operands):
-        return "an operand masks values: it is infinite, or as good as"
+        return "an operand is a mask: it has infinite values, or values above 1e30"
     if any(0 in (sizes(value) or []) for value in operands):
         return "an operand is empty"
     return None
@@ -113,7 +123,7 @@ def _is_mask(value: ir.Value) -> bool:
 
 
 def clamp_bounds(node: ir.Node) -> Range | None:
-    """Constant bounds of a Relu or Clip that hold 0, or None."""
+    """Return the constant bounds of a Relu or Clip if they contain 0, otherwise None."""
     if node.op_type == "Relu":
         return 0.0, float("inf")
     if node.op_type != "Clip" or node.domain not in ("", "ai.onnx"):

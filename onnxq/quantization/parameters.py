@@ -9,7 +9,7 @@ from onnxq.calibration.methods import MethodOptions, Range, choose_range
 from onnxq.calibration.statistics import Statistics
 from onnxq.errors import DataError
 from onnxq.graph.edit import constant, input_at
-from onnxq.plan.effective_range import useful_range
+from onnxq.plan.effective_range import effective_range
 from onnxq.plan.plan import Plan, PlannedNode, PlannedTensor
 from onnxq.plan.products import channel_axis, following_bias
 from onnxq.quantization.weights import QuantizedWeight
@@ -103,8 +103,8 @@ def _range(
         )
     if sketch.batches == 0:
         return 0.0, 0.0
-    useful = useful_range(plan, tensor.value)
-    return choose_range(sketch if useful is None else sketch.within(*useful), method, options)
+    bounds = effective_range(plan, tensor.value)
+    return choose_range(sketch if bounds is None else sketch.within(*bounds), method, options)
 
 
 def make_parameters(

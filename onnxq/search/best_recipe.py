@@ -1,4 +1,4 @@
-"""The accuracy search: form, method and techniques first, then run-time ranges, scalings and mixed precision."""
+"""The accuracy search: form, method and techniques, then run-time ranges, scalings and mixed precision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,21 +11,19 @@ from onnxq.comparison.errors import decibels
 from onnxq.comparison.metrics import MAX_DB
 from onnxq.errors import ModelError
 from onnxq.formats.joint_products import few_rows
-from onnxq.formats.writer import Writer
-from onnxq.options import Effort, Format, Method, QuantizeOptions, Target, Technique
+from onnxq.options import Effort, Format, Method, QuantizeOptions, Technique
 from onnxq.plan.plan import Plan
 from onnxq.plan.products import among_floats, has_bias
 from onnxq.plan.shapes import planned_shapes
-from onnxq.quantization.weights import WeightOptions
-from onnxq.search.accuracy_target import Task, loads_of, meet_target
+from onnxq.search.accuracy_target import Task, float_costs_of, meet_target
 from onnxq.search.candidates import Candidates, Variant, choose
 from onnxq.search.fewer_scalings import with_fewer_scalings
 from onnxq.search.inputs import Inputs
-from onnxq.search.mixed_precision import Load
+from onnxq.search.mixed_precision import FloatCost
 from onnxq.search.references import References
 from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Choice
-from onnxq.transforms.registry import technique_sets
+from onnxq.transforms.registry import technique_sets, weight_options
 
 
 def choose_best(
@@ -35,45 +33,48 @@ def choose_best(
     statistics: Statistics,
     task: Task | None = None,
 ) -> tuple[Candidates, Choice]:
-    """Search for the best recipe on the validation samples; returns the candidates that make its numbers, too.
+    """Search for the best recipe on the validation samples.
 
     Args:
         inputs: options, model and samples.
         variants: forms of the model, the plain one first.
         references: validation samples; without them the first candidate is kept.
-        statistics: of all forms' tensors.
-        task: labelled samples that `--max-drop` holds on.
+        statistics: statistics of all forms' tensors.
+        task: labelled samples for `--max-drop`.
+
+    Returns:
+        The candidates of the chosen form, which compute its parameters, and the choice.
 
     Raises:
         ModelError: the runtime cannot run any quantized form.
     """
     options, fast = inputs.options, inputs.options.effort is Effort.FAST
-    candidates, choice = _preferred(_tried_variants(inputs, variants, references, statistics))
+    # form, method and techniques
+    candidates, choice = _preferred(_try_variants(inputs, variants, references, statistics))
     candidates.forget_others(choice.kept.techniques)
+    # run-time ranges, scalings and mixed precision
     asked = task is not None or options.limits.min_sqnr is not None
     if references is not None and (asked or not fast or among_floats(choice.recipe.plan)):
-        loads = loads_of(candidates.variant, inputs.samples.validation[0].load(), inputs.costs)
-        choice = _with_ranges_at_run_time(inputs, candidates, choice, loads)
+        float_costs = float_costs_of(candidates.variant, inputs.samples.validation[0].load(), inputs.costs)
+        choice = _with_run_time_ranges(inputs, candidates, choice, float_costs)
         if not fast:
             candidates, choice = with_fewer_scalings(candidates, choice)
         if Technique.FALLBACK not in options.without and (asked or not fast):
-            choice = meet_target(inputs, candidates, choice, loads, task)
-    found = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
-    if found is not None and found <= -MAX_DB:
+            choice = meet_target(inputs, candidates, choice, float_costs, task)
+    sqnr_db = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
+    if sqnr_db is not None and sqnr_db <= -MAX_DB:
         raise ModelError(
-            f"{options.model}: onnxruntime {ort.__version__} cannot run its int8 form, or gets no numbers from it: "
-            "leave more nodes float with --exclude, or try --format qoperator"
+            f"{options.model}: onnxruntime {ort.__version__} cannot run its int8 form, or gets no numbers "
+            "from it: leave more nodes float with --exclude, or try --format qoperator"
         )
     return candidates, choice
 
 
-def _tried_variants(
+def _try_variants(
     inputs: Inputs, variants: Sequence[Variant], references: References | None, statistics: Statistics
 ) -> list[tuple[Candidates, Choice]]:
     """Compare methods and techniques for each form of the model."""
     options, settings = inputs.options, inputs.settings
-    safe = Technique.NO_SATURATION not in options.without
-    weights = WeightOptions(options.per_channel, options.target if safe else Target.VNNI)
     tried: list[tuple[Candidates, Choice]] = []
     for variant in variants:
         candidates = Candidates(
@@ -81,8 +82,8 @@ def _tried_variants(
             statistics,
             _methods(options, settings),
             MethodOptions(options.percentile),
-            weights,
-            Writer(options.format, options.standard, None if inputs.large else {}),
+            weight_options(options),
+            inputs.writer(),
             references,
             settings,
             (tried[0][0],) if tried else (),  # the plain form
@@ -102,39 +103,41 @@ def _technique_sets(options: QuantizeOptions, settings: SearchSettings, plan: Pl
 
 
 def _preferred(tried: Sequence[tuple[Candidates, Choice]]) -> tuple[Candidates, Choice]:
-    """Return the closest form; the plain one, which comes first, where the samples can hardly tell them apart."""
+    """Return the form closest to float; the plain one where it is within one standard error of that."""
 
-    def closeness(item: tuple[Candidates, Choice]) -> float:
+    def adjusted_db(item: tuple[Candidates, Choice]) -> float:
         candidates, choice = item
-        handicap = candidates.settings.technique_db
+        handicap = candidates.settings.min_technique_gain_db
         smoothed = Technique.SMOOTHING in candidates.variant.recipe.techniques
         return decibels(choice.kept.noise or 0.0) - handicap * smoothed
 
-    (plain, as_it_is), (best, changed) = tried[0], max(tried, key=closeness)
-    candidates, choice = tried[0] if plain.as_good(as_it_is.kept, best, changed.kept) else (best, changed)
+    (plain, plain_choice), (best, best_choice) = tried[0], max(tried, key=adjusted_db)
+    plain_is_as_good = plain.as_good(plain_choice.kept, best, best_choice.kept)
+    candidates, choice = tried[0] if plain_is_as_good else (best, best_choice)
     return candidates, replace(choice, trials=[trial for _, each in tried for trial in each.trials])
 
 
-def _with_ranges_at_run_time(
-    inputs: Inputs, candidates: Candidates, choice: Choice, loads: Mapping[str, Load]
+def _with_run_time_ranges(
+    inputs: Inputs, candidates: Candidates, choice: Choice, float_costs: Mapping[str, FloatCost]
 ) -> Choice:
-    """Find the ranges of products among float operators at run time, where the outputs come no farther from float.
+    """Use run-time ranges for products between float operators, where the outputs come no farther from float.
 
-    It is faster too, because the kernel adds the bias.
+    Run-time ranges are also faster there, because the kernel adds the bias.
     """
     options, settings, technique = inputs.options, inputs.settings, Technique.RUN_TIME_RANGES
     if options.format != Format.QDQ or options.standard or technique in options.without:
         return choice
     plan = choice.recipe.plan
     names = among_floats(plan)
-    if sum(loads[name].macs for name in names) < settings.transform_macs:
+    if sum(float_costs[name].macs for name in names) < settings.min_transform_macs:
         return choice
     shapes = planned_shapes(choice.recipe.model, plan, inputs.samples.validation[0].load())
     recipe = replace(choice.recipe, run_time=tuple(names), few_rows=few_rows(plan, names, shapes))
-    judged = candidates.judged(recipe)
-    found = replace(choice.kept, sqnr_db=judged.sqnr_db, noise=judged.mean_noise, changes=judged.changes)
-    trial = replace(found, techniques=(*choice.kept.techniques, technique))
+    measured = candidates.measure(recipe)
+    noise = measured.mean_noise
+    kept = replace(choice.kept, sqnr_db=measured.sqnr_db, noise=noise, changes=measured.changes)
+    trial = replace(kept, techniques=(*choice.kept.techniques, technique))
     choice = replace(choice, trials=[*choice.trials, trial])
-    if decibels(judged.mean_noise) < min(decibels(choice.kept.noise or 0.0), settings.clear_db):
+    if decibels(noise) < min(decibels(choice.kept.noise or 0.0), settings.as_float_db):
         return choice
-    return replace(choice, recipe=recipe, kept=found)
+    return replace(choice, recipe=recipe, kept=kept)

@@ -19,6 +19,7 @@ from onnxq.errors import DataError, ModelError, NothingToQuantize
 from onnxq.formats.lstm import WORTH as LSTM_WEIGHTS
 from onnxq.formats.lstm import dynamic_lstms
 from onnxq.formats.recipe import Recipe
+from onnxq.formats.writer import Writer
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import SINGLE_FILE_LIMIT, load, weight_bytes
 from onnxq.normalize.passes import normalize
@@ -33,13 +34,13 @@ from onnxq.search.settings import SearchSettings
 
 
 class WeightStore:
-    """A folder for the weights of a model's forms, where they are many; it goes with this object."""
+    """A folder for the weights of large models; it is deleted together with this object."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
 
-    def hold(self, model: ir.Model) -> None:
-        """Move the large weights of a model to the folder, in place."""
+    def offload(self, model: ir.Model) -> None:
+        """Move the weights of a large model to the folder, in place."""
         before, self.folder = self.folder, move_to_disk(model, self.folder)
         if before is None and self.folder is not None:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
@@ -49,15 +50,15 @@ class WeightStore:
 class Inputs:
     """The inputs of a quantization.
 
-    options   the user's options
-    model     the normalized model, in its plain form
-    plan      its plan with every node that can be quantized
+    options   options of the user
+    model     normalized model, in its plain form
+    plan      plan that quantizes every node that can be quantized
     kept      nodes whose values cannot be calibrated, with the reason
-    specs     inputs of the model as it came
+    specs     inputs of the original model
     large     whether two sessions side by side may not fit into memory
-    costs     cost model of each of the target's CPUs, as far as they are known
+    costs     cost model of each CPU of the target; empty where it is unknown
     samples   calibration, validation and unseen samples
-    feedback  outputs that are the next sample's inputs
+    feedback  outputs that are inputs of the next sample
     settings  thresholds of the accuracy search
     store     weights of the model's forms on disk
     warnings  lines for the report
@@ -82,11 +83,15 @@ class Inputs:
         return selection_of(self.options)
 
     def recipe(self) -> Recipe:
-        """The recipe that quantizes every node of the plan."""
+        """Return the recipe that quantizes every node of the plan."""
         return Recipe(self.model, self.plan, self.selection, self.kept)
 
+    def writer(self) -> Writer:
+        """Return a writer of the output format; large models keep no quantized embeddings in memory."""
+        return Writer(self.options.format, self.options.standard, None if self.large else {})
+
     def wanted_lstms(self) -> list[ir.Node]:
-        """LSTMs to give int8 weights: all that the user selects, none, or those that are faster for it."""
+        """Return the LSTMs that get int8 weights: all that the user selects, none, or the faster ones."""
         return _wanted_lstms(self.model, self.options)
 
 
@@ -96,11 +101,11 @@ def selection_of(options: QuantizeOptions) -> Selection:
 
 
 def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) -> Inputs:
-    """Load, normalize and plan the model; find and split the samples.
+    """FloatCost, normalize and plan the model; find and split the samples.
 
     Args:
-        options: the user's options.
-        settings: thresholds of the accuracy search; those of the effort by default.
+        options: options of the user.
+        settings: thresholds of the accuracy search; by default those of the effort.
 
     Raises:
         OnnxqError: the model or the data cannot be used, or there is nothing to quantize.
@@ -110,29 +115,28 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
     specs = model_inputs(model)
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
-    given = [(node.name or "", node.op_type) for node in nodes_of(model)]
+    original = [(node.name or "", node.op_type) for node in nodes_of(model)]
     model = normalize(model)
     selection = selection_of(options)
-    selection.check(given + [(node.name or "", node.op_type) for node in nodes_of(model)])
+    selection.check(original + [(node.name or "", node.op_type) for node in nodes_of(model)])
+    # the plan
     store = WeightStore()
     static = options.mode == Mode.STATIC
     plan = make_plan(model, selection) if static else Plan()
-    store.hold(model)
+    store.offload(model)
     warnings: list[str] = []
     if static:
         _check_plan(model, plan, options, quantized)
         if quantized:
-            warnings.append(
-                f"the model is quantized already in {quantized} nodes: they pass through as they are"
-            )
+            warnings.append(f"the model already has {quantized} quantized nodes: they do not change")
         if options.calib is None and not options.stats:
             raise DataError("no calibration data: give a folder with --calib, or statistics with --stats")
     # the samples
     samples, feedback = SplitSamples(), Feedback()
     if options.calib is not None:
-        samples, feedback, said = _find_samples(options, specs, outputs=len(model.graph.outputs))
-        warnings += said
-    # values that cannot be observed
+        samples, feedback, messages = _find_samples(options, specs, outputs=len(model.graph.outputs))
+        warnings += messages
+    # nodes whose values cannot be observed
     kept: dict[str, FloatReason] = {}
     if static and options.calib is not None:
         kept = _unobservable(model, plan, samples.calibration[0], specs)
@@ -158,7 +162,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
 
 def _wanted_lstms(model: ir.Model, options: QuantizeOptions) -> list[ir.Node]:
     chosen = options.dynamic_lstm
-    if chosen is False or (chosen is None and options.standard):  # their operator is this runtime's own
+    if chosen is False or (chosen is None and options.standard):  # the operator belongs to this runtime
         return []
     every = chosen or options.mode == Mode.DYNAMIC
     selection = selection_of(options)
@@ -169,7 +173,7 @@ def _wanted_lstms(model: ir.Model, options: QuantizeOptions) -> list[ir.Node]:
 def _check_plan(model: ir.Model, plan: Plan, options: QuantizeOptions, quantized: int) -> None:
     if plan.anchors or _wanted_lstms(model, options):
         return
-    open_session(options.model, optimize=False)  # the runtime's own complaint about the model comes first
+    open_session(options.model, optimize=False)  # the runtime's own error message comes first
     if quantized:
         why = f"it is quantized already ({quantized} integer nodes)"
     else:
@@ -185,7 +189,7 @@ def _check_plan(model: ir.Model, plan: Plan, options: QuantizeOptions, quantized
 def _find_samples(
     options: QuantizeOptions, specs: list[InputSpec], outputs: int
 ) -> tuple[SplitSamples, Feedback, list[str]]:
-    """Open and divide the samples of --calib; warnings about them."""
+    """Open and divide the samples of `--calib`; return warnings about them, too."""
     assert options.calib is not None
     forms, feedback = read_forms(options.preprocess), Feedback()
     found = open_samples(options.calib, specs, forms, options.samples)
@@ -201,14 +205,16 @@ def _find_samples(
         warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
     parts = split(samples, feedback.starts if feedback.states else None)
     if set(map(id, parts.validation)) <= set(map(id, parts.calibration)):
-        warnings.append("too few samples to hold one out: the result is verified on calibration samples")
+        warnings.append(
+            "there are too few samples to hold one out: the result is verified on calibration samples"
+        )
     return parts, feedback, warnings
 
 
 def _unobservable(
     model: ir.Model, plan: Plan, sample: Sample, specs: list[InputSpec]
 ) -> dict[str, FloatReason]:
-    """Find by a run the nodes of Loops and Scans whose values cannot be stacked over the iterations."""
+    """Run the model to find the nodes in Loops and Scans whose values change shape between iterations."""
     main = model.graph
     inside = {name for name, planned in plan.nodes.items() if planned.node.graph is not main}
     if not inside:

@@ -55,7 +55,7 @@ def test_several_forms_lie_in_one_folder(model, tmp_path):
     form = inputs.model.clone()
     for value in form.graph.initializers.values():
         value.const_value = ir.Tensor(2 * constant(value))
-    inputs.store.hold(form)
+    inputs.store.offload(form)
     assert all(isinstance(value.const_value, ir.ExternalTensor) for value in form.graph.initializers.values())
     for one, of_form, wanted in zip(
         inputs.model.graph.initializers.values(), form.graph.initializers.values(), before, strict=True

@@ -6,7 +6,7 @@ import pytest
 
 import onnxq
 from onnxq.calibration.moments import LayerInput
-from onnxq.search.fewer_scalings import find_idle
+from onnxq.search.fewer_scalings import find_removable
 from onnxq.search.settings import SearchSettings
 from tests.conftest import normal, parse
 
@@ -28,7 +28,7 @@ def world(base, noises, interaction=1.0):
 
 def idle(noises, costs=None, interaction=1.0):
     quick, judge = world(1e-3, noises, interaction)
-    return find_idle(costs or {layer: layer.size for layer in noises}, quick, judge, judge(frozenset()))
+    return find_removable(costs or {layer: layer.size for layer in noises}, quick, judge, judge(frozenset()))
 
 
 def test_what_the_outputs_do_not_miss_is_left_out_and_nothing_else():
@@ -39,7 +39,7 @@ def test_what_the_outputs_do_not_miss_is_left_out_and_nothing_else():
 def test_the_whole_loss_is_bounded_not_each_one():
     noises = dict.fromkeys(LAYERS, 2e-5)  # each alone is far below the bound, all together above it
     left_out = idle(noises)
-    allowed = 1e-3 * (10 ** (SearchSettings().scaling_db / 10) - 1)
+    allowed = 1e-3 * (10 ** (SearchSettings().max_scaling_loss_db / 10) - 1)
     assert len(left_out) == int(allowed / 2e-5)
 
 
@@ -54,7 +54,7 @@ def test_noise_that_is_more_than_its_parts_leaves_out_fewer():
     assert idle(noises) == set(LAYERS)
     left_out = idle(noises, interaction=20.0)
     assert 0 < len(left_out) < len(LAYERS)
-    assert judge(left_out) >= judge(frozenset()) - SearchSettings().scaling_db
+    assert judge(left_out) >= judge(frozenset()) - SearchSettings().max_scaling_loss_db
 
 
 @pytest.fixture

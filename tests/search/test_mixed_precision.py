@@ -14,9 +14,9 @@ from onnxq.pipeline import quantize
 from onnxq.search.accuracy_target import Task
 from onnxq.search.mixed_precision import (
     DEFAULTS,
+    FallbackNodes,
+    FloatCost,
     Goal,
-    Load,
-    Work,
     fall_back,
     grouped,
 )
@@ -28,7 +28,7 @@ SLOW = 1.5
 
 
 def world(noises, interaction=1.0):
-    """Judges of a model in which each node puts its own noise on the outputs: one number, or one for each of their parts."""
+    """Return the noise of a model in which each node adds its own: one number, or one for each part of the outputs."""
 
     def judge(floats):
         left = [np.atleast_1d(noise) for name, noise in noises.items() if name not in floats]
@@ -43,13 +43,15 @@ def db(judge, floats=()):
     return decibels(max(judge(frozenset(floats))))
 
 
-def loads_of(names, macs=None):
+def float_costs_of(names, macs=None):
     share = 1 / len(names)
-    return {name: Load((macs or {}).get(name, share), share, (macs or {}).get(name, share)) for name in names}
+    return {
+        name: FloatCost((macs or {}).get(name, share), share, (macs or {}).get(name, share)) for name in names
+    }
 
 
 def run(noises, *, macs=None, interaction=1.0, goal=None):
-    work = Work(loads_of(list(noises), macs))
+    work = FallbackNodes(float_costs_of(list(noises), macs))
     together = world(noises, interaction)
     return fall_back(work, world(noises), together, together(frozenset()), goal)
 
@@ -79,19 +81,19 @@ def test_no_more_is_given_up_than_allowed_and_nothing_for_little():
     result = run(noises, macs=dict.fromkeys(noises, SLOW / 20))
     assert result.nodes == ()
     assert result.after_db == result.before_db
-    assert 10 * np.log10(1 / (1 - DEFAULTS.most_time / SLOW)) < DEFAULTS.least_gain_db
+    assert 10 * np.log10(1 / (1 - DEFAULTS.max_time / SLOW)) < DEFAULTS.min_gain_db
 
 
 def test_half_the_time_and_three_quarters_of_the_weights_are_given_up_where_that_gains_something():
     noises = {f"n{i}": 0.0011 for i in range(20)}
     half = run(noises)
-    assert len(half.nodes) == pytest.approx(DEFAULTS.most_time * 20, abs=1)
+    assert len(half.nodes) == pytest.approx(DEFAULTS.max_time * 20, abs=1)
     assert half.after_db == pytest.approx(half.before_db + 10 * np.log10(2), abs=0.5)
     assert half.after_db < DEFAULTS.target_db
-    work = Work({name: Load(0.05, 0.075, 0.0) for name in noises})
+    work = FallbackNodes({name: FloatCost(0.05, 0.075, 0.0) for name in noises})
     judge = world(noises)
     cheap = fall_back(work, judge, judge, judge(frozenset()))
-    assert len(cheap.nodes) == pytest.approx(DEFAULTS.most_weights / 0.075, abs=1)
+    assert len(cheap.nodes) == pytest.approx(DEFAULTS.max_weights / 0.075, abs=1)
     assert cheap.after_db < DEFAULTS.target_db
 
 
@@ -113,7 +115,7 @@ def test_a_ruined_model_gets_back_whatever_it_takes(each, holds):
 def test_large_models_are_measured_in_groups():
     noises = {f"n{i}": 1e-6 for i in range(1000)} | {"bad": 0.05}
     asked = []
-    work = Work(loads_of(list(noises)))
+    work = FallbackNodes(float_costs_of(list(noises)))
     judge = world(noises)
     result = fall_back(work, lambda names: asked.append(1) or judge(names), judge, judge(frozenset()))
     assert len(asked) <= 64 + 1  # and once with everything quantized
@@ -157,7 +159,9 @@ def test_a_target_out_of_reach_gives_the_closest():
     def judge(names):
         return [floor + sum(noise for name, noise in noises.items() if name not in names)]
 
-    result = fall_back(Work(loads_of(list(noises))), judge, judge, judge(frozenset()), Goal(60.0, asked=True))
+    result = fall_back(
+        FallbackNodes(float_costs_of(list(noises))), judge, judge, judge(frozenset()), Goal(60.0, asked=True)
+    )
     assert len(result.nodes) == 5
 
 
@@ -193,7 +197,7 @@ def test_functions_between_products_go_back_where_the_noise_is_theirs():
         between = len(integers) > 1 and not floats >= {"sigmoid", "mul"}
         return [1e-12 + 1e-5 * len(integers) + 0.05 * between]
 
-    work = Work(loads_of(list(products)), {("sigmoid", "mul"): Load(0.0, 0.0, 0.1)})
+    work = FallbackNodes(float_costs_of(list(products)), {("sigmoid", "mul"): FloatCost(0.0, 0.0, 0.1)})
     result = fall_back(work, judge, judge, judge(frozenset()))
     assert set(result.nodes) == {"sigmoid", "mul"}
     assert result.mac_share == 0
@@ -208,7 +212,7 @@ def test_a_model_that_cannot_run_is_saved_by_the_node_that_keeps_it_from_running
             sum(noise for name, noise in noises.items() if name not in floats) if "n7" in floats else np.inf
         ]
 
-    result = fall_back(Work(loads_of(list(noises))), judge, judge, judge(frozenset()))
+    result = fall_back(FallbackNodes(float_costs_of(list(noises))), judge, judge, judge(frozenset()))
     assert "n7" in result.nodes
     assert result.before_db == -200
     assert result.after_db > 35
@@ -276,16 +280,16 @@ def test_what_is_only_measured_keeps_its_weights_as_they_are(fragile, monkeypatc
 
         return heard
 
-    for judge in (References.inner_judged, References.judged):
+    for judge in (References.measure_before_softmax, References.measure):
         monkeypatch.setattr(References, judge.__name__, listening(judge))
     report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
     assert report.fallback.nodes
-    assert narrowed["inner_judged", True] == [False] * (4 + 1)  # each alone, and once everything
-    assert narrowed["judged", False] == [False, False, True]
+    assert narrowed["measure_before_softmax", True] == [False] * (4 + 1)  # each alone, and once everything
+    assert narrowed["measure", False] == [False, False, True]
 
 
 def test_only_the_chosen_techniques_weights_are_kept(fragile, monkeypatch):
-    def meet(inputs, candidates, choice, loads, task):
+    def meet(inputs, candidates, choice, float_costs, task):
         assert [*candidates.cache.weights] == [choice.kept.techniques]
         assert all(len(other.cache.weights) <= 1 for other in candidates.others)
         return choice

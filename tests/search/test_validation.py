@@ -15,7 +15,7 @@ from onnxq.options import Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
 from onnxq.search.inputs import prepare
 from onnxq.search.mixed_precision import fall_back
-from onnxq.search.references import Judged, References
+from onnxq.search.references import OutputNoise, References
 from onnxq.search.settings import SearchSettings
 from onnxq.search.validation import find_references, more_references
 from tests.conftest import CNN, SAMPLES, normal, parse
@@ -44,7 +44,7 @@ def test_more_judges_where_few_cannot_tell(tmp_path, monkeypatch):
     options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", skip_slow_nodes=False)
     reached = quantize(options).outputs.sqnr_db
     assert not asked
-    settings = SearchSettings(target_db=reached - SearchSettings().doubt_db / 2)
+    settings = SearchSettings(target_db=reached - SearchSettings().more_samples_db / 2)
     quantize(replace(options, force=True), settings=settings)
     assert len(asked) == 1
 
@@ -61,20 +61,20 @@ def test_as_many_as_fit_into_memory(tmp_path):
     one = sum(np.asarray(array).nbytes for array in (*few.samples[0][1].values(), *few.expected[0].own))
     assert few.size >= one * len(few.samples)
     for most_bytes, samples in ((20 * (few.size // len(few.samples)), 20), (0, len(few.samples))):
-        tight = replace(inputs, settings=replace(inputs.settings, more_bytes=most_bytes))
+        tight = replace(inputs, settings=replace(inputs.settings, more_samples_bytes=most_bytes))
         assert len(more_references(tight, few).samples) == samples
 
 
 def test_the_target_is_held_with_standard_errors_to_spare(tmp_path, monkeypatch):
     befores, found = [], []
-    judged_by = References.judged
+    judged_by = References.measure
 
     def remember(few, model, **where):
         found.append(judged_by(few, model, **where))
         return found[-1]
 
     options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", skip_slow_nodes=False)
-    monkeypatch.setattr(References, "judged", remember)
+    monkeypatch.setattr(References, "measure", remember)
     monkeypatch.setattr(
         "onnxq.search.accuracy_target.fall_back",
         lambda *args, **more: befores.append(args[3]) or fall_back(*args, **more),
@@ -100,7 +100,7 @@ SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=64)
 
 def told(shares, *, noise=0.01):
     """What is found of one part, from what each sample adds."""
-    return Judged((noise,), samples=[[share] for share in shares])
+    return OutputNoise((noise,), samples=[[share] for share in shares])
 
 
 @given(SHARES)
@@ -111,36 +111,40 @@ def test_what_cannot_be_told_apart_is_as_good(shares):
     assert not told([share + 0.1 for share in shares], noise=0.1).as_good_as(one)  # worse on each by as much
     by_chance = [*shares, 1.0]  # one more that tipped, of two or more
     assert told(by_chance, noise=0.1).as_good_as(told([*shares, 0.0]))
-    assert not Judged((math.inf,)).as_good_as(one)  # it did not run
+    assert not OutputNoise((math.inf,)).as_good_as(one)  # it did not run
     assert not told([*shares, math.inf]).as_good_as(told(by_chance))
 
 
 def test_the_worst_part_is_shown_and_the_mean_of_all_is_compared():
-    judged = Judged((0.1, 0.001), bound=(0.2, 0.002))
+    judged = OutputNoise((0.1, 0.001), bound=(0.2, 0.002))
     assert judged.sqnr_db == pytest.approx(10)
     assert judged.bound_db == pytest.approx(10 * np.log10(5))
     assert judged.mean_noise == pytest.approx(0.0505)
-    assert Judged((math.inf, 0.001)).sqnr_db == Judged((math.inf,)).bound_db == -200
+    assert OutputNoise((math.inf, 0.001)).sqnr_db == OutputNoise((math.inf,)).bound_db == -200
 
 
 def test_samples_are_told_apart_by_the_mean_of_their_parts():
     chance = np.random.default_rng(0)
     shares = chance.uniform(0.01, 0.02, (16, 2))
     better = shares - [0.0, 0.005]
-    assert not Judged((0.1, 0.1), samples=shares.tolist()).as_good_as(
-        Judged((0.1, 0.1), samples=better.tolist())
+    assert not OutputNoise((0.1, 0.1), samples=shares.tolist()).as_good_as(
+        OutputNoise((0.1, 0.1), samples=better.tolist())
     )
     moved = (
         shares + np.where(np.arange(16) % 2, 0.005, -0.005)[:, None]
     )  # on some samples more, on others less
-    assert Judged((0.1, 0.1), samples=moved.tolist()).as_good_as(Judged((0.1, 0.1), samples=shares.tolist()))
+    assert OutputNoise((0.1, 0.1), samples=moved.tolist()).as_good_as(
+        OutputNoise((0.1, 0.1), samples=shares.tolist())
+    )
 
 
 def settled(tmp_path, monkeypatch, judge, **options):
     """What is chosen where the n-th candidate is judged as `judge(n)` says."""
     judged: list[int] = []
     monkeypatch.setattr(
-        References, "inner_judged", lambda self, model, chosen=None: judge(judged.append(0) or len(judged))
+        References,
+        "measure_before_softmax",
+        lambda self, model, chosen=None: judge(judged.append(0) or len(judged)),
     )
     return quantize(
         QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", skip_slow_nodes=False, **options)
