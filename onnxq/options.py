@@ -1,4 +1,8 @@
-"""Options of quantization and their values; imports nothing heavy, so that help appears at once."""
+"""Options of quantization and their values; imports nothing heavy, so that help appears at once.
+
+The enums name the built-in values, which help lists. The options `mode`, `method`, `format`, `rounding` and
+`without` take any other name in the registry of their kind, too (see CONTRIBUTING.md).
+"""
 
 import functools
 from collections.abc import Callable
@@ -199,21 +203,21 @@ class QuantizeOptions:
     model: Path
     calib: Path | None = None
     output: Path | None = None
-    mode: Mode = Mode.STATIC
+    mode: str = Mode.STATIC
     prefer: Prefer = Prefer.SPEED
     weight_type: WeightType = WeightType.INT4
     block: str = "32"
     symmetric: bool = True
-    rounding: Rounding = Rounding.AUTO
+    rounding: str = Rounding.AUTO
     standard: bool = False
     integer_compute: bool = True
     effort: Effort = Effort.BALANCED
-    method: Method = Method.AUTO
+    method: str = Method.AUTO
     percentile: float = 99.99
     samples: int = 200
     target: Target = Target.PORTABLE
     per_channel: bool = True
-    format: Format = Format.QDQ
+    format: str = Format.QDQ
     preprocess: str | None = None
     states: tuple[str, ...] = ()
     stats: tuple[Path, ...] = ()
@@ -223,7 +227,7 @@ class QuantizeOptions:
     skip_slow_nodes: bool = True
     measure: bool = False
     dynamic_lstm: bool | None = None
-    without: tuple[Technique, ...] = ()
+    without: tuple[str, ...] = ()
     allow_nonfinite: bool = False
     limits: Limits = field(default_factory=Limits)
     keep_failed: bool = False
@@ -233,5 +237,6 @@ class QuantizeOptions:
     @property
     def destination(self) -> Path:
         """Path of the file to write."""
-        kind = {Mode.WEIGHTS: str(self.weight_type), Mode.FP16: "fp16"}.get(self.mode, "int8")
+        kinds: dict[str, str] = {Mode.WEIGHTS: str(self.weight_type), Mode.FP16: "fp16"}
+        kind = kinds.get(self.mode, "int8")
         return self.output or self.model.with_name(f"{self.model.stem}.{kind}.onnx")

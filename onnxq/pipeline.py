@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxq.calibration.collect import Collecting, collect
+from onnxq.calibration.methods import METHODS
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
@@ -31,6 +32,7 @@ from onnxq.evaluation.verification import (
     inspect_kernels,
 )
 from onnxq.formats.recipe import Recipe
+from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import check_output, digest, external_files, file_bytes, save, staged, weight_bytes
 from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
 from onnxq.modes.auto import best_of_all
@@ -38,7 +40,7 @@ from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import convert_to_fp16
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
-from onnxq.options import Effort, Method, Mode, QuantizeOptions
+from onnxq.options import Effort, Method, Mode, QuantizeOptions, Rounding
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
@@ -54,15 +56,16 @@ from onnxq.search.references import References
 from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Outcome
 from onnxq.search.validation import find_references
+from onnxq.transforms.registry import rounding_names, technique_names
 from onnxq.types import Feeds
 from onnxq.version import __version__
 
-MODES: dict[Mode, Callable[[Inputs, References | None], Outcome]] = {
+MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
     Mode.DYNAMIC: quantize_dynamic,
     Mode.WEIGHTS: lambda inputs, _: quantize_weights_only(inputs),
     Mode.FP16: lambda inputs, _: convert_to_fp16(inputs),
 }
-"""Modes that calibrate no ranges."""
+"""Modes that calibrate no ranges, by name; `dynamic` alone gets references, the validation samples."""
 
 
 def quantize(
@@ -78,10 +81,11 @@ def quantize(
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
+    _check_names(options)
     check_output(options.destination, options.model, force=options.force)
-    if options.mode is Mode.AUTO:
+    if options.mode == Mode.AUTO:
         return _best_mode(options, task)
-    if options.measure and options.mode is not Mode.STATIC:
+    if options.measure and options.mode != Mode.STATIC:
         raise OnnxqError(
             f"--measure plans static quantization, and the mode is {options.mode}: "
             "leave it out, or choose --mode static"
@@ -93,10 +97,10 @@ def quantize(
     if task is not None:
         task.check(inputs.specs)
     # the mode
-    if options.mode is Mode.STATIC:
+    if options.mode == Mode.STATIC:
         outcome = quantize_static(inputs, task, laps.end)
     else:
-        references = find_references(inputs) if options.mode is Mode.DYNAMIC else None
+        references = find_references(inputs) if options.mode == Mode.DYNAMIC else None
         laps.end("prepare")
         outcome = MODES[options.mode](inputs, references)
         laps.end("quantize")
@@ -114,6 +118,21 @@ def quantize(
         report = named_by_gates(report, building, options)
     laps.end("verify")
     return replace(report, seconds=laps.seconds)
+
+
+def _check_names(options: QuantizeOptions) -> None:
+    """Raise an `OnnxqError` for a name that its registry does not have."""
+    known: dict[str, Collection[str]] = {
+        "mode": (Mode.STATIC, *MODES, Mode.AUTO),
+        "method": (Method.AUTO, *METHODS),
+        "format": WRITERS,
+        "rounding": (Rounding.AUTO, *rounding_names()),
+        "without": technique_names(),
+    }
+    given = [(option, getattr(options, option)) for option in known if option != "without"]
+    for option, name in [*given, *(("without", name) for name in options.without)]:
+        if name not in known[option]:
+            raise OnnxqError(f"--{option} {name}: unknown name: choose one of {', '.join(known[option])}")
 
 
 def _best_mode(options: QuantizeOptions, task: Task | None) -> QuantizeReport:
@@ -237,7 +256,7 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         model=str(options.model),
         output=str(options.destination),
         method=str(choice.kept.method),
-        percentile=options.percentile if choice.kept.method is Method.PERCENTILE else None,
+        percentile=options.percentile if choice.kept.method == Method.PERCENTILE else None,
         techniques=list(recipe.all_techniques),
         trials=list(choice.trials),
         fallback=choice.fallback,
@@ -292,7 +311,7 @@ def _shapes(inputs: Inputs, outcome: Outcome) -> ShapeByName:
     recipe, samples = outcome.choice.recipe, inputs.samples.validation
     if not samples:
         return concrete_shapes(recipe.model, None)
-    plan = recipe.plan if inputs.options.mode is Mode.STATIC else Plan()
+    plan = recipe.plan if inputs.options.mode == Mode.STATIC else Plan()
     return planned_shapes(recipe.model, plan, check_feeds(samples[0], inputs.specs))
 
 

@@ -1,6 +1,6 @@
 """Options in groups, and commands whose help shows one section per group."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -101,6 +101,24 @@ class GroupedCommand(click.Command):
 def option(group: OptionGroup, *names: str, **settings: Any) -> Callable[[Command], Command]:
     """Declare an option of a command; `settings` are those of `GroupedOption` and `click.option`."""
     return click.option(*names, cls=GroupedOption, group=group, **settings)
+
+
+def completing(names: Iterable[str]) -> Callable[..., list[str]]:
+    """Return a completion by these names for an option that takes others too."""
+    return lambda _ctx, _param, start: [str(name) for name in names if name.startswith(start)]
+
+
+def name_of(built_in: type[StrEnum], default: str) -> dict[str, Any]:
+    """Return the settings of an option that takes any name in a registry.
+
+    Help and completion show the built-in names. `onnxq.pipeline.quantize` checks the name: registries import
+    NumPy, which help does not.
+    """
+    return {
+        "metavar": f"[{'|'.join(built_in)}]",
+        "default": str(default),
+        "shell_complete": completing(built_in),
+    }
 
 
 def choice(default: StrEnum) -> dict[str, Any]:

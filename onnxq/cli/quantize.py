@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxq.cli.console import Console, exit_on_failed_gate, with_console
-from onnxq.cli.groups import GroupedCommand, OptionGroup, choice, option
+from onnxq.cli.groups import GroupedCommand, OptionGroup, choice, completing, name_of, option
 from onnxq.cli.shared_options import (
     FILE,
     combined,
@@ -40,14 +40,10 @@ if TYPE_CHECKING:
     from onnxq.search.accuracy_target import Task
 
 ENUMS: dict[str, type[StrEnum]] = {
-    "mode": Mode,
     "prefer": Prefer,
     "weight_type": WeightType,
-    "rounding": Rounding,
     "effort": Effort,
-    "method": Method,
     "target": Target,
-    "format": Format,
 }
 """Parameters whose texts are values of an enum."""
 BLOCKS = ("16", "32", "64", "128", "256", "channel", "tensor")
@@ -56,7 +52,7 @@ mode_options = combined(
     option(
         OptionGroup.MODE,
         "--mode",
-        **choice(QuantizeOptions.mode),
+        **name_of(Mode, QuantizeOptions.mode),
         help="Quantize to int8 with calibrated ranges (static) or ranges computed at run time (dynamic), "
         "quantize weights only (weights), store weights in half precision (fp16), or try all and keep the "
         "best (auto).",
@@ -94,7 +90,7 @@ accuracy_options = combined(
     option(
         OptionGroup.ACCURACY,
         "--method",
-        **choice(QuantizeOptions.method),
+        **name_of(Method, QuantizeOptions.method),
         help="Choose the clipping range of activations by this method; auto compares all on validation "
         "samples.",
     ),
@@ -110,8 +106,8 @@ accuracy_options = combined(
         OptionGroup.ACCURACY,
         "--without",
         multiple=True,
-        type=click.Choice([str(technique) for technique in Technique]),
         metavar="TECHNIQUE",
+        shell_complete=completing(Technique),
         help=f"Disable this accuracy technique: {', '.join(Technique)}.",
     ),
 )
@@ -164,7 +160,7 @@ weight_only_options = combined(
     option(
         OptionGroup.WEIGHT_ONLY,
         "--rounding",
-        **choice(QuantizeOptions.rounding),
+        **name_of(Rounding, QuantizeOptions.rounding),
         help="Round to nearest (rtn), by half-quadratic quantization (hqq), or by calibration samples (gptq, "
         "awq); auto is gptq with --calib and hqq without.",
     ),
@@ -189,7 +185,7 @@ model_file_options = combined(
     option(
         OptionGroup.OUTPUT,
         "--format",
-        **choice(QuantizeOptions.format),
+        **name_of(Format, QuantizeOptions.format),
         help="Write Q/DQ nodes around float operators (qdq), or integer operators (qoperator).",
     ),
     option(
@@ -256,7 +252,6 @@ def quantize(console: Console, **options: Any) -> None:
     task = _pop_task(limits, options)
     _check_block(options["block"])
     options |= {name: kind(options[name]) for name, kind in ENUMS.items()}
-    options["without"] = tuple(Technique(name) for name in options["without"])
     report = run(QuantizeOptions(limits=limits, details=needs_details(files.values()), **options), task)
     console.warn(report.warnings)
     write_reports(report, files)

@@ -31,7 +31,7 @@ class Recipe:
     plan: Plan
     selection: Selection = field(default_factory=Selection)
     kept: Mapping[str, FloatReason] = field(default_factory=dict)
-    method: Method = Method.MSE
+    method: str = Method.MSE
     techniques: tuple[str, ...] = ()
     run_time: tuple[str, ...] = ()
     few_rows: bool = False

@@ -21,10 +21,11 @@ from onnxq.plan.plan import Plan
 from onnxq.plan.reasons import Cause
 from onnxq.quantization.parameters import Parameters
 
-WRITERS: dict[Format, Callable[[ir.Model, Plan, Parameters], ir.Model]] = {
+WRITERS: dict[str, Callable[[ir.Model, Plan, Parameters], ir.Model]] = {
     Format.QDQ: write_qdq,
     Format.QOPERATOR: write_qoperator,
 }
+"""Output formats by name: (normalized model, plan, parameters) -> a quantized copy."""
 NARROWED = frozenset({Cause.SPEED, Cause.ACCURACY})
 """Causes of products that could be quantized but stay float: their weights become half precision."""
 
@@ -38,7 +39,7 @@ class Writer:
     known     quantized embedding tables of earlier files; None to save memory
     """
 
-    format: Format
+    format: str
     standard: bool = False
     known: KnownTables | None = None
 

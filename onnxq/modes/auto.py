@@ -15,7 +15,7 @@ from onnxq.search.accuracy_target import Task
 from onnxq.search.settings import SearchSettings
 from onnxq.search.trade_off import Point
 
-TRIED: tuple[tuple[str, Mode, WeightType], ...] = (
+TRIED: tuple[tuple[str, str, WeightType], ...] = (
     ("static", Mode.STATIC, WeightType.INT8),
     ("dynamic", Mode.DYNAMIC, WeightType.INT8),
     ("weights int8", Mode.WEIGHTS, WeightType.INT8),
@@ -57,7 +57,7 @@ def _try_all(
     for name, mode, kind in TRIED:
         output = folder / name.replace(" ", "-") / options.destination.name
         output.parent.mkdir()
-        measure = options.measure and mode is Mode.STATIC
+        measure = options.measure and mode == Mode.STATIC
         tried = replace(
             options, mode=mode, weight_type=kind, output=output, measure=measure, keep_failed=True
         )

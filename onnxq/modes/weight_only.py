@@ -69,7 +69,7 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
     # the report
     seconds = (time.perf_counter() - start) / max(1, len(plan.nodes))
     notes = []
-    if moments or rounding is Rounding.AWQ:
+    if products.collected:
         notes.append(f"{seconds:.2f} s a product, with the moments of its inputs")
     if stored:
         notes.append(f"{stored} other weights stored in 8 bits, widened when the file is loaded")
@@ -84,28 +84,30 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
     return outcome(inputs, model, recipe, notes, stored)
 
 
-def _planned(inputs: Inputs, model: ir.Model, rounding: Rounding) -> "_Products":
+def _planned(inputs: Inputs, model: ir.Model, rounding: str) -> "_Products":
     """Plan the products, collect the statistics that the rounding needs, and apply its rewrite."""
     options, algorithm = inputs.options, ALGORITHMS[rounding]
     plan = plan_products(model, inputs.selection)
     moments: Mapping[LayerInput, Moments] = {}
-    if algorithm.needs is Needs.SECOND_MOMENTS and options.weight_type in BITS:
+    if algorithm.needs is not Needs.NOTHING and options.weight_type in BITS:
         moments = moments_in_turns(model, list(layer_inputs(plan).values()), inputs.samples.calibration)
+    collected = bool(moments)
     if algorithm.rewrite is not None and moments:
         found = algorithm.rewrite(model, plan, moments, grid_of(options))
         if found is not None:
             model, moments = found.model, found.moments
         plan = plan_products(model, inputs.selection)
-    return _Products(model, plan, moments)
+    return _Products(model, plan, moments, collected)
 
 
 @dataclass(frozen=True)
 class _Products:
-    """A model with its planned products and the moments of their inputs."""
+    """A model with its planned products, the moments of their inputs, and whether any were collected."""
 
     model: ir.Model
     plan: Plan
     moments: Mapping[LayerInput, Moments]
+    collected: bool
 
 
 def _code_products(
@@ -138,7 +140,7 @@ def _code_products(
     return kept
 
 
-def _coded(rows: Floats, second: Floats | None, rounding: Rounding, options: QuantizeOptions) -> Coded:
+def _coded(rows: Floats, second: Floats | None, rounding: str, options: QuantizeOptions) -> Coded:
     """Code a weight in the bits that are asked for, or in 8 where fewer would cost too much accuracy."""
     coded = code(rows, grid_of(options), rounding, second)
     if options.weight_type is WeightType.INT4 and loss(rows, coded, second) > MAX_LOSS:
@@ -162,14 +164,14 @@ def _lifted(inputs: Inputs) -> ir.Model:
     return lifted
 
 
-def _rounding(options: QuantizeOptions, data: bool) -> Rounding:
-    if options.rounding in (Rounding.GPTQ, Rounding.AWQ) and not data:
+def _rounding(options: QuantizeOptions, data: bool) -> str:
+    if options.rounding == Rounding.AUTO:
+        return Rounding.GPTQ if data else Rounding.HQQ
+    if ALGORITHMS[options.rounding].needs is not Needs.NOTHING and not data:
         raise DataError(
             f"--rounding {options.rounding} needs calibration samples: give a folder with --calib"
         )
-    if options.rounding is not Rounding.AUTO:
-        return options.rounding
-    return Rounding.GPTQ if data else Rounding.HQQ
+    return options.rounding
 
 
 def grid_of(options: QuantizeOptions, kind: WeightType | None = None) -> Grid:

@@ -9,7 +9,6 @@ from onnxq.calibration.methods import MethodOptions, Range, choose_range
 from onnxq.calibration.statistics import Statistics
 from onnxq.errors import DataError
 from onnxq.graph.edit import constant, input_at
-from onnxq.options import Method
 from onnxq.plan.effective_range import effective_range
 from onnxq.plan.plan import Plan, PlannedNode, PlannedTensor
 from onnxq.plan.products import channel_axis, following_bias
@@ -51,12 +50,12 @@ class Parameters:
     replaced: dict[Place, Array] = field(default_factory=dict)
 
 
-Ranges = dict[tuple[str, Method], Range]
+Ranges = dict[tuple[str, str], Range]
 """Clipping ranges chosen so far, by tensor and method."""
 
 
 def activation_parameters(
-    plan: Plan, statistics: Statistics, method: Method, options: MethodOptions, chosen: Ranges | None = None
+    plan: Plan, statistics: Statistics, method: str, options: MethodOptions, chosen: Ranges | None = None
 ) -> dict[str, QuantParams]:
     """Return the parameters of every source tensor, by name.
 
@@ -92,7 +91,7 @@ def activation_parameters(
 
 
 def _range(
-    plan: Plan, tensor: PlannedTensor, statistics: Statistics, method: Method, options: MethodOptions
+    plan: Plan, tensor: PlannedTensor, statistics: Statistics, method: str, options: MethodOptions
 ) -> Range:
     """Return a tensor's clipping range: its known one, or the method's, within its effective range."""
     if tensor.known is not None:

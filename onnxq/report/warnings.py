@@ -25,7 +25,7 @@ def result_warnings(
             f"the integer kernels give {outputs.optimized_db:.1f} dB, the file as written "
             f"{outputs.unoptimized_db:.1f} dB: this ONNX Runtime does not compute what the file specifies"
         )
-    static = options.mode is Mode.STATIC
+    static = options.mode == Mode.STATIC
     least = SearchSettings().target_db if static else WITHOUT_RANGES_DB
     weak = [part for part in outputs.parts if part.bound_db < least] if outputs is not None else []
     if weak:

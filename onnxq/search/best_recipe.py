@@ -93,8 +93,8 @@ def _try_variants(
     return tried
 
 
-def _methods(options: QuantizeOptions, settings: SearchSettings) -> Sequence[Method]:
-    return settings.methods if options.method is Method.AUTO else [options.method]
+def _methods(options: QuantizeOptions, settings: SearchSettings) -> Sequence[str]:
+    return settings.methods if options.method == Method.AUTO else [options.method]
 
 
 def _technique_sets(options: QuantizeOptions, settings: SearchSettings, plan: Plan) -> list[tuple[str, ...]]:
@@ -125,7 +125,7 @@ def _with_run_time_ranges(
     Run-time ranges are also faster there, because the kernel adds the bias.
     """
     options, settings, technique = inputs.options, inputs.settings, Technique.RUN_TIME_RANGES
-    if options.format is not Format.QDQ or options.standard or technique in options.without:
+    if options.format != Format.QDQ or options.standard or technique in options.without:
         return choice
     plan = choice.recipe.plan
     names = among_floats(plan)

@@ -77,7 +77,7 @@ class Candidates:
 
     variant: Variant
     statistics: Statistics
-    methods: Sequence[Method]
+    methods: Sequence[str]
     method_options: MethodOptions
     weight_options: WeightOptions
     writer: Writer
@@ -86,7 +86,7 @@ class Candidates:
     others: "tuple[Candidates, ...]" = ()
     cache: Cache = field(default_factory=Cache)
 
-    def recipe(self, method: Method, techniques: Sequence[str]) -> Recipe:
+    def recipe(self, method: str, techniques: Sequence[str]) -> Recipe:
         """Return the recipe of this form with a method and techniques."""
         form = self.variant.recipe
         all_techniques = tuple(dict.fromkeys((*form.techniques, *techniques)))
@@ -101,7 +101,7 @@ class Candidates:
             self.cache.weights[recipe.techniques] = self._quantize_weights(recipe.techniques)
         return make_parameters(recipe.plan, activations, self.cache.weights[recipe.techniques])
 
-    def _activations(self, plan: Plan, method: Method) -> dict[str, QuantParams]:
+    def _activations(self, plan: Plan, method: str) -> dict[str, QuantParams]:
         return activation_parameters(plan, self.statistics, method, self.method_options, self.cache.ranges)
 
     def _quantize_weights(self, techniques: tuple[str, ...]) -> dict[str, QuantizedWeight]:
@@ -189,7 +189,7 @@ class Candidates:
         own, reference = self.cache.measured.get(trial), others.cache.measured.get(other)
         return own is not None and reference is not None and own.as_good_as(reference)
 
-    def widest_first(self) -> list[Method]:
+    def widest_first(self) -> list[str]:
         """Return the methods by the width of their clipping ranges (geometric mean), widest first."""
         params = {method: self._activations(self.variant.plan, method).values() for method in self.methods}
         return sorted(
@@ -205,15 +205,15 @@ def _weight_names(plan: Plan) -> dict[str, tuple[str | None, ...]]:
     }
 
 
-def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tuple[str, ...]]) -> Choice:
+def choose(candidates: Candidates, method: str, technique_sets: Sequence[tuple[str, ...]]) -> Choice:
     """Choose the techniques with the MSE method, then the calibration method if the user left it open.
 
     Among methods within one standard error of the best, the one that clips least is kept: a few samples lack
     rare values, and a clipped value can make a whole output wrong.
     """
-    first = Method.MSE if method is Method.AUTO else method
+    first = Method.MSE if method == Method.AUTO else method
     choice = candidates.best([candidates.recipe(first, techniques) for techniques in technique_sets])
-    if method is not Method.AUTO or candidates.references is None:
+    if method != Method.AUTO or candidates.references is None:
         return choice
     recipes = [candidates.recipe(each, choice.kept.techniques) for each in candidates.widest_first()]
     return candidates.best(recipes, cautious=True)

@@ -121,7 +121,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     selection.check(original + [(node.name or "", node.op_type) for node in nodes_of(model)])
     # the plan
     store = WeightStore()
-    static = options.mode is Mode.STATIC
+    static = options.mode == Mode.STATIC
     plan = make_plan(model, selection) if static else Plan()
     store.offload(model)
     warnings: list[str] = []
@@ -164,7 +164,7 @@ def _wanted_lstms(model: ir.Model, options: QuantizeOptions) -> list[ir.Node]:
     chosen = options.dynamic_lstm
     if chosen is False or (chosen is None and options.standard):  # the operator belongs to this runtime
         return []
-    every = chosen or options.mode is Mode.DYNAMIC
+    every = chosen or options.mode == Mode.DYNAMIC
     selection = selection_of(options)
     found = dynamic_lstms(model, 0 if every else LSTM_WEIGHTS)
     return [node for node in found if selection.refusal(node) is None]

@@ -69,7 +69,7 @@ def quantized_lstms(
             forms[name] = form
         else:
             refused[name] = TOO_WIDE
-    if references is not None and forms:
+    if references is not None and forms and Technique.GPTQ not in inputs.options.without:
         forms = _with_shared_scales(inputs, forms, moments, references)
     return forms, refused
 
@@ -157,7 +157,9 @@ def _moments(inputs: Inputs, nodes: Sequence[ir.Node]) -> dict[str, OperandMomen
         return {}
     names = Names(inputs.model)
     operands = {node.name or "": _operands(node, names) for node in nodes}
-    second = inputs.options.effort is not Effort.FAST and Technique.GPTQ not in inputs.options.without
+    options = _weight_options(inputs)
+    wanted = options.round is not None and options.needs_moments
+    second = wanted and inputs.options.effort is not Effort.FAST
     moments = collect_moments(
         inputs.model,
         [layer for pair in operands.values() for layer in pair],
@@ -270,10 +272,11 @@ def _rounded(weight: Floats, moments: Moments | None, options: WeightOptions) ->
     for direction, rows in enumerate(weight):
         scale = symmetric_scale(np.abs(rows).max(axis=1))
         scale = pair_safe_scales(rows, scale) if pair_safe else scale
-        if second is None or options.round is None:
+        unknown = second is None and options.needs_moments
+        if options.round is None or unknown:
             stored.append(round_pair_safe(rows, scale) if pair_safe else round_to_nearest(rows, scale))
         else:  # the directions share the input; each has its own output
-            group = second[min(direction, len(second) - 1)]
-            stored.append(options.round(rows[None], group[None].copy(), scale[None], pair_safe=pair_safe)[0])
+            group = None if second is None else second[min(direction, len(second) - 1)][None].copy()
+            stored.append(options.round(rows[None], group, scale[None], pair_safe=pair_safe)[0])
         scales.append(scale)
     return np.stack(stored), np.stack(scales)

@@ -64,7 +64,7 @@ class SearchSettings:
     max_scaling_loss_db    loss that leaving out scalings may cost
     """
 
-    methods: tuple[Method, ...] = field(default_factory=lambda: tuple(METHODS))
+    methods: tuple[str, ...] = field(default_factory=lambda: tuple(METHODS))
     all_techniques: bool = False
     layer_samples: int | None = 100
     layer_rows: float = 1.0

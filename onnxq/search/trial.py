@@ -7,7 +7,6 @@ import onnx_ir as ir
 
 from onnxq.calibration.statistics import Statistics
 from onnxq.formats.recipe import Recipe
-from onnxq.options import Method
 from onnxq.quantization.parameters import Parameters
 from onnxq.search.mixed_precision import Fallback
 from onnxq.search.trade_off import Point
@@ -24,7 +23,7 @@ class Trial:
     changes     expected share of decisions that change, 0..1
     """
 
-    method: Method
+    method: str
     techniques: tuple[str, ...]
     sqnr_db: float | None
     noise: float | None = None

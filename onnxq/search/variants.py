@@ -83,5 +83,5 @@ def to_be_compared(inputs: Inputs, variants: Sequence[Variant]) -> bool:
     """Tell whether any choice depends on a measurement of the outputs."""
     options = inputs.options
     asked = options.limits.min_sqnr is not None or options.limits.max_drop is not None
-    several = options.method is Method.AUTO or len(variants) > 1
+    several = options.method == Method.AUTO or len(variants) > 1
     return options.effort is not Effort.FAST or several or asked

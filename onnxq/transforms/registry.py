@@ -55,6 +55,17 @@ ALGORITHMS: dict[str, Algorithm] = {
 """Every technique by its name, the most promising of each kind first; a new technique is one entry."""
 
 
+def technique_names() -> list[str]:
+    """Return the names that `--without` takes."""
+    names = [str(each) for each in Technique]
+    return names + [each.name for each in ALGORITHMS.values() if each.efforts and each.name not in names]
+
+
+def rounding_names() -> list[str]:
+    """Return the names that `--rounding` takes."""
+    return [each.name for each in ALGORITHMS.values() if each.code is not None]
+
+
 def tried(effort: Effort, without: Collection[str]) -> list[Algorithm]:
     """Return the algorithms that an effort tries, without those that the user left out."""
     return [each for each in ALGORITHMS.values() if effort in each.efforts and each.name not in without]
