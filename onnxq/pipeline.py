@@ -93,7 +93,7 @@ def quantize(
         outcome = MODES[options.mode](inputs, references)
         laps.end("quantize")
     with staged(options.destination) as building:
-        save(_with_metadata(outcome, options), building)
+        save(_with_metadata(outcome, options), building, inputs.interface)
         # the weights are on disk now
         outcome = replace(
             outcome,

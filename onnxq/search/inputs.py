@@ -21,6 +21,7 @@ from onnxq.formats.lstm import dynamic_lstms
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import SINGLE_FILE_LIMIT, load, weight_bytes
+from onnxq.graph.interface import Interface
 from onnxq.normalize.passes import normalize
 from onnxq.options import Mode, QuantizeOptions
 from onnxq.plan.operators import ALREADY_QUANTIZED
@@ -54,6 +55,7 @@ class Inputs:
     plan      its plan with every node that can be quantized
     kept      nodes whose values cannot be calibrated, with the reason
     specs     inputs of the model as it came
+    interface what callers of the model rely on, the same in the written file
     large     whether two sessions side by side may not fit into memory
     costs     cost model of each of the target's CPUs, as far as they are known
     samples   calibration, validation and unseen samples
@@ -68,6 +70,7 @@ class Inputs:
     plan: Plan
     kept: dict[str, FloatReason]
     specs: list[InputSpec]
+    interface: Interface
     large: bool
     costs: tuple[Costs, ...]
     samples: SplitSamples = field(default_factory=SplitSamples)
@@ -108,7 +111,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     # the model
     model = load(options.model)
     quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
-    specs = model_inputs(model)
+    specs, interface = model_inputs(model), Interface.of(model)
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     given = [(node.name or "", node.op_type) for node in nodes_of(model)]
     model = normalize(model)
@@ -146,6 +149,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         plan,
         kept,
         specs,
+        interface.with_sizes_of(model),
         large,
         costs,
         samples,
