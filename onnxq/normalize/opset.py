@@ -5,6 +5,7 @@ of Softmax, attributes that became inputs); `_CORRECTIONS` holds those that it d
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -162,7 +163,7 @@ def _group_normalization(node: ir.Node, names: Names) -> bool:
 def _repeated(graph: ir.Graph, x: ir.Value, value: ir.Value, groups: int, names: Names) -> ir.Value:
     """Repeat the values [groups] for the channels of x, [channels]."""
 
-    def add(op_type: str, inputs: list[ir.Value | None], **attributes: int) -> ir.Value:
+    def add(op_type: str, inputs: list[ir.Value | None], **attributes: Any) -> ir.Value:
         output = ir.Value(name=names.fresh(f"{value.name}_{op_type}"))
         add_node(graph, op_type, inputs, [output], name=names.fresh(f"{value.name}_node"), **attributes)
         return output

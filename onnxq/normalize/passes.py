@@ -87,6 +87,16 @@ PASSES: tuple[Pass, ...] = (
 """All other passes, in order."""
 
 
+NAMING: tuple[Pass, ...] = (
+    separate_outputs,
+    _library(common.NameFixPass),
+    _library(common.LiftSubgraphInitializersToMainGraphPass),
+    make_names_unique,
+    infer_without_stated_shapes,
+)
+"""The passes that a model needs to be planned at all; they rewrite no operator."""
+
+
 def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     """Return the normalized model; the given one must not be used afterwards.
 
@@ -94,6 +104,15 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
         model: the model to rewrite.
         lift: convert to the opset of Q/DQ with an axis, instead of keeping the model's own.
     """
+    return _run(model, PASSES, lift=lift)
+
+
+def name_and_infer(model: ir.Model) -> ir.Model:
+    """Return the model with unique names and known shapes, and with no operator rewritten."""
+    return _run(model, NAMING, lift=False)
+
+
+def _run(model: ir.Model, passes: tuple[Pass, ...], *, lift: bool) -> ir.Model:
     constants_listed = model.ir_version < OVERRIDABLE_FROM
     for step in INLINING:
         step(model)
@@ -101,6 +120,6 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
         model = lift_opset(model)
     if constants_listed:  # before all passes that look for constants
         common.RemoveInitializersFromInputsPass()(model)
-    for step in PASSES:
+    for step in passes:
         step(model)
     return model

@@ -22,6 +22,7 @@ from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import SINGLE_FILE_LIMIT, load, weight_bytes
 from onnxq.graph.interface import Interface
+from onnxq.normalize.agreement import Probe, faithful_form, make_probe, random_probe
 from onnxq.normalize.passes import normalize
 from onnxq.options import Mode, QuantizeOptions
 from onnxq.plan.operators import ALREADY_QUANTIZED
@@ -63,6 +64,7 @@ class Inputs:
     settings  thresholds of the accuracy search
     store     weights of the model's forms on disk
     warnings  lines for the report
+    probe     one run of the original, with which forms of the model are compared
     """
 
     options: QuantizeOptions
@@ -78,6 +80,7 @@ class Inputs:
     settings: SearchSettings = field(default_factory=SearchSettings)
     store: WeightStore = field(default_factory=WeightStore)
     warnings: tuple[str, ...] = ()
+    probe: Probe | None = None
 
     @cached_property
     def selection(self) -> Selection:
@@ -135,6 +138,20 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     if options.calib is not None:
         samples, feedback, said = _find_samples(options, specs, outputs=len(model.graph.outputs))
         warnings += said
+    # the normalized model against the original
+    probe = _probe(options, samples, specs)
+    if probe is None:
+        warnings.append(
+            "the model runs on no random inputs: its normalized form was not compared with it; --calib helps"
+        )
+    else:
+        form = faithful_form(options.model, model, probe)
+        if form is not model:
+            model = form
+            store.hold(model)
+            plan = make_plan(model, selection) if static else Plan()
+            if static:
+                _check_plan(model, plan, options, quantized)
     # values that cannot be observed
     kept: dict[str, FloatReason] = {}
     if static and options.calib is not None:
@@ -157,7 +174,16 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         settings or SearchSettings.of(options.effort),
         store,
         tuple(warnings),
+        probe,
     )
+
+
+def _probe(options: QuantizeOptions, samples: SplitSamples, specs: list[InputSpec]) -> Probe | None:
+    """Run the original model on one sample, or on random inputs."""
+    if samples.calibration:
+        sample = samples.calibration[0]
+        return make_probe(options.model, sample.name, check_feeds(sample, specs))
+    return random_probe(options.model, specs)
 
 
 def _wanted_lstms(model: ir.Model, options: QuantizeOptions) -> list[ir.Node]:
