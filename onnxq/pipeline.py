@@ -106,7 +106,7 @@ def quantize(
         laps.end("quantize")
     # write, verify and report
     with staged(options.destination) as building:
-        save(_with_metadata(outcome, options), building)
+        save(_with_metadata(outcome, options), building, inputs.interface)
         # the weights are on disk: free the memory
         outcome = replace(
             outcome,

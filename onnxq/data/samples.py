@@ -183,8 +183,9 @@ def check_feeds(sample: Sample, specs: list[InputSpec]) -> Feeds:
 
 def _mismatch(spec: InputSpec, array: Array) -> _Mismatch | None:
     found = f"{array.dtype}[{','.join(map(str, array.shape))}]"
-    sizes_fit = len(spec.shape) == array.ndim and all(
-        size is None or size == actual for size, actual in zip(spec.shape, array.shape, strict=True)
+    sizes_fit = not spec.ranked or (
+        len(spec.shape) == array.ndim
+        and all(size is None or size == actual for size, actual in zip(spec.shape, array.shape, strict=True))
     )
     if not sizes_fit:
         return _Mismatch(found, "save it with that shape, or set the preprocessing in [preprocess]")

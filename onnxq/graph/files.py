@@ -13,6 +13,8 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from onnxq.errors import ModelError, OutputError
+from onnxq.graph.file_forms import restore_types, rewrite_forms
+from onnxq.graph.interface import MAP_TYPES, Interface
 
 SINGLE_FILE_LIMIT = 1_500_000_000
 """Bytes of weights above which they go to a file beside the model (protobuf's limit is 2 GiB)."""
@@ -31,6 +33,7 @@ def load(path: Path) -> ir.Model:
         proto = onnx.load_model(path, load_external_data=False)
         if not proto.HasField("graph") or not proto.graph.output:
             raise ModelError(f"{path}: not an ONNX model, it has no graph with outputs")
+        maps = rewrite_forms(proto, path)
         model = ir.serde.deserialize_model(proto)
     except (DecodeError, ValueError, TypeError, KeyError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: not an ONNX model, or truncated ({type(error).__name__})") from error
@@ -40,6 +43,9 @@ def load(path: Path) -> ir.Model:
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = str(path.parent)
             _check_external(path, tensor)
+    _read_attributes(model)
+    if maps:
+        model.meta[MAP_TYPES] = maps
     _follow_links(model)
     _forget_negative_sizes(model)
     return model
@@ -53,6 +59,24 @@ def _forget_negative_sizes(model: ir.Model) -> None:
                 value.shape = ir.Shape(
                     [None if isinstance(size, int) and size < 0 else size for size in value.shape]
                 )
+
+
+def _read_attributes(model: ir.Model) -> None:
+    """Read external tensors of attributes into memory: sessions find those of initializers only."""
+    for node in _nodes(model):
+        for name, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                tensor = attribute.as_tensor()
+                if isinstance(tensor, ir.ExternalTensor):
+                    array = ir.Tensor(tensor.numpy(), name=tensor.name)
+                    node.attributes[name] = ir.AttrTensor(name, array)
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Yield the nodes of a model, its functions and all bodies."""
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
 
 
 def _follow_links(model: ir.Model) -> None:
@@ -81,10 +105,10 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
         for value in graph.initializers.values():
             if value.const_value is not None:
                 yield value.const_value
-        for node in graph:
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                    yield attribute.as_tensor()
+    for node in _nodes(model):
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                yield attribute.as_tensor()
 
 
 def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
@@ -117,7 +141,9 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
 def external_files(path: Path) -> list[Path]:
     """Return the external data files of a model file, sorted."""
     found = set()
-    for tensor in _tensors(ir.serde.deserialize_model(onnx.load_model(path, load_external_data=False))):
+    proto = onnx.load_model(path, load_external_data=False)
+    rewrite_forms(proto, path)
+    for tensor in _tensors(ir.serde.deserialize_model(proto)):
         if isinstance(tensor, ir.ExternalTensor):
             found.add(path.parent / os.fspath(tensor.location))
     return sorted(found)
@@ -192,12 +218,21 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(tensor.nbytes for tensor in _tensors(model))
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write a model; weights above SINGLE_FILE_LIMIT go to one file `<name>.data` beside it."""
+def save(model: ir.Model, path: Path, interface: Interface | None = None) -> None:
+    """Write a model; weights above SINGLE_FILE_LIMIT go to one file `<name>.data` beside it.
+
+    Raises:
+        RuntimeError: the model has another interface than the given one; nothing was written.
+    """
+    difference = interface.difference(model) if interface is not None else ""
+    if difference:
+        raise RuntimeError(f"{path.name}: not written, as callers of the model would fail: {difference}")
     external = f"{path.name}.data" if weight_bytes(model) > SINGLE_FILE_LIMIT else None
     if external is None:
         _embed_external(model)
     ir.save(model, path, external_data=external)
+    if interface is not None and interface.maps:
+        restore_types(path, interface.maps)
 
 
 def umask() -> int:

@@ -9,6 +9,7 @@ from onnxq.errors import NothingToQuantize
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import digest, load
+from onnxq.normalize.agreement import faithful_form
 from onnxq.normalize.passes import normalize
 from onnxq.options import Effort
 from onnxq.plan.plan import Plan
@@ -120,6 +121,8 @@ def _at_its_own_opset(inputs: Inputs, recipe: Recipe) -> Recipe:
     At a higher opset the runtime fuses other nodes and may be slower.
     """
     model = normalize(load(inputs.options.model), lift=False)
+    if inputs.probe is not None:
+        model = faithful_form(inputs.options.model, model, inputs.probe)
     reasons = {name: why for name, (_, why) in recipe.plan.floats.items()}
     floats = {
         node.name or "": (node, reasons[node.name or ""]) for node in nodes_of(model) if node.name in reasons

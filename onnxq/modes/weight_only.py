@@ -17,6 +17,7 @@ from onnxq.graph.edit import constant, is_float, nodes_of, sizes, tidy
 from onnxq.graph.shapes import infer_shapes, opset_of
 from onnxq.modes.embeddings import code_table, code_tables
 from onnxq.modes.products import SMALLEST, moments_in_turns, outcome, plan_products, weight_rows
+from onnxq.normalize.agreement import difference
 from onnxq.normalize.opset import lift_opset
 from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan.plan import Plan, Selection
@@ -161,6 +162,12 @@ def _lifted(inputs: Inputs) -> ir.Model:
             f"{inputs.options.model}: onnx cannot lift it to opset {BLOCKS_OPSET}: leave --standard out"
         )
     infer_shapes(lifted)
+    changed = difference(inputs.model, lifted, inputs.probe) if inputs.probe is not None else ""
+    if changed:
+        raise ModelError(
+            f"{inputs.options.model}: computes something else at opset {BLOCKS_OPSET}: {changed}: "
+            "leave --standard out"
+        )
     return lifted
 
 

@@ -19,6 +19,7 @@ from onnxq.plan.constraints import Range, clamp_bounds, ramp_factors, refusal
 from onnxq.plan.operators import KNOWN_RANGES, OPERATORS, Operator, Role
 from onnxq.plan.pooling import SLOW_POOL, slow_pools
 from onnxq.plan.reasons import Cause, FloatReason
+from onnxq.plan.replaceable_inputs import REPLACEABLE, behind_replaceable
 from onnxq.plan.signal_front_ends import SIGNAL_FRONT_END, front_ends
 from onnxq.runtime.inner_values import OBSERVABLE
 
@@ -177,10 +178,15 @@ def make_plan(
         kept: nodes to leave in float, by name, with the reason.
     """
     plan, owners = Plan(), body_owners(model)
+    replaceable = {
+        node.name or "": FloatReason(Cause.CALIBRATION, REPLACEABLE.format(name))
+        for node, name in behind_replaceable(model).items()
+    }
+    kept = {**replaceable, **(kept or {})}
     for graph in model.graphs():
         # nodes that stay float in any surroundings, and pools that are slow in these
         unobservable = _unobservable_body(graph, owners)
-        refusals = _refusals(model, graph, selection or Selection(), kept or {}, unobservable)
+        refusals = _refusals(model, graph, selection or Selection(), kept, unobservable)
         slow = FloatReason(Cause.NO_KERNEL, SLOW_POOL)
         refusals |= dict.fromkeys(slow_pools(graph, refusals), slow)
         # nodes between integers, first seen from the inputs, then from the outputs

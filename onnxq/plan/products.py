@@ -14,7 +14,7 @@ def channel_axis(planned: PlannedNode) -> int:
 
 def following_bias(planned: PlannedNode) -> tuple[ir.Node, int] | None:
     """Return the Add of a constant bias [.., channels] behind a MatMul, and the index of that input."""
-    if planned.row.bias is not None:
+    if planned.row.op_type != "MatMul":
         return None
     output = planned.node.outputs[0]
     follower = only_use(output)

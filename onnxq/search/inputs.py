@@ -22,6 +22,8 @@ from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import Writer
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import SINGLE_FILE_LIMIT, load, weight_bytes
+from onnxq.graph.interface import Interface
+from onnxq.normalize.agreement import Probe, faithful_form, make_probe, random_probe
 from onnxq.normalize.passes import normalize
 from onnxq.options import Mode, QuantizeOptions
 from onnxq.plan.operators import ALREADY_QUANTIZED
@@ -55,6 +57,7 @@ class Inputs:
     plan      plan that quantizes every node that can be quantized
     kept      nodes whose values cannot be calibrated, with the reason
     specs     inputs of the original model
+    interface the original's inputs, outputs and overridable initializers, the same in the written file
     large     whether two sessions side by side may not fit into memory
     costs     cost model of each CPU of the target; empty where it is unknown
     samples   calibration, validation and unseen samples
@@ -62,6 +65,7 @@ class Inputs:
     settings  thresholds of the accuracy search
     store     weights of the model's forms on disk
     warnings  lines for the report
+    probe     one run of the original, with which forms of the model are compared
     """
 
     options: QuantizeOptions
@@ -69,6 +73,7 @@ class Inputs:
     plan: Plan
     kept: dict[str, FloatReason]
     specs: list[InputSpec]
+    interface: Interface
     large: bool
     costs: tuple[Costs, ...]
     samples: SplitSamples = field(default_factory=SplitSamples)
@@ -76,6 +81,7 @@ class Inputs:
     settings: SearchSettings = field(default_factory=SearchSettings)
     store: WeightStore = field(default_factory=WeightStore)
     warnings: tuple[str, ...] = ()
+    probe: Probe | None = None
 
     @cached_property
     def selection(self) -> Selection:
@@ -113,7 +119,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     # the model
     model = load(options.model)
     quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
-    specs = model_inputs(model)
+    specs, interface = model_inputs(model), Interface.of(model)
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     original = [(node.name or "", node.op_type) for node in nodes_of(model)]
     model = normalize(model)
@@ -136,6 +142,20 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     if options.calib is not None:
         samples, feedback, messages = _find_samples(options, specs, outputs=len(model.graph.outputs))
         warnings += messages
+    # the normalized model against the original
+    probe = _probe(options, samples, specs)
+    if probe is None:
+        warnings.append(
+            "the model runs on no random inputs: its normalized form was not compared with it; --calib helps"
+        )
+    else:
+        form = faithful_form(options.model, model, probe)
+        if form is not model:
+            model = form
+            store.offload(model)
+            plan = make_plan(model, selection) if static else Plan()
+            if static:
+                _check_plan(model, plan, options, quantized)
     # nodes whose values cannot be observed
     kept: dict[str, FloatReason] = {}
     if static and options.calib is not None:
@@ -150,6 +170,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         plan,
         kept,
         specs,
+        interface.with_sizes_of(model),
         large,
         costs,
         samples,
@@ -157,7 +178,16 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         settings or SearchSettings.of(options.effort),
         store,
         tuple(warnings),
+        probe,
     )
+
+
+def _probe(options: QuantizeOptions, samples: SplitSamples, specs: list[InputSpec]) -> Probe | None:
+    """Run the original model on one sample, or on random inputs."""
+    if samples.calibration:
+        sample = samples.calibration[0]
+        return make_probe(options.model, sample.name, check_feeds(sample, specs))
+    return random_probe(options.model, specs)
 
 
 def _wanted_lstms(model: ir.Model, options: QuantizeOptions) -> list[ir.Node]:
