@@ -5,7 +5,7 @@ operator joins where an integer value reaches it and an integer operator waits f
 that no value is converted to float and back. The plan names tensors and nodes; it computes no number.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -77,6 +77,7 @@ class PlannedNode:
     constants    indices of the other operands, constants quantized as activations are
     output       the value that carries the integer result: behind a clamp that it absorbs
     integer_output  whether its kernel needs a quantized result (else that is up to its consumers)
+    run_time     whether the range of its activation is found at run time: its result is float
     """
 
     node: ir.Node
@@ -85,6 +86,7 @@ class PlannedNode:
     constants: tuple[int, ...]
     output: ir.Value
     integer_output: bool
+    run_time: bool = False
 
     @property
     def name(self) -> str:
@@ -147,6 +149,7 @@ def make_plan(
     model: ir.Model,
     selection: Selection | None = None,
     kept: Mapping[str, FloatReason] | None = None,
+    run_time: Collection[str] = (),
 ) -> Plan:
     """Plan the main graph and the bodies of a normalized model.
 
@@ -154,14 +157,15 @@ def make_plan(
         model: normalized.
         selection: nodes that the user lets onnxq quantize; all by default.
         kept: nodes to leave in float, by name, with the reason.
+        run_time: names of products whose activation gets its range at run time; their results are float.
     """
     plan, owners = Plan(), body_owners(model)
     for graph in model.graphs():
         refusals = _refusals(model, graph, selection or Selection(), kept or {}, _unseen(graph, owners))
         slow = FloatReason(Cause.NO_KERNEL, SLOW_POOL)
         refusals |= dict.fromkeys(slow_pools(graph, refusals), slow)
-        reached = _reached(graph, refusals)
-        _assemble(plan, graph, refusals, _taken(graph, refusals, reached))
+        reached = _reached(graph, refusals, run_time)
+        _assemble(plan, graph, refusals, _taken(graph, refusals, reached), run_time)
     return plan
 
 
@@ -239,11 +243,13 @@ def _operands(node: ir.Node, row: Operator) -> tuple[list[int], list[int]]:
     )
 
 
-def _reached(graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason]) -> set[ir.Value]:
+def _reached(
+    graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], run_time: Collection[str]
+) -> set[ir.Value]:
     """Values that integer operators produce, if all that could join a region did."""
     reached: set[ir.Value] = set()
     for node in graph:
-        if node in refusals:
+        if node in refusals or node.name in run_time:
             continue
         row = OPERATORS[node.op_type]
         activations, _ = _operands(node, row) if row.role is not Role.CLAMP else ([], [])
@@ -277,22 +283,28 @@ def _taken(graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], reached: se
 
 
 def _assemble(
-    plan: Plan, graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], taken: set[ir.Node]
+    plan: Plan,
+    graph: ir.Graph,
+    refusals: Mapping[ir.Node, FloatReason],
+    taken: set[ir.Node],
+    run_time: Collection[str],
 ) -> None:
     clamps: set[ir.Node] = set()
     for node in graph:
         row = OPERATORS.get(node.op_type)
         if node in taken and row is not None:
             activations, constants = _operands(node, row)
-            clamp = _absorbed(node, refusals) if row.role in (Role.ANCHOR, Role.ARITHMETIC) else None
+            at_run_time = node.name in run_time
+            absorbs = row.role in (Role.ANCHOR, Role.ARITHMETIC) and not at_run_time
+            clamp = _absorbed(node, refusals) if absorbs else None
             if clamp is not None:
                 clamps.add(clamp)
             output = clamp.outputs[0] if clamp is not None else node.outputs[0]
             for index in activations:
                 _plan_tensor(plan, node.inputs[index])
-            integer_output = _integer_output(node, row)
+            integer_output = not at_run_time and _integer_output(node, row)
             plan.nodes[node.name or ""] = PlannedNode(
-                node, row, tuple(activations), tuple(constants), output, integer_output
+                node, row, tuple(activations), tuple(constants), output, integer_output, at_run_time
             )
             if row.role is Role.VIEW:
                 for value in node.outputs:

@@ -126,15 +126,16 @@ def _with_ranges_at_run_time(
     if options.format is not Format.QDQ or options.standard or technique in options.without:
         return choice
     plan = choice.recipe.plan
-    names = among_floats(plan)
+    names = [name for name in among_floats(plan) if name not in choice.recipe.run_time]
     if sum(loads[name].macs for name in names) < settings.transform_macs:
         return choice
     shapes = planned_shapes(choice.recipe.model, plan, inputs.samples.validation[0].load())
-    recipe = replace(choice.recipe, run_time=tuple(names), few_rows=few_rows(plan, names, shapes))
+    found = tuple(dict.fromkeys((*choice.recipe.run_time, *names)))
+    recipe = replace(choice.recipe, run_time=found, few_rows=few_rows(plan, names, shapes))
     judged = candidates.judged(recipe)
-    found = replace(choice.kept, sqnr_db=judged.sqnr_db, noise=judged.mean_noise, changes=judged.changes)
-    trial = replace(found, techniques=(*choice.kept.techniques, technique))
+    kept = replace(choice.kept, sqnr_db=judged.sqnr_db, noise=judged.mean_noise, changes=judged.changes)
+    trial = replace(kept, techniques=(*choice.kept.techniques, technique))
     choice = replace(choice, trials=[*choice.trials, trial])
     if decibels(judged.mean_noise) < min(decibels(choice.kept.noise or 0.0), settings.clear_db):
         return choice
-    return replace(choice, recipe=recipe, kept=found)
+    return replace(choice, recipe=recipe, kept=kept)

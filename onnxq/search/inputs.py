@@ -26,6 +26,7 @@ from onnxq.options import Mode, QuantizeOptions
 from onnxq.plan.operators import ALREADY_QUANTIZED
 from onnxq.plan.plan import Plan, Selection, make_plan
 from onnxq.plan.reasons import CHANGING_SHAPES, FloatReason
+from onnxq.plan.unseen import probes as find_probes
 from onnxq.runtime.inner_values import expose
 from onnxq.runtime.sessions import InputSpec, model_inputs, open_exposed, open_session, run
 from onnxq.runtime.weights_on_disk import move_to_disk
@@ -61,6 +62,7 @@ class Inputs:
     settings  thresholds of the accuracy search
     store     weights of the model's forms on disk
     warnings  lines for the report
+    probes    values that tell which parts of the model run, as far as they can be observed
     """
 
     options: QuantizeOptions
@@ -75,6 +77,7 @@ class Inputs:
     settings: SearchSettings = field(default_factory=SearchSettings)
     store: WeightStore = field(default_factory=WeightStore)
     warnings: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
 
     @cached_property
     def selection(self) -> Selection:
@@ -134,7 +137,9 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         warnings += said
     # values that cannot be observed
     kept: dict[str, FloatReason] = {}
+    probes: tuple[str, ...] = ()
     if static and options.calib is not None:
+        probes = _observable_probes(model, samples.calibration[0], specs)
         kept = _unobservable(model, plan, samples.calibration[0], specs)
         if kept:
             plan = make_plan(model, selection, kept)
@@ -153,6 +158,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         settings or SearchSettings.of(options.effort),
         store,
         tuple(warnings),
+        probes,
     )
 
 
@@ -203,6 +209,19 @@ def _find_samples(
     if set(map(id, parts.validation)) <= set(map(id, parts.calibration)):
         warnings.append("too few samples to hold one out: the result is verified on calibration samples")
     return parts, feedback, warnings
+
+
+def _observable_probes(model: ir.Model, sample: Sample, specs: list[InputSpec]) -> tuple[str, ...]:
+    """Return the names of the probes that a run of a sample gives; those of inputs alone where it fails."""
+    given = {value.name for value in model.graph.inputs}
+    names = [value.name or "" for value in find_probes(model)]
+    inner = [name for name in names if name not in given]
+    if inner:
+        try:
+            run(open_exposed(expose(model, inner).model), check_feeds(sample, specs), sample.name)
+        except ModelError:
+            return tuple(name for name in names if name in given)
+    return tuple(names)
 
 
 def _unobservable(
