@@ -8,10 +8,10 @@ import onnx_ir as ir
 from onnxq.calibration.sketch import Sketch
 from onnxq.calibration.statistics import Statistics
 from onnxq.formats.recipe import Recipe
-from onnxq.graph.edit import attribute, nodes_of
+from onnxq.graph.edit import nodes_of
 from onnxq.options import Format, QuantizeOptions, Technique
-from onnxq.plan.operators import Role
 from onnxq.plan.plan import PlannedNode, PlannedTensor
+from onnxq.plan.products import fits_run_time_ranges
 from onnxq.plan.reasons import Cause, FloatReason
 from onnxq.plan.unseen import (
     bodies,
@@ -52,14 +52,14 @@ def without_unseen(
     for variant in variants:
         unseen = find_unseen(variant, statistics)
         values = reached(variant.model, unseen.origins, ranges) | unseen.own.keys()
-        recipe = _planned_without(variant.recipe, values, at_run_time=_has_kernel(options))
+        recipe = _planned_without(variant.recipe, values, at_run_time=allows_run_time_ranges(options))
         if variant is variants[0]:
             warnings += _warnings(variant.recipe, recipe, unseen, values)
         changed.append(variant if recipe is variant.recipe else replace(variant, recipe=recipe))
     return changed, warnings
 
 
-def _has_kernel(options: QuantizeOptions) -> bool:
+def allows_run_time_ranges(options: QuantizeOptions) -> bool:
     """Whether the file may find ranges at run time."""
     return (
         options.format is Format.QDQ
@@ -139,7 +139,7 @@ def _planned_without(recipe: Recipe, values: set[ir.Value], *, at_run_time: bool
         ] or [node for node in recipe.plan.nodes.values() if not node.run_time and _makes(node, doubtful)]
         if not touched:
             return recipe
-        products = [node.name for node in touched if at_run_time and _is_product(node)]
+        products = [node.name for node in touched if at_run_time and fits_run_time_ranges(node)]
         others = {node.name: _reason(node, doubtful) for node in touched if node.name not in products}
         recipe = recipe.finding(products).keeping(others)
 
@@ -156,14 +156,6 @@ def _reads(node: PlannedNode, names: set[str]) -> list[str]:
 
 def _makes(node: PlannedNode, names: set[str]) -> list[str]:
     return [value.name for value in (node.output, *node.node.outputs) if value.name in names]
-
-
-def _is_product(node: PlannedNode) -> bool:
-    return (
-        node.row.role is Role.ANCHOR
-        and node.node.op_type in ("MatMul", "Gemm")
-        and not attribute(node.node, "transA", 0)
-    )
 
 
 def _reason(node: PlannedNode, names: set[str]) -> FloatReason:
