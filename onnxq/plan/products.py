@@ -3,13 +3,13 @@
 import onnx_ir as ir
 
 from onnxq.graph.edit import attribute, body_owners, constant, only_use, sizes
+from onnxq.plan.constraints import channels_axis
 from onnxq.plan.plan import Plan, PlannedNode
 
 
 def channel_axis(planned: PlannedNode) -> int:
     """The axis of the weight that numbers output channels."""
-    transposed = planned.node.op_type == "Gemm" and attribute(planned.node, "transB", 0)
-    return 0 if transposed else planned.row.channel_axis
+    return channels_axis(planned.node, planned.row)
 
 
 def following_bias(planned: PlannedNode) -> tuple[ir.Node, int] | None:

@@ -24,12 +24,12 @@ Passes = Callable[[ir.Node, Collection[ir.Value]], bool]
 """Whether a node passes something of the given values, among which at least one operand is, to its results."""
 
 
-def everything(node: ir.Node, values: Collection[ir.Value]) -> bool:
+def everything(_node: ir.Node, _values: Collection[ir.Value]) -> bool:
     """Pass any influence."""
     return True
 
 
-def data(node: ir.Node, values: Collection[ir.Value]) -> bool:
+def data(node: ir.Node, _values: Collection[ir.Value]) -> bool:
     """Pass values, not their shapes."""
     return node.op_type not in SHAPES
 

@@ -23,6 +23,7 @@ from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import SINGLE_FILE_LIMIT, load, weight_bytes
 from onnxq.normalize.passes import normalize
 from onnxq.options import Mode, QuantizeOptions
+from onnxq.plan.finite_weights import check_weights
 from onnxq.plan.operators import ALREADY_QUANTIZED
 from onnxq.plan.plan import Plan, Selection, make_plan
 from onnxq.plan.reasons import CHANGING_SHAPES, FloatReason
@@ -115,6 +116,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     given = [(node.name or "", node.op_type) for node in nodes_of(model)]
     model = normalize(model)
+    check_weights(model)
     selection = selection_of(options)
     selection.check(given + [(node.name or "", node.op_type) for node in nodes_of(model)])
     store = WeightStore()
