@@ -189,7 +189,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n
     if start == stop:
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
-    how = Collecting(start, options.allow_nonfinite)
+    how = Collecting(start, options.allow_nonfinite, probes=inputs.probes)
     statistics = collect(inputs.model, inputs.plan.sources(), samples[start:stop], digest(options.model), how)
     statistics.save(output)
     return statistics

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.formats.embeddings import looked_up
+from onnxq.formats.embeddings import is_storable, looked_up
 from onnxq.graph.edit import constant, graph_of, sizes
 from onnxq.types import Floats
 
@@ -19,7 +19,7 @@ def find_tables(model: ir.Model) -> dict[str, list[ir.Node]]:
     found: dict[str, list[ir.Node]] = {}
     for node in looked_up(model):
         array = constant(node.inputs[0]) if graph_of(node) is model.graph else None
-        if array is not None:
+        if array is not None and is_storable(array):
             found.setdefault(_digest(array), []).append(node)
     return found
 

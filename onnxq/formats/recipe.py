@@ -1,6 +1,6 @@
 """The recipe: all decisions that determine a quantized file."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
@@ -40,16 +40,24 @@ class Recipe:
 
     def of_model(self, model: ir.Model) -> "Recipe":
         """Return the recipe for another form of the model, with a new plan."""
-        return replace(self, model=model, plan=make_plan(model, self.selection, self.kept))
+        return replace(self, model=model)._planned(self.kept)
 
     def keeping(self, floats: Mapping[str, FloatReason]) -> "Recipe":
         """Return the recipe with more nodes that stay float under every plan."""
         kept = {**self.kept, **floats}
-        return replace(self, kept=kept, plan=make_plan(self.model, self.selection, kept))
+        return replace(self, kept=kept)._planned(kept)
 
     def leaving(self, floats: Mapping[str, FloatReason]) -> "Recipe":
         """Return the recipe with more nodes in float in its plan alone; `kept` stays the same."""
-        return replace(self, plan=make_plan(self.model, self.selection, {**self.kept, **floats}))
+        return self._planned({**self.kept, **floats})
+
+    def finding(self, names: Collection[str]) -> "Recipe":
+        """Return the recipe with more products whose activation ranges are found at run time."""
+        together = tuple(dict.fromkeys((*self.run_time, *names)))
+        return replace(self, run_time=together)._planned(self.kept)
+
+    def _planned(self, kept: Mapping[str, FloatReason]) -> "Recipe":
+        return replace(self, plan=make_plan(self.model, self.selection, kept, self.run_time))
 
     @property
     def all_techniques(self) -> tuple[str, ...]:

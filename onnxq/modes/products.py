@@ -14,12 +14,14 @@ from onnxq.errors import NothingToQuantize
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import attribute, constant, is_constant, is_float, nodes_of, sizes
 from onnxq.graph.files import digest
+from onnxq.plan.constraints import channels_axis
 from onnxq.plan.operators import OPERATORS
 from onnxq.plan.plan import Plan, PlannedNode, Selection
 from onnxq.plan.products import channel_axis
 from onnxq.plan.reasons import Cause, FloatReason
 from onnxq.search.inputs import Inputs
 from onnxq.search.trial import Choice, Outcome, Trial
+from onnxq.techniques.arithmetic import LONGEST_SUM
 from onnxq.techniques.saturation import kernel_order
 from onnxq.types import Floats
 
@@ -85,6 +87,9 @@ def _refusal(node: ir.Node, selection: Selection) -> str | None:
         return "is not float32"
     if len(shape) != 2:
         return f"weight has {len(shape)} axes"
+    row = OPERATORS[node.op_type]
+    if np.prod(shape) // max(1, shape[channels_axis(node, row)]) > LONGEST_SUM:
+        return "its sums of products do not fit into int32"
     if attribute(node, "transA", 0):
         return "its first operand is transposed"
     if np.prod(shape) < SMALLEST:

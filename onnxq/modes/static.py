@@ -22,6 +22,7 @@ from onnxq.search.measured_placement import Measured, placed_by_measurement
 from onnxq.search.placement import placed_by_model
 from onnxq.search.references import References
 from onnxq.search.trial import Outcome
+from onnxq.search.unseen import without_unseen
 from onnxq.search.validation import find_references
 from onnxq.search.variants import find_variants, to_be_compared
 
@@ -48,6 +49,7 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     variants = find_variants(inputs, recipe)
     lap("layers")
     statistics = _statistics(inputs, variants)
+    variants, unseen = without_unseen(inputs.options, variants, statistics)
     lap("calibrate")
     # the search
     if references is None and to_be_compared(inputs, variants):
@@ -63,7 +65,7 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     del candidates  # its weights are as large as the model
     written = inputs.writer().write(recipe, parameters)
     # the report
-    warnings = [*placed.warnings, *choice.warnings]
+    warnings = [*placed.warnings, *unseen, *choice.warnings]
     if statistics.nonfinite:
         warnings.insert(0, f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
     points = choice.points or placed.points
@@ -108,7 +110,7 @@ def _statistics(inputs: Inputs, variants: Sequence[Variant]) -> Statistics:
             name for variant in variants for name in variant.plan.sources() if name not in divided
         )
         counted = COUNTED_FAST if options.effort is Effort.FAST else COUNTED
-        how = Collecting(0, options.allow_nonfinite, divided, counted)
+        how = Collecting(0, options.allow_nonfinite, divided, counted, inputs.probes)
         statistics = collect(model, list(names), inputs.samples.calibration, model_digest, how)
     for plan in (inputs.plan, *(variant.plan for variant in variants)):
         statistics.aliases |= {tensor.name: tensor.source for tensor in plan.tensors.values()}

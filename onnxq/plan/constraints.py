@@ -1,15 +1,26 @@
 """Conditions on a single node: the reason why it has no integer kernel, or None."""
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.graph.edit import attribute, constant, factor, input_at, is_constant, is_float, known_rank, sizes
+from onnxq.graph.edit import (
+    attribute,
+    constant,
+    factor,
+    input_at,
+    is_constant,
+    is_float,
+    known_rank,
+    masks,
+    sizes,
+)
 from onnxq.plan.operators import KNOWN_RANGES, OPERATORS, Operator, Role
+from onnxq.techniques.arithmetic import LONGEST_SUM
 
 Range = tuple[float, float]
 """Lower and upper bound."""
-LARGEST = 1e30
-"""A constant beyond this stands for infinity: no scale represents both it and other values."""
 
 
 def refusal(node: ir.Node, opset: int) -> str | None:
@@ -57,6 +68,8 @@ def _anchor_refusal(node: ir.Node, row: Operator) -> str | None:
         return "its weight is empty"
     if node.op_type == "MatMul" and len(shape) != 2:
         return f"its weight has {len(shape)} axes; the integer kernel takes 2"
+    if shape and math.prod(shape) // shape[channels_axis(node, row)] > LONGEST_SUM:
+        return "its sums of products do not fit into int32"
     bias = input_at(node, row.bias)
     if bias is None:
         return None
@@ -65,6 +78,12 @@ def _anchor_refusal(node: ir.Node, row: Operator) -> str | None:
     if attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0:
         return "alpha and beta are not 1"
     return None
+
+
+def channels_axis(node: ir.Node, row: Operator) -> int:
+    """Return the axis of a product's weight that numbers output channels."""
+    transposed = node.op_type == "Gemm" and attribute(node, "transB", 0)
+    return 0 if transposed else row.channel_axis
 
 
 def _view_refusal(node: ir.Node) -> str | None:
@@ -119,7 +138,7 @@ def _arithmetic_refusal(node: ir.Node) -> str | None:
 
 def _is_mask(value: ir.Value) -> bool:
     array = constant(value)
-    return array is not None and array.size > 0 and not bool(np.abs(array).max() < LARGEST)
+    return array is not None and masks(array)
 
 
 def clamp_bounds(node: ir.Node) -> Range | None:

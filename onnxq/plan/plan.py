@@ -5,7 +5,7 @@ input and an integer operator uses its result: then no value is converted to flo
 tensors and nodes, but no numbers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -88,6 +88,7 @@ class PlannedNode:
     constants       indices of the constant operands, which are quantized like activations
     output          value that carries the integer result: behind the clamp, if the node absorbs one
     integer_output  whether the kernel needs a quantized result; otherwise the consumers decide
+    run_time        whether the range of its activation is found at run time: its result is float
     """
 
     node: ir.Node
@@ -96,6 +97,7 @@ class PlannedNode:
     constants: tuple[int, ...]
     output: ir.Value
     integer_output: bool
+    run_time: bool = False
 
     @property
     def name(self) -> str:
@@ -169,6 +171,7 @@ def make_plan(
     model: ir.Model,
     selection: Selection | None = None,
     kept: Mapping[str, FloatReason] | None = None,
+    run_time: Collection[str] = (),
 ) -> Plan:
     """Plan the main graph and the bodies of a normalized model.
 
@@ -176,6 +179,7 @@ def make_plan(
         model: normalized.
         selection: the user's selection; all nodes by default.
         kept: nodes to leave in float, by name, with the reason.
+        run_time: names of products whose activation gets its range at run time; their results are float.
     """
     plan, owners = Plan(), body_owners(model)
     replaceable = {
@@ -190,9 +194,9 @@ def make_plan(
         slow = FloatReason(Cause.NO_KERNEL, SLOW_POOL)
         refusals |= dict.fromkeys(slow_pools(graph, refusals), slow)
         # nodes between integers, first seen from the inputs, then from the outputs
-        reached = _reached(graph, refusals)
+        reached = _reached(graph, refusals, run_time)
         integer = _integer_nodes(graph, refusals, reached)
-        _assemble(plan, graph, refusals, integer)
+        _assemble(plan, graph, refusals, integer, run_time)
     return plan
 
 
@@ -270,11 +274,13 @@ def _operands(node: ir.Node, row: Operator) -> tuple[list[int], list[int]]:
     )
 
 
-def _reached(graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason]) -> set[ir.Value]:
+def _reached(
+    graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], run_time: Collection[str]
+) -> set[ir.Value]:
     """Return the values that would be integer if every operator with an integer input joined a region."""
     reached: set[ir.Value] = set()
     for node in graph:
-        if node in refusals:
+        if node in refusals or node.name in run_time:
             continue
         row = OPERATORS[node.op_type]
         activations, _ = _operands(node, row) if row.role is not Role.CLAMP else ([], [])
@@ -310,32 +316,38 @@ def _integer_nodes(
 
 
 def _assemble(
-    plan: Plan, graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], integer: set[ir.Node]
+    plan: Plan,
+    graph: ir.Graph,
+    refusals: Mapping[ir.Node, FloatReason],
+    integer: set[ir.Node],
+    run_time: Collection[str],
 ) -> None:
     """Add a graph's nodes and tensors to the plan, in the order of the graph."""
     clamps: set[ir.Node] = set()
     for node in graph:
         row = OPERATORS.get(node.op_type)
         if node in integer and row is not None:
-            clamp = _absorbed(node, refusals) if row.role in (Role.ANCHOR, Role.ARITHMETIC) else None
+            at_run_time = node.name in run_time
+            absorbs = row.role in (Role.ANCHOR, Role.ARITHMETIC) and not at_run_time
+            clamp = _absorbed(node, refusals) if absorbs else None
             if clamp is not None:
                 clamps.add(clamp)
-            _plan_node(plan, node, row, clamp)
+            _plan_node(plan, node, row, clamp, at_run_time=at_run_time)
         elif node not in clamps and _computes_floats(node):
             reason = refusals.get(node) or FloatReason(Cause.NO_KERNEL, _surroundings(node))
             plan.floats[node.name or ""] = node, reason
 
 
-def _plan_node(plan: Plan, node: ir.Node, row: Operator, clamp: ir.Node | None) -> None:
+def _plan_node(plan: Plan, node: ir.Node, row: Operator, clamp: ir.Node | None, *, at_run_time: bool) -> None:
     """Add an integer node and its tensors to the plan."""
     activations, constants = _operands(node, row)
     output = clamp.outputs[0] if clamp is not None else node.outputs[0]
-    integer_output = _integer_output(node, row)
+    integer_output = not at_run_time and _integer_output(node, row)
     # inputs
     for index in activations:
         _plan_tensor(plan, node.inputs[index])
     plan.nodes[node.name or ""] = PlannedNode(
-        node, row, tuple(activations), tuple(constants), output, integer_output
+        node, row, tuple(activations), tuple(constants), output, integer_output, at_run_time
     )
     # results
     if row.role is Role.VIEW:

@@ -2,14 +2,14 @@
 
 import onnx_ir as ir
 
-from onnxq.graph.edit import attribute, constant, only_use, sizes
+from onnxq.graph.edit import attribute, body_owners, constant, only_use, sizes
+from onnxq.plan.constraints import channels_axis
 from onnxq.plan.plan import Plan, PlannedNode
 
 
 def channel_axis(planned: PlannedNode) -> int:
     """Return the axis of the weight's output channels."""
-    transposed = planned.node.op_type == "Gemm" and attribute(planned.node, "transB", 0)
-    return 0 if transposed else planned.row.channel_axis
+    return channels_axis(planned.node, planned.row)
 
 
 def following_bias(planned: PlannedNode) -> tuple[ir.Node, int] | None:
@@ -37,6 +37,27 @@ def following_bias(planned: PlannedNode) -> tuple[ir.Node, int] | None:
 def has_bias(planned: PlannedNode) -> bool:
     """Tell whether a bias can correct the shift of the output that rounding causes."""
     return planned.row.bias is not None or following_bias(planned) is not None
+
+
+def fits_run_time_ranges(planned: PlannedNode) -> bool:
+    """Whether a kernel multiplies the node's weight with an activation quantized at run time."""
+    return planned.node.op_type in ("MatMul", "Gemm") and not attribute(planned.node, "transA", 0)
+
+
+def products_in_loops(model: ir.Model, plan: Plan) -> list[str]:
+    """Return the planned products in bodies of Loops and Scans that may get ranges at run time."""
+    owners = body_owners(model)
+
+    def repeated(graph: object) -> bool:
+        if not isinstance(graph, ir.Graph) or graph not in owners:
+            return False
+        return owners[graph].op_type != "If" or repeated(owners[graph].graph)
+
+    return [
+        name
+        for name, planned in plan.anchors.items()
+        if not planned.run_time and fits_run_time_ranges(planned) and repeated(planned.node.graph)
+    ]
 
 
 def among_floats(plan: Plan) -> list[str]:

@@ -139,6 +139,9 @@ def _place_weight(plan: Plan, planned: PlannedNode, weight: QuantizedWeight, par
         total = (0.0 if bias is None else bias.astype(np.float64)) + (
             0.0 if weight.shift is None else weight.shift
         )
+        if planned.run_time:  # its kernel takes the bias in float
+            parameters.replaced[planned.name, planned.row.bias] = np.asarray(total, np.float32)
+            return
         input_scale = parameters.activations[plan.tensors[activation.name or ""].source].scale
         kind = bias_params(input_scale, params.scale)
         parameters.constants[planned.name, planned.row.bias] = QuantizedConstant(

@@ -15,7 +15,7 @@ from onnxq.graph.edit import attribute, constant, input_at, sizes
 from onnxq.options import Target
 from onnxq.plan.plan import Plan, PlannedNode
 from onnxq.plan.products import channel_axis, has_bias
-from onnxq.techniques.arithmetic import smallest_weight_scale, symmetric_scale
+from onnxq.techniques.arithmetic import smallest_sum_scale, smallest_weight_scale, symmetric_scale
 from onnxq.techniques.row_blocks import by_blocks
 from onnxq.techniques.saturation import kernel_order, original_order, pair_safe_scales, round_pair_safe
 from onnxq.types import INT8, Array, Floats, Integers
@@ -271,6 +271,9 @@ def weight_scales(rows: Floats, bias: Array | None, *, per_channel: bool, pair_s
         )
         scales = np.where(empty, symmetric_scale(bias / 2.0**20 * INT8.high), scales)
         scales = np.maximum(scales, smallest_weight_scale(bias, np.float32(1)))
+    least = smallest_sum_scale(rows, bias)
+    if least is not None:
+        scales = np.maximum(scales, least)
     return (
         scales.astype(np.float32)
         if per_channel

@@ -151,7 +151,8 @@ class _Target:
 
         fallback = fall_back(nodes, measure_few, measure_all, before.bound, self.goal, self.settings)
         if not fallback.nodes:
-            return replace(self.choice, fallback=fallback if self.goal.asked else None)
+            known = self.goal.asked or fallback.after_db < self.settings.unusable_db
+            return replace(self.choice, fallback=fallback if known else None)
         return replace(self.choice, recipe=self.in_float(frozenset(fallback.nodes)), fallback=fallback)
 
     def all_float(self, choice: Choice) -> Choice:

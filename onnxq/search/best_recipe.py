@@ -11,9 +11,10 @@ from onnxq.comparison.errors import decibels
 from onnxq.comparison.metrics import MAX_DB
 from onnxq.errors import ModelError
 from onnxq.formats.joint_products import few_rows
-from onnxq.options import Effort, Format, Method, QuantizeOptions, Technique
+from onnxq.formats.recipe import Recipe
+from onnxq.options import Effort, Method, QuantizeOptions, Technique
 from onnxq.plan.plan import Plan
-from onnxq.plan.products import among_floats, has_bias
+from onnxq.plan.products import among_floats, has_bias, products_in_loops
 from onnxq.plan.shapes import planned_shapes
 from onnxq.search.accuracy_target import Task, float_costs_of, meet_target
 from onnxq.search.candidates import Candidates, Variant, choose
@@ -22,7 +23,8 @@ from onnxq.search.inputs import Inputs
 from onnxq.search.mixed_precision import FloatCost
 from onnxq.search.references import References
 from onnxq.search.settings import SearchSettings
-from onnxq.search.trial import Choice
+from onnxq.search.trial import Choice, Trial
+from onnxq.search.unseen import allows_run_time_ranges
 from onnxq.transforms.registry import technique_sets, weight_options
 
 
@@ -53,6 +55,8 @@ def choose_best(
     candidates, choice = _preferred(_try_variants(inputs, variants, references, statistics))
     candidates.forget_others(choice.kept.techniques)
     # run-time ranges, scalings and mixed precision
+    if references is not None:
+        choice = _with_ranges_in_each_iteration(inputs, candidates, choice)
     asked = task is not None or options.limits.min_sqnr is not None
     if references is not None and (asked or not fast or among_floats(choice.recipe.plan)):
         float_costs = float_costs_of(candidates.variant, inputs.samples.validation[0].load(), inputs.costs)
@@ -124,20 +128,44 @@ def _with_run_time_ranges(
 
     Run-time ranges are also faster there, because the kernel adds the bias.
     """
-    options, settings, technique = inputs.options, inputs.settings, Technique.RUN_TIME_RANGES
-    if options.format != Format.QDQ or options.standard or technique in options.without:
+    settings = inputs.settings
+    if not allows_run_time_ranges(inputs.options):
         return choice
     plan = choice.recipe.plan
-    names = among_floats(plan)
+    names = [name for name in among_floats(plan) if name not in choice.recipe.run_time]
     if sum(float_costs[name].macs for name in names) < settings.min_transform_macs:
         return choice
     shapes = planned_shapes(choice.recipe.model, plan, inputs.samples.validation[0].load())
-    recipe = replace(choice.recipe, run_time=tuple(names), few_rows=few_rows(plan, names, shapes))
+    run_time = tuple(dict.fromkeys((*choice.recipe.run_time, *names)))
+    recipe = replace(choice.recipe, run_time=run_time, few_rows=few_rows(plan, names, shapes))
+    choice, kept = _tried_at_run_time(candidates, choice, recipe)
+    if decibels(kept.noise or 0.0) < min(decibels(choice.kept.noise or 0.0), settings.as_float_db):
+        return choice
+    return replace(choice, recipe=recipe, kept=kept)
+
+
+def _with_ranges_in_each_iteration(inputs: Inputs, candidates: Candidates, choice: Choice) -> Choice:
+    """Find the ranges of products in Loops anew in each iteration, where one range ruins the outputs.
+
+    A state may grow or fade: then the first or last iteration sets the range of all.
+    """
+    settings, reached = inputs.settings, choice.kept.sqnr_db
+    if reached is None or reached >= settings.target_db or not allows_run_time_ranges(inputs.options):
+        return choice
+    names = products_in_loops(choice.recipe.model, choice.recipe.plan)
+    if not names:
+        return choice
+    recipe = choice.recipe.finding(names)
+    choice, kept = _tried_at_run_time(candidates, choice, recipe)
+    if (kept.sqnr_db or 0.0) < reached + settings.min_gain_db:
+        return choice
+    return replace(choice, recipe=recipe, kept=kept)
+
+
+def _tried_at_run_time(candidates: Candidates, choice: Choice, recipe: Recipe) -> tuple[Choice, Trial]:
+    """Measure a recipe with more ranges at run time; return the choice with the trial, and the trial."""
     measured = candidates.measure(recipe)
     noise = measured.mean_noise
     kept = replace(choice.kept, sqnr_db=measured.sqnr_db, noise=noise, changes=measured.changes)
-    trial = replace(kept, techniques=(*choice.kept.techniques, technique))
-    choice = replace(choice, trials=[*choice.trials, trial])
-    if decibels(noise) < min(decibels(choice.kept.noise or 0.0), settings.as_float_db):
-        return choice
-    return replace(choice, recipe=recipe, kept=kept)
+    trial = replace(kept, techniques=(*choice.kept.techniques, Technique.RUN_TIME_RANGES))
+    return replace(choice, trials=[*choice.trials, trial]), kept

@@ -26,9 +26,11 @@ from onnxq.graph.interface import Interface
 from onnxq.normalize.agreement import Probe, faithful_form, make_probe, random_probe
 from onnxq.normalize.passes import normalize
 from onnxq.options import Mode, QuantizeOptions
+from onnxq.plan.finite_weights import check_weights
 from onnxq.plan.operators import ALREADY_QUANTIZED
 from onnxq.plan.plan import Plan, Selection, make_plan
 from onnxq.plan.reasons import CHANGING_SHAPES, FloatReason
+from onnxq.plan.unseen import probes as find_probes
 from onnxq.runtime.inner_values import expose
 from onnxq.runtime.sessions import InputSpec, model_inputs, open_exposed, open_session, run
 from onnxq.runtime.weights_on_disk import move_to_disk
@@ -66,6 +68,7 @@ class Inputs:
     store     weights of the model's forms on disk
     warnings  lines for the report
     probe     one run of the original, with which forms of the model are compared
+    probes    values that tell which parts of the model run, as far as they can be observed
     """
 
     options: QuantizeOptions
@@ -82,6 +85,7 @@ class Inputs:
     store: WeightStore = field(default_factory=WeightStore)
     warnings: tuple[str, ...] = ()
     probe: Probe | None = None
+    probes: tuple[str, ...] = ()
 
     @cached_property
     def selection(self) -> Selection:
@@ -123,6 +127,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     original = [(node.name or "", node.op_type) for node in nodes_of(model)]
     model = normalize(model)
+    check_weights(model)
     selection = selection_of(options)
     selection.check(original + [(node.name or "", node.op_type) for node in nodes_of(model)])
     # the plan
@@ -158,7 +163,9 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
                 _check_plan(model, plan, options, quantized)
     # nodes whose values cannot be observed
     kept: dict[str, FloatReason] = {}
+    probes: tuple[str, ...] = ()
     if static and options.calib is not None:
+        probes = _observable_probes(model, samples.calibration[0], specs)
         kept = _unobservable(model, plan, samples.calibration[0], specs)
         if kept:
             plan = make_plan(model, selection, kept)
@@ -179,6 +186,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         store,
         tuple(warnings),
         probe,
+        probes,
     )
 
 
@@ -239,6 +247,19 @@ def _find_samples(
             "there are too few samples to hold one out: the result is verified on calibration samples"
         )
     return parts, feedback, warnings
+
+
+def _observable_probes(model: ir.Model, sample: Sample, specs: list[InputSpec]) -> tuple[str, ...]:
+    """Return the names of the probes that a run of a sample gives; those of inputs alone where it fails."""
+    given = {value.name for value in model.graph.inputs}
+    names = [value.name or "" for value in find_probes(model)]
+    inner = [name for name in names if name not in given]
+    if inner:
+        try:
+            run(open_exposed(expose(model, inner).model), check_feeds(sample, specs), sample.name)
+        except ModelError:
+            return tuple(name for name in names if name in given)
+    return tuple(names)
 
 
 def _unobservable(
