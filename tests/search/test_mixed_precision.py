@@ -160,7 +160,11 @@ def test_a_target_out_of_reach_gives_the_closest():
         return [floor + sum(noise for name, noise in noises.items() if name not in names)]
 
     result = fall_back(
-        FallbackNodes(float_costs_of(list(noises))), measure, measure, measure(frozenset()), Goal(60.0, asked=True)
+        FallbackNodes(float_costs_of(list(noises))),
+        measure,
+        measure,
+        measure(frozenset()),
+        Goal(60.0, asked=True),
     )
     assert len(result.nodes) == 5
 
