@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import LayerInput, Moments
+from onnxq.data.samples import check_feeds
 from onnxq.formats.attention import fuse_attention
 from onnxq.formats.embedding_tables import find_tables
 from onnxq.formats.joint_products import few_rows, join_products
@@ -49,7 +50,8 @@ def quantize_dynamic(inputs: Inputs, references: References | None = None) -> Ou
     moments: Mapping[LayerInput, Moments] = {}
     fused = False
     if calibration and plan.nodes:
-        fused = few_rows(plan, plan.nodes, planned_shapes(inputs.model, plan, calibration[0].load()))
+        feeds = check_feeds(calibration[0], inputs.specs)
+        fused = few_rows(plan, plan.nodes, planned_shapes(inputs.model, plan, feeds))
         layers = layer_inputs(plan).values()
         second = options.effort is not Effort.FAST
         moments = collect_moments(inputs.model, layers, calibration, second=second)

@@ -9,6 +9,7 @@ from onnxq.calibration.methods import MethodOptions
 from onnxq.calibration.statistics import Statistics
 from onnxq.comparison.errors import decibels
 from onnxq.comparison.metrics import MAX_DB
+from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
 from onnxq.formats.joint_products import few_rows
 from onnxq.formats.writer import Writer
@@ -52,7 +53,9 @@ def choose_best(
     candidates.forget_others(choice.kept.techniques)
     asked = task is not None or options.limits.min_sqnr is not None
     if references is not None and (asked or not fast or among_floats(choice.recipe.plan)):
-        loads = loads_of(candidates.variant, inputs.samples.validation[0].load(), inputs.costs)
+        loads = loads_of(
+            candidates.variant, check_feeds(inputs.samples.validation[0], inputs.specs), inputs.costs
+        )
         choice = _with_ranges_at_run_time(inputs, candidates, choice, loads)
         if not fast:
             candidates, choice = with_fewer_scalings(candidates, choice)
@@ -129,7 +132,9 @@ def _with_ranges_at_run_time(
     names = among_floats(plan)
     if sum(loads[name].macs for name in names) < settings.transform_macs:
         return choice
-    shapes = planned_shapes(choice.recipe.model, plan, inputs.samples.validation[0].load())
+    shapes = planned_shapes(
+        choice.recipe.model, plan, check_feeds(inputs.samples.validation[0], inputs.specs)
+    )
     recipe = replace(choice.recipe, run_time=tuple(names), few_rows=few_rows(plan, names, shapes))
     judged = candidates.judged(recipe)
     found = replace(choice.kept, sqnr_db=judged.sqnr_db, noise=judged.mean_noise, changes=judged.changes)
