@@ -14,6 +14,8 @@ from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Array, Feeds
 
 SUFFIXES = (".wav", ".flac", ".ogg")
+MOST_TIMES = 256
+"""Most times as many values as before, by resampling."""
 NEEDED = "audio files need soundfile and soxr: pip install 'onnxq[audio]'"
 
 
@@ -111,6 +113,8 @@ def waveform(source: Path | bytes, form: AudioForm, where: str) -> Array:
 
 
 def _resampled(wave: Array, rate: int, wanted: int, where: str) -> Array:
+    if wanted > MOST_TIMES * rate:
+        raise DataError(f"sample {where}: its sample rate of {rate} Hz cannot be right: convert the file")
     check_bytes(f"{where} (resampled from {rate} Hz)", wave.nbytes * wanted / max(rate, 1))
     try:
         import soxr

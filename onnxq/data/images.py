@@ -138,6 +138,12 @@ def apply(image: Any, form: ImageForm, where: str = "image") -> Array:
         height, width = form.crop
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
+    for key, values in (("mean", form.mean), ("std", form.std)):
+        if values is not None and len(values) not in (1, len(image.getbands())):
+            raise DataError(
+                f"[preprocess] {key}: {len(values)} values for {len(image.getbands())} channels: give one "
+                "for all, or one for each"
+            )
     pixels: Array = np.asarray(image)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
@@ -147,7 +153,9 @@ def apply(image: Any, form: ImageForm, where: str = "image") -> Array:
     if form.layout == "NCHW":  # before the arithmetic: loops over whole rows are four times as fast
         pixels = pixels.transpose(2, 0, 1)
         mean, std = mean[:, None, None], std[:, None, None]
-    pixels = (pixels.astype(np.float32, order="C") - mean) / std
+    pixels = pixels.astype(np.float32, order="C")
+    pixels -= mean
+    pixels /= std
     return np.ascontiguousarray(pixels[None], dtype=form.dtype)
 
 

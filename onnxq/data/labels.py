@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[str, str]:
                     f"{','.join(reader.fieldnames or ()) or 'nothing'}: add it as the first line"
                 )
             rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot read the labels: {error}: give a CSV in UTF-8") from error
     for number, row in enumerate(rows, start=2):
         if row["file"] is None or row["label"] is None:

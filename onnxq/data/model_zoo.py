@@ -47,4 +47,6 @@ def _tensor(file: Path) -> Array:
             raise DataError(
                 f"sample {file}: stores its values in another file: save it with its values inside"
             )
+        if any(size < 0 for size in tensor.dims):
+            raise ValueError("a size below 0")
         return np.asarray(onnx.numpy_helper.to_array(tensor))

@@ -9,14 +9,14 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from onnxq.data.reading import FLOAT_BYTES, MOST_BYTES, read_toml
+from onnxq.data.reading import FLOAT_BYTES, MOST_BYTES, MOST_CHARACTERS, read_toml
 from onnxq.errors import DataError
 
 Size = tuple[int, int]
 MOST_NUMBER = MOST_BYTES // (2 * FLOAT_BYTES)
 """Largest size, length or rate: so many int64 values fill the memory of a sample."""
-LARGEST = 3.4e38
-"""Bound of the numbers that float32 holds."""
+LEAST, LARGEST = 1.2e-38, 3.4e38
+"""Bounds of the numbers that float32 holds in full precision."""
 DTYPES = ("float32", "float16", "float64", "uint8", "int8", "int16", "int32", "int64")
 
 
@@ -24,8 +24,8 @@ def _one_of(*choices: str, default: str) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
-def _optional(kind: type) -> Any:
-    return field(default=None, metadata={"kind": kind})
+def _optional(kind: type, most: int = MOST_NUMBER) -> Any:
+    return field(default=None, metadata={"kind": kind, "most": most})
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class TextForm:
 
     tokenizer: str = "tokenizer.json"
     special: bool = True
-    max_length: int | None = _optional(int)
-    pad_to: int | None = _optional(int)
-    block: int | None = _optional(int)
+    max_length: int | None = _optional(int, MOST_CHARACTERS)
+    pad_to: int | None = _optional(int, MOST_CHARACTERS)
+    block: int | None = _optional(int, MOST_CHARACTERS)
     state: str = "past_key_values.*"
     ids: str = "input_ids"
     mask: str = "attention_mask"
@@ -240,25 +240,29 @@ def _value(known: Field[Any], value: Any, where: str) -> Any:
         return tuple(value)
     if kind == "floats":
         values = value if isinstance(value, list) else [value]
-        if not values or not all(map(_is_number, values)) or (known.name == "std" and 0 in values):
+        if not values or not all(map(_is_number, values)):
             raise DataError(f"{where}: give {_KINDS[float]}, or a list with one per channel")
+        if known.name == "std" and min(map(abs, values)) < LEAST:
+            raise DataError(f"{where}: pixels are divided by it: give numbers above 0")
         return tuple(map(float, values))
     if isinstance(known.default, float):
         kind, value = float, float(value) if type(value) is int and _is_number(value) else value
     elif kind is None:
         kind = type(known.default) if isinstance(known.default, bool | str) else dict
-    if type(value) is not kind or not _is_valid(value):
-        raise DataError(f"{where}: give {_KINDS[kind]}")
+    most = known.metadata.get("most", MOST_NUMBER)
+    if type(value) is not kind or not _is_valid(value, most):
+        upper = f", at most {most:,}" if kind is int else ""
+        raise DataError(f"{where}: give {_KINDS[kind]}{upper}")
     return value
 
 
-def _is_valid(value: Any) -> bool:
+def _is_valid(value: Any, most: int) -> bool:
     """Tell whether a value of the right type is in its range."""
     if isinstance(value, dict):
         return all(map(_is_columns, value.values()))
     if isinstance(value, float):
         return _is_number(value)
-    return type(value) is not int or 1 <= value <= MOST_NUMBER
+    return type(value) is not int or 1 <= value <= most
 
 
 def _is_number(value: Any) -> bool:
@@ -274,7 +278,7 @@ def _is_columns(value: Any) -> bool:
 
 
 _KINDS: dict[type, str] = {
-    int: f"a number above 0, at most {MOST_NUMBER:,}",
+    int: "a number above 0",
     str: "a text",
     bool: "true or false",
     float: "a number",

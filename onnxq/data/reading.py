@@ -67,6 +67,14 @@ def check_count(where: Path, count: float) -> None:
         raise DataError(f"{where}: more than {MOST_SAMPLES:,} samples: give a part of it")
 
 
+def exists(path: Path) -> bool:
+    """Tell whether there is such a path; there is none of more characters than the system allows."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 

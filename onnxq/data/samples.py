@@ -22,7 +22,7 @@ from onnxq.data.images import image_samples
 from onnxq.data.model_zoo import zoo_folders, zoo_samples
 from onnxq.data.preprocessing import Forms
 from onnxq.data.python_functions import REFERENCE, function_samples
-from onnxq.data.reading import check_bytes, library_errors
+from onnxq.data.reading import check_bytes, exists, library_errors
 from onnxq.data.sample import Sample
 from onnxq.data.tables import arrow_folders, arrow_samples, csv_samples, parquet_samples
 from onnxq.data.text import text_samples
@@ -89,7 +89,7 @@ def _cast(sample: Sample, dtypes: Mapping[str, Any]) -> Feeds:
 
 
 def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) -> list[Sample]:
-    if not _exists(path):
+    if not exists(path):
         if REFERENCE.fullmatch(str(path)):
             samples = function_samples(str(path), specs, most)
             if samples:
@@ -125,13 +125,6 @@ def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) ->
         f"{path}: no sample found among {len(files)} files: give {known}, test_data_set_*/input_0.pb, or a "
         "Hugging Face data set on disk"
     )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # such as a name of more than 255 characters
-        return False
 
 
 def _files(path: Path) -> Iterator[Path]:

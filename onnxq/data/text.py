@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxq.data.preprocessing import Forms, TextForm
-from onnxq.data.reading import MOST_CHARACTERS, check_count, library_errors
+from onnxq.data.reading import MOST_CHARACTERS, check_count, exists, library_errors
 from onnxq.data.sample import Sample
 from onnxq.errors import DataError
 from onnxq.runtime.sessions import InputSpec
@@ -104,7 +104,7 @@ class Tokenize:
         filled = max(form.pad_to or 0, length)
         positions = np.arange(filled)
         values = {
-            form.ids: np.array(ids + [self._padding()] * (filled - length)),
+            form.ids: np.concatenate([np.array(ids, np.int64), np.full(filled - length, self._padding())]),
             form.mask: (positions < length).astype(np.int64),
             form.types: np.zeros(filled, np.int64),
             form.positions: positions,
@@ -137,7 +137,7 @@ def tokenizer_of(folder: Path, specs: Sequence[InputSpec], forms: Forms) -> Toke
     """Read the tokenizer set in [preprocess.text], or the one in the data folder."""
     places = [forms.where / forms.text.tokenizer] if forms.where is not None else []
     places += [parent / forms.text.tokenizer for parent in (folder, *folder.parents)][:2]
-    path = next((place for place in places if place.is_file()), None)
+    path = next((place for place in places if exists(place) and place.is_file()), None)
     if path is None:
         raise DataError(
             f"{folder}: text needs a tokenizer, but {places[0]} does not exist: put it there, or set "

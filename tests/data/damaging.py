@@ -227,18 +227,18 @@ def main() -> None:
             whole.mkdir()
             kind.write(whole)
             content = (whole / kind.name).read_bytes()
-            print(name, "whole", outcome(kind, whole), sep="\t", flush=True)
+            print(name, "whole", outcome(kind, whole), sep="\t", flush=True)  # noqa: T201
             for i in range(int(sys.argv[1])):
                 # a folder of its own, because readers remember files
                 copy = Path(scratch) / str(i)
                 copy.mkdir()
                 kind.write(copy)
                 (copy / kind.name).write_bytes(damaged(content, chance))
-                print(name, i, "", sep="\t", end="", flush=True)
+                print(name, i, "", sep="\t", end="", flush=True)  # noqa: T201
                 faulthandler.dump_traceback_later(HANG, exit=True)
-                print(outcome(kind, copy).replace("\n", " "), flush=True)
+                print(outcome(kind, copy).replace("\n", " "), flush=True)  # noqa: T201
                 faulthandler.cancel_dump_traceback_later()
-        print(name, "MiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, sep="\t", flush=True)
+        print(name, "MiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, sep="\t", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
