@@ -101,11 +101,14 @@ def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) ->
         if folders:
             prefixes = ["" if folder == path else f"{folder.name}/" for folder in folders]
             named = zip(prefixes, folders, strict=True)
-            return [
+            samples = [
                 sample if read is zoo_samples else replace(sample, name=prefix + sample.name)
                 for prefix, folder in named
                 for sample in read(folder, specs, forms)
             ]
+            if not samples:
+                raise DataError(f"{path}: a data set without rows: save it again")
+            return samples
     files = [path] if path.is_file() else sorted(_files(path))
     for readers in READERS:
         found = [(file, readers[file.suffix.lower()]) for file in files if file.suffix.lower() in readers]
