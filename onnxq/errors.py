@@ -4,6 +4,10 @@
 class OnnxqError(Exception):
     """Wrong usage or bad input; the command line prints the message and exits with 2."""
 
+    def __str__(self) -> str:
+        """Return the message on one line, also where a name or a value from a file has line breaks."""
+        return " ".join(super().__str__().splitlines())
+
 
 class ModelError(OnnxqError):
     """The model cannot be read, loaded by the runtime, or quantized."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxq.data.arrays import read_npz
+from onnxq.data.reading import library_errors
 from onnxq.data.sample import Sample
 from onnxq.errors import DataError, first_line
 from onnxq.runtime.sessions import InputSpec
@@ -97,7 +98,8 @@ def _feeds(item: Any, where: str, specs: list[InputSpec]) -> tuple[Feeds, str | 
                 f"[{names}]"
             )
         item = {specs[0].name: item}
-    return {str(name): np.asarray(value) for name, value in item.items()}, label
+    with library_errors(f"sample {where}: not an array of one type and shape", "return NumPy arrays"):
+        return {str(name): np.asarray(value) for name, value in item.items()}, label
 
 
 def _stored(found: Iterable[Any], reference: str, specs: list[InputSpec], most: int | None) -> list[Sample]:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import LayerInput, Moments
+from onnxq.data.samples import check_feeds
 from onnxq.formats.attention import fuse_attention
 from onnxq.formats.embedding_tables import find_tables
 from onnxq.formats.joint_products import few_rows, join_products
@@ -87,7 +88,9 @@ def _forms(inputs: Inputs, *, with_transforms: bool) -> tuple[list[_Form], bool]
     plan = plan_products(inputs.model, inputs.selection)
     if not calibration or not plan.nodes:
         return [_Form(inputs.model, plan, {})], False
-    fused = few_rows(plan, plan.nodes, planned_shapes(inputs.model, plan, calibration[0].load()))
+    fused = few_rows(
+        plan, plan.nodes, planned_shapes(inputs.model, plan, check_feeds(calibration[0], inputs.specs))
+    )
     second = options.effort is not Effort.FAST
     moments = collect_moments(inputs.model, layer_inputs(plan).values(), calibration, second=second)
     forms = [_Form(inputs.model, plan, moments)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.errors import OnnxqError, OutputError
+from onnxq.evaluation.baseline import checksum
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.report import EvalReport
 from onnxq.graph.files import umask
@@ -38,7 +39,10 @@ class ReportWriter:
 def as_text(report: Any) -> str:
     """Format a report as JSON; infinite numbers and NaN become null."""
     plain = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
-    return json.dumps(_finite(plain), indent=2, sort_keys=True, allow_nan=False)
+    plain = _finite(plain)
+    if isinstance(report, EvalReport):
+        plain["checksum"] = checksum(plain)
+    return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ from onnxq.calibration.methods import MethodOptions
 from onnxq.calibration.statistics import Statistics
 from onnxq.comparison.errors import decibels
 from onnxq.comparison.metrics import MAX_DB
+from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
 from onnxq.formats.joint_products import few_rows
 from onnxq.formats.recipe import Recipe
@@ -26,6 +27,7 @@ from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Choice, Trial
 from onnxq.search.unseen import allows_run_time_ranges
 from onnxq.transforms.registry import technique_sets, weight_options
+from onnxq.types import Feeds
 
 
 def choose_best(
@@ -59,7 +61,7 @@ def choose_best(
         choice = _with_ranges_in_each_iteration(inputs, candidates, choice)
     asked = task is not None or options.limits.min_sqnr is not None
     if references is not None and (asked or not fast or among_floats(choice.recipe.plan)):
-        float_costs = float_costs_of(candidates.variant, inputs.samples.validation[0].load(), inputs.costs)
+        float_costs = float_costs_of(candidates.variant, _first_feeds(inputs), inputs.costs)
         choice = _with_run_time_ranges(inputs, candidates, choice, float_costs)
         if not fast:
             candidates, choice = with_fewer_scalings(candidates, choice)
@@ -135,7 +137,7 @@ def _with_run_time_ranges(
     names = [name for name in among_floats(plan) if name not in choice.recipe.run_time]
     if sum(float_costs[name].macs for name in names) < settings.min_transform_macs:
         return choice
-    shapes = planned_shapes(choice.recipe.model, plan, inputs.samples.validation[0].load())
+    shapes = planned_shapes(choice.recipe.model, plan, _first_feeds(inputs))
     run_time = tuple(dict.fromkeys((*choice.recipe.run_time, *names)))
     recipe = replace(choice.recipe, run_time=run_time, few_rows=few_rows(plan, names, shapes))
     choice, kept = _tried_at_run_time(candidates, choice, recipe)
@@ -169,3 +171,8 @@ def _tried_at_run_time(candidates: Candidates, choice: Choice, recipe: Recipe) -
     kept = replace(choice.kept, sqnr_db=measured.sqnr_db, noise=noise, changes=measured.changes)
     trial = replace(kept, techniques=(*choice.kept.techniques, Technique.RUN_TIME_RANGES))
     return replace(choice, trials=[*choice.trials, trial]), kept
+
+
+def _first_feeds(inputs: Inputs) -> Feeds:
+    """Load the first validation sample, as the model takes it."""
+    return check_feeds(inputs.samples.validation[0], inputs.specs)

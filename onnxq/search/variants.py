@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from onnxq.calibration.collect import collect_moments
 from onnxq.calibration.moments import LayerInput, Moments
-from onnxq.data.samples import spread
+from onnxq.data.samples import check_feeds, spread
 from onnxq.formats.recipe import Recipe
 from onnxq.options import Effort, Method
 from onnxq.quantization.weights import layer_inputs
@@ -44,7 +44,9 @@ def find_variants(inputs: Inputs, recipe: Recipe) -> list[Variant]:
         return [plain]
     # rewritten forms
     algorithms = transforms(inputs.options.effort, inputs.options.without)
-    float_costs = float_costs_of(plain, samples[0].load(), inputs.costs) if algorithms else {}
+    float_costs = (
+        float_costs_of(plain, check_feeds(samples[0], inputs.specs), inputs.costs) if algorithms else {}
+    )
     rewritten = [_rewritten(inputs, plain, each, float_costs) for each in algorithms]
     return [plain, *(variant for variant in rewritten if variant is not None)]
 
