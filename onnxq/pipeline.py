@@ -4,8 +4,6 @@ prepare (load, normalize, plan, split samples) -> a mode (placement, calibration
 """
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ import onnx_ir as ir
 from onnxq.calibration.collect import Collecting, collect
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.samples import check_feeds
-from onnxq.errors import DataError, OnnxqError
+from onnxq.errors import DataError, OnnxqError, OutputError
 from onnxq.evaluation.layer_errors import histograms, layer_rows
 from onnxq.evaluation.verification import (
     Kernels,
@@ -26,8 +24,18 @@ from onnxq.evaluation.verification import (
     compare_outputs,
     inspect_kernels,
 )
-from onnxq.graph.files import check_output, digest, external_files, file_bytes, save, staged, weight_bytes
+from onnxq.graph.files import (
+    check_output,
+    digest,
+    external_files,
+    file_bytes,
+    put_in_place,
+    save,
+    staged,
+    weight_bytes,
+)
 from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
+from onnxq.graph.scratch import ScratchFolder, reason_of
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import narrow
@@ -92,7 +100,7 @@ def quantize(
         laps.end("prepare")
         outcome = MODES[options.mode](inputs, references)
         laps.end("quantize")
-    with staged(options.destination) as building:
+    with staged(options.destination, replace=options.force) as building:
         save(_with_metadata(outcome, options), building)
         # the weights are on disk now
         outcome = replace(
@@ -111,17 +119,16 @@ def _best_mode(options: QuantizeOptions, task: Task | None) -> QuantizeReport:
     """Try every mode beside the destination and keep the best file."""
     if options.calib is None:
         raise DataError("--mode auto compares on samples: give a folder with --calib")
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=".onnxq-", dir=options.destination.parent)
-    except OSError as error:
-        raise DataError(f"{options.destination}: cannot be written: {error.strerror}") from error
-    with folder:
-        report, source = best_of_all(options, Path(folder.name), task, quantize)
+    with ScratchFolder(options.destination.parent) as folder:
+        report, source = best_of_all(options, folder, task, quantize)
         report = named_by_gates(report, source, options)
         target = Path(report.output)
-        for file in external_files(source.with_name(target.name)):
-            shutil.move(file, target.parent / file.name)
-        source.with_name(target.name).replace(target)
+        made = source.with_name(target.name)
+        files = {file: target.parent / file.name for file in external_files(made)} | {made: target}
+        try:
+            put_in_place(files, replace=options.force or target != options.destination)
+        except OSError as error:
+            raise OutputError(f"{target}: cannot be written: {reason_of(error)}") from error
     return report
 
 
@@ -159,7 +166,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
     how = Collecting(start, options.allow_nonfinite)
     statistics = collect(inputs.model, inputs.plan.sources(), samples[start:stop], digest(options.model), how)
-    statistics.save(output)
+    statistics.save(output, replace=options.force)
     return statistics
 
 

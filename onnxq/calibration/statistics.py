@@ -1,8 +1,6 @@
 """Statistics of a model's tensors over a set of samples: merged, saved and loaded."""
 
 import json
-import os
-import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,8 @@ import numpy as np
 
 from onnxq.calibration.sketch import BINS, Sketch
 from onnxq.errors import DataError, OutputError
+from onnxq.graph.files import put_in_place
+from onnxq.graph.scratch import ScratchFolder, reason_of
 
 VERSION = 1
 _FIELDS = ("minimum", "maximum", "seen", "ema_minimum", "ema_maximum", "batches")
@@ -54,7 +54,7 @@ class Statistics:
         for name, sketch in self.sketches.items():
             sketch.merge(later.sketches[name])
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, replace: bool = True) -> None:
         """Write an .npz atomically; the same statistics give the same bytes.
 
         Raises:
@@ -80,13 +80,13 @@ class Statistics:
             ),
         }
         try:
-            with tempfile.TemporaryDirectory(prefix=".onnxq-", dir=path.parent) as folder:
-                building = Path(folder) / path.name
+            with ScratchFolder(path.parent) as folder:
+                building = folder / path.name
                 with open(building, "wb") as stream:
                     np.savez_compressed(stream, allow_pickle=False, **arrays)
-                os.replace(building, path)
+                put_in_place({building: path}, replace=replace)
         except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+            raise OutputError(f"{path}: cannot be written: {reason_of(error)}") from error
 
 
 def load_statistics(path: Path, model: str) -> Statistics:

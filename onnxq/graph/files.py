@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from onnxq.errors import ModelError, OutputError
+from onnxq.graph.scratch import ScratchFolder, reason_of
 
 SINGLE_FILE_LIMIT = 1_500_000_000
 """Bytes of weights above which they go to a file beside the model (protobuf's limit is 2 GiB)."""
@@ -164,27 +164,69 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def staged(path: Path) -> Iterator[Path]:
+def staged(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` for a model; move the written files to their place at the end.
 
-    If the block fails, nothing is left at `path`.
+    If the block fails, nothing is left at `path`. The block may rename the model; files of another name than
+    `path` replace older ones in any case.
+
+    Args:
+        path: the model's final path.
+        replace: overwrite a file at `path`; otherwise one that appeared since the work began is kept.
 
     Raises:
-        OutputError: the disk is full or the folder read-only.
+        OutputError: the disk is full, the folder read-only, or a file exists that must not be replaced.
     """
+    with ScratchFolder(path.parent) as building:
+        try:
+            yield building / path.name
+            renamed = not (building / path.name).exists()
+            files = sorted(building.iterdir(), key=lambda file: file.suffix == path.suffix)  # the model last
+            put_in_place({file: path.parent / file.name for file in files}, replace=replace or renamed)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {reason_of(error)}") from error
+
+
+def put_in_place(files: Mapping[Path, Path], *, replace: bool) -> None:
+    """Move temporary files to their final paths on the same file system, in order.
+
+    Without `replace`, each path is claimed atomically: of two runs that write one path, one fails. What a
+    failed call has put in place is removed again.
+
+    Raises:
+        OutputError: a path exists and `replace` is false.
+        OSError: a file cannot be moved.
+    """
+    placed: list[Path] = []
     try:
-        building = Path(tempfile.mkdtemp(prefix=".onnxq-", dir=path.parent))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        yield building / path.name
-        for file in sorted(building.iterdir(), key=lambda file: file.name == path.name):  # the model last
+        for file, target in files.items():
             file.chmod(0o666 & ~umask())
-            os.replace(file, path.parent / file.name)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+            if not replace:
+                _claim(file, target)
+                placed.append(target)
+            if file.exists():
+                os.replace(file, target)
+    except BaseException:
+        for target in placed:
+            target.unlink(missing_ok=True)
+        raise
+
+
+def _claim(file: Path, target: Path) -> None:
+    """Put a file at a path that does not exist; where links are impossible, put an empty file there."""
+    try:
+        try:
+            os.link(file, target)
+            file.unlink()
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError as error:
+        raise OutputError(
+            f"{target}: was created while this run worked, by another one perhaps: remove it, "
+            "choose another with -o, or overwrite it with --force"
+        ) from error
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 from onnxq.errors import OnnxqError, OutputError
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.report import EvalReport
-from onnxq.graph.files import umask
+from onnxq.graph.files import put_in_place
+from onnxq.graph.scratch import ScratchFolder, reason_of
 from onnxq.report.junit import junit
 from onnxq.report.markdown import markdown
 from onnxq.report.quantization import QuantizeReport
@@ -99,20 +99,19 @@ def needs_details(kinds: Iterable[str]) -> bool:
     return any(WRITERS[kind].details for kind in kinds)
 
 
-def write_reports(report: Report, files: Mapping[Path, str]) -> None:
+def write_reports(report: Report, files: Mapping[Path, str], *, replace: bool = True) -> None:
     """Write each report file atomically.
 
     Raises:
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, or exists and `replace` is false.
     """
     for path, kind in files.items():
         content = WRITERS[kind].write(report)
         try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-                file.write(content)
-            Path(file.name).chmod(0o666 & ~umask())
-            Path(file.name).replace(path)
+            with ScratchFolder(path.parent) as folder:
+                (folder / path.name).write_bytes(content)
+                put_in_place({folder / path.name: path}, replace=replace)
         except OSError as error:
             raise OutputError(
-                f"{path}: cannot write the report: {error.strerror}: check the folder's permissions and space"
+                f"{path}: cannot write the report: {reason_of(error)}: check the folder's permissions and space"
             ) from error

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from onnxq.errors import ModelError, first_line
+from onnxq.errors import ModelError, OnnxqError, OutputError, first_line
 from onnxq.graph.files import load
+from onnxq.graph.scratch import no_temporary_space
 from onnxq.runtime.random_seeds import may_be_random, seeded
 from onnxq.runtime.weights_on_disk import weights_on_disk
 from onnxq.types import Array, Feeds
@@ -67,6 +68,7 @@ def open_session(
 
     Raises:
         ModelError: the runtime cannot load the model.
+        OutputError: the temporary folder has too little space for weights.
     """
     name = str(model) if isinstance(model, Path) else None
     options = ort.SessionOptions()
@@ -100,9 +102,12 @@ def open_session(
             return ort.InferenceSession(
                 payload, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-    except ModelError:
+    except OnnxqError:
         raise
     except Exception as error:  # the runtime raises many types, all of them about the model
+        if save_optimized is not None:
+            open_session(model, optimize=optimize, threads=threads)
+            raise OutputError(no_temporary_space()) from error  # without the file the runtime loads it
         where = name or "model"
         raise ModelError(
             f"{where}: onnxruntime {ort.__version__} cannot load it: {first_line(error)}"

@@ -5,10 +5,8 @@ int8, the plan that these times suggest, and the plan of the cost model. They ar
 fastest is kept; of plans that are as fast, the one with the fewest integer nodes.
 """
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +22,7 @@ from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import Writer
 from onnxq.graph.edit import Names, add_initializer, add_node
 from onnxq.graph.files import file_bytes, save
+from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 from onnxq.options import Method
 from onnxq.plan.plan import Plan
 from onnxq.plan.reasons import SLOWER
@@ -92,10 +91,11 @@ def placed_by_measurement(inputs: Inputs) -> Measured:
         next(name for name, same in plans.items() if same == floats): floats for floats in plans.values()
     }
     # each plan as a whole file
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-        files = [Path(folder) / f"{i}.onnx" for i in range(len(plans))]
+    with ScratchFolder() as folder:
+        files = [folder / f"{i}.onnx" for i in range(len(plans))]
         for file, floats in zip(files, plans.values(), strict=True):
-            save(quick.model(recipe.leaving(dict.fromkeys(floats, SLOWER))), file)
+            with writing_temporaries():
+                save(quick.model(recipe.leaving(dict.fromkeys(floats, SLOWER))), file)
         whole, *times = medians_ms(
             [inputs.options.model, *files],
             feeds,
