@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,9 +13,11 @@ import click
 from onnxq.cli.groups import OptionGroup, option
 from onnxq.errors import OnnxqError
 from onnxq.evaluation.gates import Gate
+from onnxq.runtime.interruption import answered_signals
 
 BAD_INPUT, GATE_FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes."""
+INTERRUPTION = "error: interrupted, nothing was written"
 
 
 @dataclass(frozen=True)
@@ -79,23 +80,16 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> None:
         logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # its warnings concern its own passes
-        previous = signal.signal(signal.SIGTERM, _terminate)
         try:
-            command(Console(as_json, verbose, quiet), **options)
+            with answered_signals(f"onnxq: {INTERRUPTION}"):
+                command(Console(as_json, verbose, quiet), **options)
         except OnnxqError as error:
             if verbose:
                 traceback.print_exc()
             say(f"error: {error}")
             sys.exit(BAD_INPUT)
         except KeyboardInterrupt:
-            say("error: interrupted, nothing was written")
+            say(INTERRUPTION)
             sys.exit(INTERRUPTED)
-        finally:
-            signal.signal(signal.SIGTERM, previous)
 
     return run
-
-
-def _terminate(number: int, _: object) -> None:
-    """Exit through the `finally` blocks, which remove temporary files."""
-    sys.exit(128 + number)

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from onnxq.errors import ModelError, OnnxqError, OutputError, first_line
 from onnxq.graph.files import load
 from onnxq.graph.scratch import no_temporary_space
+from onnxq.runtime.interruption import stoppable
 from onnxq.runtime.random_seeds import may_be_random, seeded
 from onnxq.runtime.weights_on_disk import weights_on_disk
 from onnxq.types import Array, Feeds
@@ -157,7 +158,9 @@ def run(
     Raises:
         ModelError: the runtime fails on it; the message names the sample.
     """
+    options = ort.RunOptions()
     try:
-        return list(session.run(outputs, feeds))
+        with stoppable(options):
+            return list(session.run(outputs, feeds, options))
     except Exception as error:
         raise ModelError(f"sample {sample}: the model fails on it: {first_line(error)}") from error
