@@ -50,6 +50,7 @@ from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import result_warnings
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.memory import release_freed_memory
+from onnxq.runtime.sessions import explained
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
 from onnxq.search.accuracy_target import Task
 from onnxq.search.inputs import Inputs, prepare
@@ -89,7 +90,8 @@ def quantize(
             "leave it out, or choose --mode static"
         )
     laps = _Laps()
-    inputs = prepare(options, settings)
+    with explained(options.model):
+        inputs = prepare(options, settings)
     laps.weights = weight_bytes(inputs.model)
     if task is not None:
         task.check(inputs.specs)
@@ -158,7 +160,8 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
         raise DataError(
             f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force"
         )
-    inputs = prepare(options)
+    with explained(options.model):
+        inputs = prepare(options)
     samples = sorted(inputs.samples.every, key=lambda sample: sample.name)
     k, n = shard
     start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n

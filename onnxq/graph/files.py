@@ -9,9 +9,9 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from onnxq.errors import ModelError, OutputError
+from onnxq.graph.checks import check_functions, check_order, check_tensors
 from onnxq.graph.scratch import ScratchFolder, reason_of
 
 SINGLE_FILE_LIMIT = 1_500_000_000
@@ -30,12 +30,17 @@ def load(path: Path) -> ir.Model:
     try:
         proto = onnx.load_model(path, load_external_data=False)
         if not proto.HasField("graph") or not proto.graph.output:
-            raise ModelError(f"{path}: not an ONNX model, it has no graph with outputs")
+            raise ModelError("not an ONNX model, it has no graph with outputs")
+        check_tensors(proto)
+        check_functions(proto)
         model = ir.serde.deserialize_model(proto)
-    except (DecodeError, ValueError, TypeError, KeyError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not an ONNX model, or truncated ({type(error).__name__})") from error
+        check_order(model)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # onnx_ir raises many types, all of them about the file
+        raise ModelError(f"{path}: not an ONNX model, or truncated ({type(error).__name__})") from error
     for tensor in _tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = str(path.parent)

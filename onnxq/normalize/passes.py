@@ -8,6 +8,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from onnxq.errors import ModelError, first_line
 from onnxq.graph.edit import tidy
 from onnxq.graph.shapes import infer_shapes
 from onnxq.normalize.canonical import canonicalize
@@ -92,9 +93,15 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     Args:
         model: the model to rewrite.
         lift: convert to the opset of Q/DQ with an axis, instead of keeping the model's own.
+
+    Raises:
+        ModelError: a function cannot be inlined.
     """
-    for step in INLINING:
-        step(model)
+    try:
+        for step in INLINING:
+            step(model)
+    except (ValueError, ir.passes.PassError) as error:
+        raise ModelError(f"its functions cannot be inlined: {first_line(error)}") from error
     if lift:
         model = lift_opset(model)
     for step in PASSES:

@@ -1,5 +1,7 @@
 """ONNX Runtime sessions with one set of options and one-line errors."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,24 @@ def open_session(
         raise ModelError(
             f"{where}: onnxruntime {ort.__version__} cannot load it: {first_line(error)}"
         ) from error
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise the runtime's reason, where the block fails on a model that the runtime refuses.
+
+    The block should not have to test for each way in which a model can be wrong.
+
+    Raises:
+        ModelError: the runtime cannot load the model.
+    """
+    try:
+        yield
+    except OnnxqError:
+        raise
+    except Exception:
+        open_session(path, optimize=False)
+        raise  # the model is right, the block is wrong
 
 
 def open_exposed(model: ir.Model, *, threads: int = 0, patterns: bool = True) -> ort.InferenceSession:
