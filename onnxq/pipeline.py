@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxq.calibration.collect import Collecting, collect
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.samples import check_feeds
-from onnxq.errors import DataError, OnnxqError, OutputError
+from onnxq.errors import DataError, OnnxqError
 from onnxq.evaluation.layer_errors import histograms, layer_rows
 from onnxq.evaluation.verification import (
     Kernels,
@@ -29,13 +29,12 @@ from onnxq.graph.files import (
     digest,
     external_files,
     file_bytes,
-    put_in_place,
     save,
     staged,
     weight_bytes,
 )
 from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
-from onnxq.graph.scratch import ScratchFolder, reason_of
+from onnxq.graph.scratch import ScratchFolder
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import narrow
@@ -92,17 +91,17 @@ def quantize(
     laps = _Laps()
     with explained(options.model):
         inputs = prepare(options, settings)
-    laps.weights = weight_bytes(inputs.model)
-    if task is not None:
-        task.check(inputs.specs)
-    if options.mode is Mode.STATIC:
-        outcome = quantize_static(inputs, task, laps.end)
-    else:
-        references = find_references(inputs) if options.mode is Mode.DYNAMIC else None
-        laps.end("prepare")
-        outcome = MODES[options.mode](inputs, references)
-        laps.end("quantize")
-    with staged(options.destination, replace=options.force) as building:
+        laps.weights = weight_bytes(inputs.model)
+        if task is not None:
+            task.check(inputs.specs)
+        if options.mode is Mode.STATIC:
+            outcome = quantize_static(inputs, task, laps.end)
+        else:
+            references = find_references(inputs) if options.mode is Mode.DYNAMIC else None
+            laps.end("prepare")
+            outcome = MODES[options.mode](inputs, references)
+            laps.end("quantize")
+    with staged(options.destination, force=options.force) as building:
         save(_with_metadata(outcome, options), building)
         # the weights are on disk now
         outcome = replace(
@@ -125,12 +124,10 @@ def _best_mode(options: QuantizeOptions, task: Task | None) -> QuantizeReport:
         report, source = best_of_all(options, folder, task, quantize)
         report = named_by_gates(report, source, options)
         target = Path(report.output)
-        made = source.with_name(target.name)
-        files = {file: target.parent / file.name for file in external_files(made)} | {made: target}
-        try:
-            put_in_place(files, replace=options.force or target != options.destination)
-        except OSError as error:
-            raise OutputError(f"{target}: cannot be written: {reason_of(error)}") from error
+        with staged(target, force=options.force) as building:
+            made = source.with_name(target.name)
+            for file in (*external_files(made), made):
+                file.rename(building.with_name(file.name))
     return report
 
 
@@ -169,7 +166,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
     how = Collecting(start, options.allow_nonfinite)
     statistics = collect(inputs.model, inputs.plan.sources(), samples[start:stop], digest(options.model), how)
-    statistics.save(output, replace=options.force)
+    statistics.save(output, force=options.force)
     return statistics
 
 

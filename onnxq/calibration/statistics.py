@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxq.calibration.sketch import BINS, Sketch
-from onnxq.errors import DataError, OutputError
-from onnxq.graph.files import put_in_place
-from onnxq.graph.scratch import ScratchFolder, reason_of
+from onnxq.errors import DataError
+from onnxq.graph.files import staged
 
 VERSION = 1
 _FIELDS = ("minimum", "maximum", "seen", "ema_minimum", "ema_maximum", "batches")
@@ -54,7 +53,7 @@ class Statistics:
         for name, sketch in self.sketches.items():
             sketch.merge(later.sketches[name])
 
-    def save(self, path: Path, *, replace: bool = True) -> None:
+    def save(self, path: Path, *, force: bool = True) -> None:
         """Write an .npz atomically; the same statistics give the same bytes.
 
         Raises:
@@ -79,14 +78,8 @@ class Statistics:
                 [[getattr(s, key) for key in _FIELDS] for s in self.sketches.values()], np.float64
             ),
         }
-        try:
-            with ScratchFolder(path.parent) as folder:
-                building = folder / path.name
-                with open(building, "wb") as stream:
-                    np.savez_compressed(stream, allow_pickle=False, **arrays)
-                put_in_place({building: path}, replace=replace)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {reason_of(error)}") from error
+        with staged(path, force=force) as building, open(building, "wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
 def load_statistics(path: Path, model: str) -> Statistics:

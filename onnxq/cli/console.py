@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import click
 from onnxq.cli.groups import OptionGroup, option
 from onnxq.errors import OnnxqError
 from onnxq.evaluation.gates import Gate
-from onnxq.runtime.interruption import answered_signals
+from onnxq.runtime.interruption import stopping_runs
 
 BAD_INPUT, GATE_FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes."""
@@ -80,8 +81,9 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> None:
         logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # its warnings concern its own passes
+        previous = signal.signal(signal.SIGTERM, _terminate)
         try:
-            with answered_signals(f"onnxq: {INTERRUPTION}"):
+            with stopping_runs(f"onnxq: {INTERRUPTION}"):
                 command(Console(as_json, verbose, quiet), **options)
         except OnnxqError as error:
             if verbose:
@@ -91,5 +93,12 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             say(INTERRUPTION)
             sys.exit(INTERRUPTED)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
     return run
+
+
+def _terminate(number: int, _: object) -> None:
+    """Exit through the `finally` blocks, which remove temporary files."""
+    sys.exit(128 + number)

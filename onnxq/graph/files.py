@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -169,45 +169,49 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def staged(path: Path, *, replace: bool = True) -> Iterator[Path]:
+def staged(path: Path, *, force: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` for a model; move the written files to their place at the end.
 
-    If the block fails, nothing is left at `path`. The block may rename the model; files of another name than
-    `path` replace older ones in any case.
+    If the block fails, nothing is left at `path`.
 
     Args:
-        path: the model's final path.
-        replace: overwrite a file at `path`; otherwise one that appeared since the work began is kept.
+        path: the file to write.
+        force: whether files that exist are replaced.
 
     Raises:
-        OutputError: the disk is full, the folder read-only, or a file exists that must not be replaced.
+        OutputError: the disk is full, the folder read-only, or a file is in the way.
     """
     with ScratchFolder(path.parent) as building:
         try:
             yield building / path.name
-            renamed = not (building / path.name).exists()
-            files = sorted(building.iterdir(), key=lambda file: file.suffix == path.suffix)  # the model last
-            put_in_place({file: path.parent / file.name for file in files}, replace=replace or renamed)
+            put_in_place(building, path.parent, last=path.name, force=force)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {reason_of(error)}") from error
 
 
-def put_in_place(files: Mapping[Path, Path], *, replace: bool) -> None:
-    """Move temporary files to their final paths on the same file system, in order.
+def put_in_place(building: Path, folder: Path, *, last: str, force: bool) -> None:
+    """Move the files of a folder to another one of the same file system, `last` at the end.
 
-    Without `replace`, each path is claimed atomically: of two runs that write one path, one fails. What a
-    failed call has put in place is removed again.
+    Without `force`, each path is claimed atomically: of two runs that write one file, the second fails. A
+    failed call takes back what it has put in place.
+
+    Args:
+        building: folder with the finished files.
+        folder: folder to move them to.
+        last: name of the file that refers to the others.
+        force: whether files that exist are replaced.
 
     Raises:
-        OutputError: a path exists and `replace` is false.
+        OutputError: a file is in the way.
         OSError: a file cannot be moved.
     """
     placed: list[Path] = []
     try:
-        for file, target in files.items():
+        for file in sorted(building.iterdir(), key=lambda file: (file.name == last, file.name)):
             file.chmod(0o666 & ~umask())
-            if not replace:
-                _claim(file, target)
+            target = folder / file.name
+            if not force:
+                _claim(target, file)
                 placed.append(target)
             if file.exists():
                 os.replace(file, target)
@@ -217,8 +221,8 @@ def put_in_place(files: Mapping[Path, Path], *, replace: bool) -> None:
         raise
 
 
-def _claim(file: Path, target: Path) -> None:
-    """Put a file at a path that does not exist; where links are impossible, put an empty file there."""
+def _claim(target: Path, file: Path) -> None:
+    """Move a file to a path that does not exist; where links are impossible, put an empty file there."""
     try:
         try:
             os.link(file, target)
@@ -230,7 +234,7 @@ def _claim(file: Path, target: Path) -> None:
     except FileExistsError as error:
         raise OutputError(
             f"{target}: was created while this run worked, by another one perhaps: remove it, "
-            "choose another with -o, or overwrite it with --force"
+            "choose another name, or overwrite it with --force"
         ) from error
 
 

@@ -10,8 +10,7 @@ from typing import Any
 from onnxq.errors import OnnxqError, OutputError
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.report import EvalReport
-from onnxq.graph.files import put_in_place
-from onnxq.graph.scratch import ScratchFolder, reason_of
+from onnxq.graph.files import staged
 from onnxq.report.junit import junit
 from onnxq.report.markdown import markdown
 from onnxq.report.quantization import QuantizeReport
@@ -99,19 +98,13 @@ def needs_details(kinds: Iterable[str]) -> bool:
     return any(WRITERS[kind].details for kind in kinds)
 
 
-def write_reports(report: Report, files: Mapping[Path, str], *, replace: bool = True) -> None:
+def write_reports(report: Report, files: Mapping[Path, str], *, force: bool = True) -> None:
     """Write each report file atomically.
 
     Raises:
-        OutputError: A file cannot be written, or exists and `replace` is false.
+        OutputError: A file cannot be written, or exists and `force` is false.
     """
     for path, kind in files.items():
         content = WRITERS[kind].write(report)
-        try:
-            with ScratchFolder(path.parent) as folder:
-                (folder / path.name).write_bytes(content)
-                put_in_place({folder / path.name: path}, replace=replace)
-        except OSError as error:
-            raise OutputError(
-                f"{path}: cannot write the report: {reason_of(error)}: check the folder's permissions and space"
-            ) from error
+        with staged(path, force=force) as building:
+            building.write_bytes(content)

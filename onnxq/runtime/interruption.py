@@ -7,11 +7,9 @@ a thread reads the note, tells all current runs to end, and ends the process if 
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Protocol
 
 from onnxq.graph.scratch import remove_all
@@ -53,17 +51,16 @@ def stoppable(run: Stoppable) -> Iterator[None]:
 
 
 @contextmanager
-def answered_signals(message: str) -> Iterator[None]:
-    """Let SIGINT raise KeyboardInterrupt and SIGTERM SystemExit within the block, also in native code.
+def stopping_runs(message: str) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the block within PATIENCE, also where native code runs.
 
-    Only for the main thread of a command: it replaces the process's handlers.
+    The handlers of the signals stay as they are. Only for the main thread of a command.
 
     Args:
         message: last words on stderr if the process has to be ended in native code.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    before = {number: signal.signal(number, _handle) for number in (signal.SIGINT, signal.SIGTERM)}
     wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     watcher = threading.Thread(target=_watch, args=(reader, message), daemon=True)
     watcher.start()
@@ -74,16 +71,7 @@ def answered_signals(message: str) -> Iterator[None]:
         writer.close()
         watcher.join()
         reader.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
         _state.stopped = False
-
-
-def _handle(number: int, _: FrameType | None) -> None:
-    """Leave through the `finally` blocks, which remove temporary files."""
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
 
 
 def _watch(reader: socket.socket, message: str) -> None:
