@@ -9,6 +9,10 @@ class ModelError(OnnxqError):
     """The model cannot be read, loaded by the runtime, or quantized."""
 
 
+class NotLoadedError(ModelError):
+    """The runtime cannot load the model."""
+
+
 class NothingToQuantize(ModelError):  # noqa: N818 - no fault of anybody's
     """The model is fine, but the mode has nothing to quantize in it."""
 

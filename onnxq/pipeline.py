@@ -110,7 +110,8 @@ def quantize(
             parameters=Parameters(outcome.parameters.activations),
         )
         laps.end("write")
-        report = _verified(inputs, building, outcome, task)
+        with explained(options.model):
+            report = _verified(inputs, building, outcome, task)
         report = named_by_gates(report, building, options)
     laps.end("verify")
     return replace(report, seconds=laps.seconds)

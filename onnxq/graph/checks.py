@@ -20,7 +20,7 @@ def check_tensors(proto: onnx.ModelProto) -> None:
     Raises:
         ModelError: naming the tensor.
     """
-    for tensor in _tensors(proto):
+    for tensor in tensors_of(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_entries(tensor)
         problem = _problem(tensor)
@@ -64,7 +64,7 @@ def _check_entries(tensor: onnx.TensorProto) -> None:
             )
 
 
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Yield the tensors of all graphs, attributes and functions."""
     graphs, nodes = [proto.graph], [node for function in proto.functions for node in function.node]
     while graphs or nodes:

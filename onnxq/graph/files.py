@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxq.errors import ModelError, OutputError
-from onnxq.graph.checks import check_functions, check_order, check_tensors
+from onnxq.graph.checks import check_functions, check_order, check_tensors, tensors_of
 from onnxq.graph.scratch import ScratchFolder, reason_of
 
 SINGLE_FILE_LIMIT = 1_500_000_000
@@ -25,10 +25,8 @@ def load(path: Path) -> ir.Model:
         ModelError: no such file, not an ONNX model, truncated, or external data missing, truncated
             or outside the model's folder.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: {'is a folder, not a model' if path.is_dir() else 'no such file'}")
+    proto = _parsed(path)
     try:
-        proto = onnx.load_model(path, load_external_data=False)
         if not proto.HasField("graph") or not proto.graph.output:
             raise ModelError("not an ONNX model, it has no graph with outputs")
         check_tensors(proto)
@@ -37,8 +35,6 @@ def load(path: Path) -> ir.Model:
         check_order(model)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:  # onnx_ir raises many types, all of them about the file
         raise ModelError(f"{path}: not an ONNX model, or truncated ({type(error).__name__})") from error
     for tensor in _tensors(model):
@@ -48,6 +44,22 @@ def load(path: Path) -> ir.Model:
     _follow_links(model)
     _forget_negative_sizes(model)
     return model
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    """Parse a model file, without its external data.
+
+    Raises:
+        ModelError: no such file, not an ONNX model, or truncated.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: {'is a folder, not a model' if path.is_dir() else 'no such file'}")
+    try:
+        return onnx.load_model(path, load_external_data=False)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # the parser raises many types
+        raise ModelError(f"{path}: not an ONNX model, or truncated ({type(error).__name__})") from error
 
 
 def _forget_negative_sizes(model: ir.Model) -> None:
@@ -111,7 +123,12 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
         raise ModelError(
             f"{where}: external data file {data} has several hard links: copy it, so that it has one"
         )
-    needed = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
+    if tensor.length not in (None, tensor.nbytes):
+        raise ModelError(
+            f"{where} needs {tensor.nbytes} bytes, and its external data has {tensor.length}: "
+            "the file is damaged"
+        )
+    needed = (tensor.offset or 0) + tensor.nbytes
     size = data.stat().st_size
     if size < needed:
         raise ModelError(
@@ -120,12 +137,20 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
 
 
 def external_files(path: Path) -> list[Path]:
-    """Return the external data files of a model file, sorted."""
-    found = set()
-    for tensor in _tensors(ir.serde.deserialize_model(onnx.load_model(path, load_external_data=False))):
-        if isinstance(tensor, ir.ExternalTensor):
-            found.add(path.parent / os.fspath(tensor.location))
-    return sorted(found)
+    """Return the external data files of a model file, sorted.
+
+    Raises:
+        ModelError: the file cannot be parsed.
+    """
+    return sorted(
+        {
+            path.parent / entry.value
+            for tensor in tensors_of(_parsed(path))
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    )
 
 
 def file_bytes(path: Path) -> int:

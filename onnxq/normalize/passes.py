@@ -101,7 +101,7 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
         for step in INLINING:
             step(model)
     except (ValueError, ir.passes.PassError) as error:
-        raise ModelError(f"its functions cannot be inlined: {first_line(error)}") from error
+        raise ModelError(f"the model's functions cannot be inlined: {first_line(error)}") from error
     if lift:
         model = lift_opset(model)
     for step in PASSES:

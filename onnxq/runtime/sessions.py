@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from onnxq.errors import ModelError, OnnxqError, OutputError, first_line
+from onnxq.errors import ModelError, NotLoadedError, OnnxqError, OutputError, first_line
 from onnxq.graph.files import load
 from onnxq.graph.scratch import no_temporary_space
 from onnxq.runtime.interruption import stoppable
@@ -70,7 +70,7 @@ def open_session(
         patterns: plan each run's memory as one block; it is larger if most values are fetched.
 
     Raises:
-        ModelError: the runtime cannot load the model.
+        NotLoadedError: the runtime cannot load the model.
         OutputError: the temporary folder has too little space for weights.
     """
     name = str(model) if isinstance(model, Path) else None
@@ -112,7 +112,7 @@ def open_session(
             open_session(model, optimize=optimize, threads=threads)
             raise OutputError(no_temporary_space()) from error  # without the file the runtime loads it
         where = name or "model"
-        raise ModelError(
+        raise NotLoadedError(
             f"{where}: onnxruntime {ort.__version__} cannot load it: {first_line(error)}"
         ) from error
 
@@ -121,17 +121,17 @@ def open_session(
 def explained(path: Path) -> Iterator[None]:
     """Raise the runtime's reason, where the block fails on a model that the runtime refuses.
 
-    The block should not have to test for each way in which a model can be wrong.
+    So the block needs no test for each way in which a model can be wrong, and files that it writes are not
+    blamed for the model.
 
     Raises:
-        ModelError: the runtime cannot load the model.
+        NotLoadedError: the runtime cannot load the model.
     """
     try:
         yield
-    except OnnxqError:
-        raise
-    except Exception:
-        open_session(path, optimize=False)
+    except Exception as error:
+        if not isinstance(error, OnnxqError) or isinstance(error, NotLoadedError):
+            open_session(path, optimize=False)
         raise  # the model is right, the block is wrong
 
 
