@@ -256,7 +256,10 @@ def _load_cost(path: Path, feeds: Feeds, threads: int) -> tuple[float | None, in
         with writing_temporaries():
             np.savez(folder / "feeds.npz", **arrays)
         command = [sys.executable, "-c", MEASURE, str(path), str(folder / "feeds.npz"), str(threads)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:  # no more processes or open files
+            return None, None
     if result.returncode:
         return None, None
     load_ms, kilobytes = json.loads(result.stdout.strip().splitlines()[-1])

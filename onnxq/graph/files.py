@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -289,4 +290,6 @@ def _embed_external(model: ir.Model) -> None:
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy(), name=tensor.name)
+                array = np.array(tensor.numpy())
+                tensor.release()  # each mapped tensor keeps its file open
+                value.const_value = ir.Tensor(array, name=tensor.name)
