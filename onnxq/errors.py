@@ -4,6 +4,10 @@
 class OnnxqError(Exception):
     """Wrong usage or bad input; the command line prints the message and exits with 2."""
 
+    def __init__(self, message: str = "") -> None:
+        """Keep the message on one line: names in files may have control characters."""
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
 
 class ModelError(OnnxqError):
     """The model cannot be read, loaded by the runtime, or quantized."""

@@ -150,6 +150,33 @@ def _expanded(nodes: list[onnx.NodeProto], sizes: dict[Key, tuple[int, int, int]
     return count, size, depth
 
 
+def check_names(proto: onnx.ModelProto) -> None:
+    """Check that all names are UTF-8, and that attributes have a type.
+
+    Raises:
+        ModelError: naming the node.
+    """
+    for graph in [proto.graph, *proto.functions]:
+        for node in _nodes(graph.node):
+            attributes = [attribute.name for attribute in node.attribute]
+            names = [node.op_type, node.domain, node.name, *node.input, *node.output, *attributes]
+            _check_texts(names, f"{node.op_type!r} {node.name!r}")
+            for attribute in node.attribute:
+                if not attribute.type and attribute.name and not attribute.ref_attr_name:
+                    raise ModelError(f"attribute '{attribute.name}' of {node.op_type} has no type")
+    values = [*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer]
+    _check_texts([value.name for value in values], "the graph")
+    for function in proto.functions:
+        names = [function.domain, function.name, *function.input, *function.output, *function.attribute]
+        _check_texts(names, f"function {function.name!r}")
+    _check_texts([opset.domain for opset in proto.opset_import], "the opsets")
+
+
+def _check_texts(texts: Iterable[object], where: str) -> None:
+    if not all(isinstance(text, str) for text in texts):  # the parser gives bytes if they are not UTF-8
+        raise ModelError(f"{where} has a name that is no text: the file is damaged")
+
+
 def check_order(model: ir.Model) -> None:
     """Sort nodes that come before a node whose result they take, in place.
 

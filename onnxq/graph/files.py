@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxq.errors import ModelError, OutputError
-from onnxq.graph.checks import check_functions, check_order, check_tensors, tensors_of
+from onnxq.graph.checks import check_functions, check_names, check_order, check_tensors, tensors_of
 from onnxq.graph.scratch import ScratchFolder, reason_of
 
 SINGLE_FILE_LIMIT = 1_500_000_000
@@ -30,6 +30,7 @@ def load(path: Path) -> ir.Model:
     try:
         if not proto.HasField("graph") or not proto.graph.output:
             raise ModelError("not an ONNX model, it has no graph with outputs")
+        check_names(proto)
         check_tensors(proto)
         check_functions(proto)
         model = ir.serde.deserialize_model(proto)

@@ -5,6 +5,7 @@ outcome at the end. A process of its own, because native code that reads a damag
 """
 
 import json
+import logging
 import sys
 import tempfile
 import traceback
@@ -71,6 +72,7 @@ def outcome(path: Path, *, quantized: bool) -> str:
 
 def main() -> None:
     first, count, quantized = (int(text) for text in sys.argv[1:])
+    logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)  # its warnings concern its own passes
     sources, outcomes = list(whole_models()), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
