@@ -156,16 +156,17 @@ def check_names(proto: onnx.ModelProto) -> None:
     Raises:
         ModelError: naming the node.
     """
-    for graph in [proto.graph, *proto.functions]:
-        for node in _nodes(graph.node):
+    for nodes in [proto.graph.node, *(function.node for function in proto.functions)]:
+        for node in _nodes(nodes):
             attributes = [attribute.name for attribute in node.attribute]
             names = [node.op_type, node.domain, node.name, *node.input, *node.output, *attributes]
             _check_texts(names, f"{node.op_type!r} {node.name!r}")
             for attribute in node.attribute:
                 if not attribute.type and attribute.name and not attribute.ref_attr_name:
                     raise ModelError(f"attribute '{attribute.name}' of {node.op_type} has no type")
-    values = [*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer]
-    _check_texts([value.name for value in values], "the graph")
+    values = [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]
+    weights = [tensor.name for tensor in proto.graph.initializer]
+    _check_texts([*weights, *(value.name for value in values)], "the graph")
     for function in proto.functions:
         names = [function.domain, function.name, *function.input, *function.output, *function.attribute]
         _check_texts(names, f"function {function.name!r}")

@@ -109,8 +109,8 @@ def open_session(
         raise
     except OSError as error:  # the runtime has other errors of its own
         raise ModelError(
-            f"{name or 'model'}: its weights cannot be read: {error.strerror}: check the files, and the limit "
-            "of open files (ulimit -n)"
+            f"{name or 'model'}: its weights cannot be read: {error.strerror}: check the files, "
+            "and the limit of open files (ulimit -n)"
         ) from error
     except Exception as error:  # the runtime raises many types, all of them about the model
         if save_optimized is not None:
