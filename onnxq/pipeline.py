@@ -8,8 +8,6 @@
 """
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +33,7 @@ from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import check_output, digest, external_files, file_bytes, save, staged, weight_bytes
 from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
+from onnxq.graph.scratch import ScratchFolder
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import convert_to_fp16
@@ -49,6 +48,7 @@ from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import result_warnings
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.memory import release_freed_memory
+from onnxq.runtime.sessions import explained
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
 from onnxq.search.accuracy_target import Task
 from onnxq.search.inputs import Inputs, prepare
@@ -92,20 +92,21 @@ def quantize(
         )
     # prepare
     laps = _Laps()
-    inputs = prepare(options, settings)
-    laps.weights = weight_bytes(inputs.model)
-    if task is not None:
-        task.check(inputs.specs)
-    # the mode
-    if options.mode == Mode.STATIC:
-        outcome = quantize_static(inputs, task, laps.end)
-    else:
-        references = find_references(inputs) if options.mode == Mode.DYNAMIC else None
-        laps.end("prepare")
-        outcome = MODES[options.mode](inputs, references)
-        laps.end("quantize")
+    with explained(options.model):
+        inputs = prepare(options, settings)
+        laps.weights = weight_bytes(inputs.model)
+        if task is not None:
+            task.check(inputs.specs)
+        # the mode
+        if options.mode == Mode.STATIC:
+            outcome = quantize_static(inputs, task, laps.end)
+        else:
+            references = find_references(inputs) if options.mode == Mode.DYNAMIC else None
+            laps.end("prepare")
+            outcome = MODES[options.mode](inputs, references)
+            laps.end("quantize")
     # write, verify and report
-    with staged(options.destination) as building:
+    with staged(options.destination, force=options.force) as building:
         save(_with_metadata(outcome, options), building, inputs.interface)
         # the weights are on disk: free the memory
         outcome = replace(
@@ -114,7 +115,8 @@ def quantize(
             parameters=Parameters(outcome.parameters.activations),
         )
         laps.end("write")
-        report = _verified(inputs, building, outcome, task)
+        with explained(options.model):
+            report = _verified(inputs, building, outcome, task)
         report = named_by_gates(report, building, options)
     laps.end("verify")
     return replace(report, seconds=laps.seconds)
@@ -139,17 +141,14 @@ def _best_mode(options: QuantizeOptions, task: Task | None) -> QuantizeReport:
     """Try every mode in a folder beside the destination and keep the best file."""
     if options.calib is None:
         raise DataError("--mode auto compares on samples: give a folder with --calib")
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=".onnxq-", dir=options.destination.parent)
-    except OSError as error:
-        raise DataError(f"{options.destination}: cannot be written: {error.strerror}") from error
-    with folder:
-        report, source = best_of_all(options, Path(folder.name), task, quantize)
+    with ScratchFolder(options.destination.parent) as folder:
+        report, source = best_of_all(options, folder, task, quantize)
         report = named_by_gates(report, source, options)
         target = Path(report.output)
-        for file in external_files(source.with_name(target.name)):
-            shutil.move(file, target.parent / file.name)
-        source.with_name(target.name).replace(target)
+        with staged(target, force=options.force) as building:
+            made = source.with_name(target.name)
+            for file in (*external_files(made), made):
+                file.rename(building.with_name(file.name))
     return report
 
 
@@ -183,7 +182,8 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
         raise DataError(
             f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force"
         )
-    inputs = prepare(options)
+    with explained(options.model):
+        inputs = prepare(options)
     samples = sorted(inputs.samples.every, key=lambda sample: sample.name)
     k, n = shard
     start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n
@@ -191,7 +191,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
     how = Collecting(start, options.allow_nonfinite, probes=inputs.probes)
     statistics = collect(inputs.model, inputs.plan.sources(), samples[start:stop], digest(options.model), how)
-    statistics.save(output)
+    statistics.save(output, force=options.force)
     return statistics
 
 

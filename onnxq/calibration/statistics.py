@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ import numpy as np
 
 from onnxq.calibration.sketch import BINS, LOWER, ORDER, UPPER, Sketch
 from onnxq.data.arrays import read_npz
-from onnxq.errors import DataError, OutputError, first_line
+from onnxq.errors import DataError, first_line
+from onnxq.graph.files import staged
 from onnxq.types import Array, Feeds
 
 VERSION = 2
@@ -63,7 +62,7 @@ class Statistics:
         for name, sketch in self.sketches.items():
             sketch.merge(later.sketches[name])
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, force: bool = True) -> None:
         """Write an .npz atomically; the same statistics give the same bytes.
 
         Raises:
@@ -90,14 +89,8 @@ class Statistics:
         }
         header["checksum"] = _checksum(header, arrays)
         arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
-        try:
-            with tempfile.TemporaryDirectory(prefix=".onnxq-", dir=path.parent) as folder:
-                building = Path(folder) / path.name
-                with open(building, "wb") as stream:
-                    np.savez_compressed(stream, allow_pickle=False, **arrays)
-                os.replace(building, path)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        with staged(path, force=force) as building, open(building, "wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
 def load_statistics(path: Path, model: str) -> Statistics:

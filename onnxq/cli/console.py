@@ -14,9 +14,11 @@ import click
 from onnxq.cli.groups import OptionGroup, option
 from onnxq.errors import OnnxqError
 from onnxq.evaluation.gates import Gate
+from onnxq.runtime.interruption import stopping_runs
 
 BAD_INPUT, GATE_FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes."""
+INTERRUPTION = "error: interrupted, nothing was written"
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,15 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
         logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # its warnings concern its own passes
         previous = signal.signal(signal.SIGTERM, _terminate)
         try:
-            command(Console(as_json, verbose, quiet), **options)
+            with stopping_runs(f"onnxq: {INTERRUPTION}"):
+                command(Console(as_json, verbose, quiet), **options)
         except OnnxqError as error:
             if verbose:
                 traceback.print_exc()
             say(f"error: {error}")
             sys.exit(BAD_INPUT)
         except KeyboardInterrupt:
-            say("error: interrupted, nothing was written")
+            say(INTERRUPTION)
             sys.exit(INTERRUPTED)
         finally:
             signal.signal(signal.SIGTERM, previous)

@@ -18,6 +18,9 @@ PARSING = threading.Lock()
 constructor recursion depth mismatch)."""
 SAVE_AGAIN = "remove the file or save it again"
 
+MAPPED_BYTES = 1 << 20
+"""Bytes above which an array stays in its file."""
+
 
 def read_npz(path: Path) -> Feeds:
     """Read all arrays of a file by key; raise what NumPy and zipfile raise for a damaged one.
@@ -69,14 +72,27 @@ def _rows(path: Path, spec: InputSpec, count: int) -> list[Sample]:
 
 def _open_npy(path: Path) -> Array:
     with library_errors(f"sample {path}: not a NumPy array, or truncated", SAVE_AGAIN), PARSING:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise DataError(
+                f"sample {path}: cannot be read: {error.strerror}: check its permissions, and the limit of "
+                "open files (ulimit -n)"
+            ) from error
         if not isinstance(array, np.ndarray):
             raise ValueError("an .npz file")
         return np.asarray(array)
 
 
 def _row(path: Path, name: str, index: int) -> Feeds:
-    return {name: _open_npy(path)[index : index + 1]}
+    return {name: _in_memory(_open_npy(path)[index : index + 1])}
+
+
+def _in_memory(array: Array) -> Array:
+    """Copy a small array: each mapped one keeps its file open, and a process may open a limited number."""
+    return np.array(array) if array.nbytes <= MAPPED_BYTES else array
 
 
 def npz_samples(path: Path, _specs: list[InputSpec], _forms: Forms) -> list[Sample]:

@@ -3,7 +3,6 @@
 import importlib
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -16,6 +15,7 @@ from onnxq.data.arrays import read_npz
 from onnxq.data.reading import library_errors
 from onnxq.data.sample import Sample
 from onnxq.errors import DataError, first_line
+from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Feeds
 
@@ -103,13 +103,14 @@ def _feeds(item: Any, where: str, specs: list[InputSpec]) -> tuple[Feeds, str | 
 
 
 def _stored(found: Iterable[Any], reference: str, specs: list[InputSpec], most: int | None) -> list[Sample]:
-    folder = tempfile.TemporaryDirectory(prefix="onnxq-")
+    folder = ScratchFolder()
     samples: list[Sample] = []
     for i, item in enumerate(_items(found, reference, most)):
         name = f"{reference}[{i}]"
         feeds, label = _feeds(item, name, specs)
-        path = Path(folder.name) / f"{i}.npz"
-        np.savez(path, allow_pickle=False, **{str(k): feeds[key] for k, key in enumerate(feeds)})
+        path = folder.path / f"{i}.npz"
+        with writing_temporaries():
+            np.savez(path, allow_pickle=False, **{str(k): feeds[key] for k, key in enumerate(feeds)})
         samples.append(Sample(name, partial(_load_stored, folder, path, list(feeds)), label))
     return samples
 

@@ -4,7 +4,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.gates import Gate, at_least, at_most
 from onnxq.evaluation.generation import Generator
 from onnxq.graph.files import file_bytes, load
+from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 from onnxq.options import Limits
 from onnxq.runtime.latency import time_in_turns
 from onnxq.runtime.machine import Machine, this_machine
@@ -252,10 +252,14 @@ def _load_cost(path: Path, feeds: Feeds, threads: int) -> tuple[float | None, in
     arrays: dict[str, Any] = {}
     for i, (name, array) in enumerate(feeds.items()):
         arrays |= {f"name{i}": np.array(name), f"value{i}": array}
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-        np.savez(Path(folder) / "feeds.npz", **arrays)
-        command = [sys.executable, "-c", MEASURE, str(path), str(Path(folder) / "feeds.npz"), str(threads)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    with ScratchFolder() as folder:
+        with writing_temporaries():
+            np.savez(folder / "feeds.npz", **arrays)
+        command = [sys.executable, "-c", MEASURE, str(path), str(folder / "feeds.npz"), str(threads)]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:  # no more processes or open files
+            return None, None
     if result.returncode:
         return None, None
     load_ms, kilobytes = json.loads(result.stdout.strip().splitlines()[-1])

@@ -6,7 +6,6 @@ reported.
 """
 
 import re
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from onnxq.formats.joint_products import JOINT
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import load
 from onnxq.graph.macs import ShapeByName, node_macs
+from onnxq.graph.scratch import ScratchFolder
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.plan.plan import Plan
 from onnxq.runtime.sessions import InputSpec, open_session
@@ -170,8 +170,8 @@ def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName
         plan: the quantization plan.
         shapes: static shapes of the float model's values, for the MACs.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-        saved = Path(folder) / "optimized.onnx"
+    with ScratchFolder() as folder:
+        saved = folder / "optimized.onnx"
         open_session(path, save_optimized=saved)
         nodes = list(_nodes(onnx.load_model(saved, load_external_data=False).graph))
     counts: dict[str, int] = {}

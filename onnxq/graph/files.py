@@ -2,19 +2,20 @@
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from onnxq.errors import ModelError, OutputError
+from onnxq.graph.checks import check_functions, check_names, check_order, check_tensors, tensors_of
 from onnxq.graph.file_forms import restore_types, rewrite_forms
 from onnxq.graph.interface import MAP_TYPES, Interface
+from onnxq.graph.scratch import ScratchFolder, reason_of
 
 SINGLE_FILE_LIMIT = 1_500_000_000
 """Bytes of weights above which they go to a file beside the model (protobuf's limit is 2 GiB)."""
@@ -27,18 +28,20 @@ def load(path: Path) -> ir.Model:
         ModelError: no such file, not an ONNX model, truncated, or external data missing, truncated
             or outside the model's folder.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: {'is a folder, not a model' if path.is_dir() else 'no such file'}")
+    proto = _parsed(path)
     try:
-        proto = onnx.load_model(path, load_external_data=False)
         if not proto.HasField("graph") or not proto.graph.output:
-            raise ModelError(f"{path}: not an ONNX model, it has no graph with outputs")
+            raise ModelError("not an ONNX model, it has no graph with outputs")
+        check_names(proto)
+        check_tensors(proto)
+        check_functions(proto)
         maps = rewrite_forms(proto, path)
         model = ir.serde.deserialize_model(proto)
-    except (DecodeError, ValueError, TypeError, KeyError, UnicodeDecodeError) as error:
+        check_order(model)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except Exception as error:  # onnx_ir raises many types, all of them about the file
         raise ModelError(f"{path}: not an ONNX model, or truncated ({type(error).__name__})") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     for tensor in _tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = str(path.parent)
@@ -49,6 +52,22 @@ def load(path: Path) -> ir.Model:
     _follow_links(model)
     _forget_negative_sizes(model)
     return model
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    """Parse a model file, without its external data.
+
+    Raises:
+        ModelError: no such file, not an ONNX model, or truncated.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: {'is a folder, not a model' if path.is_dir() else 'no such file'}")
+    try:
+        return onnx.load_model(path, load_external_data=False)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # the parser raises many types
+        raise ModelError(f"{path}: not an ONNX model, or truncated ({type(error).__name__})") from error
 
 
 def _forget_negative_sizes(model: ir.Model) -> None:
@@ -130,7 +149,12 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
         raise ModelError(
             f"{where}: external data file {data} has several hard links: copy it, so that it has one"
         )
-    needed = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
+    if tensor.length not in (None, tensor.nbytes):
+        raise ModelError(
+            f"{where} needs {tensor.nbytes} bytes, and its external data has {tensor.length}: "
+            "the file is damaged"
+        )
+    needed = (tensor.offset or 0) + tensor.nbytes
     size = data.stat().st_size
     if size < needed:
         raise ModelError(
@@ -139,14 +163,20 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
 
 
 def external_files(path: Path) -> list[Path]:
-    """Return the external data files of a model file, sorted."""
-    found = set()
-    proto = onnx.load_model(path, load_external_data=False)
-    rewrite_forms(proto, path)
-    for tensor in _tensors(ir.serde.deserialize_model(proto)):
-        if isinstance(tensor, ir.ExternalTensor):
-            found.add(path.parent / os.fspath(tensor.location))
-    return sorted(found)
+    """Return the external data files of a model file, sorted.
+
+    Raises:
+        ModelError: the file cannot be parsed.
+    """
+    return sorted(
+        {
+            path.parent / entry.value
+            for tensor in tensors_of(_parsed(path))
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    )
 
 
 def file_bytes(path: Path) -> int:
@@ -190,27 +220,73 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def staged(path: Path) -> Iterator[Path]:
+def staged(path: Path, *, force: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` for a model; move the written files to their place at the end.
 
     If the block fails, nothing is left at `path`.
 
+    Args:
+        path: the file to write.
+        force: whether files that exist are replaced.
+
     Raises:
-        OutputError: the disk is full or the folder read-only.
+        OutputError: the disk is full, the folder read-only, or a file is in the way.
     """
+    with ScratchFolder(path.parent) as building:
+        try:
+            yield building / path.name
+            put_in_place(building, path.parent, last=path.name, force=force)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {reason_of(error)}") from error
+
+
+def put_in_place(building: Path, folder: Path, *, last: str, force: bool) -> None:
+    """Move the files of a folder to another one of the same file system, `last` at the end.
+
+    Without `force`, each path is claimed atomically: of two runs that write one file, the second fails. A
+    failed call takes back what it has put in place.
+
+    Args:
+        building: folder with the finished files.
+        folder: folder to move them to.
+        last: name of the file that refers to the others.
+        force: whether files that exist are replaced.
+
+    Raises:
+        OutputError: a file is in the way.
+        OSError: a file cannot be moved.
+    """
+    placed: list[Path] = []
     try:
-        building = Path(tempfile.mkdtemp(prefix=".onnxq-", dir=path.parent))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        yield building / path.name
-        for file in sorted(building.iterdir(), key=lambda file: file.name == path.name):  # the model last
+        for file in sorted(building.iterdir(), key=lambda file: (file.name == last, file.name)):
             file.chmod(0o666 & ~umask())
-            os.replace(file, path.parent / file.name)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+            target = folder / file.name
+            if not force:
+                _claim(target, file)
+                placed.append(target)
+            if file.exists():
+                os.replace(file, target)
+    except BaseException:
+        for target in placed:
+            target.unlink(missing_ok=True)
+        raise
+
+
+def _claim(target: Path, file: Path) -> None:
+    """Move a file to a path that does not exist; where links are impossible, put an empty file there."""
+    try:
+        try:
+            os.link(file, target)
+            file.unlink()
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError as error:
+        raise OutputError(
+            f"{target}: was created while this run worked, by another one perhaps: remove it, "
+            "choose another name, or overwrite it with --force"
+        ) from error
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -248,4 +324,6 @@ def _embed_external(model: ir.Model) -> None:
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy(), name=tensor.name)
+                array = np.array(tensor.numpy())
+                tensor.release()  # each mapped tensor keeps its file open
+                value.const_value = ir.Tensor(array, name=tensor.name)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from onnxq.errors import ModelError, first_line
 from onnxq.graph.edit import tidy
 from onnxq.graph.interface import OVERRIDABLE_FROM
 from onnxq.graph.shapes import infer_shapes
@@ -103,6 +104,9 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     Args:
         model: the model to rewrite.
         lift: convert to the opset of Q/DQ with an axis, instead of keeping the model's own.
+
+    Raises:
+        ModelError: a function cannot be inlined.
     """
     return _run(model, PASSES, lift=lift)
 
@@ -114,8 +118,11 @@ def name_and_infer(model: ir.Model) -> ir.Model:
 
 def _run(model: ir.Model, passes: tuple[Pass, ...], *, lift: bool) -> ir.Model:
     constants_listed = model.ir_version < OVERRIDABLE_FROM
-    for step in INLINING:
-        step(model)
+    try:
+        for step in INLINING:
+            step(model)
+    except (ValueError, ir.passes.PassError) as error:
+        raise ModelError(f"the model's functions cannot be inlined: {first_line(error)}") from error
     if lift:
         model = lift_opset(model)
     if constants_listed:  # before all passes that look for constants

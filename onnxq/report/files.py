@@ -2,7 +2,6 @@
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from onnxq.errors import OnnxqError, OutputError
 from onnxq.evaluation.baseline import checksum
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.report import EvalReport
-from onnxq.graph.files import umask
+from onnxq.graph.files import staged
 from onnxq.report.junit import junit
 from onnxq.report.markdown import markdown
 from onnxq.report.quantization import QuantizeReport
@@ -103,20 +102,13 @@ def needs_details(kinds: Iterable[str]) -> bool:
     return any(WRITERS[kind].details for kind in kinds)
 
 
-def write_reports(report: Report, files: Mapping[Path, str]) -> None:
+def write_reports(report: Report, files: Mapping[Path, str], *, force: bool = True) -> None:
     """Write each report file atomically.
 
     Raises:
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, or exists and `force` is false.
     """
     for path, kind in files.items():
         content = WRITERS[kind].write(report)
-        try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-                file.write(content)
-            Path(file.name).chmod(0o666 & ~umask())
-            Path(file.name).replace(path)
-        except OSError as error:
-            raise OutputError(
-                f"{path}: cannot write the report: {error.strerror}: check the folder's permissions and space"
-            ) from error
+        with staged(path, force=force) as building:
+            building.write_bytes(content)

@@ -1,7 +1,6 @@
 """Accuracy targets: leave nodes in float until the outputs or the task's metric meet the target."""
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import sizes
 from onnxq.graph.files import file_bytes, save
 from onnxq.graph.macs import ShapeByName, node_macs
+from onnxq.graph.scratch import ScratchFolder
 from onnxq.plan.plan import Plan
 from onnxq.plan.reasons import MEASURING, SLOWER, TOO_NOISY, FloatReason
 from onnxq.plan.shapes import planned_shapes
@@ -113,7 +113,8 @@ class _Target:
     def write(self, names: Sequence[str], file: str) -> Path:
         """Write a file with these nodes in float."""
         path = self.folder / file
-        save(self.candidates.model(self.in_float(frozenset(names))), path)
+        with writing_temporaries():
+            save(self.candidates.model(self.in_float(frozenset(names))), path)
         return path
 
     def drop(self, names: frozenset[str]) -> float:
@@ -183,7 +184,7 @@ def meet_target(
     feeds = check_feeds(inputs.samples.validation[0], inputs.specs)
     shapes = planned_shapes(candidates.variant.model, choice.recipe.plan, feeds)
     costs = inputs.costs if options.skip_slow_nodes else ()
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
+    with ScratchFolder() as folder:
         target = _Target(
             inputs,
             settings,
@@ -193,7 +194,7 @@ def meet_target(
             float_costs,
             shapes,
             costs,
-            Path(folder),
+            folder,
             task,
         )
         # more validation samples where the outputs are close to the target

@@ -1,7 +1,5 @@
 """The inputs of a quantization: options, the normalized model, its full plan, and the samples."""
 
-import shutil
-import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +21,7 @@ from onnxq.formats.writer import Writer
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import SINGLE_FILE_LIMIT, load, weight_bytes
 from onnxq.graph.interface import Interface
+from onnxq.graph.scratch import ScratchFolder
 from onnxq.normalize.agreement import Probe, faithful_form, make_probe, random_probe
 from onnxq.normalize.passes import normalize
 from onnxq.options import Mode, QuantizeOptions
@@ -41,13 +40,16 @@ class WeightStore:
     """A folder for the weights of large models; it is deleted together with this object."""
 
     def __init__(self) -> None:
-        self.folder: Path | None = None
+        self._scratch: ScratchFolder | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, None while no weights lie on disk."""
+        return None if self._scratch is None else self._scratch.path
 
     def offload(self, model: ir.Model) -> None:
         """Move the weights of a large model to the folder, in place."""
-        before, self.folder = self.folder, move_to_disk(model, self.folder)
-        if before is None and self.folder is not None:
-            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._scratch = move_to_disk(model, self._scratch)
 
 
 @dataclass(frozen=True, eq=False)

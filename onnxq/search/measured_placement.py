@@ -5,10 +5,8 @@ all int8, the plan by the measured times, and the plan by the cost model. Each i
 against float. The fastest is kept; among equally fast plans, the one with the fewest int8 nodes.
 """
 
-import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +21,7 @@ from onnxq.evaluation.layer_errors import claimed_ms, kernel_ms
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import Names, add_initializer, add_node
 from onnxq.graph.files import file_bytes, save
+from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 from onnxq.options import Method
 from onnxq.plan.plan import Plan
 from onnxq.plan.reasons import SLOWER
@@ -111,10 +110,11 @@ def _time_files(
     feeds: Sequence[Feeds],
 ) -> tuple[float, list[float], list[float]]:
     """Time each plan's file; return the latency of float and of the files, ms, and their relative sizes."""
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-        files = [Path(folder) / f"{i}.onnx" for i in range(len(plans))]
+    with ScratchFolder() as folder:
+        files = [folder / f"{i}.onnx" for i in range(len(plans))]
         for file, floats in zip(files, plans, strict=True):
-            save(timing.model(recipe.leaving(dict.fromkeys(floats, SLOWER))), file)
+            with writing_temporaries():
+                save(timing.model(recipe.leaving(dict.fromkeys(floats, SLOWER))), file)
         float_ms, *times = medians_ms(
             [inputs.options.model, *files],
             feeds,
