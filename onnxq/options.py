@@ -1,6 +1,8 @@
 """Options of quantization and their values; imports nothing heavy, so that help appears at once."""
 
 import functools
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,6 +10,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Options = TypeVar("Options")
+
+PYTHON_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""`module:function`, by which an option names code to run."""
+
+
+def output_file(text: str, name: str) -> Path:
+    """Return the file that the text of an output option names; `name` is for a text that names a folder.
+
+    A text that ends in a slash, or in the folders `.` or `..`, names a folder.
+    """
+    last = re.split(r"[\\/]" if os.sep == "\\" else "/", text)[-1]
+    return Path(text) / name if last in ("", ".", "..") else Path(text)
 
 
 class Method(StrEnum):
@@ -233,5 +247,10 @@ class QuantizeOptions:
     @property
     def destination(self) -> Path:
         """Path of the file to write."""
+        return self.output or self.model.with_name(self.default_name)
+
+    @property
+    def default_name(self) -> str:
+        """Name of the file to write where no other is given."""
         kind = {Mode.WEIGHTS: str(self.weight_type), Mode.FP16: "fp16"}.get(self.mode, "int8")
-        return self.output or self.model.with_name(f"{self.model.stem}.{kind}.onnx")
+        return f"{self.model.stem}.{kind}.onnx"

@@ -4,7 +4,6 @@ prepare (load, normalize, plan, split samples) -> a mode (placement, calibration
 """
 
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,14 +25,23 @@ from onnxq.evaluation.verification import (
     compare_outputs,
     inspect_kernels,
 )
-from onnxq.graph.files import check_output, digest, external_files, file_bytes, save, staged, weight_bytes
+from onnxq.graph.files import (
+    check_output,
+    created_folder,
+    digest,
+    file_bytes,
+    put_in_place,
+    save,
+    staged,
+    weight_bytes,
+)
 from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import narrow
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
-from onnxq.options import Effort, Method, Mode, QuantizeOptions
+from onnxq.options import Effort, Limits, Method, Mode, QuantizeOptions
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
@@ -72,9 +80,11 @@ def quantize(
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
-    check_output(options.destination, options.model, force=options.force)
+    for target in (options.destination, *_rejected(options)):
+        check_output(target, options.model, force=options.force)
     if options.mode is Mode.AUTO:
-        return _best_mode(options, task)
+        with created_folder(options.destination.parent):
+            return _best_mode(options, task)
     if options.measure and options.mode is not Mode.STATIC:
         raise OnnxqError(
             f"--measure plans static quantization, and the mode is {options.mode}: "
@@ -92,7 +102,7 @@ def quantize(
         laps.end("prepare")
         outcome = MODES[options.mode](inputs, references)
         laps.end("quantize")
-    with staged(options.destination) as building:
+    with staged(options.destination, force=options.force) as building:
         save(_with_metadata(outcome, options), building)
         # the weights are on disk now
         outcome = replace(
@@ -118,18 +128,28 @@ def _best_mode(options: QuantizeOptions, task: Task | None) -> QuantizeReport:
     with folder:
         report, source = best_of_all(options, Path(folder.name), task, quantize)
         report = named_by_gates(report, source, options)
-        target = Path(report.output)
-        for file in external_files(source.with_name(target.name)):
-            shutil.move(file, target.parent / file.name)
-        source.with_name(target.name).replace(target)
+        name = Path(report.output).name
+        put_in_place(source.parent, options.destination.parent, last=name, force=options.force)
     return report
+
+
+def _rejected(options: QuantizeOptions) -> list[Path]:
+    """Return the other file that may be written: the result's name if it fails a gate."""
+    if options.keep_failed or options.limits == Limits():
+        return []
+    return [rejected_name(options.destination)]
+
+
+def rejected_name(path: Path) -> Path:
+    """Return the path of a file that fails a gate."""
+    return path.with_name(f"{path.stem}.rejected{path.suffix}")
 
 
 def named_by_gates(report: QuantizeReport, building: Path, options: QuantizeOptions) -> QuantizeReport:
     """Rename a file that fails a gate, so that nothing deploys it by mistake; returns the report of the file."""
     if options.keep_failed or all(gate.holds for gate in report.gates):
         return report
-    name = f"{building.stem}.rejected{building.suffix}"
+    name = rejected_name(building).name
     building.rename(building.with_name(name))
     said = f"a gate failed: the file is {name}, not {building.name}; --keep-failed gives it that name all the same"
     output = str(options.destination.with_name(name))
@@ -147,10 +167,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
-    if output.exists() and not options.force:
-        raise DataError(
-            f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force"
-        )
+    check_output(output, options.model, force=options.force)
     inputs = prepare(options)
     samples = sorted(inputs.samples.every, key=lambda sample: sample.name)
     k, n = shard
@@ -159,7 +176,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
     how = Collecting(start, options.allow_nonfinite)
     statistics = collect(inputs.model, inputs.plan.sources(), samples[start:stop], digest(options.model), how)
-    statistics.save(output)
+    statistics.save(output, force=options.force)
     return statistics
 
 

@@ -1,8 +1,6 @@
 """Statistics of a model's tensors over a set of samples: merged, saved and loaded."""
 
 import json
-import os
-import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxq.calibration.sketch import BINS, Sketch
-from onnxq.errors import DataError, OutputError
+from onnxq.errors import DataError
+from onnxq.graph.files import staged
 
 VERSION = 1
 _FIELDS = ("minimum", "maximum", "seen", "ema_minimum", "ema_maximum", "batches")
@@ -54,8 +53,8 @@ class Statistics:
         for name, sketch in self.sketches.items():
             sketch.merge(later.sketches[name])
 
-    def save(self, path: Path) -> None:
-        """Write an .npz atomically; the same statistics give the same bytes.
+    def save(self, path: Path, *, force: bool = True) -> None:
+        """Write an .npz atomically; the same statistics give the same bytes. `force` replaces a file.
 
         Raises:
             OutputError: the file cannot be written.
@@ -79,14 +78,8 @@ class Statistics:
                 [[getattr(s, key) for key in _FIELDS] for s in self.sketches.values()], np.float64
             ),
         }
-        try:
-            with tempfile.TemporaryDirectory(prefix=".onnxq-", dir=path.parent) as folder:
-                building = Path(folder) / path.name
-                with open(building, "wb") as stream:
-                    np.savez_compressed(stream, allow_pickle=False, **arrays)
-                os.replace(building, path)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        with staged(path, force=force) as building, open(building, "wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
 def load_statistics(path: Path, model: str) -> Statistics:

@@ -254,7 +254,9 @@ def _load_cost(path: Path, feeds: Feeds, threads: int) -> tuple[float | None, in
         arrays |= {f"name{i}": np.array(name), f"value{i}": array}
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
         np.savez(Path(folder) / "feeds.npz", **arrays)
-        command = [sys.executable, "-c", MEASURE, str(path), str(Path(folder) / "feeds.npz"), str(threads)]
+        # -P: no modules of the current folder
+        program = [sys.executable, "-P", "-c", MEASURE]
+        command = [*program, str(path), str(Path(folder) / "feeds.npz"), str(threads)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         return None, None

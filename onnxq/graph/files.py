@@ -3,9 +3,10 @@
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import onnx
@@ -143,48 +144,165 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
     Raises:
         OutputError: with the reason and a remedy.
     """
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"{path}: the folder {folder} does not exist: create it or choose another with -o")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder: name a file with -o")
-    if path.exists() and (path.samefile(source) or path in external_files(source)):
-        raise OutputError(f"{path}: is the input model: choose another file with -o")
-    if path.exists() and not force:
-        raise OutputError(
-            f"{path}: exists already: remove it, choose another with -o, or overwrite it with --force"
-        )
-    try:  # os.access returns True for root on a read-only mount
-        with tempfile.TemporaryFile(dir=folder):
+    check_target(path, [source], force=force)
+
+
+def check_target(path: Path, inputs: Iterable[Path], *, force: bool, option: str = "-o") -> None:
+    """Refuse a file to write that is an input, no regular file, exists (unless `force`) or cannot be written.
+
+    Folders that are missing are no obstacle: `staged` creates them.
+
+    Args:
+        path: the file to write.
+        inputs: models and other files that are read.
+        force: whether a regular file may be overwritten.
+        option: the option that names the file.
+
+    Raises:
+        OutputError: with the reason and a remedy.
+    """
+    where = f"{path}" if option == "-o" else f"{option} {path}"
+    another = f"choose another file with {option}"
+    try:
+        if path.is_dir():
+            slash = f", or end the name in / to write into {path}" if option == "-o" else ""
+            raise OutputError(f"{where}: is a folder: name a file with {option}{slash}")
+        if _mode(path) is not None:
+            _check_existing(path, inputs, where, another)
+            if not force:
+                raise OutputError(
+                    f"{where}: exists already: remove it, choose another with {option}, or overwrite it with "
+                    "--force"
+                )
+        folder = next(each for each in path.absolute().parents if each.exists())
+        if not folder.is_dir():
+            raise OutputError(f"{where}: {folder} is a file, not a folder: {another}")
+        with tempfile.TemporaryFile(dir=folder):  # os.access returns True for root on a read-only mount
             pass
     except OSError as error:
         raise OutputError(
-            f"{path}: the folder {folder} cannot be written ({error.strerror}): choose another with -o"
+            f"{where}: cannot be written in {path.parent} ({error.strerror}): {another}"
         ) from error
 
 
+def _check_existing(path: Path, inputs: Iterable[Path], where: str, another: str) -> None:
+    """Refuse to overwrite an input, its external data, or anything but a regular file."""
+    for each in inputs:
+        if each.exists() and path.exists() and path.samefile(each):
+            role = "model" if each.suffix == ".onnx" else "file"
+            raise OutputError(f"{where}: is the input {role}: {another}")
+        if any(data.exists() and path.exists() and path.samefile(data) for data in _data_of(each)):
+            raise OutputError(f"{where}: holds weights of the input model {each}: {another}")
+    kind = _kind(path)
+    if kind is not None:
+        raise OutputError(f"{where}: is {kind}, and only regular files are replaced: {another}")
+
+
+def _data_of(model: Path) -> list[Path]:
+    """Return the external data files of a model; none if it is no model, which its reader reports."""
+    try:
+        return external_files(model) if model.is_file() else []
+    except Exception:  # a damaged model may fail anywhere
+        return []
+
+
+def _mode(path: Path) -> int | None:
+    """Return the mode of a path itself, not of the target of a link; None if there is nothing."""
+    try:
+        return path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _kind(path: Path) -> str | None:
+    """Say what a path is; None for a regular file or nothing."""
+    mode = _mode(path)
+    if mode is None or stat.S_ISREG(mode):
+        return None
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
+    return kinds.get(stat.S_IFMT(mode), "a device or a socket")
+
+
 @contextmanager
-def staged(path: Path) -> Iterator[Path]:
+def created_folder(folder: Path) -> Iterator[None]:
+    """Create a folder that is missing; remove it again if the block fails."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for each in missing:
+            with suppress(OSError):  # another process put something there
+                each.rmdir()
+        raise
+
+
+@contextmanager
+def staged(path: Path, *, force: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` for a model; move the written files to their place at the end.
 
-    If the block fails, nothing is left at `path`.
+    A missing folder is created. If the block fails, nothing is left at `path`.
+
+    Args:
+        path: the file to write.
+        force: whether files that exist are replaced.
 
     Raises:
-        OutputError: the disk is full or the folder read-only.
+        OutputError: the disk is full, the folder read-only, or a file is in the way.
     """
     try:
-        building = Path(tempfile.mkdtemp(prefix=".onnxq-", dir=path.parent))
+        with created_folder(path.parent):
+            building = Path(tempfile.mkdtemp(prefix=".onnxq-", dir=path.parent))
+            try:
+                yield building / path.name
+                put_in_place(building, path.parent, last=path.name, force=force)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        yield building / path.name
-        for file in sorted(building.iterdir(), key=lambda file: file.name == path.name):  # the model last
-            file.chmod(0o666 & ~umask())
-            os.replace(file, path.parent / file.name)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+
+
+def put_in_place(building: Path, folder: Path, *, last: str, force: bool) -> None:
+    """Move the files of a folder to another one, `last` at the end.
+
+    Args:
+        building: folder with the finished files.
+        folder: folder to move them to.
+        last: name of the file that refers to the others.
+        force: whether regular files that exist are replaced.
+
+    Raises:
+        OutputError: a file is in the way.
+    """
+    files = sorted(building.iterdir(), key=lambda file: (file.name == last, file.name))
+    for file in files:
+        _check_place(folder / file.name, force=force)
+    for file in files:
+        file.chmod(0o666 & ~umask())
+        target = folder / file.name
+        if force:
+            os.replace(file, target)
+            continue
+        try:
+            os.link(file, target)  # unlike a rename, it fails if another process was faster
+        except FileExistsError as error:
+            raise OutputError(_in_the_way(target)) from error
+        except OSError:  # a file system without hard links
+            _check_place(target, force=force)
+            os.replace(file, target)
+
+
+def _check_place(target: Path, *, force: bool) -> None:
+    """Refuse to replace what is there; it may have come since `check_target`."""
+    if _mode(target) is not None and not force:
+        raise OutputError(_in_the_way(target))
+    kind = _kind(target)
+    if kind is not None:
+        raise OutputError(f"{target}: is {kind}, and only regular files are replaced: choose another file")
+
+
+def _in_the_way(target: Path) -> str:
+    return f"{target}: exists already: remove it, choose another name, or overwrite it with --force"
 
 
 def weight_bytes(model: ir.Model) -> int:
