@@ -41,7 +41,7 @@ from onnxq.runtime.memory import loading, reuse_freed_memory
     required=True,
     writes=True,
     metavar="FILE",
-    help="Write the statistics to this .npz file, or into this folder if it ends in /.",
+    help="Write the statistics to this .npz file, or into this folder if the name ends in a slash.",
 )
 @force_option
 @with_console

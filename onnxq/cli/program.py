@@ -1,5 +1,6 @@
 """The program `onnxq`, for the console script and `python -m onnxq`."""
 
+import io
 import os
 import signal
 import sys
@@ -22,12 +23,13 @@ def run() -> None:
 
 def _open_closed_streams() -> None:
     """Open standard streams that the parent closed, so that no file gets their number; escape odd names."""
-    for number in range(3):
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # None where the stream is closed
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

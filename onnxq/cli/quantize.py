@@ -22,7 +22,7 @@ from onnxq.cli.shared_options import (
     report_options,
     sample_options,
 )
-from onnxq.cli.values import FILE, TEXT_OR_FILE
+from onnxq.cli.values import FILE, TEXT_OR_FILE, Number
 from onnxq.errors import OnnxqError
 from onnxq.options import (
     Effort,
@@ -105,7 +105,7 @@ accuracy_options = combined(
     option(
         OptionGroup.ACCURACY,
         "--percentile",
-        type=click.FloatRange(50, 100, min_open=True),
+        type=Number(50, 100, min_open=True),
         default=QuantizeOptions.percentile,
         metavar="PERCENT",
         help="Keep this share of the values (50 to 100 percent) with --method percentile.",
@@ -188,7 +188,7 @@ model_file_options = combined(
         type=TEXT_OR_FILE,
         writes=True,
         metavar="FILE",
-        help="Write the model to this file, or into this folder if it ends in /; by default to "
+        help="Write the model to this file, or into this folder if the name ends in a slash; by default to "
         "NAME.int8.onnx beside MODEL.",
     ),
     force_option,

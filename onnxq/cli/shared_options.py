@@ -98,7 +98,7 @@ force_option = option(
     "--force",
     is_flag=True,
     writes=True,
-    help="Overwrite files that exist, reports included.",
+    help="Overwrite the output file and reports that exist.",
 )
 
 gate_options = combined(

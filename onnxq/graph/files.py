@@ -147,7 +147,7 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
     check_target(path, [source], force=force)
 
 
-def check_target(path: Path, inputs: Iterable[Path], *, force: bool, option: str = "-o") -> None:
+def check_target(path: Path, inputs: Iterable[Path], *, force: bool, report: bool = False) -> None:
     """Refuse a file to write that is an input, no regular file, exists (unless `force`) or cannot be written.
 
     Folders that are missing are no obstacle: `staged` creates them.
@@ -156,23 +156,22 @@ def check_target(path: Path, inputs: Iterable[Path], *, force: bool, option: str
         path: the file to write.
         inputs: models and other files that are read.
         force: whether a regular file may be overwritten.
-        option: the option that names the file.
+        report: whether the file is a report, not the file of -o.
 
     Raises:
         OutputError: with the reason and a remedy.
     """
-    where = f"{path}" if option == "-o" else f"{option} {path}"
-    another = f"choose another file with {option}"
+    where = f"report {path}" if report else f"{path}"
+    another = "choose another file" if report else "choose another file with -o"
     try:
         if path.is_dir():
-            slash = f", or end the name in / to write into {path}" if option == "-o" else ""
-            raise OutputError(f"{where}: is a folder: name a file with {option}{slash}")
+            slash = "" if report else f" with -o, or end the name in / to write into {path}"
+            raise OutputError(f"{where}: is a folder: name a file{slash}")
         if _mode(path) is not None:
             _check_existing(path, inputs, where, another)
             if not force:
                 raise OutputError(
-                    f"{where}: exists already: remove it, choose another with {option}, or overwrite it with "
-                    "--force"
+                    f"{where}: exists already: remove it, {another}, or overwrite it with --force"
                 )
         folder = next(each for each in path.absolute().parents if each.exists())
         if not folder.is_dir():

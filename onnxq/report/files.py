@@ -102,7 +102,7 @@ def check_reports(
                 raise OnnxqError(f"--report {path}: {kind} needs {library}: pip install 'onnxq[report]'")
         if output is not None and path.resolve() == output.resolve():
             raise OnnxqError(f"--report {path}: the output goes there: choose another file")
-        check_target(path, inputs, force=force, option="--report")
+        check_target(path, inputs, force=force, report=True)
 
 
 def needs_details(kinds: Iterable[str]) -> bool:

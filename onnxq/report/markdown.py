@@ -10,7 +10,7 @@ from onnxq.report.escaping import printable_report
 from onnxq.report.quantization import QuantizeReport
 from onnxq.report.text import eval_columns, quantize_rows
 
-_MARKUP = re.compile(r"[\\`*\[\]!~$|>]|(?<![^\W_])_|_(?![^\W_])")
+_MARKUP = re.compile(r"[\\`*\[\]!~$|]|(?<![^\W_])_|_(?![^\W_])")
 _LINKED = re.compile(r"@|[#!](?=\d)|\b(?:https?|ftp|mailto):|\bwww(?=\.)", re.IGNORECASE)
 """Places after which an invisible space keeps a text from becoming a link."""
 MAX_ROWS = 10

@@ -56,7 +56,7 @@ def run_action(folder, inputs, *, skip=()):
 def test_the_action_quantizes_compares_and_writes_its_summary(tmp_path):
     result = run_action(tmp_path, INPUTS, skip=("Install",))
     assert result.returncode == 0, result.stderr
-    assert "all gates hold" in (tmp_path / "summary.md").read_text()
+    assert "all gates passed" in (tmp_path / "summary.md").read_text()
     assert {path.name for path in (tmp_path / "onnxq-reports").iterdir()} == {
         "quantize.html",
         "report.html",
