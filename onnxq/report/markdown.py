@@ -70,7 +70,7 @@ def _decision(before: int | None, after: int | None) -> str:
 
 def _folded(title: str, body: str, count: int) -> str:
     more = f"\n\n{count - MAX_ROWS} more." if count > MAX_ROWS else ""
-    return f"<details><summary>{_unlinked(html.escape(title))}</summary>\n\n{body}{more}\n\n</details>\n"
+    return f"<details><summary>{_in_html(title)}</summary>\n\n{body}{more}\n\n</details>\n"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -81,6 +81,12 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 def _escape(text: str) -> str:
     """Escape what Markdown or HTML would read as markup; an underscore within a word is none."""
     return _unlinked(_MARKUP.sub(r"\\\g<0>", text.replace("&", "&amp;").replace("<", "&lt;")))
+
+
+def _in_html(text: str) -> str:
+    """Escape a text within an HTML element, where a backslash would be shown, by character references."""
+    entities = _MARKUP.sub(lambda found: f"\0{ord(found[0])};", text)
+    return _unlinked(html.escape(entities)).replace("\0", "&#")
 
 
 def _unlinked(text: str) -> str:

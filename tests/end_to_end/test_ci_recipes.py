@@ -73,6 +73,16 @@ def test_a_gate_that_does_not_hold_fails_the_action_and_is_in_its_summary(tmp_pa
     assert 'failures="1"' in (tmp_path / "onnxq-reports" / "junit.xml").read_text()
 
 
+def test_bad_input_of_the_action_is_no_failed_gate_and_reports_are_written_anew(tmp_path):
+    (tmp_path / "onnxq-reports").mkdir()
+    (tmp_path / "onnxq-reports" / "junit.xml").write_text("of an earlier run")
+    assert run_action(tmp_path, INPUTS, skip=("Install",)).returncode == 0
+    for name in ("quantize-args", "eval-args"):
+        result = run_action(tmp_path, INPUTS | {name: "--unknown 'a b'"}, skip=("Install",))
+        assert result.returncode == 2
+        assert "No such option '--unknown'" in result.stderr
+
+
 @pytest.mark.slow
 def test_the_action_in_an_environment_of_its_own(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
