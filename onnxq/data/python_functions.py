@@ -47,8 +47,10 @@ def import_function(reference: str) -> Any:
         if here not in sys.path:
             sys.path.append(here)
     function = getattr(found, name, None)
+    if function is None:
+        raise DataError(f"{reference}: module {module} has no '{name}': check the name")
     if not callable(function):
-        raise DataError(f"{reference}: module {module} has no function '{name}': check the name")
+        raise DataError(f"{reference}: is a {type(function).__name__}, not a function: check the name")
     return function
 
 

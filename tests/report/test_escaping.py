@@ -100,7 +100,7 @@ def test_markdown_has_no_image_link_mention_or_markup(reports, name):
         r"!\[",
         r"(?<!\\)[\[\]`*~$]",
         r"@octocat",
-        r"#12",
+        r"(?<!&)#12",
         r"https?://",
         r"www\.",
         "<img",
