@@ -5,6 +5,8 @@ The enums name the built-in values, which help lists. The options `mode`, `metho
 """
 
 import functools
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,6 +14,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Options = TypeVar("Options")
+
+PYTHON_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""`module:function`, by which an option names code to run."""
+
+
+def output_file(text: str, name: str) -> Path:
+    """Return the file that the text of an output option names; `name` is for a text that names a folder.
+
+    A text that ends in a slash, or in the folders `.` or `..`, names a folder.
+    """
+    last = re.split(r"[\\/]" if os.sep == "\\" else "/", text)[-1]
+    return Path(text) / name if last in ("", ".", "..") else Path(text)
 
 
 class Method(StrEnum):
@@ -237,6 +251,10 @@ class QuantizeOptions:
     @property
     def destination(self) -> Path:
         """Path of the file to write."""
+        return self.output or self.model.with_name(self.default_name)
+
+    @property
+    def default_name(self) -> str:
+        """Name of the file to write where no other is given."""
         kinds: dict[str, str] = {Mode.WEIGHTS: str(self.weight_type), Mode.FP16: "fp16"}
-        kind = kinds.get(self.mode, "int8")
-        return self.output or self.model.with_name(f"{self.model.stem}.{kind}.onnx")
+        return f"{self.model.stem}.{kinds.get(self.mode, 'int8')}.onnx"

@@ -31,7 +31,16 @@ from onnxq.evaluation.verification import (
 )
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
-from onnxq.graph.files import check_output, digest, external_files, file_bytes, save, staged, weight_bytes
+from onnxq.graph.files import (
+    check_output,
+    created_folder,
+    digest,
+    file_bytes,
+    put_in_place,
+    save,
+    staged,
+    weight_bytes,
+)
 from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
 from onnxq.graph.scratch import ScratchFolder
 from onnxq.modes.auto import best_of_all
@@ -39,7 +48,7 @@ from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import convert_to_fp16
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
-from onnxq.options import Effort, Method, Mode, QuantizeOptions, Rounding
+from onnxq.options import Effort, Limits, Method, Mode, QuantizeOptions, Rounding
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
@@ -82,9 +91,11 @@ def quantize(
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
     _check_names(options)
-    check_output(options.destination, options.model, force=options.force)
+    for target in (options.destination, *_rejected(options)):
+        check_output(target, options.model, force=options.force)
     if options.mode == Mode.AUTO:
-        return _best_mode(options, task)
+        with created_folder(options.destination.parent):
+            return _best_mode(options, task)
     if options.measure and options.mode != Mode.STATIC:
         raise OnnxqError(
             f"--measure plans static quantization, and the mode is {options.mode}: "
@@ -144,19 +155,28 @@ def _best_mode(options: QuantizeOptions, task: Task | None) -> QuantizeReport:
     with ScratchFolder(options.destination.parent) as folder:
         report, source = best_of_all(options, folder, task, quantize)
         report = named_by_gates(report, source, options)
-        target = Path(report.output)
-        with staged(target, force=options.force) as building:
-            made = source.with_name(target.name)
-            for file in (*external_files(made), made):
-                file.rename(building.with_name(file.name))
+        name = Path(report.output).name
+        put_in_place(source.parent, options.destination.parent, last=name, force=options.force)
     return report
+
+
+def _rejected(options: QuantizeOptions) -> list[Path]:
+    """Return the other file that may be written: the result's name if it fails a gate."""
+    if options.keep_failed or options.limits == Limits():
+        return []
+    return [rejected_name(options.destination)]
+
+
+def rejected_name(path: Path) -> Path:
+    """Return the path of a file that fails a gate."""
+    return path.with_name(f"{path.stem}.rejected{path.suffix}")
 
 
 def named_by_gates(report: QuantizeReport, building: Path, options: QuantizeOptions) -> QuantizeReport:
     """Rename a file that fails a gate, against deployment by mistake; return its report."""
     if options.keep_failed or all(gate.holds for gate in report.gates):
         return report
-    name = f"{building.stem}.rejected{building.suffix}"
+    name = rejected_name(building).name
     building.rename(building.with_name(name))
     message = (
         f"a gate failed: the file is {name}, not {building.name}; "
@@ -178,10 +198,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
-    if output.exists() and not options.force:
-        raise DataError(
-            f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force"
-        )
+    check_output(output, options.model, force=options.force)
     with explained(options.model):
         inputs = prepare(options)
     samples = sorted(inputs.samples.every, key=lambda sample: sample.name)

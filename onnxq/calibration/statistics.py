@@ -63,7 +63,7 @@ class Statistics:
             sketch.merge(later.sketches[name])
 
     def save(self, path: Path, *, force: bool = True) -> None:
-        """Write an .npz atomically; the same statistics give the same bytes.
+        """Write an .npz atomically; the same statistics give the same bytes. `force` replaces a file.
 
         Raises:
             OutputError: the file cannot be written.

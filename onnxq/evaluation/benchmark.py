@@ -255,7 +255,9 @@ def _load_cost(path: Path, feeds: Feeds, threads: int) -> tuple[float | None, in
     with ScratchFolder() as folder:
         with writing_temporaries():
             np.savez(folder / "feeds.npz", **arrays)
-        command = [sys.executable, "-c", MEASURE, str(path), str(folder / "feeds.npz"), str(threads)]
+        # -P: no modules of the current folder
+        program = [sys.executable, "-P", "-c", MEASURE]
+        command = [*program, str(path), str(folder / "feeds.npz"), str(threads)]
         try:
             result = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError:  # no more processes or open files

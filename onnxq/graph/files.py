@@ -2,9 +2,10 @@
 
 import hashlib
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -199,31 +200,103 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
     Raises:
         OutputError: with the reason and a remedy.
     """
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"{path}: the folder {folder} does not exist: create it or choose another with -o")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder: name a file with -o")
-    if path.exists() and (path.samefile(source) or path in external_files(source)):
-        raise OutputError(f"{path}: is the input model: choose another file with -o")
-    if path.exists() and not force:
-        raise OutputError(
-            f"{path}: exists already: remove it, choose another with -o, or overwrite it with --force"
-        )
-    try:  # os.access returns True for root on a read-only mount
-        with tempfile.TemporaryFile(dir=folder):
+    check_target(path, [source], force=force)
+
+
+def check_target(path: Path, inputs: Iterable[Path], *, force: bool, report: bool = False) -> None:
+    """Refuse a file to write that is an input, no regular file, exists (unless `force`) or cannot be written.
+
+    Folders that are missing are no obstacle: `staged` creates them.
+
+    Args:
+        path: the file to write.
+        inputs: models and other files that are read.
+        force: whether a regular file may be overwritten.
+        report: whether the file is a report, not the file of -o.
+
+    Raises:
+        OutputError: with the reason and a remedy.
+    """
+    where = f"report {path}" if report else f"{path}"
+    another = "choose another file" if report else "choose another file with -o"
+    try:
+        if path.is_dir():
+            slash = "" if report else f" with -o, or end the name in / to write into {path}"
+            raise OutputError(f"{where}: is a folder: name a file{slash}")
+        if _mode(path) is not None:
+            _check_existing(path, inputs, where, another)
+            if not force:
+                raise OutputError(
+                    f"{where}: exists already: remove it, {another}, or overwrite it with --force"
+                )
+        folder = next(each for each in path.absolute().parents if each.exists())
+        if not folder.is_dir():
+            raise OutputError(f"{where}: {folder} is a file, not a folder: {another}")
+        with tempfile.TemporaryFile(dir=folder):  # os.access returns True for root on a read-only mount
             pass
     except OSError as error:
         raise OutputError(
-            f"{path}: the folder {folder} cannot be written ({error.strerror}): choose another with -o"
+            f"{where}: cannot be written in {path.parent} ({error.strerror}): {another}"
         ) from error
+
+
+def _check_existing(path: Path, inputs: Iterable[Path], where: str, another: str) -> None:
+    """Refuse to overwrite an input, its external data, or anything but a regular file."""
+    for each in inputs:
+        if each.exists() and path.exists() and path.samefile(each):
+            role = "model" if each.suffix == ".onnx" else "file"
+            raise OutputError(f"{where}: is the input {role}: {another}")
+        if any(data.exists() and path.exists() and path.samefile(data) for data in _data_of(each)):
+            raise OutputError(f"{where}: holds weights of the input model {each}: {another}")
+    kind = _kind(path)
+    if kind is not None:
+        raise OutputError(f"{where}: is {kind}, and only regular files are replaced: {another}")
+
+
+def _data_of(model: Path) -> list[Path]:
+    """Return the external data files of a model; none if it is no model, which its reader reports."""
+    try:
+        return external_files(model) if model.is_file() else []
+    except Exception:  # a damaged model may fail anywhere
+        return []
+
+
+def _mode(path: Path) -> int | None:
+    """Return the mode of a path itself, not of the target of a link; None if there is nothing."""
+    try:
+        return path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _kind(path: Path) -> str | None:
+    """Say what a path is; None for a regular file or nothing."""
+    mode = _mode(path)
+    if mode is None or stat.S_ISREG(mode):
+        return None
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
+    return kinds.get(stat.S_IFMT(mode), "a device or a socket")
+
+
+@contextmanager
+def created_folder(folder: Path) -> Iterator[None]:
+    """Create a folder that is missing; remove it again if the block fails."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for each in missing:
+            with suppress(OSError):  # another process put something there
+                each.rmdir()
+        raise
 
 
 @contextmanager
 def staged(path: Path, *, force: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` for a model; move the written files to their place at the end.
 
-    If the block fails, nothing is left at `path`.
+    A missing folder is created. If the block fails, nothing is left at `path`.
 
     Args:
         path: the file to write.
@@ -232,12 +305,12 @@ def staged(path: Path, *, force: bool = True) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full, the folder read-only, or a file is in the way.
     """
-    with ScratchFolder(path.parent) as building:
-        try:
+    try:
+        with created_folder(path.parent), ScratchFolder(path.parent) as building:
             yield building / path.name
             put_in_place(building, path.parent, last=path.name, force=force)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {reason_of(error)}") from error
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {reason_of(error)}") from error
 
 
 def put_in_place(building: Path, folder: Path, *, last: str, force: bool) -> None:
@@ -261,6 +334,7 @@ def put_in_place(building: Path, folder: Path, *, last: str, force: bool) -> Non
         for file in sorted(building.iterdir(), key=lambda file: (file.name == last, file.name)):
             file.chmod(0o666 & ~umask())
             target = folder / file.name
+            _check_kind(target)
             if not force:
                 _claim(target, file)
                 placed.append(target)
@@ -270,6 +344,13 @@ def put_in_place(building: Path, folder: Path, *, last: str, force: bool) -> Non
         for target in placed:
             target.unlink(missing_ok=True)
         raise
+
+
+def _check_kind(target: Path) -> None:
+    """Refuse to replace anything but a regular file; it may have come since `check_target`."""
+    kind = _kind(target)
+    if kind is not None:
+        raise OutputError(f"{target}: is {kind}, and only regular files are replaced: choose another file")
 
 
 def _claim(target: Path, file: Path) -> None:

@@ -15,7 +15,7 @@ from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import sizes
 from onnxq.graph.files import file_bytes, save
 from onnxq.graph.macs import ShapeByName, node_macs
-from onnxq.graph.scratch import ScratchFolder
+from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 from onnxq.plan.plan import Plan
 from onnxq.plan.reasons import MEASURING, SLOWER, TOO_NOISY, FloatReason
 from onnxq.plan.shapes import planned_shapes

@@ -136,14 +136,15 @@ def test_inspect(work):
 
 def test_options_from_a_file(work):
     Path("onnxq.toml").write_text(
-        '[quantize]\nmethod = "minmax"\noutput = "from-toml.onnx"\nop-types = ["Conv"]\nall-int8 = true\n'
+        '[quantize]\nmethod = "minmax"\nop-types = ["Conv"]\nwithout = "gptq"\nsamples = 12\nall-int8 = true\n'
     )
     result = quantize("--json")
     assert "using onnxq.toml" in result.stderr
-    assert json.loads(result.stdout)["method"] == "minmax"
-    assert json.loads(result.stdout)["planned"] == 6
-    assert Path("from-toml.onnx").exists()
+    report = json.loads(result.stdout)
+    assert (report["method"], report["planned"]) == ("minmax", 6)
+    assert "gptq" not in report["techniques"]
     assert json.loads(quantize("--json", "--method", "mse", "--force").stdout)["method"] == "mse"
+    assert quantize("--force", "--quiet").stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -154,13 +155,24 @@ def test_options_from_a_file(work):
         ("[quantize\n", "not a TOML file"),
         ('[quantize]\nmethod = "best"\n', "best"),
         ('[quantize]\nall-int8 = "yes"\n', "'yes' is not true or false"),
+        ("[quantize]\nsamples = [1]\n", "[1] is not a text or a number"),
+        ("[quantize]\nsamples = {a = 1}\n", "{'a': 1} is not a text or a number"),
+        ("[quantize]\nsamples = 1979-05-27\n", "is not a text or a number"),
+        ("[quantize]\nexclude = [[1]]\n", "[1] is not a list of texts or numbers"),
+        ("[quantize]\nsamples = 1" + "0" * 5000 + "\n", "not a TOML file"),
+        ("[quantize]\npercentile = nan\n", "nan is not a finite number"),
+        ('[quantize]\ncalib = ""\n', "--calib"),
+        ('[quantize]\nlabels = "a\\u0000b"\n', "holds a NUL character"),
+        ("a = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("#" * (1 << 20) + "#", "more than 1048576 bytes"),
     ],
 )
 def test_bad_option_files(work, text, said):
     Path("my.toml").write_text(text)
-    result = onnxq("--config", "my.toml", "quantize", "model.onnx", "--calib", "data")
+    result = onnxq("--config", "my.toml", "quantize", "model.onnx")
     assert result.exit_code == 2
     assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def spoil_sample(array=None, name="x.npy", **arrays):
@@ -237,7 +249,7 @@ MISTAKES = [
     (nan_sample, (), "sample nan.npy: tensor 'image' holds 1 NaN"),
     (lambda: Path("model.int8.onnx").write_text(""), (), "model.int8.onnx: exists already"),
     (lambda: None, ("-o", "model.onnx", "--force"), "model.onnx: is the input model"),
-    (lambda: None, ("-o", "no/where.onnx"), "the folder no does not exist"),
+    (lambda: None, ("-o", "model.onnx/x.onnx"), "model.onnx is a file, not a folder"),
     (lambda: None, ("-o", "data"), "data: is a folder"),
     (lambda: None, ("--exclude", "*"), "excluded by --exclude"),
     (lambda: None, ("--exclude", "nobody"), "--exclude nobody: no node of the model has such a name"),

@@ -169,8 +169,11 @@ def test_worst_samples_that_are_images_are_shown(tmp_path):
 def test_a_report_that_cannot_be_written_is_refused_before_any_work(tmp_path):
     for path, kind, error in (
         (tmp_path / "a.pdf", ".pdf", OnnxqError),
-        (tmp_path / "no" / "a.md", ".md", OutputError),
+        (tmp_path / "file" / "a.md", ".md", OutputError),
+        (tmp_path / "file", ".md", OutputError),
+        (Path("/dev/null"), ".md", OutputError),
     ):
+        (tmp_path / "file").touch()
         with pytest.raises(error):
             check_reports({path: kind})
 
