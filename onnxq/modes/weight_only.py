@@ -182,8 +182,10 @@ def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:
     """Share of the output's power that rounding changes; of the weights' power where the inputs are not known."""
     error = coded.decoded() - rows
     if second is None:
-        return float(np.square(error).sum() / max(1e-30, float(np.square(rows).sum())))
-    return float(((error @ second) * error).sum() / max(1e-30, float(((rows @ second) * rows).sum())))
+        added, whole = np.square(error).sum(), np.square(rows).sum()
+    else:
+        added, whole = ((error @ second) * error).sum(), ((rows @ second) * rows).sum()
+    return float(added / np.maximum(whole, added.dtype.type(1e-30)))
 
 
 def _store(selection: Selection, model: ir.Model, writer: BitsWriter) -> int:
