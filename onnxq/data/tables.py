@@ -337,11 +337,20 @@ def _plain(scalar: Any) -> Any:
     leaf, value = scalar.type, scalar.as_py()
     while hasattr(leaf, "value_type"):
         leaf = leaf.value_type
-    try:
-        kind = np.dtype(leaf.to_pandas_dtype())
-    except NotImplementedError:  # a struct has no NumPy type
-        return value
+    kind = _numpy_type(leaf)
     return np.array(value, kind) if value is not None and kind.kind in "biuf" else value
+
+
+@lru_cache
+def _numpy_type(leaf: Any) -> np.dtype[Any]:
+    """Return the NumPy type of an Arrow type, `object` where it has none."""
+    import pyarrow
+
+    try:  # not to_pandas_dtype, which needs pandas for times with a zone, and for all types before pyarrow 16
+        empty: Array = pyarrow.array([], leaf).to_numpy(zero_copy_only=False)
+    except NotImplementedError:
+        return np.dtype(np.object_)
+    return empty.dtype
 
 
 @lru_cache(maxsize=2)

@@ -39,7 +39,7 @@ def is_constant(value: ir.Value | None) -> bool:
 
 
 def masks(array: Array) -> bool:
-    """Whether a constant has values that are infinite, or as good as: no scale holds them and other values."""
+    """Whether a constant has infinite values, or values too large for a scale that holds others, too."""
     return array.size > 0 and not bool(max(array.max(), -array.min()) < LARGEST)
 
 

@@ -211,8 +211,10 @@ def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:
     """Return the rounding error as a share of the output's power, or of the weights' power without inputs."""
     error = coded.decoded() - rows
     if second is None:
-        return float(np.square(error).sum() / max(1e-30, float(np.square(rows).sum())))
-    return float(((error @ second) * error).sum() / max(1e-30, float(((rows @ second) * rows).sum())))
+        added, whole = np.square(error).sum(), np.square(rows).sum()
+    else:
+        added, whole = ((error @ second) * error).sum(), ((rows @ second) * rows).sum()
+    return float(added / np.maximum(whole, added.dtype.type(1e-30)))
 
 
 def _store(selection: Selection, model: ir.Model, writer: BitsWriter) -> int:

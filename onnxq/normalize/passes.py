@@ -16,6 +16,7 @@ from onnxq.normalize.canonical import canonicalize
 from onnxq.normalize.constant_branches import inline_branches
 from onnxq.normalize.constants import fold_constants
 from onnxq.normalize.dropout import bypass_dropout
+from onnxq.normalize.empty_operands import drop_empty_operands
 from onnxq.normalize.float_types import compute_in_float32
 from onnxq.normalize.fold_backward import fold_channel_arithmetic
 from onnxq.normalize.fold_forward import fold_forward
@@ -75,6 +76,7 @@ PASSES: tuple[Pass, ...] = (
     _on_change(_any_of(compute_in_float32, ask_types), infer_shapes),
     fold_constants,  # before inline_branches, which needs constant conditions
     _on_change(_any_of(inline_branches, read_invariants), infer_shapes, fold_constants),
+    _on_change(drop_empty_operands, remove_identities),
     _library(lambda: common.DeduplicateInitializersPass(SMALL_CONSTANT)),  # makes more nodes equal
     _library(common.CommonSubexpressionEliminationPass),  # the runtime does so before selecting kernels
     canonicalize,  # before the folds, which know Conv and Gemm only

@@ -21,7 +21,7 @@ BOUNDED = frozenset(KNOWN_RANGES) | {
 """Operators whose results have the same range for operands of any range."""
 SHAPES = frozenset({"Shape", "Size"})
 Passes = Callable[[ir.Node, Collection[ir.Value]], bool]
-"""Whether a node passes something of the given values, among which at least one operand is, to its results."""
+"""Whether a node passes something of the given values, at least one of them an operand, to its results."""
 
 
 def everything(_node: ir.Node, _values: Collection[ir.Value]) -> bool:

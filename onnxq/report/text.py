@@ -305,8 +305,8 @@ def bench_text(report: BenchReport) -> str:
     """Format the report of `onnxq bench`."""
     report = printable_report(report)
     machine = report.machine
-    cpu = f"{machine.cpu}, {machine.cores} cores, {' '.join(machine.instructions)}"
-    head = f"{cpu}; onnxruntime {machine.onnxruntime}"
+    facts = [machine.cpu, f"{machine.cores} cores", " ".join(machine.instructions)]
+    head = f"{', '.join(fact for fact in facts if fact)}; onnxruntime {machine.onnxruntime}"
     rows = [["model", "batch", "threads", "median ms", "10..90 %", "ratio", "samples/s"]]
     for i in range(len(report.models[0].timings)):
         for model in report.models:

@@ -137,7 +137,7 @@ def quantize_bias(bias: Array, params: QuantParams) -> Integers:
 def smallest_sum_scale(rows: Floats, bias: Array | None) -> Floats | None:
     """Return the least weight scales [channels] with which no int32 sum of products overflows; None for any.
 
-    A kernel adds up to 255 steps of each weight, and the bias. Rounding moves each weight by less than a step.
+    A kernel adds up to 255 steps of each weight, and the bias. Rounding moves a weight by less than a step.
 
     Args:
         rows: weights [channels, K].

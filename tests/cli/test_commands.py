@@ -1,7 +1,6 @@
 """The contract of the command line: results, exit codes, one-line errors, no partly written files."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -279,16 +278,13 @@ def test_a_read_only_folder(work):
     folder.mkdir()
     shutil.copy("model.onnx", folder)
     folder.chmod(0o555)
-    prefix = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
-    if prefix and shutil.which("setpriv") is None:
-        pytest.skip("root can write everywhere, and there is no setpriv to become somebody else")
     work.chmod(0o755)
     for parent in work.parents:
         if parent.owner() == "root" and parent != Path("/tmp") and str(parent).startswith("/tmp"):
             parent.chmod(0o755)
     program = Path(__file__).with_name("check_output_program.py")
     done = subprocess.run(
-        [*prefix, sys.executable, program, "locked/m.int8.onnx", "locked/model.onnx"],
+        [sys.executable, program, "locked/m.int8.onnx", "locked/model.onnx"],
         capture_output=True,
         text=True,
         cwd=work,
