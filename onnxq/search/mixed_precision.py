@@ -216,7 +216,8 @@ class _Search:
         enough, measured_alone = 0, False
         for _ in range(rounds):
             aim = goal.target_db if goal.drop is None else self.steps[-1].sqnr_db + settings.step_db
-            excess = self.whole - noise_power(aim) / self.scale
+            with np.errstate(divide="ignore"):
+                excess = self.whole - noise_power(aim) / self.scale
             grown = _grow(chosen, self.units, excess, most)
             if grown == chosen and max(step.sqnr_db for step in self.steps) < settings.ruined_db:
                 most = WITHOUT_LIMIT

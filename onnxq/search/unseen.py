@@ -26,9 +26,6 @@ from onnxq.plan.unseen import (
 )
 from onnxq.search.candidates import Variant
 
-NAMED = 3
-"""Most names in a warning; the others are counted."""
-
 
 @dataclass(frozen=True)
 class Unseen:
@@ -80,13 +77,16 @@ def find_unseen(variant: Variant, statistics: Statistics) -> Unseen:
             unseen.doubted[value] = f"input '{value.name}' is {sketch.minimum:g} in all samples"
     for node in nodes_of(model):
         unseen.origins.update(_not_run(node, seen))
+    varying = reached(model, model.graph.inputs, data)
+    for node in nodes_of(model):
+        if node.op_type == "Loop" and any(value in varying for value in node.inputs[:2]):
+            unseen.doubted.update(_same_count(node, seen, statistics.samples))
     own = {}
     for tensor in variant.plan.tensors.values():
         sketch = statistics.sketch(tensor.name) if _calibrated(tensor) else None
         if sketch is not None and (why := _why(sketch)):
             own[tensor.value] = f"'{tensor.name}' {why}"
     if own:  # what does not depend on the samples is the same for all others
-        varying = reached(model, model.graph.inputs, data)
         unseen.own.update({value: why for value, why in own.items() if value in varying})
         empty = {v: why for v, why in unseen.own.items() if statistics.sketch(v.name or "").batches == 0}  # type: ignore[union-attr]
         unseen.origins.update({v: why for v, why in empty.items() if v not in unseen.origins})
@@ -124,6 +124,19 @@ def _not_run(node: ir.Node, seen: Mapping[str, Sketch | None]) -> dict[ir.Value,
                 why = f"the Loop of '{result}' has one iteration in all samples"
                 found |= dict.fromkeys(state_inputs(node, body), why)
     return found
+
+
+def _same_count(node: ir.Node, seen: Mapping[str, Sketch | None], samples: int) -> dict[ir.Value, str]:
+    """Return the results of a Loop that has the same number of iterations, at least two, in all samples."""
+    sketch = seen.get(bodies(node)["body"].inputs[0].name or "")
+    if sketch is None or sketch.batches == 0:
+        return {}
+    count = int(sketch.maximum) + 1
+    if count < 2 or sketch.seen != samples * count:
+        return {}
+    return dict.fromkeys(
+        node.outputs, f"the Loop of '{node.outputs[0].name}' has {count} iterations in all samples"
+    )
 
 
 def _planned_without(recipe: Recipe, values: set[ir.Value], *, at_run_time: bool) -> Recipe:
@@ -170,20 +183,28 @@ def _warnings(before: Recipe, after: Recipe, unseen: Unseen, values: set[ir.Valu
     changed = after is not before
     joined = reached(after.model, [*unseen.origins, *unseen.own], joined_ranges)
     if changed or _quantized(after, joined - values):
-        causes = {**unseen.origins, **unseen.own}
-        behind = reached(after.model, causes, everything)
-        floats = len(after.plan.floats) - len(before.plan.floats)
+        behind = reached(after.model, [*unseen.origins, *unseen.own], everything)
+        first = reached(after.model, unseen.origins, everything)
+        causes = [
+            *unseen.origins.values(),
+            *(why for value, why in unseen.own.items() if value not in first),
+        ]
+        kept = [name for name in after.kept if name not in before.kept]
+        done = [
+            f"{what}: {_few(map(repr, names))}"
+            for what, names in (("ranges found at run time", after.run_time), ("kept float", kept))
+            if names
+        ]
         found.append(
-            f"calibration did not see all of the model: {_few(causes.values())}: "
-            + (f"ranges of {len(after.run_time)} products are found at run time, " if after.run_time else "")
-            + (f"{floats} nodes stay float, " if floats > 0 else "")
-            + f"and nothing tells how close {_outputs(outputs, behind)} come to float there: add such samples"
+            f"calibration did not see all of the model ({_few(causes)})"
+            + "".join(f"; {each}" for each in done)
+            + f"; how far {_outputs(outputs, behind)} will be from float there is not known: add such samples"
         )
     if _quantized(after, reached(after.model, unseen.doubted, joined_ranges)):
         behind = reached(after.model, unseen.doubted, everything)
         found.append(
-            f"{_few(unseen.doubted.values())}: with other values {_outputs(outputs, behind)} "
-            "may be far from float: add samples that have them"
+            f"{_few(unseen.doubted.values())}: in other cases {_outputs(outputs, behind)} "
+            "may be far from float: add such samples"
         )
     return found
 
@@ -198,10 +219,10 @@ def _quantized(recipe: Recipe, values: set[ir.Value]) -> bool:
 
 
 def _outputs(outputs: Sequence[ir.Value], behind: set[ir.Value]) -> str:
-    return _few(f"output '{value.name}'" for value in outputs if value in behind) or "the outputs"
+    return _few((f"output '{value.name}'" for value in outputs if value in behind), most=10) or "the outputs"
 
 
-def _few(texts: Iterable[str]) -> str:
+def _few(texts: Iterable[str], most: int = 3) -> str:
     found = list(dict.fromkeys(texts))
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return ", ".join(found[:NAMED]) + more
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
