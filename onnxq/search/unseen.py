@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from onnxq.calibration.sketch import Sketch
+from onnxq.calibration.collect import NO_BINS
+from onnxq.calibration.sketch import Measured, Sketch
 from onnxq.calibration.statistics import Statistics
+from onnxq.data.samples import check_feeds, spread
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import nodes_of
 from onnxq.options import Format, QuantizeOptions, Technique
-from onnxq.plan.plan import PlannedNode, PlannedTensor
+from onnxq.plan.plan import Plan, PlannedNode, PlannedTensor
 from onnxq.plan.products import fits_run_time_ranges
 from onnxq.plan.reasons import Cause, FloatReason
 from onnxq.plan.unseen import (
@@ -24,7 +26,13 @@ from onnxq.plan.unseen import (
     reached,
     state_inputs,
 )
+from onnxq.runtime.inner_values import expose
+from onnxq.runtime.sessions import open_exposed, run
 from onnxq.search.candidates import Variant
+from onnxq.search.inputs import Inputs, observable_probes
+
+PROBED = 32
+"""Samples that tell which parts of a model run, in modes without calibrated ranges."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,62 @@ def without_unseen(
     return changed, warnings
 
 
+def unseen_outputs(inputs: Inputs, plan: Plan) -> list[str]:
+    """Return a warning where samples leave out what the weights of planned products meet; for modes without ranges.
+
+    Weights are rounded, and the file is verified, for what the samples show.
+    """
+    if not inputs.samples.calibration or not plan.nodes:
+        return []
+    model, seen = inputs.model, _probed(inputs)
+    origins = _unseen_inputs(model, seen)
+    for node in nodes_of(model):
+        origins.update(_not_run(node, seen))
+    behind = reached(model, origins, everything)
+    products = [planned.node.inputs[0] for planned in plan.nodes.values()]
+    if not any(value in behind for value in products):
+        return []
+    outputs = _outputs(model.graph.outputs, behind)
+    return [
+        f"calibration did not see all of the model ({_few(origins.values())}); "
+        f"how far {outputs} will be from float there is not known: add such samples"
+    ]
+
+
+def _probed(inputs: Inputs) -> dict[str, Sketch | None]:
+    """Return the ranges of the probes over samples, one by one until they show all parts of the model."""
+    model, specs = inputs.model, inputs.specs
+    samples = spread(inputs.samples.calibration, PROBED)
+    names = observable_probes(model, samples[0], specs)
+    given = {value.name for value in model.graph.inputs}
+    inner = [name for name in names if name not in given]
+    exposed = expose(model, inner) if inner else None
+    session = open_exposed(exposed.model) if exposed is not None else None
+    sketches = {name: Sketch() for name in names}
+    for sample in samples:
+        values = check_feeds(sample, specs)
+        if exposed is not None and session is not None:
+            outputs = [output for output, _ in exposed.outputs.values()]
+            values = values | exposed.values(run(session, values, sample.name, outputs))
+        for name, sketch in sketches.items():
+            array = values[name]
+            if array.size:
+                sketch.add_range(Measured(float(array.min()), float(array.max()), array.size, NO_BINS))
+        if all(sketch.minimum < sketch.maximum for sketch in sketches.values()):
+            break
+    return dict(sketches)
+
+
+def _unseen_inputs(model: ir.Model, seen: Mapping[str, Sketch | None]) -> dict[ir.Value, str]:
+    """Return the float inputs that have no values, or zeros alone."""
+    found = {}
+    for value in model.graph.inputs:
+        sketch = seen.get(value.name or "")
+        if sketch is not None and (why := _why(sketch)):
+            found[value] = f"input '{value.name}' {why}"
+    return found
+
+
 def allows_run_time_ranges(options: QuantizeOptions) -> bool:
     """Whether the file may find ranges at run time."""
     return (
@@ -69,11 +133,11 @@ def find_unseen(variant: Variant, statistics: Statistics) -> Unseen:
     """Find the values whose range the statistics do not show."""
     model, unseen = variant.model, Unseen()
     seen = {value.name or "": statistics.sketches.get(value.name or "") for value in probes(model)}
+    unseen.origins.update(_unseen_inputs(model, seen))
     for value in model.graph.inputs:
         sketch = seen.get(value.name or "")
-        if sketch is not None and (why := _why(sketch)):
-            unseen.origins[value] = f"input '{value.name}' {why}"
-        elif sketch is not None and sketch.minimum == sketch.maximum and sketch.seen > 1:
+        same = sketch is not None and sketch.minimum == sketch.maximum and sketch.seen > 1
+        if same and sketch is not None and value not in unseen.origins:
             unseen.doubted[value] = f"input '{value.name}' is {sketch.minimum:g} in all samples"
     for node in nodes_of(model):
         unseen.origins.update(_not_run(node, seen))
