@@ -265,7 +265,7 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
     ranges = {
         name: (sketch.minimum, sketch.maximum)
         for name, sketch in outcome.statistics.sketches.items()
-        if name in recipe.plan.tensors
+        if name in recipe.plan.tensors and sketch.batches
     }
     report = QuantizeReport(
         version=__version__,

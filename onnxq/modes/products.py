@@ -21,6 +21,7 @@ from onnxq.plan.products import channel_axis
 from onnxq.plan.reasons import Cause, FloatReason
 from onnxq.search.inputs import Inputs
 from onnxq.search.trial import Choice, Outcome, Trial
+from onnxq.search.unseen import unseen_outputs
 from onnxq.techniques.arithmetic import LONGEST_SUM
 from onnxq.techniques.saturation import kernel_order
 from onnxq.types import Floats
@@ -55,7 +56,8 @@ def outcome(
     statistics.samples = len(inputs.samples.calibration)
     names = tuple(str(name) for name in recipe.techniques)
     recipe = replace(recipe, method=options.method, techniques=names)
-    choice = Choice(recipe, Trial(options.method, names, None))
+    warnings = tuple(unseen_outputs(inputs, plan))
+    choice = Choice(recipe, Trial(options.method, names, None), warnings=warnings)
     return Outcome(written, choice, statistics, notes=tuple(notes), stored=stored)
 
 

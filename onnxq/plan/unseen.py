@@ -21,7 +21,7 @@ BOUNDED = frozenset(KNOWN_RANGES) | {
 """Operators whose results have the same range for operands of any range."""
 SHAPES = frozenset({"Shape", "Size"})
 Passes = Callable[[ir.Node, Collection[ir.Value]], bool]
-"""Whether a node passes something of the given values, at least one of them an operand, to its results."""
+"""Whether a node passes something of the given values to its results; at least one is an operand."""
 
 
 def everything(_node: ir.Node, _values: Collection[ir.Value]) -> bool:
@@ -30,7 +30,7 @@ def everything(_node: ir.Node, _values: Collection[ir.Value]) -> bool:
 
 
 def data(node: ir.Node, _values: Collection[ir.Value]) -> bool:
-    """Pass values, not their shapes."""
+    """Pass values of any type, not their shapes."""
     return node.op_type not in SHAPES
 
 
@@ -58,7 +58,9 @@ def reached(model: ir.Model, origins: Iterable[ir.Value], passes: Passes) -> set
             if node.attributes and _has_body(node):
                 _through_bodies(node, found)
             elif any(value in found for value in node.inputs) and passes(node, found):
-                found.update(value for value in node.outputs if passes is everything or _may_be_float(value))
+                found.update(
+                    value for value in node.outputs if passes in (everything, data) or _may_be_float(value)
+                )
     return found
 
 

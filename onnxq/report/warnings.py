@@ -8,8 +8,6 @@ from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.report.quantization import Latency
 from onnxq.search.settings import SearchSettings
 
-WITHOUT_RANGES_DB = 12.0
-"""Least SQNR (dB) without a warning in modes without mixed precision."""
 SLOWER = 1.03
 """Ratio of int8 latency to float latency above which a file counts as slower."""
 NAMED = 3
@@ -26,7 +24,7 @@ def result_warnings(
             f"{outputs.unoptimized_db:.1f} dB: this ONNX Runtime does not compute what the file specifies"
         )
     static = options.mode == Mode.STATIC
-    least = SearchSettings().target_db if static else WITHOUT_RANGES_DB
+    least = SearchSettings().target_db
     weak = [part for part in outputs.parts if part.bound_db < least] if outputs is not None else []
     if weak:
         few = ", ".join(

@@ -167,7 +167,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     kept: dict[str, FloatReason] = {}
     probes: tuple[str, ...] = ()
     if static and options.calib is not None:
-        probes = _observable_probes(model, samples.calibration[0], specs)
+        probes = observable_probes(model, samples.calibration[0], specs)
         kept = _unobservable(model, plan, samples.calibration[0], specs)
         if kept:
             plan = make_plan(model, selection, kept)
@@ -251,7 +251,7 @@ def _find_samples(
     return parts, feedback, warnings
 
 
-def _observable_probes(model: ir.Model, sample: Sample, specs: list[InputSpec]) -> tuple[str, ...]:
+def observable_probes(model: ir.Model, sample: Sample, specs: list[InputSpec]) -> tuple[str, ...]:
     """Return the names of the probes that a run of a sample gives; those of inputs alone where it fails."""
     given = {value.name for value in model.graph.inputs}
     names = [value.name or "" for value in find_probes(model)]

@@ -222,7 +222,8 @@ class _Search:
         for _ in range(rounds):
             # groups that remove the excess noise
             aim = goal.target_db if goal.drop is None else self.steps[-1].sqnr_db + settings.step_db
-            excess = self.total - noise_power(aim) / self.scale
+            with np.errstate(divide="ignore"):
+                excess = self.total - noise_power(aim) / self.scale
             grown = _grow(chosen, self.groups, excess, limit)
             if grown == chosen and max(step.sqnr_db for step in self.steps) < settings.unusable_db:
                 limit = NO_LIMIT

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from onnxq.calibration.sketch import Sketch
+from onnxq.calibration.collect import NO_BINS
+from onnxq.calibration.sketch import Measured, Sketch
 from onnxq.calibration.statistics import Statistics
+from onnxq.data.samples import check_feeds, spread
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import nodes_of
 from onnxq.options import Format, QuantizeOptions, Technique
-from onnxq.plan.plan import PlannedNode, PlannedTensor
+from onnxq.plan.plan import Plan, PlannedNode, PlannedTensor
 from onnxq.plan.products import fits_run_time_ranges
 from onnxq.plan.reasons import Cause, FloatReason
 from onnxq.plan.unseen import (
@@ -24,10 +26,13 @@ from onnxq.plan.unseen import (
     reached,
     state_inputs,
 )
+from onnxq.runtime.inner_values import expose
+from onnxq.runtime.sessions import open_exposed, run
 from onnxq.search.candidates import Variant
+from onnxq.search.inputs import Inputs, observable_probes
 
-NAMED = 3
-"""Most names in a warning; the others are counted."""
+PROBED = 32
+"""Samples that tell which parts of a model run, in modes without calibrated ranges."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,62 @@ def without_unseen(
     return changed, warnings
 
 
+def unseen_outputs(inputs: Inputs, plan: Plan) -> list[str]:
+    """Return a warning where samples leave out what the weights of planned products meet; for modes without ranges.
+
+    Weights are rounded, and the file is verified, for what the samples show.
+    """
+    if not inputs.samples.calibration or not plan.nodes:
+        return []
+    model, seen = inputs.model, _probed(inputs)
+    origins = _unseen_inputs(model, seen)
+    for node in nodes_of(model):
+        origins.update(_not_run(node, seen))
+    behind = reached(model, origins, everything)
+    products = [planned.node.inputs[0] for planned in plan.nodes.values()]
+    if not any(value in behind for value in products):
+        return []
+    outputs = _outputs(model.graph.outputs, behind)
+    return [
+        f"calibration did not see all of the model ({_few(origins.values())}); "
+        f"how far {outputs} will be from float there is not known: add such samples"
+    ]
+
+
+def _probed(inputs: Inputs) -> dict[str, Sketch | None]:
+    """Return the ranges of the probes over samples, one by one until they show all parts of the model."""
+    model, specs = inputs.model, inputs.specs
+    samples = spread(inputs.samples.calibration, PROBED)
+    names = observable_probes(model, samples[0], specs)
+    given = {value.name for value in model.graph.inputs}
+    inner = [name for name in names if name not in given]
+    exposed = expose(model, inner) if inner else None
+    session = open_exposed(exposed.model) if exposed is not None else None
+    sketches = {name: Sketch() for name in names}
+    for sample in samples:
+        values = check_feeds(sample, specs)
+        if exposed is not None and session is not None:
+            outputs = [output for output, _ in exposed.outputs.values()]
+            values = values | exposed.values(run(session, values, sample.name, outputs))
+        for name, sketch in sketches.items():
+            array = values[name]
+            if array.size:
+                sketch.add_range(Measured(float(array.min()), float(array.max()), array.size, NO_BINS))
+        if all(sketch.minimum < sketch.maximum for sketch in sketches.values()):
+            break
+    return dict(sketches)
+
+
+def _unseen_inputs(model: ir.Model, seen: Mapping[str, Sketch | None]) -> dict[ir.Value, str]:
+    """Return the float inputs that have no values, or zeros alone."""
+    found = {}
+    for value in model.graph.inputs:
+        sketch = seen.get(value.name or "")
+        if sketch is not None and (why := _why(sketch)):
+            found[value] = f"input '{value.name}' {why}"
+    return found
+
+
 def allows_run_time_ranges(options: QuantizeOptions) -> bool:
     """Whether the file may find ranges at run time."""
     return (
@@ -72,21 +133,24 @@ def find_unseen(variant: Variant, statistics: Statistics) -> Unseen:
     """Find the values whose range the statistics do not show."""
     model, unseen = variant.model, Unseen()
     seen = {value.name or "": statistics.sketches.get(value.name or "") for value in probes(model)}
+    unseen.origins.update(_unseen_inputs(model, seen))
     for value in model.graph.inputs:
         sketch = seen.get(value.name or "")
-        if sketch is not None and (why := _why(sketch)):
-            unseen.origins[value] = f"input '{value.name}' {why}"
-        elif sketch is not None and sketch.minimum == sketch.maximum and sketch.seen > 1:
+        same = sketch is not None and sketch.minimum == sketch.maximum and sketch.seen > 1
+        if same and sketch is not None and value not in unseen.origins:
             unseen.doubted[value] = f"input '{value.name}' is {sketch.minimum:g} in all samples"
     for node in nodes_of(model):
         unseen.origins.update(_not_run(node, seen))
+    varying = reached(model, model.graph.inputs, data)
+    for node in nodes_of(model):
+        if node.op_type == "Loop" and any(value in varying for value in node.inputs[:2]):
+            unseen.doubted.update(_same_count(node, seen, statistics.samples))
     own = {}
     for tensor in variant.plan.tensors.values():
         sketch = statistics.sketch(tensor.name) if _calibrated(tensor) else None
         if sketch is not None and (why := _why(sketch)):
             own[tensor.value] = f"'{tensor.name}' {why}"
     if own:  # what does not depend on the samples is the same for all others
-        varying = reached(model, model.graph.inputs, data)
         unseen.own.update({value: why for value, why in own.items() if value in varying})
         empty = {v: why for v, why in unseen.own.items() if statistics.sketch(v.name or "").batches == 0}  # type: ignore[union-attr]
         unseen.origins.update({v: why for v, why in empty.items() if v not in unseen.origins})
@@ -124,6 +188,19 @@ def _not_run(node: ir.Node, seen: Mapping[str, Sketch | None]) -> dict[ir.Value,
                 why = f"the Loop of '{result}' has one iteration in all samples"
                 found |= dict.fromkeys(state_inputs(node, body), why)
     return found
+
+
+def _same_count(node: ir.Node, seen: Mapping[str, Sketch | None], samples: int) -> dict[ir.Value, str]:
+    """Return the results of a Loop that has the same number of iterations, at least two, in all samples."""
+    sketch = seen.get(bodies(node)["body"].inputs[0].name or "")
+    if sketch is None or sketch.batches == 0:
+        return {}
+    count = int(sketch.maximum) + 1
+    if count < 2 or sketch.seen != samples * count:
+        return {}
+    return dict.fromkeys(
+        node.outputs, f"the Loop of '{node.outputs[0].name}' has {count} iterations in all samples"
+    )
 
 
 def _planned_without(recipe: Recipe, values: set[ir.Value], *, at_run_time: bool) -> Recipe:
@@ -170,20 +247,28 @@ def _warnings(before: Recipe, after: Recipe, unseen: Unseen, values: set[ir.Valu
     changed = after is not before
     joined = reached(after.model, [*unseen.origins, *unseen.own], joined_ranges)
     if changed or _quantized(after, joined - values):
-        causes = {**unseen.origins, **unseen.own}
-        behind = reached(after.model, causes, everything)
-        floats = len(after.plan.floats) - len(before.plan.floats)
+        behind = reached(after.model, [*unseen.origins, *unseen.own], everything)
+        first = reached(after.model, unseen.origins, everything)
+        causes = [
+            *unseen.origins.values(),
+            *(why for value, why in unseen.own.items() if value not in first),
+        ]
+        kept = [name for name in after.kept if name not in before.kept]
+        done = [
+            f"{what}: {_few(map(repr, names))}"
+            for what, names in (("ranges found at run time", after.run_time), ("kept float", kept))
+            if names
+        ]
         found.append(
-            f"calibration did not see all of the model: {_few(causes.values())}: "
-            + (f"ranges of {len(after.run_time)} products are found at run time, " if after.run_time else "")
-            + (f"{floats} nodes stay float, " if floats > 0 else "")
-            + f"and nothing tells how close {_outputs(outputs, behind)} come to float there: add such samples"
+            f"calibration did not see all of the model ({_few(causes)})"
+            + "".join(f"; {each}" for each in done)
+            + f"; how far {_outputs(outputs, behind)} will be from float there is not known: add such samples"
         )
     if _quantized(after, reached(after.model, unseen.doubted, joined_ranges)):
         behind = reached(after.model, unseen.doubted, everything)
         found.append(
-            f"{_few(unseen.doubted.values())}: with other values {_outputs(outputs, behind)} "
-            "may be far from float: add samples that have them"
+            f"{_few(unseen.doubted.values())}: in other cases {_outputs(outputs, behind)} "
+            "may be far from float: add such samples"
         )
     return found
 
@@ -198,10 +283,10 @@ def _quantized(recipe: Recipe, values: set[ir.Value]) -> bool:
 
 
 def _outputs(outputs: Sequence[ir.Value], behind: set[ir.Value]) -> str:
-    return _few(f"output '{value.name}'" for value in outputs if value in behind) or "the outputs"
+    return _few((f"output '{value.name}'" for value in outputs if value in behind), most=10) or "the outputs"
 
 
-def _few(texts: Iterable[str]) -> str:
+def _few(texts: Iterable[str], most: int = 3) -> str:
     found = list(dict.fromkeys(texts))
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return ", ".join(found[:NAMED]) + more
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more

@@ -396,7 +396,8 @@ class RandomModel:
 
     def head(self) -> None:
         """Add products over rows of which there may be none."""
-        rows, name = (self.one("R", "Q"), 32), self.fresh("rows")
+        name = self.fresh("rows")
+        rows = (f"of_{name}", 32)
         most = 1 if self.chance(0.6) else 4
         self.add_input(
             name,
@@ -461,4 +462,5 @@ class RandomModel:
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    return rng.normal(size=shape).astype(np.float32)
+    """Draw normal values without far tails, which few samples do not show."""
+    return rng.normal(size=shape).clip(-2.5, 2.5).astype(np.float32)
