@@ -7,6 +7,7 @@ from onnxq.graph.edit import attribute, constant, factor, input_at, is_constant,
 from onnxq.plan.operators import KNOWN_RANGES, OPERATORS, Operator, Role
 
 Range = tuple[float, float]
+CROP = "tf_crop_and_resize"
 LARGEST = 1e30
 """A constant beyond this stands for infinity: no scale holds it and other values."""
 
@@ -64,6 +65,8 @@ def _view_refusal(node: ir.Node) -> str | None:
         return "works on a constant"
     if node.op_type == "Resize" and attribute(node, "mode", "nearest") != "nearest":
         return "only nearest-neighbour Resize works on integers"
+    if node.op_type == "Resize" and attribute(node, "coordinate_transformation_mode", "") == CROP:
+        return "outside of its region, an integer Resize writes another value than zero"
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
         return "MaxPool with indices has no integer kernel"
     return None
@@ -94,6 +97,15 @@ def _ramp_refusal(node: ir.Node) -> str | None:
     return None
 
 
+def average_refusal(node: ir.Node) -> str | None:
+    """Why an AveragePool has no integer kernel that computes the same, or None."""
+    if "dilations" in node.attributes:
+        return "the integer AveragePool takes no dilations"
+    if attribute(node, "ceil_mode", 0) and attribute(node, "count_include_pad", 0):
+        return "with ceil_mode and count_include_pad, the integer AveragePool divides by other counts"
+    return None
+
+
 def _arithmetic_refusal(node: ir.Node) -> str | None:
     operands = [value for value in node.inputs if value is not None]
     if not all(is_float(value) for value in operands):
@@ -104,7 +116,7 @@ def _arithmetic_refusal(node: ir.Node) -> str | None:
         return "an operand masks values: it is infinite, or as good as"
     if any(0 in (sizes(value) or []) for value in operands):
         return "an operand is empty"
-    return None
+    return average_refusal(node) if node.op_type == "AveragePool" else None
 
 
 def _is_mask(value: ir.Value) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnxq.comparison.metrics import MAX_DB
 from onnxq.cost.model import Costs
 from onnxq.cost.placement import Savings, place, savings, slowdowns, slower
 from onnxq.data.preprocessing import read_forms
@@ -17,7 +18,7 @@ from onnxq.graph.edit import sizes
 from onnxq.graph.files import file_bytes, save
 from onnxq.graph.macs import ShapeByName, node_macs
 from onnxq.plan.plan import Plan
-from onnxq.plan.reasons import MEASURING, SLOWER, TOO_NOISY, FloatReason
+from onnxq.plan.reasons import MEASURING, SLOWER, TOO_NOISY, UNUSABLE, Cause, FloatReason
 from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
 from onnxq.runtime.latency import medians_ms
@@ -70,6 +71,7 @@ class _Target:
     shapes  of the form's values
     costs   cost model of each CPU; empty where no node may stay float for speed
     folder  for files that are measured
+    reason  why nodes go back to float
     """
 
     inputs: Inputs
@@ -82,15 +84,16 @@ class _Target:
     costs: Sequence[Costs]
     folder: Path
     task: Task | None = None
+    reason: FloatReason = TOO_NOISY
 
     @property
     def recipe(self) -> Recipe:
         """The recipe with everything quantized."""
         return self.choice.recipe
 
-    def without(self, names: frozenset[str], reason: FloatReason = TOO_NOISY) -> Recipe:
+    def without(self, names: frozenset[str], reason: FloatReason | None = None) -> Recipe:
         """Return the recipe with these nodes in float, and those between them that conversions make slower then."""
-        left = dict.fromkeys(names, reason)
+        left = dict.fromkeys(names, reason or self.reason)
         recipe = self.recipe.leaving(left)
         slow = place(recipe.plan, self.shapes, self.costs).floats if self.costs and names else ()
         return self.recipe.leaving({**dict.fromkeys(slow, SLOWER), **left}) if slow else recipe
@@ -154,7 +157,7 @@ class _Target:
         """Return the plain model in float, its weights in half precision where the choice allows it."""
         plain = self.candidates.others[0] if self.candidates.others else self.candidates
         assert choice.fallback is not None
-        floats = {**dict.fromkeys(self.loads, SLOWER), **dict.fromkeys(choice.fallback.nodes, TOO_NOISY)}
+        floats = {**dict.fromkeys(self.loads, SLOWER), **dict.fromkeys(choice.fallback.nodes, self.reason)}
         recipe = replace(choice.recipe, model=plain.variant.model, techniques=()).leaving(floats)
         after = self.references.bound_db(plain.writer.write(recipe, Parameters()))
         fallback = replace(choice.fallback, nodes=tuple(self.loads), mac_share=1.0, after_db=after)
@@ -184,6 +187,10 @@ def meet_target(
             Path(folder),
             task,
         )
+        if (choice.kept.sqnr_db or 0.0) <= -MAX_DB:
+            said = candidates.references.complaint(candidates.model(choice.recipe))
+            if said:
+                target = replace(target, reason=FloatReason(Cause.ACCURACY, UNUSABLE.format(said)))
         close = (choice.kept.sqnr_db or 0.0) < target.goal.target_db + settings.doubt_db
         if close or inputs.feedback.states:
             target = target.with_more_samples()

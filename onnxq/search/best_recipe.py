@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import onnxruntime as ort
 
 from onnxq.calibration.methods import MethodOptions
 from onnxq.calibration.statistics import Statistics
@@ -59,9 +58,10 @@ def choose_best(
         if Technique.FALLBACK not in options.without and (asked or not fast):
             choice = meet_target(inputs, candidates, choice, loads, task)
     found = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
-    if found is not None and found <= -MAX_DB:
+    if found is not None and found <= -MAX_DB and references is not None:
+        said = references.complaint(candidates.model(choice.recipe)) or "its outputs are no numbers"
         raise ModelError(
-            f"{options.model}: onnxruntime {ort.__version__} cannot run its int8 form, or gets no numbers from it: "
+            f"{options.model}: its int8 form cannot be used: {said}: "
             "leave more nodes float with --exclude, or try --format qoperator"
         )
     return candidates, choice
