@@ -12,6 +12,7 @@ from onnxq.errors import ModelError, first_line
 from onnxq.graph.edit import tidy
 from onnxq.graph.interface import OVERRIDABLE_FROM
 from onnxq.graph.shapes import infer_shapes
+from onnxq.normalize.all_axes import name_all_axes
 from onnxq.normalize.canonical import canonicalize
 from onnxq.normalize.constant_branches import inline_branches
 from onnxq.normalize.constants import fold_constants
@@ -79,6 +80,7 @@ PASSES: tuple[Pass, ...] = (
     _on_change(drop_empty_operands, remove_identities),
     _library(lambda: common.DeduplicateInitializersPass(SMALL_CONSTANT)),  # makes more nodes equal
     _library(common.CommonSubexpressionEliminationPass),  # the runtime does so before selecting kernels
+    name_all_axes,
     canonicalize,  # before the folds, which know Conv and Gemm only
     fold_channel_arithmetic,  # before fold_forward: arithmetic between two Convs goes into the first
     fold_forward,

@@ -21,6 +21,7 @@ from onnxq.techniques.arithmetic import LONGEST_SUM
 
 Range = tuple[float, float]
 """Lower and upper bound."""
+CROP = "tf_crop_and_resize"
 
 
 def refusal(node: ir.Node, opset: int) -> str | None:
@@ -91,6 +92,8 @@ def _view_refusal(node: ir.Node) -> str | None:
         return "its input is a constant"
     if node.op_type == "Resize" and attribute(node, "mode", "nearest") != "nearest":
         return "only nearest-neighbour Resize has an integer kernel"
+    if node.op_type == "Resize" and attribute(node, "coordinate_transformation_mode", "") == CROP:
+        return "an integer Resize writes other values than zero outside of the cropped region"
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
         return "MaxPool with indices has no integer kernel"
     return None
@@ -109,6 +112,15 @@ def _ramp_refusal(node: ir.Node) -> str | None:
     producer = origin.producer() if origin is not None else None
     if producer is not None and (clamp_bounds(producer) is not None or producer.op_type in KNOWN_RANGES):
         return "its input has a bounded range, so input and output cannot share stored integers"
+    return None
+
+
+def average_refusal(node: ir.Node) -> str | None:
+    """Return the reason why no integer AveragePool computes the same, or None."""
+    if "dilations" in node.attributes:
+        return "the integer AveragePool takes no dilations"
+    if attribute(node, "ceil_mode", 0) and attribute(node, "count_include_pad", 0):
+        return "with ceil_mode and count_include_pad, the integer AveragePool divides by other counts"
     return None
 
 
@@ -133,7 +145,7 @@ def _arithmetic_refusal(node: ir.Node) -> str | None:
         return "an operand is a mask: it has infinite values, or values above 1e30"
     if any(0 in (sizes(value) or []) for value in operands):
         return "an operand is empty"
-    return None
+    return average_refusal(node) if node.op_type == "AveragePool" else None
 
 
 def _is_mask(value: ir.Value) -> bool:

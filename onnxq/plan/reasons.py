@@ -40,6 +40,8 @@ SLOWER = FloatReason(
     Cause.SPEED, "kept float for speed: its integer kernel and the conversions around it take longer"
 )
 TOO_NOISY = FloatReason(Cause.ACCURACY, "kept float for accuracy: the outputs are too far from float with it")
+UNUSABLE = "kept float: with it, the int8 form cannot be used: {}"
+"""With the words of the runtime."""
 MEASURING = FloatReason(Cause.TRIAL, "kept float while another node is measured alone")
 CHANGING_SHAPES = FloatReason(
     Cause.CALIBRATION, "is in a Loop or Scan whose values change their shape from iteration to iteration"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnxq.comparison.metrics import MAX_DB
 from onnxq.cost.model import Costs
 from onnxq.cost.placement import Savings, place, savings, slowdowns, slower
 from onnxq.data.preprocessing import read_forms
@@ -17,7 +18,7 @@ from onnxq.graph.files import file_bytes, save
 from onnxq.graph.macs import ShapeByName, node_macs
 from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 from onnxq.plan.plan import Plan
-from onnxq.plan.reasons import MEASURING, SLOWER, TOO_NOISY, FloatReason
+from onnxq.plan.reasons import MEASURING, SLOWER, TOO_NOISY, UNUSABLE, Cause, FloatReason
 from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
 from onnxq.runtime.latency import medians_ms
@@ -70,6 +71,7 @@ class _Target:
     shapes       shapes of the values
     costs        cost model of each CPU; empty where no node may stay float for speed
     folder       folder for the files that are measured
+    reason       reason of the nodes that go back to float
     """
 
     inputs: Inputs
@@ -82,6 +84,7 @@ class _Target:
     costs: Sequence[Costs]
     folder: Path
     task: Task | None = None
+    reason: FloatReason = TOO_NOISY
 
     @property
     def recipe(self) -> Recipe:
@@ -100,12 +103,12 @@ class _Target:
         target = -math.inf if limits.min_sqnr is None else limits.min_sqnr
         return Goal(target, asked=True, drop=self.drop, max_drop=limits.max_drop, close_db=close_db)
 
-    def in_float(self, names: frozenset[str], reason: FloatReason = TOO_NOISY) -> Recipe:
+    def in_float(self, names: frozenset[str], reason: FloatReason | None = None) -> Recipe:
         """Return the recipe with these nodes in float.
 
         Nodes between them also become float where conversions would make them slower in int8.
         """
-        floats = dict.fromkeys(names, reason)
+        floats = dict.fromkeys(names, reason or self.reason)
         recipe = self.recipe.leaving(floats)
         slow = place(recipe.plan, self.shapes, self.costs).floats if self.costs and names else ()
         return self.recipe.leaving({**dict.fromkeys(slow, SLOWER), **floats}) if slow else recipe
@@ -162,7 +165,7 @@ class _Target:
         assert choice.fallback is not None
         floats = {
             **dict.fromkeys(self.float_costs, SLOWER),
-            **dict.fromkeys(choice.fallback.nodes, TOO_NOISY),
+            **dict.fromkeys(choice.fallback.nodes, self.reason),
         }
         recipe = replace(choice.recipe, model=plain.variant.model, techniques=()).leaving(floats)
         after = self.references.bound_db(plain.writer.write(recipe, Parameters()))
@@ -197,6 +200,10 @@ def meet_target(
             folder,
             task,
         )
+        if (choice.kept.sqnr_db or 0.0) <= -MAX_DB:
+            message = candidates.references.complaint(candidates.model(choice.recipe))
+            if message:
+                target = replace(target, reason=FloatReason(Cause.ACCURACY, UNUSABLE.format(message)))
         # more validation samples where the outputs are close to the target
         close = (choice.kept.sqnr_db or 0.0) < target.goal.target_db + settings.more_samples_db
         if close or inputs.feedback.states:

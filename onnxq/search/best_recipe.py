@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import onnxruntime as ort
-
 from onnxq.calibration.methods import MethodOptions
 from onnxq.calibration.statistics import Statistics
 from onnxq.comparison.errors import decibels
@@ -68,10 +66,11 @@ def choose_best(
         if Technique.FALLBACK not in options.without and (asked or not fast):
             choice = meet_target(inputs, candidates, choice, float_costs, task)
     sqnr_db = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
-    if sqnr_db is not None and sqnr_db <= -MAX_DB:
+    if sqnr_db is not None and sqnr_db <= -MAX_DB and references is not None:
+        message = references.complaint(candidates.model(choice.recipe)) or "its outputs are no numbers"
         raise ModelError(
-            f"{options.model}: onnxruntime {ort.__version__} cannot run its int8 form, or gets no numbers "
-            "from it: leave more nodes float with --exclude, or try --format qoperator"
+            f"{options.model}: its int8 form cannot be used: {message}: "
+            "leave more nodes float with --exclude, or try --format qoperator"
         )
     return candidates, choice
 

@@ -221,6 +221,16 @@ class References:
             return None
         return comparison
 
+    def complaint(self, model: ir.Model) -> str:
+        """Return the runtime's words about a form that it cannot load or run; an empty text if it can."""
+        try:
+            opened = self.observation.opened(model)
+            for _ in run_all(open_session(opened.model), opened, self.samples, self.observation.feedback):
+                pass
+        except ModelError as error:
+            return str(error)
+        return ""
+
     def _failed(self) -> OutputNoise:
         """Return the noise of a candidate that cannot run: nodes left in float may help."""
         return OutputNoise((math.inf,) * max(1, len(self.observation.outer)))
