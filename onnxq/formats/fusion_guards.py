@@ -97,7 +97,7 @@ def _guard_pool(quantizer: ir.Node, names: Names) -> bool:
 
 
 def _guard_average(quantizer: ir.Node, names: Names) -> bool:
-    """Keep an AveragePool in float that the integer kernel computes otherwise; return whether there is one."""
+    """Keep AveragePools in float that the integer kernel computes otherwise; return whether there is one."""
     last, node = quantizer, quantizer.inputs[0].producer() if quantizer.inputs[0] is not None else None
     while node is not None and node.op_type in MOVING | CLAMPS and only_use(node.outputs[0]) is last:
         last, node = node, node.inputs[0].producer() if node.inputs[0] is not None else None

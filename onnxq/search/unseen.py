@@ -65,9 +65,9 @@ def without_unseen(
 
 
 def unseen_outputs(inputs: Inputs, plan: Plan) -> list[str]:
-    """Return a warning where samples leave out what the weights of planned products meet; for modes without ranges.
+    """Return a warning where no sample reaches some of the planned products; for modes without ranges.
 
-    Weights are rounded, and the file is verified, for what the samples show.
+    Weights are rounded, and the file is verified, only for values that the samples show.
     """
     if not inputs.samples.calibration or not plan.nodes:
         return []
