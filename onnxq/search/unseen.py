@@ -123,7 +123,7 @@ def _unseen_inputs(model: ir.Model, seen: Mapping[str, Sketch | None]) -> dict[i
 def allows_run_time_ranges(options: QuantizeOptions) -> bool:
     """Whether the file may find ranges at run time."""
     return (
-        options.format is Format.QDQ
+        options.format == Format.QDQ
         and not options.standard
         and Technique.RUN_TIME_RANGES not in options.without
     )
