@@ -202,6 +202,7 @@ def _batchable(
     for a, b, ab in zip(one, two, both, strict=True):
         if a.ndim == 0 or a.shape[1:] != b.shape[1:] or ab.shape != (len(a) + len(b), *a.shape[1:]):
             return False
-        if not np.allclose(ab, np.concatenate([a, b]), 1e-3, 1e-5):
+        each = np.concatenate([a, b])
+        if not (np.allclose(ab, each, 1e-3, 1e-5) if each.dtype.kind in "fiub" else np.array_equal(ab, each)):
             return False
     return True

@@ -35,7 +35,7 @@ class BitsWriter:
     def __init__(self, model: ir.Model, accuracy_level: int) -> None:
         self.model, self.accuracy_level = model, accuracy_level
         self.graph, self.names = model.graph, Names(model)
-        self._stored: dict[str, list[ir.Value]] = {}
+        self._stored: dict[str | tuple[str, ir.Graph], list[ir.Value]] = {}
         model.graph.opset_imports.setdefault(MICROSOFT, 1)
 
     def product(self, node: ir.Node, coded: Coded, key: str) -> None:
@@ -49,8 +49,11 @@ class BitsWriter:
         self._replace(node, "MatMulNBits", inputs, accuracy_level=self.accuracy_level, **sizes)
 
     def standard_product(self, node: ir.Node, coded: Coded, key: str) -> None:
-        """Give a MatMul or Gemm a blocked DequantizeLinear (opset 21) as weight `[K, N]`, which is fused."""
-        grid = coded.grid
+        """Give a MatMul or Gemm a blocked DequantizeLinear (opset 21) as weight `[K, N]`, which is fused.
+
+        The runtime finds the integers in the node's own graph only: a body has its own.
+        """
+        grid, graph = coded.grid, graph_of(node)
         low = grid.middle if grid.symmetric else 0
         kind = {
             (4, True): ir.DataType.INT4,
@@ -70,13 +73,18 @@ class BitsWriter:
             value = ir.Value(
                 name=tensor.name, shape=tensor.shape, type=ir.TensorType(stored), const_value=tensor
             )
-            self.graph.register_initializer(value)
+            graph.register_initializer(value)
             return value
 
-        if key not in self._stored:
-            self._stored[key] = [integers("codes", coded.codes), self._add(f"{key}_scales", coded.scales.T)]
+        place = key, graph
+        if place not in self._stored:
+            scales = np.ascontiguousarray(coded.scales.T)
+            self._stored[place] = [
+                integers("codes", coded.codes),
+                add_initializer(graph, self.names.fresh(f"{key}_scales"), scales),
+            ]
             if not grid.symmetric:
-                self._stored[key].append(integers("zeros", coded.zeros))
+                self._stored[place].append(integers("zeros", coded.zeros))
         weight = ir.Value(
             name=self.names.fresh(f"{key}_weight"),
             shape=ir.Shape(coded.codes.T.shape),
@@ -84,9 +92,9 @@ class BitsWriter:
         )
         name = self.names.fresh(f"{key}_DequantizeLinear")
         add_node(
-            graph_of(node),
+            graph,
             "DequantizeLinear",
-            [*self._stored[key]],
+            [*self._stored[place]],
             [weight],
             name=name,
             axis=0,

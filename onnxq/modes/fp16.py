@@ -49,4 +49,5 @@ def convert_to_fp16(inputs: Inputs) -> Outcome:
             f"{len(kept)} constants stay float32: half precision cannot hold them: {', '.join(kept[:5])}"
         )
     recipe = Recipe(inputs.model, Plan(), techniques=("half precision",))
-    return outcome(inputs, model, recipe, notes, narrowed)
+    nothing = f"it has no constant of {SMALLEST} float32 values that half precision can hold"
+    return outcome(inputs, model, recipe, notes, narrowed, nothing)

@@ -33,7 +33,12 @@ LARGEST_MOMENTS = 256 << 20
 
 
 def outcome(
-    inputs: Inputs, written: ir.Model, recipe: Recipe, notes: Sequence[str] = (), stored: int = 0
+    inputs: Inputs,
+    written: ir.Model,
+    recipe: Recipe,
+    notes: Sequence[str] = (),
+    stored: int = 0,
+    otherwise: str = "it has no MatMul or Gemm",
 ) -> Outcome:
     """Return the outcome of a mode that calibrates no ranges.
 
@@ -43,6 +48,7 @@ def outcome(
         recipe: the float model before any transform, the quantized products, and the techniques.
         notes: further lines for the report.
         stored: number of other weights stored in fewer bits.
+        otherwise: why there is nothing to quantize, where no product has a reason.
 
     Raises:
         NothingToQuantize: neither a product nor a weight was quantized.
@@ -50,7 +56,7 @@ def outcome(
     options, plan = inputs.options, recipe.plan
     if not plan.nodes and not stored:
         reasons = [f"{node.op_type} '{node.name}': {why}" for node, why in plan.floats.values()]
-        why = reasons[0] if reasons else "it has no MatMul or Gemm"
+        why = reasons[0] if reasons else otherwise
         raise NothingToQuantize(f"{options.model}: nothing to quantize: {why}")
     statistics = Statistics(digest(options.model), sketches={})
     statistics.samples = len(inputs.samples.calibration)

@@ -3,6 +3,7 @@
 Max(x, c), Min(x, c), scalar c          -> Clip(x, c), Clip(x, , c)
 Gemm with alpha or beta                 -> folded into constant weight and bias
 Gemm with a C that is no bias vector    -> Gemm without C, then Add
+MatMul(A, B), constant B [1, K, N]     -> MatMul(A, B) with B [K, N]
 MatMul(A, B) of rank 2, then Add(bias)  -> Gemm(A, B, bias)
 MatMul(A, B) of rank 2, then Add(other) -> Gemm(A, B), then Add
 ReduceMean over the axes of an image    -> GlobalAveragePool, then Flatten where the axes go
@@ -19,6 +20,7 @@ from onnxq.graph.edit import (
     add_node,
     attribute,
     constant,
+    constant_value,
     factor,
     input_at,
     is_constant,
@@ -112,6 +114,30 @@ def _gemm_bias(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
     return True
 
 
+def _matrix_weight(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
+    """Remove the axes of size 1 in front of a constant weight, for all MatMuls that read it."""
+    weight = node.inputs[1]
+    shape = sizes(weight)
+    if weight is None or shape is None or len(shape) < 3 or set(shape[:-2]) != {1} or not is_constant(weight):
+        return False
+    takers = [
+        use.node
+        for use in weight.uses()
+        if use.idx == 1
+        and use.node.op_type == "MatMul"
+        and use.node.domain in ("", "ai.onnx")
+        and (known_rank(use.node.inputs[0]) or 0) >= len(shape)
+    ]
+    array = constant(weight) if node in takers else None
+    if array is None:
+        return False
+    matrix = constant_value(array.reshape(shape[-2:]), names.fresh(f"{weight.name}_matrix"))
+    (weight.graph or graph).register_initializer(matrix)
+    for taker in takers:
+        taker.replace_input_with(1, matrix)
+    return True
+
+
 def _gemm_from_matmul(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
     """Turn a MatMul with an Add behind it into a Gemm.
 
@@ -171,7 +197,7 @@ _RULES: dict[str, tuple[Rule, ...]] = {
     "Max": (_clip,),
     "Min": (_clip,),
     "Gemm": (_fold_gemm_factors, _gemm_bias),  # a C with a factor would stay
-    "MatMul": (_gemm_from_matmul,),
+    "MatMul": (_matrix_weight, _gemm_from_matmul),
     "ReduceMean": (_pool_from_mean,),
 }
 """Rules by operator, in order."""

@@ -26,9 +26,10 @@ def compute_in_float32(model: ir.Model) -> bool:
     if any(node.domain == "ai.onnx.ml" for node in nodes):
         return False
     names = Names(model)
-    ends = [
-        (value, value.dtype) for value in (*model.graph.inputs, *model.graph.outputs) if value.dtype in OTHERS
-    ]
+    ends = {
+        value: value.dtype for value in (*model.graph.inputs, *model.graph.outputs) if value.dtype in OTHERS
+    }
+    defaults = {value: value.const_value for value in model.graph.inputs}
     for graph in model.graphs():
         for value in [
             *graph.inputs,
@@ -38,9 +39,10 @@ def compute_in_float32(model: ir.Model) -> bool:
             _retype(value)
     for node in nodes:
         _retype_attributes(node)
-    for value, kind in ends:
+    for value, kind in ends.items():
         assert kind is not None
         if value.is_graph_input():
+            value.const_value = defaults[value]
             _cast_input(model.graph, value, kind, names)
         else:
             _cast_output(model.graph, value, kind, names)
@@ -74,7 +76,8 @@ def _cast_input(graph: ir.Graph, value: ir.Value, kind: ir.DataType, names: Name
     inside = ir.Value(
         name=names.fresh(f"{value.name}_float32"), shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT)
     )
-    ir.convenience.replace_all_uses_with(value, inside)
+    for use in list(value.uses()):
+        use.node.replace_input_with(use.idx, inside)
     add_node(
         graph, "Cast", [value], [inside], name=names.fresh(f"{value.name}_Cast"), to=int(ir.DataType.FLOAT)
     )

@@ -131,6 +131,7 @@ def _run(model: ir.Model, passes: tuple[Pass, ...], *, lift: bool) -> ir.Model:
         model = lift_opset(model)
     if constants_listed:  # before all passes that look for constants
         common.RemoveInitializersFromInputsPass()(model)
+        model.ir_version = max(model.ir_version, OVERRIDABLE_FROM)
     for step in passes:
         step(model)
     return model

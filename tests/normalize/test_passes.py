@@ -122,13 +122,59 @@ def test_weights_behind_constant_identity_and_transpose_are_found(rng):
     assert normalized.graph.node(0).inputs[1].const_value is not None
 
 
-def test_initializers_among_the_inputs_are_constants(rng):
+@pytest.mark.parametrize(
+    ("opset", "ir_version", "inputs"), [(8, 3, ["x"]), (13, 3, ["x"]), (17, 8, ["x", "w"])]
+)
+def test_initializers_among_the_inputs_are_constants_before_version_4(rng, opset, ir_version, inputs):
     model = parse(
         CONV.replace("x)", "x, float[4,3,3,3] w)") + "y = Conv<pads=[1,1,1,1]>(x, w) }",
         {"w": normal(rng, 4, 3, 3, 3)},
+        opset=opset,
+        ir_version=ir_version,
     )
     normalized = check(model, x(rng), ["Conv"])
-    assert [value.name for value in normalized.graph.inputs] == ["x"]
+    assert [value.name for value in normalized.graph.inputs] == inputs
+    assert list(normalized.graph.initializers) == ["w"]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_an_input_that_is_an_output_keeps_its_name(rng, kind):
+    name = {np.float32: "float", np.float16: "float16"}[kind]
+    text = f"g ({name}[N,4] x, {name}[N,4] k) => ({name}[N,4] k, {name}[N,4] y) {{ h = MatMul(x, w) y = Add(h, k) }}"
+    feeds = {key: normal(rng, 2, 4).astype(kind) for key in "xk"}
+    model = parse(text, {"w": normal(rng, 4, 4).astype(kind)})
+    wanted, normalized = run(model, feeds), normalize(to_ir(model))
+    assert [value.name for value in normalized.graph.outputs] == ["k", "y"]
+    assert normalized.graph.outputs[0] is normalized.graph.inputs[1]
+    for a, b in zip(wanted, run(normalized, feeds), strict=True):
+        assert a.dtype == b.dtype == kind
+        assert np.allclose(a, b, rtol=1e-2, atol=1e-2)
+
+
+def test_a_body_that_outputs_its_input_or_one_value_twice_gets_identities(rng):
+    text = """g (float[2,4] x, int64 n) => (float[2,4] y, float[2,4] z, float[2,4] u) {
+        c = Constant<value = bool {1}>()
+        y, z, u = Loop (n, c, x, x, x) <body = b (int64 i, bool ci, float[2,4] s, float[2,4] t, float[2,4] v) =>
+            (bool ci, float[2,4] r, float[2,4] r, float[2,4] v) { r = Add(s, s) }> }"""
+    model, feeds = parse(text), {"x": normal(rng, 2, 4), "n": np.array(3)}
+    (y, z, u) = run(normalize(to_ir(model)), feeds)
+    assert np.allclose(y, 8 * feeds["x"])
+    assert np.array_equal(y, z)
+    assert np.array_equal(u, feeds["x"])
+
+
+@pytest.mark.parametrize("leading", ["1", "1,1"])
+def test_a_weight_with_leading_axes_of_size_1_is_a_matrix(rng, leading):
+    text = "g (float[2,3,5,4] x) => (float[2,3,5,6] y, float[2,3,5,6] z) { y = MatMul(x, w) a = Abs(x) z = MatMul(a, w) }"
+    shape = [int(size) for size in leading.split(",")]
+    model = parse(text, {"w": normal(rng, *shape, 4, 6)})
+    normalized = check(model, {"x": normal(rng, 2, 3, 5, 4)}, ["MatMul", "Abs", "MatMul"])
+    assert [value.shape for value in normalized.graph.initializers.values() if value.uses()] == [[4, 6]]
+
+
+def test_a_weight_that_adds_an_axis_stays(rng):
+    text = "g (float[5,4] x) => (float[1,5,6] y) { y = MatMul(x, w) }"
+    check(parse(text, {"w": normal(rng, 1, 4, 6)}), {"x": normal(rng, 5, 4)}, ["MatMul"])
 
 
 def test_dropout_and_identity_vanish(rng):
