@@ -28,6 +28,8 @@ from onnxq.normalize.unique_names import make_names_unique
 Pass = Callable[[ir.Model], bool]
 """Rewrites a model in place and returns whether it modified the model."""
 
+HIDDEN_INITIALIZERS = 4
+"""First version of the format whose initializers need not be inputs; the runtime insists on it in bodies."""
 SMALL_CONSTANT = 8
 """Elements up to which equal constants are merged, as the runtime does: repeated axes and bounds."""
 
@@ -99,4 +101,7 @@ def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
         model = lift_opset(model)
     for step in PASSES:
         step(model)
+    if len(list(model.graphs())) > 1:
+        # bodies read initializers that are no inputs
+        model.ir_version = max(model.ir_version, HIDDEN_INITIALIZERS)
     return model

@@ -65,7 +65,7 @@ def without_unseen(
 
 
 def unseen_outputs(inputs: Inputs, plan: Plan) -> list[str]:
-    """Return a warning where samples leave out what the weights of planned products meet; for modes without ranges.
+    """Return a warning where samples leave out what products meet, for modes without ranges.
 
     Weights are rounded, and the file is verified, for what the samples show.
     """
