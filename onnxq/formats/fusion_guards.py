@@ -13,6 +13,8 @@ it is not in its fast layout, and all elements are quantized instead of the pool
 QLinearAveragePool: the runtime makes one of any AveragePool between a DequantizeLinear and a QuantizeLinear,
 though its kernel knows no dilations, and counts otherwise with ceil_mode and count_include_pad. The
 LeakyRelu of slope 1 prevents that, too.
+It also moves a DequantizeLinear behind a MaxPool, or what only moves elements, and ends the process where a
+body of an If, Loop or Scan reads the result. The body then reads it behind a LeakyRelu of slope 1.
 
 MatMulAddFusion: a MatMul of rank 3 or more with a bias and a static shape becomes a float Gemm between
 Reshapes before the runtime selects integer kernels; its weights are widened in every run. A bias of shape
@@ -27,6 +29,7 @@ from onnxq.graph.edit import (
     add_node,
     constant,
     graph_of,
+    is_float,
     nodes_of,
     only_use,
     take_output,
@@ -47,6 +50,8 @@ def guard_fusions(model: ir.Model) -> bool:
     for node in list(nodes_of(model)):
         if node.op_type == "QuantizeLinear":
             modified |= _guard_pool(node, names) or _guard_average(node, names)
+        if node.op_type in MOVING | {"MaxPool"}:
+            modified |= _guard_body(node, names)
         if node.op_type == "MatMul":
             modified |= _guard_product(model, node, names)
         if (
@@ -106,6 +111,20 @@ def _guard_average(quantizer: ir.Node, names: Names) -> bool:
     if average_refusal(node) is None:
         return False
     last.replace_input_with(0, _leaky(node, node.outputs[0], 1.0, names))
+    return True
+
+
+def _guard_body(node: ir.Node, names: Names) -> bool:
+    """Shield what bodies read of an operator behind a DequantizeLinear; return whether they read any."""
+    inside = [use for use in node.outputs[0].uses() if use.node.graph is not node.graph]
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    while before is not None and before.op_type in MOVING | {"MaxPool"}:
+        before = before.inputs[0].producer() if before.inputs[0] is not None else None
+    if not inside or before is None or before.op_type != "DequantizeLinear" or not is_float(node.outputs[0]):
+        return False
+    shielded = _leaky(node, node.outputs[0], 1.0, names)
+    for use in inside:
+        use.node.replace_input_with(use.idx, shielded)
     return True
 
 

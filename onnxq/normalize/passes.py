@@ -33,6 +33,8 @@ from onnxq.normalize.unique_names import make_names_unique
 Pass = Callable[[ir.Model], bool]
 """Rewrites a model in place and returns whether it modified the model."""
 
+HIDDEN_INITIALIZERS = 4
+"""First version of the format whose initializers need not be inputs; the runtime insists on it in bodies."""
 SMALL_CONSTANT = 8
 """Elements up to which equal constants are merged, as the runtime does: repeated axes and bounds."""
 
@@ -134,4 +136,7 @@ def _run(model: ir.Model, passes: tuple[Pass, ...], *, lift: bool) -> ir.Model:
         model.ir_version = max(model.ir_version, OVERRIDABLE_FROM)
     for step in passes:
         step(model)
+    if len(list(model.graphs())) > 1:
+        # bodies read initializers that are no inputs
+        model.ir_version = max(model.ir_version, HIDDEN_INITIALIZERS)
     return model
