@@ -1,5 +1,7 @@
 """Models from ONNX text, runs in the runtime's kernels, and the flag that rewrites golden files."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from click.testing import CliRunner
 
 from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import MethodOptions
@@ -25,6 +28,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "calib_data"
 CNN = ROOT / "sample_models" / "digits_cnn.onnx"
 TRANSFORMER = ROOT / "sample_models" / "digits_transformer.onnx"
+
+if "mix_stderr" in inspect.signature(CliRunner).parameters:  # click before 8.2 mixes unless told not to
+    CliRunner.__init__ = functools.partialmethod(CliRunner.__init__, mix_stderr=False)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,7 +6,6 @@ Memory holds one batch per worker, never the data set.
 """
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,8 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
 from onnxq.runtime.inner_values import Exposed, expose
+from onnxq.runtime.machine import available_cores
+from onnxq.runtime.progress import no_progress
 from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import InputSpec, input_specs, open_exposed, run
 from onnxq.types import Array, Feeds
@@ -88,9 +89,9 @@ def observe(
     specs = input_specs(session)
     # random numbers that a model draws depend on the order of its runs
     size, workers = (1, 1) if unseeded_nodes(model) else batching(session, specs, samples, exposed)
-    if workers < cpus():
+    if workers < available_cores():
         del session  # each may hold all weights: never two at a time
-        session = open_exposed(exposed.model, threads=cpus() // workers, patterns=False)
+        session = open_exposed(exposed.model, threads=available_cores() // workers, patterns=False)
 
     def work(start: int) -> tuple[bytes, list[T], int]:
         content, parts = run_batch(session, specs, samples[start : start + size], exposed)
@@ -104,7 +105,7 @@ def observe(
     pending: deque[Future[tuple[bytes, list[T], int]]] = deque()
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(samples), desc=title, unit="sample", disable=None) as bar,
+        tqdm(total=len(samples), desc=title, unit="sample", disable=no_progress()) as bar,
     ):
 
         def finish() -> None:
@@ -158,11 +159,6 @@ def _part(session: ort.InferenceSession, feeds: Feeds, samples: Sequence[Sample]
     return Part(names, feeds | exposed.values(fetched))
 
 
-def cpus() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def batching(
     session: ort.InferenceSession, specs: list[InputSpec], samples: Sequence[Sample], exposed: Exposed
 ) -> tuple[int, int]:
@@ -173,7 +169,7 @@ def batching(
     if size < 2 or len(samples) < 4 or not _batchable(session, specs, samples, exposed):
         size = 1
     room = max(1, IN_FLIGHT_BYTES // (4 * count * size))
-    return size, min(cpus(), MOST_WORKERS, room, -(-len(samples) // size))
+    return size, min(available_cores(), MOST_WORKERS, room, -(-len(samples) // size))
 
 
 def _values(

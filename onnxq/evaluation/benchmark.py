@@ -1,13 +1,9 @@
 """`onnxq bench`: latency, memory and size of models on this machine, run in turns."""
 
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -18,9 +14,9 @@ from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.gates import Gate, at_least, at_most
 from onnxq.evaluation.generation import Generator
 from onnxq.graph.files import file_bytes, load
-from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 from onnxq.options import Limits
 from onnxq.runtime.latency import time_in_turns
+from onnxq.runtime.load_cost import load_cost
 from onnxq.runtime.machine import Machine, this_machine
 from onnxq.runtime.sessions import InputSpec, input_specs, open_session, run
 from onnxq.types import Array, Feeds
@@ -29,27 +25,6 @@ SCHEMA = 1
 """Version of the JSON; it changes when a key changes its meaning or is removed."""
 SAMPLES = 8
 """Number of samples that the runs cycle through."""
-MEASURE = """
-import json, resource, sys, time
-import numpy as np, onnxruntime as ort
-def peak():  # of this process alone: ru_maxrss starts at the parent's value
-    try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before = peak()
-with np.load(sys.argv[2], allow_pickle=False) as file:
-    feeds = {str(file[f"name{i}"]): file[f"value{i}"] for i in range(len(file.files) // 2)}
-options = ort.SessionOptions()
-options.log_severity_level, options.intra_op_num_threads = 4, int(sys.argv[3])
-start = time.perf_counter()
-session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-load = time.perf_counter() - start
-session.run(None, feeds)
-print(json.dumps([load * 1000, peak() - before]))
-"""
-"""Program for a new process; takes model, feeds and threads, prints load time (ms) and memory (kB)."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +144,7 @@ def bench(paths: Sequence[Path], options: BenchOptions) -> BenchReport:
     generated = _generation(paths, feeds[0], forms, options) if options.tokens else [None] * len(paths)
     models = []
     for path, rows, generation in zip(paths, timings, generated, strict=True):
-        load_ms, memory = _load_cost(path, feeds[0], options.threads[0])
+        load_ms, memory = load_cost(path, feeds[0], options.threads[0])
         models.append(ModelBench(str(path), file_bytes(path), load_ms, memory, rows, generation))
     return BenchReport(this_machine(), len(feeds), models, _gates(models, options.limits))
 
@@ -245,25 +220,6 @@ def _generation(
             GenerationTiming(len(prompt), options.tokens, each.times_ms[0], token, 1000 / token, same)
         )
     return rows
-
-
-def _load_cost(path: Path, feeds: Feeds, threads: int) -> tuple[float | None, int | None]:
-    """Measure load time (ms) and memory (bytes) in a new process; None if that fails."""
-    arrays: dict[str, Any] = {}
-    for i, (name, array) in enumerate(feeds.items()):
-        arrays |= {f"name{i}": np.array(name), f"value{i}": array}
-    with ScratchFolder() as folder:
-        with writing_temporaries():
-            np.savez(folder / "feeds.npz", **arrays)
-        command = [sys.executable, "-c", MEASURE, str(path), str(folder / "feeds.npz"), str(threads)]
-        try:
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError:  # no more processes or open files
-            return None, None
-    if result.returncode:
-        return None, None
-    load_ms, kilobytes = json.loads(result.stdout.strip().splitlines()[-1])
-    return float(load_ms), int(kilobytes) * (1 if sys.platform == "darwin" else 1024)
 
 
 def _gates(models: Sequence[ModelBench], limits: Limits) -> list[Gate]:

@@ -230,7 +230,7 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
 
 def _relevant(values: Array, addend: Addend | None, floats: Mapping[str, Array]) -> Array:
     """Keep the values of an addend before a Relu that affect the Relu; the rest needs no integers."""
-    return values if addend is None else addend.counting(values, floats[addend.other])
+    return values if addend is None else addend.effective(values, floats[addend.other])
 
 
 def _scaled_back(want: Array, have: Array) -> tuple[Array, Array | float]:

@@ -143,7 +143,7 @@ def _errors(
             ):  # outputs of integer operators are integers
                 if a in addends:
                     other = expected[wanted.outputs[addends[a].other][0]]
-                    want, have = (addends[a].counting(each, other) for each in (want, have))
+                    want, have = (addends[a].effective(each, other) for each in (want, have))
                 errors[name].add(want, have)
     values = {name: error.sqnr_db() for name, error in errors.items()}
     return {name: value for name, value in values.items() if value is not None}

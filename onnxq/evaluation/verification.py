@@ -7,7 +7,7 @@ reported.
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +107,8 @@ class Outputs:
     sequences  number of sequences of a stateful model, each model with its own states; else None
     checked    samples that were also run without graph optimization (Q/DQ in float)
     optimized_db, unoptimized_db  SQNR of the worst part over these samples, both ways, dB
+    undefined  outputs that have NaN in float, which do not count
+    empty      outputs that have no value, or none other than zero, in any sample: nothing is known of them
     """
 
     samples: int
@@ -121,6 +123,8 @@ class Outputs:
     checked: int
     optimized_db: float | None
     unoptimized_db: float | None
+    undefined: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
 
     @property
     def worst_part(self) -> PartError | None:
@@ -338,7 +342,16 @@ def _outputs(
         checked=len(written.names),
         optimized_db=optimized.outer.worst_db(),
         unoptimized_db=written.outer.worst_db(),
+        undefined=[observation.taps[value].name for value in sorted(errors.undefined)],
+        empty=_without_values(errors, observation),
     )
+
+
+def _without_values(errors: OutputErrors, observation: Observation) -> list[str]:
+    """Return the names of the outputs no part of which has a signal in float."""
+    measured = {errors.parts[i].value for i in errors.measured}
+    compared = dict.fromkeys(part.value for part in errors.parts)
+    return [observation.taps[value].name for value in compared if value not in measured | errors.undefined]
 
 
 def heavy_samples(errors: OutputErrors, part: int, names: Sequence[str]) -> list[SampleError]:

@@ -72,4 +72,4 @@ def fits_half_precision(weight: Array) -> bool:
     if weight.size == 0 or np.abs(weight).max() > np.finfo(np.float16).max:
         return False
     error = weight.astype(np.float16).astype(np.float32) - weight
-    return bool(np.square(error).sum() <= MOST_ERROR**2 * np.square(weight).sum())
+    return bool(np.square(error).sum() <= np.float32(MOST_ERROR**2) * np.square(weight).sum())

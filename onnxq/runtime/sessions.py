@@ -37,15 +37,20 @@ NUMPY_TYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Input of a model: name, NumPy type (None if it is no tensor), shape (None for any size)."""
+    """Input of a model: name, NumPy type (None if it is no tensor), shape (None for any size).
+
+    Without `ranked`, the shape is unknown and any array fits.
+    """
 
     name: str
     dtype: np.dtype[Any] | None
     shape: tuple[int | None, ...]
+    ranked: bool = True
 
     def describe(self) -> str:
         """Return a text such as `float32[?,3,224,224]`."""
         sizes = ",".join("?" if size is None else str(size) for size in self.shape)
+        sizes = sizes if self.ranked else "..."
         return f"{self.dtype}[{sizes}]"
 
 
@@ -157,6 +162,7 @@ def model_inputs(model: ir.Model) -> list[InputSpec]:
             if value.dtype is not None and isinstance(value.type, ir.TensorType)
             else None,
             tuple(size if isinstance(size, int) and size >= 0 else None for size in value.shape or ()),
+            value.shape is not None,
         )
         for value in model.graph.inputs
         if value.name not in model.graph.initializers
@@ -164,12 +170,16 @@ def model_inputs(model: ir.Model) -> list[InputSpec]:
 
 
 def input_specs(session: ort.InferenceSession) -> list[InputSpec]:
-    """Return the inputs that a session needs, without those that have a default."""
+    """Return the inputs that a session needs, without those that have a default.
+
+    A session gives an input of unknown shape the shape of a scalar.
+    """
     return [
         InputSpec(
             node.name,
             np.dtype(NUMPY_TYPES[node.type]) if node.type in NUMPY_TYPES else None,
             tuple(size if isinstance(size, int) and size >= 0 else None for size in node.shape),
+            bool(node.shape),
         )
         for node in session.get_inputs()
     ]

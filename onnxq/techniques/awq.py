@@ -30,7 +30,7 @@ def awq_scales(
     power = np.maximum(np.diag(moments), 1e-12)
     best, least = None, MAX_ERROR_RATIO * _error(weights, moments, rounded, np.ones_like(power))
     for alpha in ALPHAS:
-        scales = (power ** (alpha / 2)).astype(np.float32)
+        scales = (power.astype(np.float64) ** (alpha / 2)).astype(np.float32)
         scales /= np.sqrt(scales.max() * scales.min())
         scales = np.clip(scales, 1e-4, 1e4)
         error = _error(weights, moments, rounded, scales)

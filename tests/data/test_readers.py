@@ -223,6 +223,18 @@ def test_conversions_that_lose_are_made_only_when_asked(tmp_path):
     assert feeds["x"].tolist() == [[np.float32(0.1), 1, 2]]
 
 
+def test_columns_of_any_type_need_no_pandas(tmp_path):
+    moment = pa.array([0], pa.timestamp("us", tz="UTC"))
+    columns = {
+        "x": pa.array([[1.0, 2.0, 3.0]], pa.list_(pa.float32())),
+        "at": moment,
+        "far": moment.cast(pa.date32()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    (feeds,) = feeds_of(tmp_path, ROW)
+    assert feeds["x"].tolist() == [[1, 2, 3]]
+
+
 def saved_on_disk(folder, table):
     """What the Hugging Face library's save_to_disk writes."""
     folder.mkdir()

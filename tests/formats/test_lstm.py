@@ -6,6 +6,7 @@ import pytest
 
 import onnxq
 from onnxq.errors import OnnxqError
+from onnxq.runtime.release import runtime_release
 from tests.conftest import normal, parse, runtime_outputs
 
 TEXT = """g (float[7,2,8] x) => (float[7,D,2,5] s, float[D,2,5] last) {
@@ -72,7 +73,11 @@ def test_the_users_choice_counts(large, options):
         onnxq.quantize(large, large.parent / "calib", **options)
 
 
-@pytest.mark.parametrize(("largest", "scales"), [(1, 1), (10, 384)])
+# before 1.28 the kernel returns garbage for one scale beside many, and the measurement says so
+SHARED = 1 if runtime_release() >= (1, 28) else 384
+
+
+@pytest.mark.parametrize(("largest", "scales"), [(1, SHARED), (10, 384)])
 def test_rows_of_r_share_a_scale_where_the_outputs_do_not_miss_theirs(large, largest, scales):
     model = onnx.load(large)
     (r,) = [tensor for tensor in model.graph.initializer if tensor.name == "wr"]
