@@ -45,7 +45,7 @@ def npy_samples(path: Path, specs: list[InputSpec], _forms: Forms) -> list[Sampl
     spec, array = _only_input(path, specs), _open_npy(path)
     if array.ndim == len(spec.shape) and array.ndim and spec.shape[0] == 1 and array.shape[0] > 1:
         return _rows(path, spec, len(array))
-    return [Sample(path.name, lambda: {spec.name: _open_npy(path)})]
+    return [Sample(path.name, lambda: {spec.name: _in_memory(_open_npy(path))})]
 
 
 def npy_rows(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
