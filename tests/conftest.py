@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import MethodOptions
@@ -31,6 +31,7 @@ TRANSFORMER = ROOT / "sample_models" / "digits_transformer.onnx"
 
 if "mix_stderr" in inspect.signature(CliRunner).parameters:  # click before 8.2 mixes unless told not to
     CliRunner.__init__ = functools.partialmethod(CliRunner.__init__, mix_stderr=False)
+    Result.output = property(lambda result: result.stdout + result.stderr)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
