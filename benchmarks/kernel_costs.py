@@ -189,7 +189,7 @@ def _kernels(times: dict[str, float]) -> list[float]:
 
 
 def transpose_rows() -> list[dict[str, Any]]:
-    """Changes of integers into the layout of the integer convolutions."""
+    """Return the changes of integers into the layout of the integer convolutions."""
     rows = []
     usual = (
         (3, 224),

@@ -19,7 +19,7 @@ README_WORDS = 900
 
 
 def docstrings(source: str) -> Iterator[str]:
-    """Docstrings of a module: its own, those of classes and functions, and those below constants."""
+    """Yield the docstrings of a module, its classes, functions and constants."""
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, ast.Expr)
@@ -30,18 +30,18 @@ def docstrings(source: str) -> Iterator[str]:
 
 
 def prose(markdown: str) -> str:
-    """A document without its fenced code blocks and link targets."""
+    """Return a document without its fenced code blocks and link targets."""
     text = re.sub(r"^```.*?^```", "", markdown, flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"\]\([^)]*\)", "]", text)
 
 
 def words(text: str) -> list[str]:
-    """Words of a text in lower case: everything between spaces that has a letter or a digit."""
+    """Return the words of a text in lower case: everything between spaces that has a letter or a digit."""
     return [word.lower() for word in text.split() if any(char.isalnum() for char in word)]
 
 
 def per_thousand(text: str, phrase: str) -> float:
-    """Occurrences of a phrase's alternatives per 1,000 words."""
+    """Count the occurrences of a phrase's alternatives per 1,000 words."""
     alternatives = "|".join(re.escape(each.strip()).replace(r"\ ", r"\s+") for each in phrase.split("|"))
     found = re.findall(rf"\b(?:{alternatives})\b", text, flags=re.IGNORECASE)
     return 1000 * len(found) / max(1, len(words(text)))

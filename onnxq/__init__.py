@@ -4,30 +4,30 @@
 NumPy, ONNX and ONNX Runtime are imported when a function is called.
 """
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
+# Nothing is imported here but two modules without imports: `python -m onnxq` runs this file while the current
+# folder is still first on the module path, and Ctrl-C is answered only after it.
 from onnxq.errors import OnnxqError
-from onnxq.options import (
-    Effort,
-    Format,
-    Method,
-    Mode,
-    Prefer,
-    QuantizeOptions,
-    Rounding,
-    Target,
-    Technique,
-    WeightType,
-)
 from onnxq.version import __version__
 
+TYPE_CHECKING = False  # a type checker takes it for typing.TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any
 
     from onnxq.evaluation.report import EvalReport
+    from onnxq.options import (
+        Effort,
+        Format,
+        Method,
+        Mode,
+        Prefer,
+        QuantizeOptions,
+        Rounding,
+        Target,
+        Technique,
+        WeightType,
+    )
     from onnxq.report.quantization import QuantizeReport
 
 __all__ = [
@@ -48,9 +48,21 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> "Any":
+    """Return an option type, which `onnxq.options` defines."""
+    if name in __all__:
+        from onnxq import options
+
+        return getattr(options, name)
+    raise AttributeError(f"module 'onnxq' has no attribute '{name}'")
+
+
 def quantize(
-    model: str | Path, calib: str | Path | None = None, output: str | Path | None = None, **options: Any
-) -> QuantizeReport:
+    model: "str | Path",
+    calib: "str | Path | None" = None,
+    output: "str | Path | None" = None,
+    **options: "Any",
+) -> "QuantizeReport":
     """Quantize a float model, write the result to a file and return the report.
 
     Example:
@@ -60,7 +72,8 @@ def quantize(
     Args:
         model: float model.
         calib: calibration samples: folder or module:function; may be None with `stats`.
-        output: file to write; None for `<model>.int8.onnx` beside the model.
+        output: file to write, or a folder as text that ends in a slash; None for `<model>.int8.onnx` beside
+            the model.
         **options: other fields of `QuantizeOptions`.
 
     Returns:
@@ -70,13 +83,21 @@ def quantize(
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
+    from dataclasses import replace
+    from pathlib import Path
+
+    from onnxq.options import QuantizeOptions, output_file
     from onnxq.pipeline import quantize as run
 
-    folder, target = (None if path is None else Path(path) for path in (calib, output))
-    return run(QuantizeOptions(Path(model), folder, target, **options))
+    chosen = QuantizeOptions(Path(model), None if calib is None else Path(calib), **options)
+    if output is not None:
+        chosen = replace(chosen, output=output_file(str(output), chosen.default_name))
+    return run(chosen)
 
 
-def evaluate(model: str | Path, others: Sequence[str | Path], data: str | Path, **options: Any) -> EvalReport:
+def evaluate(
+    model: "str | Path", others: "Sequence[str | Path]", data: "str | Path", **options: "Any"
+) -> "EvalReport":
     """Compare a float model with other models on samples.
 
     Example:
@@ -95,6 +116,8 @@ def evaluate(model: str | Path, others: Sequence[str | Path], data: str | Path, 
     Raises:
         OnnxqError: a model, the data or the labels cannot be used.
     """
+    from pathlib import Path
+
     from onnxq.evaluation.evaluate import EvalOptions
     from onnxq.evaluation.evaluate import evaluate as run
 

@@ -1,5 +1,11 @@
 """`python -m onnxq`."""
 
-from onnxq.cli.commands import main
+import sys
 
-main(prog_name="onnxq")
+if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the current folder, which `python -m` puts first: its modules must not run
+
+    from onnxq.cli.program import run
+
+    run()

@@ -4,9 +4,18 @@
 class OnnxqError(Exception):
     """Wrong usage or bad input; the command line prints the message and exits with 2."""
 
+    def __init__(self, message: str = "") -> None:
+        """Keep the message on one line: names in files may have control characters."""
+        text = " ".join(str(message).splitlines())
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
 
 class ModelError(OnnxqError):
     """The model cannot be read, loaded by the runtime, or quantized."""
+
+
+class NotLoadedError(ModelError):
+    """The runtime cannot load the model."""
 
 
 class NothingToQuantize(ModelError):  # noqa: N818 - no fault of anybody's

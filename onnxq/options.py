@@ -1,6 +1,12 @@
-"""Options of quantization and their values; imports nothing heavy, so that help appears at once."""
+"""Options of quantization and their values; imports nothing heavy, so that help appears at once.
+
+The enums name the built-in values, which help lists. The options `mode`, `method`, `format`, `rounding` and
+`without` take any other name in the registry of their kind, too (see CONTRIBUTING.md).
+"""
 
 import functools
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,6 +14,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Options = TypeVar("Options")
+
+PYTHON_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""`module:function`, by which an option names code to run."""
+
+
+def output_file(text: str, name: str) -> Path:
+    """Return the file that the text of an output option names; `name` is for a text that names a folder.
+
+    A text that ends in a slash, or in the folders `.` or `..`, names a folder.
+    """
+    last = re.split(r"[\\/]" if os.sep == "\\" else "/", text)[-1]
+    return Path(text) / name if last in ("", ".", "..") else Path(text)
 
 
 class Method(StrEnum):
@@ -199,21 +217,21 @@ class QuantizeOptions:
     model: Path
     calib: Path | None = None
     output: Path | None = None
-    mode: Mode = Mode.STATIC
+    mode: str = Mode.STATIC
     prefer: Prefer = Prefer.SPEED
     weight_type: WeightType = WeightType.INT4
     block: str = "32"
     symmetric: bool = True
-    rounding: Rounding = Rounding.AUTO
+    rounding: str = Rounding.AUTO
     standard: bool = False
     integer_compute: bool = True
     effort: Effort = Effort.BALANCED
-    method: Method = Method.AUTO
+    method: str = Method.AUTO
     percentile: float = 99.99
     samples: int = 200
     target: Target = Target.PORTABLE
     per_channel: bool = True
-    format: Format = Format.QDQ
+    format: str = Format.QDQ
     preprocess: str | None = None
     states: tuple[str, ...] = ()
     stats: tuple[Path, ...] = ()
@@ -223,7 +241,7 @@ class QuantizeOptions:
     skip_slow_nodes: bool = True
     measure: bool = False
     dynamic_lstm: bool | None = None
-    without: tuple[Technique, ...] = ()
+    without: tuple[str, ...] = ()
     allow_nonfinite: bool = False
     limits: Limits = field(default_factory=Limits)
     keep_failed: bool = False
@@ -233,5 +251,10 @@ class QuantizeOptions:
     @property
     def destination(self) -> Path:
         """Path of the file to write."""
-        kind = {Mode.WEIGHTS: str(self.weight_type), Mode.FP16: "fp16"}.get(self.mode, "int8")
-        return self.output or self.model.with_name(f"{self.model.stem}.{kind}.onnx")
+        return self.output or self.model.with_name(self.default_name)
+
+    @property
+    def default_name(self) -> str:
+        """Name of the file to write where no other is given."""
+        kinds: dict[str, str] = {Mode.WEIGHTS: str(self.weight_type), Mode.FP16: "fp16"}
+        return f"{self.model.stem}.{kinds.get(self.mode, 'int8')}.onnx"

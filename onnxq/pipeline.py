@@ -1,13 +1,15 @@
-"""`onnxq quantize` and `onnxq calibrate`: the stages, in order.
+"""The stages of `onnxq quantize` and `onnxq calibrate`, in order.
 
-prepare (load, normalize, plan, split samples) -> a mode (placement, calibration, search) -> write -> verify -> report
+1. prepare: load, normalize and plan the model, split the samples
+2. a mode: placement, calibration, search
+3. write
+4. verify
+5. report
 """
 
 import json
-import shutil
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxq.calibration.collect import Collecting, collect
+from onnxq.calibration.methods import METHODS
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
@@ -26,14 +29,26 @@ from onnxq.evaluation.verification import (
     compare_outputs,
     inspect_kernels,
 )
-from onnxq.graph.files import check_output, digest, external_files, file_bytes, save, staged, weight_bytes
+from onnxq.formats.recipe import Recipe
+from onnxq.formats.writer import WRITERS
+from onnxq.graph.files import (
+    check_output,
+    created_folder,
+    digest,
+    file_bytes,
+    put_in_place,
+    save,
+    staged,
+    weight_bytes,
+)
 from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
+from onnxq.graph.scratch import ScratchFolder
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
-from onnxq.modes.fp16 import narrow
+from onnxq.modes.fp16 import convert_to_fp16
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
-from onnxq.options import Effort, Method, Mode, QuantizeOptions
+from onnxq.options import Effort, Limits, Method, Mode, QuantizeOptions, Rounding
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
@@ -42,6 +57,7 @@ from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import result_warnings
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.memory import release_freed_memory
+from onnxq.runtime.sessions import explained
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
 from onnxq.search.accuracy_target import Task
 from onnxq.search.inputs import Inputs, prepare
@@ -49,117 +65,150 @@ from onnxq.search.references import References
 from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Outcome
 from onnxq.search.validation import find_references
+from onnxq.transforms.registry import rounding_names, technique_names
+from onnxq.types import Feeds
 from onnxq.version import __version__
 
-MODES: dict[Mode, Callable[[Inputs, References | None], Outcome]] = {
+MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
     Mode.DYNAMIC: quantize_dynamic,
     Mode.WEIGHTS: lambda inputs, _: quantize_weights_only(inputs),
-    Mode.FP16: lambda inputs, _: narrow(inputs),
+    Mode.FP16: lambda inputs, _: convert_to_fp16(inputs),
 }
-"""Modes that calibrate no ranges."""
+"""Modes that calibrate no ranges, by name; `dynamic` alone gets references, the validation samples."""
 
 
 def quantize(
     options: QuantizeOptions, task: Task | None = None, settings: SearchSettings | None = None
 ) -> QuantizeReport:
-    """Quantize a model in the mode that is asked for, verify the file and report.
+    """Quantize a model in the mode of the options, verify the file and report.
 
     Args:
-        options: the user's options.
-        task: labelled samples that `limits.max_drop` holds on.
-        settings: thresholds of the accuracy search; those of the effort by default.
+        options: options of the user.
+        task: labelled samples for `limits.max_drop`.
+        settings: thresholds of the accuracy search; by default those of the effort.
 
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
-    check_output(options.destination, options.model, force=options.force)
-    if options.mode is Mode.AUTO:
-        return _best_mode(options, task)
-    if options.measure and options.mode is not Mode.STATIC:
+    _check_names(options)
+    for target in (options.destination, *_rejected(options)):
+        check_output(target, options.model, force=options.force)
+    if options.mode == Mode.AUTO:
+        with created_folder(options.destination.parent):
+            return _best_mode(options, task)
+    if options.measure and options.mode != Mode.STATIC:
         raise OnnxqError(
             f"--measure plans static quantization, and the mode is {options.mode}: "
             "leave it out, or choose --mode static"
         )
+    # prepare
     laps = _Laps()
-    inputs = prepare(options, settings)
-    laps.weights = weight_bytes(inputs.model)
-    if task is not None:
-        task.check(inputs.specs)
-    if options.mode is Mode.STATIC:
-        outcome = quantize_static(inputs, task, laps.end)
-    else:
-        references = find_references(inputs) if options.mode is Mode.DYNAMIC else None
-        laps.end("prepare")
-        outcome = MODES[options.mode](inputs, references)
-        laps.end("quantize")
-    with staged(options.destination) as building:
-        save(_with_metadata(outcome, options), building)
-        # the weights are on disk now
+    with explained(options.model):
+        inputs = prepare(options, settings)
+        laps.weights = weight_bytes(inputs.model)
+        if task is not None:
+            task.check(inputs.specs)
+        # the mode
+        if options.mode == Mode.STATIC:
+            outcome = quantize_static(inputs, task, laps.end)
+        else:
+            references = find_references(inputs) if options.mode == Mode.DYNAMIC else None
+            laps.end("prepare")
+            outcome = MODES[options.mode](inputs, references)
+            laps.end("quantize")
+    # write, verify and report
+    with staged(options.destination, force=options.force) as building:
+        save(_with_metadata(outcome, options), building, inputs.interface)
+        # the weights are on disk: free the memory
         outcome = replace(
             outcome,
             written=inputs.model,
             parameters=Parameters(outcome.parameters.activations),
         )
         laps.end("write")
-        report = _verified(inputs, building, outcome, task)
+        with explained(options.model):
+            report = _verified(inputs, building, outcome, task)
         report = named_by_gates(report, building, options)
     laps.end("verify")
     return replace(report, seconds=laps.seconds)
 
 
+def _check_names(options: QuantizeOptions) -> None:
+    """Raise an `OnnxqError` for a name that its registry does not have."""
+    known: dict[str, Collection[str]] = {
+        "mode": (Mode.STATIC, *MODES, Mode.AUTO),
+        "method": (Method.AUTO, *METHODS),
+        "format": WRITERS,
+        "rounding": (Rounding.AUTO, *rounding_names()),
+        "without": technique_names(),
+    }
+    given = [(option, getattr(options, option)) for option in known if option != "without"]
+    for option, name in [*given, *(("without", name) for name in options.without)]:
+        if name not in known[option]:
+            raise OnnxqError(f"--{option} {name}: unknown name: choose one of {', '.join(known[option])}")
+
+
 def _best_mode(options: QuantizeOptions, task: Task | None) -> QuantizeReport:
-    """Try every mode beside the destination and keep the best file."""
+    """Try every mode in a folder beside the destination and keep the best file."""
     if options.calib is None:
         raise DataError("--mode auto compares on samples: give a folder with --calib")
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=".onnxq-", dir=options.destination.parent)
-    except OSError as error:
-        raise DataError(f"{options.destination}: cannot be written: {error.strerror}") from error
-    with folder:
-        report, source = best_of_all(options, Path(folder.name), task, quantize)
+    with ScratchFolder(options.destination.parent) as folder:
+        report, source = best_of_all(options, folder, task, quantize)
         report = named_by_gates(report, source, options)
-        target = Path(report.output)
-        for file in external_files(source.with_name(target.name)):
-            shutil.move(file, target.parent / file.name)
-        source.with_name(target.name).replace(target)
+        name = Path(report.output).name
+        put_in_place(source.parent, options.destination.parent, last=name, force=options.force)
     return report
 
 
+def _rejected(options: QuantizeOptions) -> list[Path]:
+    """Return the other file that may be written: the result's name if it fails a gate."""
+    if options.keep_failed or options.limits == Limits():
+        return []
+    return [rejected_name(options.destination)]
+
+
+def rejected_name(path: Path) -> Path:
+    """Return the path of a file that fails a gate."""
+    return path.with_name(f"{path.stem}.rejected{path.suffix}")
+
+
 def named_by_gates(report: QuantizeReport, building: Path, options: QuantizeOptions) -> QuantizeReport:
-    """Rename a file that fails a gate, so that nothing deploys it by mistake; returns the report of the file."""
+    """Rename a file that fails a gate, against deployment by mistake; return its report."""
     if options.keep_failed or all(gate.holds for gate in report.gates):
         return report
-    name = f"{building.stem}.rejected{building.suffix}"
+    name = rejected_name(building).name
     building.rename(building.with_name(name))
-    said = f"a gate failed: the file is {name}, not {building.name}; --keep-failed gives it that name all the same"
+    message = (
+        f"a gate failed: the file is {name}, not {building.name}; "
+        f"--keep-failed gives it the name {building.name} all the same"
+    )
     output = str(options.destination.with_name(name))
-    return replace(report, output=output, warnings=[*report.warnings, said])
+    return replace(report, output=output, warnings=[*report.warnings, message])
 
 
 def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (1, 1)) -> Statistics:
-    """Write the statistics alone, to be reused with `--stats`.
+    """Write the calibration statistics alone, for `--stats`.
 
     Args:
-        options: as for `quantize`.
+        options: options as for `quantize`.
         output: .npz file to write.
-        shard: (k, n): only the k-th of n consecutive parts of the samples; the parts merge.
+        shard: (k, n) for the k-th of n consecutive parts of the samples; the statistics of parts can be
+            merged.
 
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
-    if output.exists() and not options.force:
-        raise DataError(
-            f"{output}: exists already: remove it, choose another with -o, or overwrite it with --force"
-        )
-    inputs = prepare(options)
+    check_output(output, options.model, force=options.force)
+    with explained(options.model):
+        inputs = prepare(options)
     samples = sorted(inputs.samples.every, key=lambda sample: sample.name)
     k, n = shard
     start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n
     if start == stop:
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
-    how = Collecting(start, options.allow_nonfinite)
+    how = Collecting(start, options.allow_nonfinite, probes=inputs.probes)
     statistics = collect(inputs.model, inputs.plan.sources(), samples[start:stop], digest(options.model), how)
-    statistics.save(output)
+    statistics.save(output, force=options.force)
     return statistics
 
 
@@ -171,7 +220,7 @@ class _Laps:
         self.seconds: dict[str, float] = {}
 
     def end(self, stage: str) -> None:
-        """Record the time since the last stage; large models give freed memory back."""
+        """Record the time since the last stage; for large models, return freed memory to the system."""
         if self.weights >= DISK_THRESHOLD:
             release_freed_memory()
         now = time.perf_counter()
@@ -179,7 +228,7 @@ class _Laps:
 
 
 def _with_metadata(outcome: Outcome, options: QuantizeOptions) -> ir.Model:
-    """Say in the model how it was made; nothing that changes from run to run."""
+    """Add metadata to the model: how it was made, without anything that differs from run to run."""
     recipe, statistics = outcome.choice.recipe, outcome.statistics
     chosen = {
         "effort": options.effort,
@@ -204,27 +253,19 @@ def _with_metadata(outcome: Outcome, options: QuantizeOptions) -> ir.Model:
 
 
 def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -> QuantizeReport:
-    """Compare the written file with the float model, time it, and make the report."""
+    """Compare the written file with the float model, measure its latency, and make the report."""
     options, validation, choice = inputs.options, inputs.samples.validation, outcome.choice
     recipe = choice.recipe
+    # kernels, outputs and latency
     shapes = _shapes(inputs, outcome)
-    kernels, outputs = _read_and_run(inputs, path, outcome, shapes)
-    timed = [check_feeds(sample, inputs.specs) for sample in validation[: inputs.settings.timed]]
-    latency = None
-    if timed:
-        seconds = 0.1 if options.effort is Effort.FAST else 0.5
-        files = [options.model, path]
-        latency = Latency(*medians_ms(files, timed, threads=1, seconds=seconds, together=not inputs.large))
-    macs = {name: node_macs(node, shapes) for name, (node, _) in recipe.plan.floats.items()}
-    floats = [
-        (node.op_type, node.name or "", str(why), macs[node.name or ""])
-        for node, why in recipe.plan.floats.values()
-        if node.name not in recipe.lstms
-    ]
+    kernels, outputs = _inspect_and_run(inputs, path, outcome, shapes)
+    timed = [check_feeds(sample, inputs.specs) for sample in validation[: inputs.settings.latency_samples]]
+    latency = _latency(inputs, path, timed)
+    # the report
     ranges = {
         name: (sketch.minimum, sketch.maximum)
         for name, sketch in outcome.statistics.sketches.items()
-        if name in recipe.plan.tensors
+        if name in recipe.plan.tensors and sketch.batches
     }
     report = QuantizeReport(
         version=__version__,
@@ -232,7 +273,7 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         model=str(options.model),
         output=str(options.destination),
         method=str(choice.kept.method),
-        percentile=options.percentile if choice.kept.method is Method.PERCENTILE else None,
+        percentile=options.percentile if choice.kept.method == Method.PERCENTILE else None,
         techniques=list(recipe.all_techniques),
         trials=list(choice.trials),
         fallback=choice.fallback,
@@ -243,7 +284,7 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         kernels=kernels,
         outputs=outputs,
         latency=latency,
-        floats=FloatNodes.group(floats),
+        floats=_float_nodes(recipe, shapes),
         ranges=ranges,
         warnings=[
             *inputs.warnings,
@@ -255,6 +296,7 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         frontier=list(choice.points),
         drop=Drop(*task.drop(options.model, path)) if task is not None else None,
     )
+    # details of layers and tensors
     if options.details and timed:
         named = [(sample.name, feeds) for sample, feeds in zip(validation, timed, strict=False)]
         rows = layer_rows(recipe.model, recipe.plan, path, named, shapes)
@@ -263,19 +305,37 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
     return report.gated(options.limits)
 
 
+def _latency(inputs: Inputs, path: Path, feeds: Sequence[Feeds]) -> Latency | None:
+    """Measure the latency of the float model and of the file; None without samples."""
+    if not feeds:
+        return None
+    seconds = 0.1 if inputs.options.effort is Effort.FAST else 0.5
+    files = [inputs.options.model, path]
+    return Latency(*medians_ms(files, feeds, threads=1, seconds=seconds, together=not inputs.large))
+
+
+def _float_nodes(recipe: Recipe, shapes: ShapeByName) -> list[FloatNodes]:
+    """Group the nodes that stay float; LSTMs with int8 weights do not count."""
+    return FloatNodes.group(
+        (node.op_type, node.name or "", str(reason), node_macs(node, shapes))
+        for node, reason in recipe.plan.floats.values()
+        if node.name not in recipe.lstms
+    )
+
+
 def _shapes(inputs: Inputs, outcome: Outcome) -> ShapeByName:
-    """Shapes of the model's values for the first validation sample, or as far as inference knows them."""
+    """Return the shapes of the model's values for the first validation sample, or by shape inference."""
     recipe, samples = outcome.choice.recipe, inputs.samples.validation
     if not samples:
         return concrete_shapes(recipe.model, None)
-    plan = recipe.plan if inputs.options.mode is Mode.STATIC else Plan()
+    plan = recipe.plan if inputs.options.mode == Mode.STATIC else Plan()
     return planned_shapes(recipe.model, plan, check_feeds(samples[0], inputs.specs))
 
 
-def _read_and_run(
+def _inspect_and_run(
     inputs: Inputs, path: Path, outcome: Outcome, shapes: ShapeByName
 ) -> tuple[Kernels, Outputs | None]:
-    """Read the kernels that the runtime makes of a file while the file runs over the samples."""
+    """Inspect the kernels that the runtime uses for a file while the file runs on the samples."""
     options, samples, recipe = inputs.options, inputs.samples, outcome.choice.recipe
     everything = samples.every
     if options.effort is Effort.FAST:

@@ -1,1 +1,1 @@
-"""Calibration: one pass over the samples, one mergeable sketch per tensor, every method from the sketch."""
+"""Calibration: sketches and moments from one pass, and the calibration methods; no plan is made here."""

@@ -22,6 +22,7 @@ from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
 from onnxq.runtime.inner_values import Exposed, expose
 from onnxq.runtime.machine import available_cores
+from onnxq.runtime.progress import no_progress
 from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import InputSpec, input_specs, open_exposed, run
 from onnxq.types import Array, Feeds
@@ -104,7 +105,7 @@ def observe(
     pending: deque[Future[tuple[bytes, list[T], int]]] = deque()
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(samples), desc=title, unit="sample", disable=None) as bar,
+        tqdm(total=len(samples), desc=title, unit="sample", disable=no_progress()) as bar,
     ):
 
         def finish() -> None:

@@ -68,12 +68,14 @@ class Collecting:
     allow_nonfinite  leave NaN and infinite values out, and count them
     divided  additional tensors of other forms of the model, by name
     counted  values of a tensor counted per sample
+    probes   further values whose range alone is wanted, whatever they are: conditions, iteration numbers
     """
 
     first: int = 0
     allow_nonfinite: bool = False
     divided: Mapping[str, Divided] = field(default_factory=dict)
     counted: int = COUNTED
+    probes: Sequence[str] = ()
 
 
 def collect(
@@ -103,10 +105,12 @@ def collect(
     statistics = Statistics(digest, sketches={name: Sketch() for name in (*names, *how.divided)})
     most = min(BINS, max(how.counted, WAITING // NO_BINS.itemsize // max(len(statistics.sketches), 1)))
     locks = {name: threading.Lock() for name in statistics.sketches}
+    probes = [name for name in how.probes if name not in statistics.sketches]
 
     def count(part: Part, position: int) -> tuple[int, dict[str, Measured], int]:
         ranges, left_out = {}, 0
-        for name, sketch in statistics.sketches.items():
+        for name in locks:
+            sketch = statistics.sketches[name]
             values = derived[name].of(part.values) if name in derived else part.values[name]
             stride = _stride(values.size, how.counted * part.samples)
             measured = measure(values, stride=stride, offset=how.first + position)
@@ -121,6 +125,10 @@ def collect(
             with locks[name]:
                 sketch.count(measured.bins, most)
             ranges[name] = replace(measured, bins=NO_BINS)
+        for name in probes:
+            found = part.values[name]
+            if found.size:
+                ranges[name] = Measured(float(found.min()), float(found.max()), found.size, NO_BINS)
         return part.samples, ranges, left_out
 
     def add(result: tuple[int, dict[str, Measured], int]) -> None:
@@ -129,7 +137,8 @@ def collect(
         statistics.samples += result[0]
         statistics.nonfinite += result[2]
 
-    observed = [*names, *(tensor for one in derived.values() for tensor in one.tensors)]
+    statistics.sketches |= {name: Sketch() for name in probes}
+    observed = [*names, *probes, *(tensor for one in derived.values() for tensor in one.tensors)]
     statistics.data = observe(model, observed, samples, count, add, "calibrate")
     return statistics
 

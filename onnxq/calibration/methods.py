@@ -22,7 +22,7 @@ class MethodOptions:
     percentile: float = 99.99
 
 
-METHODS: dict[Method, Callable[[Sketch, MethodOptions], Range]] = {
+METHODS: dict[str, Callable[[Sketch, MethodOptions], Range]] = {
     Method.MINMAX: lambda sketch, _: (sketch.minimum, sketch.maximum),
     Method.MOVING_AVERAGE: lambda sketch, _: sketch.moving_range(),
     Method.PERCENTILE: lambda sketch, options: percentile_range(sketch, options.percentile),
@@ -32,7 +32,7 @@ METHODS: dict[Method, Callable[[Sketch, MethodOptions], Range]] = {
 """Methods by name; `--method auto` tries them in this order."""
 
 
-def choose_range(sketch: Sketch, method: Method, options: MethodOptions) -> Range:
+def choose_range(sketch: Sketch, method: str, options: MethodOptions) -> Range:
     """Return a tensor's clipping range by a method: it holds 0, and is never wider than the values seen."""
     low, high = METHODS[method](sketch, options)
     return min(max(low, sketch.minimum), 0.0), max(min(high, sketch.maximum), 0.0)

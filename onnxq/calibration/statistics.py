@@ -1,19 +1,27 @@
 """Statistics of a model's tensors over a set of samples: merged, saved and loaded."""
 
+import hashlib
 import json
-import os
-import tempfile
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnxq.calibration.sketch import BINS, Sketch
-from onnxq.errors import DataError, OutputError
+from onnxq.calibration.sketch import BINS, LOWER, ORDER, UPPER, Sketch
+from onnxq.data.arrays import read_npz
+from onnxq.errors import DataError, first_line
+from onnxq.graph.files import staged
+from onnxq.types import Array, Feeds
 
-VERSION = 1
+VERSION = 2
+UNCHECKED = 1
+"""Version of files without a checksum."""
+TOLERANCE = 1e-6
+"""Relative rounding error of a moving average."""
+_POSITIONS = np.full(BINS, -1)
+_POSITIONS[ORDER] = np.arange(len(ORDER))
+"""Position of each bin in ascending order of value; -1 for those of NaN and infinity."""
 _FIELDS = ("minimum", "maximum", "seen", "ema_minimum", "ema_maximum", "batches")
 
 
@@ -54,8 +62,8 @@ class Statistics:
         for name, sketch in self.sketches.items():
             sketch.merge(later.sketches[name])
 
-    def save(self, path: Path) -> None:
-        """Write an .npz atomically; the same statistics give the same bytes.
+    def save(self, path: Path, *, force: bool = True) -> None:
+        """Write an .npz atomically; the same statistics give the same bytes. `force` replaces a file.
 
         Raises:
             OutputError: the file cannot be written.
@@ -69,9 +77,9 @@ class Statistics:
             "data": self.data,
             "samples": self.samples,
             "nonfinite": self.nonfinite,
+            "tensors": list(self.sketches),
         }
         arrays: dict[str, Any] = {
-            "header": np.frombuffer(json.dumps(header | {"tensors": list(self.sketches)}).encode(), np.uint8),
             "lengths": np.array([len(i) for i in indices], np.int64),
             "bins": np.concatenate(indices or empty).astype(np.uint16),
             "counts": np.concatenate(counts or empty),
@@ -79,43 +87,107 @@ class Statistics:
                 [[getattr(s, key) for key in _FIELDS] for s in self.sketches.values()], np.float64
             ),
         }
-        try:
-            with tempfile.TemporaryDirectory(prefix=".onnxq-", dir=path.parent) as folder:
-                building = Path(folder) / path.name
-                with open(building, "wb") as stream:
-                    np.savez_compressed(stream, allow_pickle=False, **arrays)
-                os.replace(building, path)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        header["checksum"] = _checksum(header, arrays)
+        arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
+        with staged(path, force=force) as building, open(building, "wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
 def load_statistics(path: Path, model: str) -> Statistics:
     """Read a file of `Statistics.save`.
 
     Raises:
-        DataError: it is no statistics file, or one of another model.
+        DataError: it is no statistics file, is damaged or changed, or belongs to another model.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            header = json.loads(file["header"].tobytes())
-            lengths, values = file["lengths"], file["values"]
-            bins, counts = file["bins"], file["counts"]
-        if header["version"] != VERSION:
-            raise DataError(
-                f"{path}: statistics of format {header['version']}, not {VERSION}: calibrate again"
-            )
+        arrays = read_npz(path)
+        header = json.loads(arrays.pop("header").tobytes())
+        version = header["version"]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file: make it with onnxq calibrate") from error
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: no statistics of onnxq calibrate ({type(error).__name__})") from error
-    if header["model"] != model:
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged file
+        raise DataError(
+            f"{path}: no statistics of onnxq calibrate, or damaged ({first_line(error)}): calibrate again"
+        ) from error
+    if version not in (UNCHECKED, VERSION):
+        raise DataError(f"{path}: statistics of format {version}, not {VERSION}: calibrate again")
+    if version == VERSION and header.pop("checksum", None) != _checksum(header, arrays):
+        raise DataError(f"{path}: changed since onnxq calibrate wrote it: calibrate again")
+    if header.get("model") != model:
         raise DataError(f"{path}: these statistics belong to another model: calibrate this one")
-    statistics = Statistics(header["model"], header["data"], header["samples"], header.get("nonfinite", 0))
+    problem = _header_problem(header) or _arrays_problem(arrays, len(header["tensors"]))
+    if problem:
+        raise DataError(f"{path}: damaged statistics: {problem}: calibrate again")
+    statistics = Statistics(model, header["data"], header["samples"], header.get("nonfinite", 0))
+    lengths, values = arrays["lengths"], arrays["values"]
     ends = np.cumsum(lengths)
     for i, name in enumerate(header["tensors"]):
         part = slice(ends[i] - lengths[i], ends[i])
         sketch = Sketch(np.zeros(BINS, np.int64), *values[i].tolist())
-        sketch.binned[bins[part]] = counts[part]
+        bins, counts = arrays["bins"][part], arrays["counts"][part]
+        problem = _sketch_problem(sketch, bins, counts)
+        if problem:
+            raise DataError(f"{path}: damaged statistics: tensor '{name}': {problem}: calibrate again")
+        sketch.binned[bins] = counts
         sketch.seen, sketch.batches = int(sketch.seen), int(sketch.batches)
         statistics.sketches[name] = sketch
     return statistics
+
+
+def _checksum(header: dict[str, Any], arrays: Feeds) -> str:
+    """Compute the SHA-256 of a header without its checksum, and of the arrays in order of their names."""
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def _header_problem(header: dict[str, Any]) -> str | None:
+    """Return the fault of a header; None without one."""
+    tensors = header.get("tensors")
+    if not isinstance(tensors, list) or not all(isinstance(name, str) for name in tensors):
+        return "no list of tensors"
+    if len(set(tensors)) != len(tensors):
+        return "a tensor occurs twice"
+    counts = header.get("samples"), header.get("nonfinite", 0)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return "the number of samples is not a count"
+    return None if isinstance(header.get("data"), str) else "no digest of the data"
+
+
+def _arrays_problem(arrays: Feeds, tensors: int) -> str | None:
+    """Return the fault in types and shapes of the arrays; None without one."""
+    kinds = {"lengths": np.int64, "bins": np.uint16, "counts": np.int64, "values": np.float64}
+    wrong = [name for name, kind in kinds.items() if name not in arrays or arrays[name].dtype != kind]
+    if wrong:
+        return f"no array '{wrong[0]}' of {np.dtype(kinds[wrong[0]])}"
+    lengths, bins, counts = arrays["lengths"], arrays["bins"], arrays["counts"]
+    if lengths.shape != (tensors,) or arrays["values"].size != tensors * len(_FIELDS):
+        return f"not one row for each of {tensors} tensors"
+    if np.any((lengths < 0) | (lengths > BINS)) or bins.shape != counts.shape != (lengths.sum(),):
+        return "the histograms are not complete"
+    return None
+
+
+def _sketch_problem(sketch: Sketch, bins: Array, counts: Array) -> str | None:
+    """Return the fault of a sketch with the given non-empty bins; None without one."""
+    numbers = sketch.seen, sketch.batches
+    if not all(number >= 0 and float(number).is_integer() for number in numbers):
+        return "the number of values is not a count"
+    if sketch.batches == 0:
+        return "values without a batch" if sketch.seen or len(bins) else None
+    low, high = sketch.minimum, sketch.maximum
+    if not (np.isfinite([low, high]).all() and low <= high):
+        return f"minimum {low:g} and maximum {high:g} are no range"
+    slack = TOLERANCE * max(abs(low), abs(high))
+    if not all(low - slack <= end <= high + slack for end in sketch.moving_range()):
+        return "the moving average of the range is outside of it"
+    if np.any(counts <= 0) or counts.sum() > sketch.seen or np.any(np.diff(bins.astype(np.int64)) <= 0):
+        return "the histogram does not count the values"
+    at = _POSITIONS[bins]
+    if np.any(at < 0) or np.any(LOWER[at] > high) or np.any(UPPER[at] < low):
+        return "the histogram has values outside of the range"
+    return None

@@ -1,5 +1,6 @@
 """`onnxq bench`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import click
 
 from onnxq.cli.console import Console, exit_on_failed_gate, with_console
 from onnxq.cli.groups import GroupedCommand, OptionGroup, option
-from onnxq.cli.shared_options import COUNT, FILE, SAMPLES, pop_limits, preprocess_option
+from onnxq.cli.interrupts import loading_modules
+from onnxq.cli.shared_options import SAMPLES, pop_limits, preprocess_option
+from onnxq.cli.values import COUNT, FILE, THREADS, Number
 from onnxq.errors import OnnxqError
 
 
@@ -17,7 +20,13 @@ from onnxq.errors import OnnxqError
     page="docs/results.md",
 )
 @click.argument("models", type=FILE, nargs=-1, required=True)
-@option(OptionGroup.DATA, "--data", type=FILE, help=f"Run on samples ({SAMPLES}) instead of random values.")
+@option(
+    OptionGroup.DATA,
+    "--data",
+    type=FILE,
+    function=True,
+    help=f"Run on samples ({SAMPLES}) instead of random values.",
+)
 @preprocess_option
 @option(
     OptionGroup.DATA,
@@ -47,7 +56,7 @@ from onnxq.errors import OnnxqError
 @option(
     OptionGroup.SPEED,
     "--threads",
-    type=COUNT,
+    type=THREADS,
     multiple=True,
     default=(1,),
     metavar="N",
@@ -56,7 +65,7 @@ from onnxq.errors import OnnxqError
 @option(
     OptionGroup.SPEED,
     "--runs",
-    type=click.IntRange(5),
+    type=click.IntRange(5, 2**31 - 1),
     default=200,
     metavar="N",
     help="Run each model at most N times (5 or more).",
@@ -64,7 +73,7 @@ from onnxq.errors import OnnxqError
 @option(
     OptionGroup.SPEED,
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=10.0,
     metavar="S",
     help="Start no further turn after S seconds.",
@@ -72,14 +81,14 @@ from onnxq.errors import OnnxqError
 @option(
     OptionGroup.GATES,
     "--min-speedup",
-    type=float,
+    type=Number(),
     metavar="RATIO",
     help="Require a speed-up over the first model of at least RATIO, at every setting.",
 )
 @option(
     OptionGroup.GATES,
     "--max-size",
-    type=float,
+    type=Number(),
     metavar="RATIO",
     help="Require files of at most RATIO times the first model's size.",
 )
@@ -89,20 +98,21 @@ def bench(console: Console, models: tuple[Path, ...], shapes: tuple[str, ...], *
 
     The report shows latency, throughput, load time, memory and size.
     """
-    from onnxq.evaluation.benchmark import BenchOptions
-    from onnxq.evaluation.benchmark import bench as run
-    from onnxq.report.text import bench_text
+    with loading_modules():
+        from onnxq.evaluation.benchmark import BenchOptions
+        from onnxq.evaluation.benchmark import bench as run
+        from onnxq.report.text import bench_text
 
     limits = pop_limits(options)
     sizes = dict(_parse_shape(text) for text in shapes)
     report = run(models, BenchOptions(shapes=sizes, limits=limits, **options))
-    console.show(report, bench_text(report))
+    console.show(report, lambda: bench_text(report))
     exit_on_failed_gate(report.gates)
 
 
 def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """Parse NAME=1,3,224,224 into the name and the shape; raise an `OnnxqError` for anything else."""
     name, equals, sizes = text.rpartition("=")
-    if not equals or not all(size.isdigit() for size in sizes.split(",")):
+    if not name or not equals or not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", sizes):
         raise OnnxqError(f"--shape {text}: expected NAME=1,3,224,224")
     return name, tuple(int(size) for size in sizes.split(","))

@@ -1,15 +1,17 @@
 """`onnxq calibrate`."""
 
-from pathlib import Path
+import re
 from typing import Any
 
 import click
 
 from onnxq.cli.console import Console, with_console
 from onnxq.cli.groups import GroupedCommand, OptionGroup, option
-from onnxq.cli.shared_options import FILE, force_option, node_options, sample_options
+from onnxq.cli.interrupts import loading_modules
+from onnxq.cli.shared_options import force_option, node_options, sample_options
+from onnxq.cli.values import FILE, TEXT_OR_FILE
 from onnxq.errors import OnnxqError
-from onnxq.options import QuantizeOptions
+from onnxq.options import QuantizeOptions, output_file
 from onnxq.runtime.memory import loading, reuse_freed_memory
 
 
@@ -35,33 +37,37 @@ from onnxq.runtime.memory import loading, reuse_freed_memory
     OptionGroup.OUTPUT,
     "-o",
     "--output",
-    type=FILE,
+    type=TEXT_OR_FILE,
     required=True,
+    writes=True,
     metavar="FILE",
-    help="Write the statistics to this .npz file.",
+    help="Write the statistics to this .npz file, or into this folder if the name ends in a slash.",
 )
 @force_option
 @with_console
-def calibrate(console: Console, output: Path, shard: str, **options: Any) -> None:
+def calibrate(console: Console, output: str, shard: str, **options: Any) -> None:
     """Collect activation statistics of MODEL for quantize --stats."""
     reuse_freed_memory()
-    with loading("onnxq.pipeline"):
+    with loading_modules(), loading("onnxq.pipeline"):
         from onnxq.pipeline import calibrate as run
 
-    statistics = run(QuantizeOptions(**options), output, _parse_shard(shard))
+    chosen = QuantizeOptions(**options)
+    path = output_file(output, f"{chosen.model.stem}.stats.npz")
+    statistics = run(chosen, path, _parse_shard(shard))
     ranges = {name: (sketch.minimum, sketch.maximum) for name, sketch in statistics.sketches.items()}
     summary = {
-        "output": str(output),
+        "output": str(path),
         "samples": statistics.samples,
         "model_sha256": statistics.model,
         "ranges": ranges,
     }
-    console.show(summary, f"wrote {output}: {len(ranges)} tensors, {statistics.samples} samples")
+    console.show(summary, lambda: f"wrote {path}: {len(ranges)} tensors, {statistics.samples} samples")
 
 
 def _parse_shard(text: str) -> tuple[int, int]:
     """Parse K/N; raise an `OnnxqError` unless 1 <= K <= N."""
-    k, slash, n = text.partition("/")
-    if not slash or not k.isdigit() or not n.isdigit() or not 1 <= int(k) <= int(n):
+    found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    k, n = (int(each) for each in found.groups()) if found is not None else (0, 0)
+    if not 1 <= k <= n:
         raise OnnxqError(f"--shard {text}: expected K/N with 1 <= K <= N, for example 2/4")
-    return int(k), int(n)
+    return k, n

@@ -1,22 +1,33 @@
 """Output of a command: its report on stdout, messages on stderr, errors as one line, the exit code."""
 
+import contextlib
 import functools
 import logging
-import signal
+import os
 import sys
 import traceback
-from collections.abc import Callable
+import warnings as python_warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxq.cli.groups import OptionGroup, option
-from onnxq.errors import OnnxqError
-from onnxq.evaluation.gates import Gate
+from onnxq.cli.config import check_found_file, found_file
+from onnxq.cli.groups import OptionGroup, discard_stdout, option
+from onnxq.cli.interrupts import INTERRUPTED, Terminated, cleaning_up
+from onnxq.errors import OnnxqError, OutputError, first_line
+from onnxq.report.escaping import printable, printable_lines
+from onnxq.runtime.interruption import stopping_runs
+from onnxq.runtime.progress import hidden_progress
 
-BAD_INPUT, GATE_FAILED, INTERRUPTED = 2, 1, 130
-"""Exit codes."""
+if TYPE_CHECKING:
+    from onnxq.evaluation.gates import Gate
+
+GATE_FAILED, BAD_INPUT, OWN_FAULT, TERMINATED = 1, 2, 70, 143
+"""Exit codes; 70 is EX_SOFTWARE of sysexits.h."""
+INTERRUPTION = "onnxq: error: interrupted, nothing was written"
+"""Last words of a command that is ended while native code runs."""
 
 
 @dataclass(frozen=True)
@@ -25,34 +36,52 @@ class Console:
 
     as_json  print the report as JSON
     verbose  print more, and the traceback of an error
-    quiet    print errors and warnings only
+    quiet    print errors only
     """
 
     as_json: bool
     verbose: bool
     quiet: bool
 
-    def show(self, report: Any, text: str) -> None:
-        """Print a report on stdout, as JSON or as its text."""
+    def show(self, report: Any, text: Callable[[], str]) -> None:
+        """Print a report on stdout, as JSON or as its text.
+
+        A reader that closes the pipe has seen enough: that is no error.
+
+        Raises:
+            OutputError: stdout cannot be written.
+        """
+        if self.quiet and not self.as_json:
+            return
         if self.as_json:
             from onnxq.report.files import as_text
 
-            click.echo(as_text(report))
-        elif not self.quiet:
-            click.echo(text)
+            shown = as_text(report)
+        else:
+            shown = printable_lines(text())
+        try:
+            click.echo(shown)
+        except BrokenPipeError:
+            discard_stdout()
+        except OSError as error:
+            discard_stdout()
+            raise OutputError(
+                f"standard output: the report cannot be written ({error.strerror}): check where it goes"
+            ) from error
 
-    def warn(self, warnings: list[str]) -> None:
+    def warn(self, warnings: Iterable[str]) -> None:
         """Print warnings on stderr."""
-        for warning in warnings:
+        for warning in () if self.quiet else warnings:
             say(f"warning: {warning}")
 
 
 def say(line: str) -> None:
-    """Print a line on stderr."""
-    click.echo(f"onnxq: {line}", err=True)
+    """Print a line on stderr, with control characters escaped."""
+    with contextlib.suppress(OSError):  # stderr is full or closed: nobody can be told
+        click.echo(f"onnxq: {printable(line)}", err=True)
 
 
-def exit_on_failed_gate(gates: list[Gate]) -> None:
+def exit_on_failed_gate(gates: list["Gate"]) -> None:
     """Print each gate that does not hold, and exit with 1 if there is one."""
     failed = [gate.line for gate in gates if not gate.holds]
     for line in failed:
@@ -61,10 +90,45 @@ def exit_on_failed_gate(gates: list[Gate]) -> None:
         sys.exit(GATE_FAILED)
 
 
+def answer_error(error: BaseException, *, verbose: bool) -> int:
+    """Print an error on one line, and its traceback if `verbose`; return the exit code."""
+    if verbose:
+        with contextlib.suppress(OSError):
+            click.echo(printable_lines("".join(traceback.format_exception(error))), err=True)
+    line, code = _line_and_code(error)
+    say(f"error: {line}")
+    return code
+
+
+def _line_and_code(error: BaseException) -> tuple[str, int]:
+    """Return the line that an error is worth, and its exit code."""
+    if isinstance(error, OnnxqError):
+        return str(error), BAD_INPUT
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx is not None else "onnxq"
+        return f"{error.format_message().rstrip('.')}: see {command} --help", BAD_INPUT
+    if isinstance(error, click.ClickException):
+        return error.format_message(), BAD_INPUT
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "interrupted, no file was left half-written", INTERRUPTED
+    if isinstance(error, Terminated):
+        return "terminated, no file was left half-written", TERMINATED
+    if isinstance(error, MemoryError):
+        return "not enough memory: use fewer or smaller samples, or a machine with more", BAD_INPUT
+    if isinstance(error, ImportError):
+        return f"{first_line(error)}: a package is missing or broken: install onnxq again", BAD_INPUT
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{where}{error.strerror}: check the path, its permissions and the free space", BAD_INPUT
+    found = type(error).__name__ if str(error) == "" else f"{type(error).__name__}: {first_line(error)}"
+    return f"fault in onnxq itself ({found}): please report it with what -v prints", OWN_FAULT
+
+
 def with_console(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options about printing to a command, and pass them on as a `Console`.
 
-    An error that the user can cause becomes one line on stderr and exit code 2.
+    An error that the user can cause becomes one line on stderr and exit code 2; a fault of onnxq's own
+    becomes one line and exit code 70.
     """
 
     @option(OptionGroup.OUTPUT, "--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -75,27 +139,25 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
         is_flag=True,
         help="Print more details, and the traceback of an error.",
     )
-    @option(OptionGroup.GENERAL, "-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
+    @option(OptionGroup.GENERAL, "-q", "--quiet", is_flag=True, help="Print only errors.")
     @functools.wraps(command)
     def run(*, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> None:
         logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # its warnings concern its own passes
-        previous = signal.signal(signal.SIGTERM, _terminate)
+        context = click.get_current_context()
         try:
-            command(Console(as_json, verbose, quiet), **options)
-        except OnnxqError as error:
-            if verbose:
-                traceback.print_exc()
-            say(f"error: {error}")
-            sys.exit(BAD_INPUT)
-        except KeyboardInterrupt:
-            say("error: interrupted, nothing was written")
-            sys.exit(INTERRUPTED)
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+            with (
+                cleaning_up(),
+                stopping_runs(INTERRUPTION),
+                python_warnings.catch_warnings(),
+                hidden_progress(quiet),
+            ):
+                if not verbose:  # those of libraries, about their own code
+                    python_warnings.simplefilter("ignore")
+                check_found_file(context)
+                if found_file(context) is not None and not quiet:
+                    say(f"using {found_file(context)}")
+                command(Console(as_json, verbose, quiet), **options)
+        except (Exception, KeyboardInterrupt, Terminated) as error:
+            sys.exit(answer_error(error, verbose=verbose))
 
     return run
-
-
-def _terminate(number: int, _: object) -> None:
-    """Exit through the `finally` blocks, which remove temporary files."""
-    sys.exit(128 + number)

@@ -7,11 +7,12 @@ import click
 
 from onnxq.cli.console import Console, exit_on_failed_gate, with_console
 from onnxq.cli.groups import GroupedCommand, OptionGroup, option
+from onnxq.cli.interrupts import loading_modules
 from onnxq.cli.shared_options import (
-    COUNT,
-    FILE,
     SAMPLES,
+    force_option,
     gate_options,
+    input_files,
     metric_options,
     pop_limits,
     pop_report_files,
@@ -20,6 +21,7 @@ from onnxq.cli.shared_options import (
     report_options,
     state_option,
 )
+from onnxq.cli.values import COUNT, FILE, REPORT, THREADS, Number
 
 
 @click.command(
@@ -30,7 +32,14 @@ from onnxq.cli.shared_options import (
 )
 @click.argument("model", type=FILE)
 @click.argument("others", type=FILE, nargs=-1)
-@option(OptionGroup.DATA, "--data", type=FILE, required=True, help=f"Compare on these samples: {SAMPLES}.")
+@option(
+    OptionGroup.DATA,
+    "--data",
+    type=FILE,
+    required=True,
+    function=True,
+    help=f"Compare on these samples: {SAMPLES}.",
+)
 @option(
     OptionGroup.DATA,
     "--samples",
@@ -49,17 +58,18 @@ from onnxq.cli.shared_options import (
 @option(
     OptionGroup.SPEED,
     "--threads",
-    type=COUNT,
+    type=THREADS,
     default=1,
     metavar="N",
     help="Measure latency with N threads.",
 )
 @report_options
+@force_option
 @gate_options
 @option(
     OptionGroup.GATES,
     "--min-agreement",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     metavar="SHARE",
     help="Require that at least this share of decisions (0 to 1) agrees with the float model's.",
 )
@@ -85,26 +95,28 @@ from onnxq.cli.shared_options import (
 )
 @with_console
 def evaluate(
-    console: Console, model: Path, others: tuple[Path, ...], data: Path, output: str | None, **options: Any
+    console: Console, model: Path, others: tuple[Path, ...], output: str | None, force: bool, **options: Any
 ) -> None:
     """Compare the float MODEL with OTHERS on samples.
 
     The report shows metrics of the task (with labels), agreement, SQNR, size and latency.
     """
-    from onnxq.evaluation.evaluate import EvalOptions
-    from onnxq.evaluation.evaluate import evaluate as run
-    from onnxq.evaluation.scores.score import ScoreOptions
-    from onnxq.report.files import check_reports, write_reports
-    from onnxq.report.text import eval_text
+    with loading_modules():
+        from onnxq.evaluation.evaluate import EvalOptions
+        from onnxq.evaluation.evaluate import evaluate as run
+        from onnxq.evaluation.scores.score import ScoreOptions
+        from onnxq.report.files import check_reports, write_reports
+        from onnxq.report.text import eval_text
 
     files = pop_report_files(options)
-    check_reports(files)
+    check_reports(files, [model, *others, *input_files(options)], force=force)
+    data = options.pop("data")
     limits = pop_limits(options)
     score = ScoreOptions(output=output, **pop_score_options(options))
     report = run(model, others, data, EvalOptions(score=score, limits=limits, **options))
     console.warn(report.warnings)
-    write_reports(report, files)
-    console.show(report, eval_text(report, verbose=console.verbose))
+    write_reports(report, files, force=force)
+    console.show(report, lambda: eval_text(report, verbose=console.verbose))
     exit_on_failed_gate(report.gates)
 
 
@@ -120,32 +132,36 @@ def evaluate(
     "--data",
     type=FILE,
     required=True,
+    function=True,
     help=f"Compare on a few of these samples: {SAMPLES}.",
 )
 @preprocess_option
 @option(
     OptionGroup.OUTPUT,
     "--report",
-    type=FILE,
+    type=REPORT,
     multiple=True,
+    writes=True,
     metavar="FILE",
     help="Also write a report of the kind that the suffix names: .html or .json.",
 )
+@force_option
 @with_console
-def debug(console: Console, model: Path, other: Path, data: Path, **options: Any) -> None:
+def debug(console: Console, model: Path, other: Path, **options: Any) -> None:
     """Show where the model INT8 deviates from its float MODEL.
 
     The report lists the error of each layer, activations that are clipped, and weights that saturate.
     """
-    from onnxq.evaluation.debugging import debug as run
-    from onnxq.report.files import check_reports, write_reports
-    from onnxq.report.text import debug_text
+    with loading_modules():
+        from onnxq.evaluation.debugging import debug as run
+        from onnxq.report.files import check_reports, write_reports
+        from onnxq.report.text import debug_text
 
     files = pop_report_files(options)
-    check_reports(files, debug=True)
-    report = run(model, other, data, options["preprocess"])
-    write_reports(report, files)
-    console.show(report, debug_text(report, verbose=console.verbose))
+    check_reports(files, [model, other, *input_files(options)], force=options["force"], debug=True)
+    report = run(model, other, options["data"], options["preprocess"])
+    write_reports(report, files, force=options["force"])
+    console.show(report, lambda: debug_text(report, verbose=console.verbose))
 
 
 @click.command(cls=GroupedCommand, examples=["onnxq inspect model.onnx"], page="docs/quantization.md")
@@ -156,8 +172,9 @@ def inspect(console: Console, model: Path) -> None:
 
     The report also lists the operators with most MACs, and the reason for each node that would stay in float.
     """
-    from onnxq.evaluation.inspection import inspect_model
-    from onnxq.report.text import inspect_text
+    with loading_modules():
+        from onnxq.evaluation.inspection import inspect_model
+        from onnxq.report.text import inspect_text
 
     report = inspect_model(model)
-    console.show(report, inspect_text(report, verbose=console.verbose))
+    console.show(report, lambda: inspect_text(report, verbose=console.verbose))

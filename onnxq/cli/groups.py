@@ -1,6 +1,9 @@
 """Options in groups, and commands whose help shows one section per group."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -29,8 +32,10 @@ class OptionGroup(StrEnum):
 class GroupedOption(click.Option):
     """An option with a group, and with old names that are accepted but not shown.
 
-    group    section of the help
-    aliases  old names, such as `--old-name`, that mean the same as the first name
+    group     section of the help
+    aliases   old names, such as `--old-name`, that mean the same as the first name
+    writes    whether it names a file to write, or lets one be overwritten
+    function  whether a value may be `module:function`, which is code to run
     """
 
     def __init__(
@@ -40,12 +45,15 @@ class GroupedOption(click.Option):
         group: OptionGroup,
         help: str,  # noqa: A002 (as click calls it)
         aliases: Sequence[str] = (),
+        writes: bool = False,
+        function: bool = False,
         **settings: Any,
     ) -> None:
         if settings.get("multiple"):
             help = f"{help.removesuffix('.')}; repeatable."  # noqa: A001
         super().__init__(names, help=help, **{"show_default": True, **settings})
         self.group, self.aliases = group, tuple(aliases)
+        self.writes, self.function = writes, function
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Register the names and the aliases; help and completion read `opts`, which has the names only."""
@@ -61,7 +69,19 @@ class GroupedOption(click.Option):
         return {key: value for key, value in super().get_help_extra(ctx).items() if key != "range"}
 
 
-class GroupedCommand(click.Command):
+class PrintsHelp(click.Command):
+    """A command whose reader may close the pipe before the help ends; click would exit with 1."""
+
+    def make_context(self, *positional: Any, **settings: Any) -> click.Context:
+        """Parse the arguments; `--help` prints here."""
+        try:
+            return super().make_context(*positional, **settings)
+        except BrokenPipeError:
+            discard_stdout()
+            raise click.exceptions.Exit(0) from None
+
+
+class GroupedCommand(PrintsHelp):
     """A command whose help has a section per option group and ends with examples and a page to read.
 
     examples  command lines, without indentation
@@ -98,9 +118,35 @@ class GroupedCommand(click.Command):
         formatter.write(f"\nDocumentation: {self.page} in the repository\n")
 
 
+def discard_stdout() -> None:
+    """Send the rest of stdout to nowhere; the interpreter would fail to write it at its end."""
+    with contextlib.suppress(OSError, ValueError):  # a stream of a test has no number
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def option(group: OptionGroup, *names: str, **settings: Any) -> Callable[[Command], Command]:
     """Declare an option of a command; `settings` are those of `GroupedOption` and `click.option`."""
     return click.option(*names, cls=GroupedOption, group=group, **settings)
+
+
+def completing(names: Iterable[str]) -> Callable[..., list[str]]:
+    """Return a completion by these names for an option that takes others too."""
+    return lambda _ctx, _param, start: [str(name) for name in names if name.startswith(start)]
+
+
+def name_of(built_in: type[StrEnum], default: str) -> dict[str, Any]:
+    """Return the settings of an option that takes any name in a registry.
+
+    Help and completion show the built-in names. `onnxq.pipeline.quantize` checks the name: registries import
+    NumPy, which help does not.
+    """
+    return {
+        "metavar": f"[{'|'.join(built_in)}]",
+        "default": str(default),
+        "shell_complete": completing(built_in),
+    }
 
 
 def choice(default: StrEnum) -> dict[str, Any]:

@@ -1,17 +1,19 @@
 """`onnxq quantize`."""
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxq.cli.console import Console, exit_on_failed_gate, with_console
-from onnxq.cli.groups import GroupedCommand, OptionGroup, choice, option
+from onnxq.cli.groups import GroupedCommand, OptionGroup, choice, completing, name_of, option
+from onnxq.cli.interrupts import loading_modules
 from onnxq.cli.shared_options import (
-    FILE,
     combined,
     force_option,
     gate_options,
+    input_files,
     metric_options,
     node_options,
     pop_limits,
@@ -20,6 +22,7 @@ from onnxq.cli.shared_options import (
     report_options,
     sample_options,
 )
+from onnxq.cli.values import FILE, TEXT_OR_FILE, Number
 from onnxq.errors import OnnxqError
 from onnxq.options import (
     Effort,
@@ -33,6 +36,7 @@ from onnxq.options import (
     Target,
     Technique,
     WeightType,
+    output_file,
 )
 from onnxq.runtime.memory import loading, reuse_freed_memory
 
@@ -40,14 +44,10 @@ if TYPE_CHECKING:
     from onnxq.search.accuracy_target import Task
 
 ENUMS: dict[str, type[StrEnum]] = {
-    "mode": Mode,
     "prefer": Prefer,
     "weight_type": WeightType,
-    "rounding": Rounding,
     "effort": Effort,
-    "method": Method,
     "target": Target,
-    "format": Format,
 }
 """Parameters whose texts are values of an enum."""
 BLOCKS = ("16", "32", "64", "128", "256", "channel", "tensor")
@@ -56,7 +56,7 @@ mode_options = combined(
     option(
         OptionGroup.MODE,
         "--mode",
-        **choice(QuantizeOptions.mode),
+        **name_of(Mode, QuantizeOptions.mode),
         help="Quantize to int8 with calibrated ranges (static) or ranges computed at run time (dynamic), "
         "quantize weights only (weights), store weights in half precision (fp16), or try all and keep the "
         "best (auto).",
@@ -94,14 +94,14 @@ accuracy_options = combined(
     option(
         OptionGroup.ACCURACY,
         "--method",
-        **choice(QuantizeOptions.method),
+        **name_of(Method, QuantizeOptions.method),
         help="Choose the clipping range of activations by this method; auto compares all on validation "
         "samples.",
     ),
     option(
         OptionGroup.ACCURACY,
         "--percentile",
-        type=click.FloatRange(50, 100, min_open=True),
+        type=Number(50, 100, min_open=True),
         default=QuantizeOptions.percentile,
         metavar="PERCENT",
         help="Keep this share of the values (50 to 100 percent) with --method percentile.",
@@ -110,8 +110,8 @@ accuracy_options = combined(
         OptionGroup.ACCURACY,
         "--without",
         multiple=True,
-        type=click.Choice([str(technique) for technique in Technique]),
         metavar="TECHNIQUE",
+        shell_complete=completing(Technique),
         help=f"Disable this accuracy technique: {', '.join(Technique)}.",
     ),
 )
@@ -164,7 +164,7 @@ weight_only_options = combined(
     option(
         OptionGroup.WEIGHT_ONLY,
         "--rounding",
-        **choice(QuantizeOptions.rounding),
+        **name_of(Rounding, QuantizeOptions.rounding),
         help="Round to nearest (rtn), by half-quadratic quantization (hqq), or by calibration samples (gptq, "
         "awq); auto is gptq with --calib and hqq without.",
     ),
@@ -181,15 +181,17 @@ model_file_options = combined(
         OptionGroup.OUTPUT,
         "-o",
         "--output",
-        type=FILE,
+        type=TEXT_OR_FILE,
+        writes=True,
         metavar="FILE",
-        help="Write the model to this file; by default to NAME.int8.onnx beside MODEL.",
+        help="Write the model to this file, or into this folder if the name ends in a slash; by default to "
+        "NAME.int8.onnx beside MODEL.",
     ),
     force_option,
     option(
         OptionGroup.OUTPUT,
         "--format",
-        **choice(QuantizeOptions.format),
+        **name_of(Format, QuantizeOptions.format),
         help="Write Q/DQ nodes around float operators (qdq), or integer operators (qoperator).",
     ),
     option(
@@ -234,6 +236,7 @@ model_file_options = combined(
     OptionGroup.METRIC,
     "--data",
     type=FILE,
+    function=True,
     help="Measure the metric of --max-drop on these samples; by default on those of --calib.",
 )
 @metric_options
@@ -245,22 +248,27 @@ def quantize(console: Console, **options: Any) -> None:
     float model's on validation samples.
     """
     reuse_freed_memory()
-    with loading("onnxq.pipeline"):
+    with loading_modules(), loading("onnxq.pipeline"):
+        from onnxq.graph.files import check_target
         from onnxq.pipeline import quantize as run
         from onnxq.report.files import check_reports, needs_details, write_reports
         from onnxq.report.text import quantize_text
 
-    files = pop_report_files(options)
-    check_reports(files)
+    files, output = pop_report_files(options), options.pop("output")
+    inputs = input_files(options)
     limits = pop_limits(options)
     task = _pop_task(limits, options)
     _check_block(options["block"])
     options |= {name: kind(options[name]) for name, kind in ENUMS.items()}
-    options["without"] = tuple(Technique(name) for name in options["without"])
-    report = run(QuantizeOptions(limits=limits, details=needs_details(files.values()), **options), task)
+    chosen = QuantizeOptions(limits=limits, details=needs_details(files.values()), **options)
+    if output is not None:
+        chosen = replace(chosen, output=output_file(output, chosen.default_name))
+    check_target(chosen.destination, inputs, force=chosen.force)
+    check_reports(files, inputs, output=chosen.destination, force=chosen.force)
+    report = run(chosen, task)
     console.warn(report.warnings)
-    write_reports(report, files)
-    console.show(report, quantize_text(report, verbose=console.verbose))
+    write_reports(report, files, force=chosen.force)
+    console.show(report, lambda: quantize_text(report, verbose=console.verbose))
     exit_on_failed_gate(report.gates)
 
 

@@ -1,7 +1,8 @@
 """Options that several commands take, and the values that are made of them."""
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import click
 
 from onnxq.cli.groups import Command, OptionGroup, option
+from onnxq.cli.values import COUNT, FILE, REPORT, TEXT_OR_FILE, Number
+from onnxq.errors import OnnxqError
 from onnxq.options import Limits, QuantizeOptions
 
-FILE = click.Path(path_type=Path)
-COUNT = click.IntRange(1)
 SAMPLES = "a folder of files, or a Python function as module:function"
 SCORE_OPTIONS = ("class_axis", "decoder", "charset", "ignore_spaces", "pool")
 """Parameters of `metric_options` that are fields of `ScoreOptions`."""
@@ -26,6 +27,7 @@ def combined(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
 preprocess_option = option(
     OptionGroup.DATA,
     "--preprocess",
+    type=TEXT_OR_FILE,
     metavar="PRESET|FILE",
     help="Turn files into inputs by a preset (imagenet, imagenet-nhwc, unit, symmetric or guess), or by a "
     "TOML file with a [preprocess] table.",
@@ -42,7 +44,13 @@ state_option = option(
 )
 
 sample_options = combined(
-    option(OptionGroup.DATA, "--calib", type=FILE, help=f"Calibrate on these samples: {SAMPLES}."),
+    option(
+        OptionGroup.DATA,
+        "--calib",
+        type=FILE,
+        function=True,
+        help=f"Calibrate on these samples: {SAMPLES}.",
+    ),
     option(
         OptionGroup.DATA,
         "--samples",
@@ -86,14 +94,18 @@ node_options = combined(
 )
 
 force_option = option(
-    OptionGroup.OUTPUT, "--force", is_flag=True, help="Overwrite the output file if it exists."
+    OptionGroup.OUTPUT,
+    "--force",
+    is_flag=True,
+    writes=True,
+    help="Overwrite the output file and reports that exist.",
 )
 
 gate_options = combined(
     option(
         OptionGroup.GATES,
         "--max-drop",
-        type=float,
+        type=Number(),
         metavar="DROP",
         help="Require that the metric falls by at most DROP: percentage points for accuracy-like metrics, "
         "otherwise the metric's own unit.",
@@ -101,21 +113,21 @@ gate_options = combined(
     option(
         OptionGroup.GATES,
         "--min-sqnr",
-        type=float,
+        type=Number(),
         metavar="DB",
         help="Require an SQNR of the outputs against float of at least DB decibels.",
     ),
     option(
         OptionGroup.GATES,
         "--min-speedup",
-        type=float,
+        type=Number(),
         metavar="RATIO",
         help="Require a speed-up (float latency / int8 latency, one thread) of at least RATIO, such as 1.2.",
     ),
     option(
         OptionGroup.GATES,
         "--max-size",
-        type=float,
+        type=Number(),
         metavar="RATIO",
         help="Require a file of at most RATIO times the float model's size, such as 0.3.",
     ),
@@ -125,12 +137,14 @@ metric_options = combined(
     option(
         OptionGroup.METRIC,
         "--labels",
+        type=TEXT_OR_FILE,
         metavar="FILE|folders",
         help="Read labels from a CSV with the header file,label, or take the folder of a sample as class.",
     ),
     option(
         OptionGroup.METRIC,
         "--metric",
+        function=True,
         metavar="NAME",
         help="Score outputs by classification (the default with labels), regression, embedding, "
         "segmentation, detection, text, perplexity, or a Python function as module:function.",
@@ -138,13 +152,14 @@ metric_options = combined(
     option(
         OptionGroup.METRIC,
         "--class-axis",
-        type=int,
+        type=click.IntRange(-64, 64),
         metavar="AXIS",
         help="Find the classes on this axis of the output; by default the last, for segmentation the second.",
     ),
     option(
         OptionGroup.METRIC,
         "--decoder",
+        function=True,
         metavar="NAME|MODULE:FUNCTION",
         help="Decode outputs to boxes or text by this function, or by a detector's layout such as yolov8.",
     ),
@@ -169,17 +184,26 @@ report_options = combined(
     option(
         OptionGroup.OUTPUT,
         "--report",
-        type=FILE,
+        type=REPORT,
         multiple=True,
+        writes=True,
         metavar="FILE",
         help="Also write a report of the kind that the suffix names: .html, .json, .md, .xml (JUnit) or "
         ".png (plots).",
     ),
-    option(OptionGroup.OUTPUT, "--junit", type=FILE, metavar="FILE", help="Also write gates as JUnit XML."),
+    option(
+        OptionGroup.OUTPUT,
+        "--junit",
+        type=REPORT,
+        writes=True,
+        metavar="FILE",
+        help="Also write gates as JUnit XML.",
+    ),
     option(
         OptionGroup.OUTPUT,
         "--markdown",
-        type=FILE,
+        type=REPORT,
+        writes=True,
         metavar="FILE",
         help="Also write a Markdown summary for a pull request or a CI job.",
     ),
@@ -187,13 +211,33 @@ report_options = combined(
 
 
 def pop_report_files(options: dict[str, Any]) -> dict[Path, str]:
-    """Remove `report_options` from a command's options and return the files to write, with their suffixes."""
-    files = {path: path.suffix.lower() for path in options.pop("report")}
+    """Remove `report_options` from a command's options and return the files to write, with their suffixes.
+
+    Raises:
+        OnnxqError: two options name the same file.
+    """
+    named = [("--report", path, path.suffix.lower()) for path in options.pop("report")]
     for name, suffix in (("junit", ".xml"), ("markdown", ".md")):
         path = options.pop(name, None)
         if path is not None:
-            files[path] = suffix
+            named.append((f"--{name}", path, suffix))
+    files: dict[Path, str] = {}
+    for option_name, path, suffix in named:
+        if path.resolve() in {each.resolve() for each in files}:
+            raise OnnxqError(f"{option_name} {path}: another report goes there: choose another file")
+        files[path] = suffix
     return files
+
+
+def input_files(options: Mapping[str, Any]) -> list[Path]:
+    """Return the existing files that options name, which no output may overwrite."""
+    found = []
+    for value in options.values():
+        for each in value if isinstance(value, tuple) else [value]:
+            # unlike Path.is_file, this is False for texts that are too long for a name
+            if isinstance(each, str | Path) and os.path.isfile(each):  # noqa: PTH113
+                found.append(Path(each))
+    return found
 
 
 def pop_limits(options: dict[str, Any]) -> Limits:

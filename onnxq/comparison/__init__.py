@@ -1,1 +1,1 @@
-"""Comparison of a quantized model with its float model: values to read, their parts, and their errors."""
+"""Errors of a model against its float model: compared values, their parts, decisions; no choices here."""

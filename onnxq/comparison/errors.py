@@ -50,6 +50,7 @@ class OutputErrors:
 
     parts    the parts
     largest  largest absolute difference
+    undefined  indices of the values that have NaN in float, which do not count
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
@@ -57,6 +58,7 @@ class OutputErrors:
         self._rows: list[Array] = []
         self._sequences: list[int] = []
         self.largest = 0.0
+        self.undefined: set[int] = set()
 
     def add(self, expected: Sequence[Array], found: Sequence[Array], *, follows: bool = False) -> Array:
         """Add one sample: the values of the float model, and those of another one.
@@ -73,6 +75,8 @@ class OutputErrors:
             ModelError: two values differ in rank.
         """
         row = np.zeros((len(self.parts), 3))
+        given = {part.value: expected[part.value] for part in self.parts}
+        self.undefined |= {value for value, array in given.items() if _has_nan(array)}
         pairs: dict[int, tuple[Array, Array] | None] = {}
         for number, part in enumerate(self.parts):
             if part.value not in pairs:
@@ -90,10 +94,17 @@ class OutputErrors:
         return row
 
     def _measured(self, want: Array, have: Array) -> tuple[float, float, float]:
-        """Return signal, noise and number of the values that are finite in float."""
+        """Return signal, noise and number of the values that are finite in float.
+
+        The noise is infinite where other values are: infinite in float, and anything else in the other model.
+        Values that are NaN in float do not count.
+        """
         x, y = want.astype(np.float64).ravel(), have.astype(np.float64).ravel()
         finite = np.isfinite(x)
         if not finite.all():
+            if not np.array_equal(x[np.isinf(x)], y[np.isinf(x)]):
+                # a signal, too, so that the part counts
+                return max(float(np.square(x[finite]).sum()), 1.0), math.inf, float(x.size)
             x, y = x[finite], y[finite]
         difference = y - x
         self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
@@ -235,6 +246,10 @@ def bounds(everything: OutputErrors, fresh: OutputErrors | None = None, *, of: i
     )
     spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (least_db / 10))
     return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared
+
+
+def _has_nan(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f" and bool(np.isnan(value).any())
 
 
 def _comparable(want: object, have: object) -> tuple[Array, Array] | None:

@@ -39,7 +39,7 @@ class Observation:
     feedback: Feedback = field(default_factory=Feedback)
 
     @property
-    def softened(self) -> bool:
+    def has_final_softmax(self) -> bool:
         """Whether an output comes from a Softmax; candidates are then compared in front of it."""
         return any(tap.node is not None and not tap.selected for tap in self.taps)
 
@@ -146,7 +146,9 @@ class Comparison:
     def __post_init__(self) -> None:
         self.outer = OutputErrors(self.observation.outer)
         # without a final Softmax the values are the same
-        self.inner = OutputErrors(self.observation.inner) if self.observation.softened else self.outer
+        self.inner = (
+            OutputErrors(self.observation.inner) if self.observation.has_final_softmax else self.outer
+        )
         self.decisions = {
             number: Decisions(tap.axis)
             for number, tap in enumerate(self.observation.taps)

@@ -1,1 +1,1 @@
-"""The cost model of kernels and the placement that follows from it; nothing here knows of accuracy."""
+"""The cost model of kernels and the placement by it; nothing here knows of accuracy."""

@@ -8,7 +8,6 @@ and the options alone, never on the load of the machine that makes it.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -223,7 +222,6 @@ CPU_TABLES: dict[Target, tuple[tuple[str, int], ...]] = {
 """The CPUs of a target: name of the table, and channels in a block of the float convolutions' layout."""
 
 
-@cache
 def cpus_of(target: Target) -> tuple[Costs, ...]:
     """Return the costs on each CPU of a target; none for a target without tables."""
     return tuple(Costs(read_table(name), block) for name, block in CPU_TABLES.get(target, ()))

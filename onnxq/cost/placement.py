@@ -20,7 +20,6 @@ from onnxq.plan.operators import Role
 from onnxq.plan.plan import Plan
 from onnxq.plan.products import among_floats
 
-REASON = "kept float for speed: its integer form, with the conversions around it, takes longer"
 SLOWEST_WEIGHTS = (0.5, 1.0)
 """Weights tried for the slowest CPU, if the mean of several CPUs makes it slower than in float."""
 LEAST_SAVING = 0.01

@@ -1,1 +1,1 @@
-"""Readers and preprocessing of samples: files become model inputs, one sample at a time."""
+"""Readers and preprocessing that turn files into model inputs; nothing here knows of quantization."""

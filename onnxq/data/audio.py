@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from onnxq.data.preprocessing import AudioForm, Forms
+from onnxq.data.reading import FLOAT_BYTES, check_bytes, check_count, library_errors
 from onnxq.data.sample import Sample
 from onnxq.errors import DataError
 from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Array, Feeds
 
 SUFFIXES = (".wav", ".flac", ".ogg")
+MOST_TIMES = 256
+"""Most times as many values as before, by resampling."""
 NEEDED = "audio files need soundfile and soxr: pip install 'onnxq[audio]'"
 
 
@@ -50,7 +53,9 @@ def _windows(path: Path, form: AudioForm) -> int:
     frames, rate = _length(path)
     if form.rate is not None:
         frames = round(frames * form.rate / rate)
-    return 1 + max(0, frames - form.window) // (form.hop or form.window)
+    count = 1 + max(0, frames - form.window) // (form.hop or form.window)
+    check_count(path, count)
+    return count
 
 
 def _length(path: Path) -> tuple[int, int]:
@@ -59,11 +64,12 @@ def _length(path: Path) -> tuple[int, int]:
         import soundfile
     except ImportError as error:
         raise DataError(f"{path}: {NEEDED}") from error
-    try:
+    with library_errors(f"sample {path}: not an audio file, or truncated", "remove it"):
         info = soundfile.info(str(path))
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"sample {path}: not an audio file, or truncated ({error}): remove it") from error
-    return int(info.frames), int(info.samplerate)
+        frames, rate = int(info.frames), int(info.samplerate)
+    if rate < 1:
+        raise DataError(f"sample {path}: sample rate is {rate} Hz: remove it")
+    return frames, rate
 
 
 def _load(path: Path, form: AudioForm, spec: InputSpec, window: int | None) -> Feeds:
@@ -87,12 +93,11 @@ def waveform(source: Path | bytes, form: AudioForm, where: str) -> Array:
         import soundfile
     except ImportError as error:
         raise DataError(f"{where}: {NEEDED}") from error
-    try:
-        wave, rate = soundfile.read(
-            str(source) if isinstance(source, Path) else io.BytesIO(source), dtype="float32", always_2d=True
-        )
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"sample {where}: not an audio file, or truncated ({error}): remove it") from error
+    with library_errors(f"sample {where}: not an audio file, or truncated", "remove it"):
+        opened = soundfile.SoundFile(str(source) if isinstance(source, Path) else io.BytesIO(source))
+        with opened as file:
+            check_bytes(where, file.frames * file.channels * FLOAT_BYTES)
+            wave, rate = file.read(dtype="float32", always_2d=True), int(file.samplerate)
     if not len(wave):
         raise DataError(f"sample {where}: an audio file without any frames: remove it")
     if form.mono:
@@ -108,11 +113,15 @@ def waveform(source: Path | bytes, form: AudioForm, where: str) -> Array:
 
 
 def _resampled(wave: Array, rate: int, wanted: int, where: str) -> Array:
+    if wanted > MOST_TIMES * rate:
+        raise DataError(f"sample {where}: its sample rate of {rate} Hz cannot be right: convert the file")
+    check_bytes(f"{where} (resampled from {rate} Hz)", wave.nbytes * wanted / max(rate, 1))
     try:
         import soxr
     except ImportError as error:
         raise DataError(f"{where}: {NEEDED}") from error
-    return np.asarray(soxr.resample(wave, rate, wanted))
+    with library_errors(f"sample {where}: cannot be resampled from {rate} Hz", "convert the file"):
+        return np.asarray(soxr.resample(wave, rate, wanted))
 
 
 def shape_as(wave: Array, form: AudioForm, spec: InputSpec) -> Array:

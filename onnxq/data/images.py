@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from onnxq.data.preprocessing import PRESETS, Forms, ImageForm, Size
+from onnxq.data.reading import FLOAT_BYTES, check_bytes, library_errors
 from onnxq.data.sample import Sample
 from onnxq.errors import DataError
 from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Array, Feeds
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of the image formats that are decoded, whatever the file's suffix."""
 _CHANNELS = {1: "GRAY", 3: "RGB", 4: "RGBA"}
 
 
@@ -94,31 +97,53 @@ def decode(source: Path | bytes, form: ImageForm, where: str) -> Array:
     Raises:
         DataError: The file is not an image, is truncated, or its channels do not fit `mean` and `std`.
     """
+    with (
+        library_errors(f"sample {where}: not an image, or truncated", "remove it"),
+        open_image(source if isinstance(source, Path) else io.BytesIO(source), where) as image,
+    ):
+        image.load()
+        return apply(image, form, where)
+
+
+def open_image(source: Path | io.BytesIO, where: str) -> Any:
+    """Open an image of one of `FORMATS`; others, such as EPS, start programs or are no images of pixels.
+
+    Raises:
+        DataError: Pillow is not installed. What Pillow raises for a damaged file is passed on.
+    """
     try:
         from PIL import Image
     except ImportError as error:
         raise DataError(f"{where}: images need Pillow: pip install 'onnxq[images]'") from error
-    try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
-            image.load()
-            return apply(image, form)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"sample {where}: not an image, or truncated ({error}): remove it") from error
+    Image.init()
+    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def apply(image: Any, form: ImageForm) -> Array:
-    """Preprocess a PIL image into a model input, [1, C, H, W] or [1, H, W, C]."""
+def apply(image: Any, form: ImageForm, where: str = "image") -> Array:
+    """Preprocess a PIL image into a model input, [1, C, H, W] or [1, H, W, C].
+
+    Raises:
+        DataError: The preprocessed image takes too much memory.
+    """
     from PIL import Image
 
     mode = {"BGR": "RGB", "GRAY": "L"}.get(form.channels, form.channels)
     image = image.convert(mode)
     size = _target_size(image.size, form)
+    for width, height in (size, form.crop or size):
+        check_bytes(where, width * height * len(image.getbands()) * FLOAT_BYTES)
     if size != image.size:
         image = image.resize(size, getattr(Image.Resampling, form.filter.upper()))
     if form.crop is not None:
         height, width = form.crop
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
+    for key, values in (("mean", form.mean), ("std", form.std)):
+        if values is not None and len(values) not in (1, len(image.getbands())):
+            raise DataError(
+                f"[preprocess] {key}: {len(values)} values for {len(image.getbands())} channels: give one "
+                "for all, or one for each"
+            )
     pixels: Array = np.asarray(image)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
@@ -128,7 +153,9 @@ def apply(image: Any, form: ImageForm) -> Array:
     if form.layout == "NCHW":  # before the arithmetic: loops over whole rows are four times as fast
         pixels = pixels.transpose(2, 0, 1)
         mean, std = mean[:, None, None], std[:, None, None]
-    pixels = (pixels.astype(np.float32, order="C") - mean) / std
+    pixels = pixels.astype(np.float32, order="C")
+    pixels -= mean
+    pixels /= std
     return np.ascontiguousarray(pixels[None], dtype=form.dtype)
 
 
@@ -137,9 +164,9 @@ def _target_size(size: Size, form: ImageForm) -> Size:
     width, height = size
     if form.resize_short is not None:
         scale = form.resize_short / min(width, height)
-        return round(width * scale), round(height * scale)
+        return max(1, round(width * scale)), max(1, round(height * scale))
     if form.resize_height is not None:
-        return round(width * form.resize_height / height), form.resize_height
+        return max(1, round(width * form.resize_height / height)), form.resize_height
     if form.resize is not None:
         return form.resize[1], form.resize[0]
     return size

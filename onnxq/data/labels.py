@@ -1,12 +1,16 @@
 """Labels of samples from a CSV with the header file,label, from class folders, or from the data."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path, PurePath
+from typing import TextIO
 
 from onnxq.data.sample import Sample
 from onnxq.errors import DataError
 
 FOLDERS = "folders"
+MOST_LINE = 1 << 20
+"""Most characters of a line of a labels file."""
 
 
 def labelled(samples: list[Sample], labels: str | None) -> list[Sample]:
@@ -43,18 +47,25 @@ def _by_folder(samples: list[Sample]) -> list[Sample]:
     ]
 
 
+def _lines(stream: TextIO) -> Iterator[str]:
+    while line := stream.readline(MOST_LINE + 1):
+        if len(line) > MOST_LINE:
+            raise csv.Error(f"a line of more than {MOST_LINE:,} characters")
+        yield line
+
+
 def _read(path: Path) -> dict[str, str]:
     """Read labels by file name, in file order; scores interpret empty labels."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
+            reader = csv.DictReader(_lines(stream))
             if not {"file", "label"} <= set(reader.fieldnames or ()):
                 raise DataError(
                     f"{path}: expected the header file,label, found "
                     f"{','.join(reader.fieldnames or ()) or 'nothing'}: add it as the first line"
                 )
             rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot read the labels: {error}: give a CSV in UTF-8") from error
     for number, row in enumerate(rows, start=2):
         if row["file"] is None or row["label"] is None:

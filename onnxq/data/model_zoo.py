@@ -4,14 +4,15 @@ import re
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 
 from onnxq.data.preprocessing import Forms
+from onnxq.data.reading import check_bytes, library_errors
 from onnxq.data.sample import Sample
 from onnxq.errors import DataError
 from onnxq.runtime.sessions import InputSpec
-from onnxq.types import Feeds
+from onnxq.types import Array, Feeds
 
 
 def zoo_folders(path: Path) -> list[Path]:
@@ -34,11 +35,18 @@ def _load(folder: Path, names: list[str]) -> Feeds:
                 f"sample {file}: the model has {len(names)} inputs: expected input_0.pb to "
                 f"input_{len(names) - 1}.pb: rename or remove the file"
             )
-        try:
-            tensor = onnx.TensorProto.FromString(file.read_bytes())
-            feeds[names[int(match[1])]] = onnx.numpy_helper.to_array(tensor)
-        except (DecodeError, ValueError, TypeError) as error:
-            raise DataError(
-                f"sample {file}: not an ONNX TensorProto: remove the file or save it again"
-            ) from error
+        feeds[names[int(match[1])]] = _tensor(file)
     return feeds
+
+
+def _tensor(file: Path) -> Array:
+    with library_errors(f"sample {file}: not an ONNX TensorProto", "remove the file or save it again"):
+        check_bytes(str(file), file.stat().st_size)
+        tensor = onnx.TensorProto.FromString(file.read_bytes())
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise DataError(
+                f"sample {file}: stores its values in another file: save it with its values inside"
+            )
+        if any(size < 0 for size in tensor.dims):
+            raise ValueError("a size below 0")
+        return np.asarray(onnx.numpy_helper.to_array(tensor))

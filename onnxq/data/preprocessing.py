@@ -4,14 +4,19 @@ Each kind of file has a form, a frozen dataclass whose fields are the keys of it
 has the keys of images; [preprocess.audio], [preprocess.text] and [preprocess.table] have the others.
 """
 
-import tomllib
+import math
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from onnxq.data.reading import FLOAT_BYTES, MOST_BYTES, MOST_CHARACTERS, read_toml
 from onnxq.errors import DataError
 
 Size = tuple[int, int]
+MOST_NUMBER = MOST_BYTES // (2 * FLOAT_BYTES)
+"""Largest size, length or rate: so many int64 values fill the memory of a sample."""
+LEAST, LARGEST = 1.2e-38, 3.4e38
+"""Bounds of the numbers that float32 holds in full precision."""
 DTYPES = ("float32", "float16", "float64", "uint8", "int8", "int16", "int32", "int64")
 
 
@@ -19,8 +24,8 @@ def _one_of(*choices: str, default: str) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
-def _optional(kind: type) -> Any:
-    return field(default=None, metadata={"kind": kind})
+def _optional(kind: type, most: int = MOST_NUMBER) -> Any:
+    return field(default=None, metadata={"kind": kind, "most": most})
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,9 @@ class TextForm:
 
     tokenizer: str = "tokenizer.json"
     special: bool = True
-    max_length: int | None = _optional(int)
-    pad_to: int | None = _optional(int)
-    block: int | None = _optional(int)
+    max_length: int | None = _optional(int, MOST_CHARACTERS)
+    pad_to: int | None = _optional(int, MOST_CHARACTERS)
+    block: int | None = _optional(int, MOST_CHARACTERS)
     state: str = "past_key_values.*"
     ids: str = "input_ids"
     mask: str = "attention_mask"
@@ -166,13 +171,11 @@ def read_forms(text: str | None) -> Forms:
         return PRESETS[text]
     path = Path(text)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = read_toml(path)
     except OSError as error:
         raise DataError(
             f"--preprocess {text}: neither a file nor a preset: presets are {', '.join(PRESETS)}"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a TOML file: {error}: correct the file") from error
     if "preprocess" in tables:
         return parse_forms(tables["preprocess"], str(path))
     outside = tables.keys() & {*_TABLES, *(each.name for each in fields(ImageForm))}
@@ -231,22 +234,47 @@ def _value(known: Field[Any], value: Any, where: str) -> Any:
         if not (
             isinstance(value, list)
             and len(value) == 2
-            and all(type(size) is int and size > 0 for size in value)
+            and all(type(size) is int and 0 < size <= MOST_NUMBER for size in value)
         ):
             raise DataError(f"{where}: give [height, width]")
         return tuple(value)
     if kind == "floats":
         values = value if isinstance(value, list) else [value]
-        if not values or not all(type(each) in (int, float) for each in values):
-            raise DataError(f"{where}: give a number, or a list with one per channel")
+        if not values or not all(map(_is_number, values)):
+            raise DataError(f"{where}: give {_KINDS[float]}, or a list with one per channel")
+        if known.name == "std" and min(map(abs, values)) < LEAST:
+            raise DataError(f"{where}: pixels are divided by it: give numbers above 0")
         return tuple(map(float, values))
     if isinstance(known.default, float):
-        kind, value = float, float(value) if type(value) is int else value
+        kind, value = float, float(value) if type(value) is int and _is_number(value) else value
     elif kind is None:
         kind = type(known.default) if isinstance(known.default, bool | str) else dict
-    if type(value) is not kind or (type(value) is int and value < 1):
-        raise DataError(f"{where}: give {_KINDS[kind]}")
+    most = known.metadata.get("most", MOST_NUMBER)
+    if type(value) is not kind or not _is_valid(value, most):
+        upper = f", at most {most:,}" if kind is int else ""
+        raise DataError(f"{where}: give {_KINDS[kind]}{upper}")
     return value
+
+
+def _is_valid(value: Any, most: int) -> bool:
+    """Tell whether a value of the right type is in its range."""
+    if isinstance(value, dict):
+        return all(map(_is_columns, value.values()))
+    if isinstance(value, float):
+        return _is_number(value)
+    return type(value) is not int or 1 <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value of TOML is a number that float32 holds."""
+    return type(value) in (int, float) and abs(value) < LARGEST and not math.isnan(value)
+
+
+def _is_columns(value: Any) -> bool:
+    """Tell whether a value names one column or several."""
+    return isinstance(value, str) or (
+        isinstance(value, list) and len(value) > 0 and all(isinstance(each, str) for each in value)
+    )
 
 
 _KINDS: dict[type, str] = {
@@ -254,5 +282,5 @@ _KINDS: dict[type, str] = {
     str: "a text",
     bool: "true or false",
     float: "a number",
-    dict: "a table",
+    dict: "a column, or a list of columns, for each input",
 }

@@ -1,10 +1,9 @@
 """`module:function`: samples from a function of the user; only such options run the user's code."""
 
 import importlib
-import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,32 +12,47 @@ from typing import Any
 import numpy as np
 
 from onnxq.data.arrays import read_npz
+from onnxq.data.reading import library_errors
 from onnxq.data.sample import Sample
 from onnxq.errors import DataError, first_line
+from onnxq.graph.scratch import ScratchFolder, writing_temporaries
+from onnxq.options import PYTHON_FUNCTION
 from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Feeds
 
-REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+REFERENCE = PYTHON_FUNCTION
 
 
 def import_function(reference: str) -> Any:
-    """Import `module:name`; modules in the current folder come first.
+    """Import `module:name`; modules in the current folder come first while the module is imported.
+
+    Afterwards the folder comes last: functions may import more from it, but nothing there replaces a library.
 
     Raises:
         DataError: The module or the name does not exist, or the import fails.
     """
+    if not REFERENCE.fullmatch(reference):
+        raise DataError(f"{reference}: not a Python function: write it as module:function")
     module, _, name = reference.partition(":")
     here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    sys.path.insert(0, here)
     try:
-        return getattr(importlib.import_module(module), name)
-    except AttributeError as error:
-        raise DataError(f"{reference}: module {module} has no '{name}': check the name") from error
-    except Exception as error:  # the user's module may raise anything
+        found = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise DataError(
             f"{reference}: cannot import {module}: {type(error).__name__}: {first_line(error)}"
         ) from error
+    finally:
+        with suppress(ValueError):  # the module removed it
+            sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)
+    function = getattr(found, name, None)
+    if function is None:
+        raise DataError(f"{reference}: module {module} has no '{name}': check the name")
+    if not callable(function):
+        raise DataError(f"{reference}: is a {type(function).__name__}, not a function: check the name")
+    return function
 
 
 def function_samples(reference: str, specs: list[InputSpec], most: int | None) -> list[Sample]:
@@ -54,7 +68,7 @@ def function_samples(reference: str, specs: list[InputSpec], most: int | None) -
         found = import_function(reference)()
     except DataError:
         raise
-    except Exception as error:  # the user's function may raise anything
+    except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise DataError(f"{reference}: raised {type(error).__name__}: {first_line(error)}") from error
     if isinstance(found, Sequence) or (hasattr(found, "__len__") and hasattr(found, "__getitem__")):
         return [
@@ -78,7 +92,7 @@ def _label(found: Any, index: int) -> str | None:
 def _indexed(found: Any, index: int, reference: str, specs: list[InputSpec]) -> Feeds:
     try:
         item = found[index]
-    except Exception as error:  # the user's sequence may raise anything
+    except (Exception, SystemExit) as error:  # the user's sequence may raise anything
         raise DataError(
             f"{reference}[{index}]: raised {type(error).__name__}: {first_line(error)}"
         ) from error
@@ -97,17 +111,19 @@ def _feeds(item: Any, where: str, specs: list[InputSpec]) -> tuple[Feeds, str | 
                 f"[{names}]"
             )
         item = {specs[0].name: item}
-    return {str(name): np.asarray(value) for name, value in item.items()}, label
+    with library_errors(f"sample {where}: not an array of one type and shape", "return NumPy arrays"):
+        return {str(name): np.asarray(value) for name, value in item.items()}, label
 
 
 def _stored(found: Iterable[Any], reference: str, specs: list[InputSpec], most: int | None) -> list[Sample]:
-    folder = tempfile.TemporaryDirectory(prefix="onnxq-")
+    folder = ScratchFolder()
     samples: list[Sample] = []
     for i, item in enumerate(_items(found, reference, most)):
         name = f"{reference}[{i}]"
         feeds, label = _feeds(item, name, specs)
-        path = Path(folder.name) / f"{i}.npz"
-        np.savez(path, allow_pickle=False, **{str(k): feeds[key] for k, key in enumerate(feeds)})
+        path = folder.path / f"{i}.npz"
+        with writing_temporaries():
+            np.savez(path, allow_pickle=False, **{str(k): feeds[key] for k, key in enumerate(feeds)})
         samples.append(Sample(name, partial(_load_stored, folder, path, list(feeds)), label))
     return samples
 
@@ -118,7 +134,7 @@ def _items(found: Iterable[Any], reference: str, most: int | None) -> Iterator[A
         for item in islice(found, most):
             yield item
             count += 1
-    except Exception as error:  # the user's iterable may raise anything
+    except (Exception, SystemExit) as error:  # the user's iterable may raise anything
         raise DataError(
             f"{reference}[{count}]: raised {type(error).__name__}: {first_line(error)}"
         ) from error

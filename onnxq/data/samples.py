@@ -4,8 +4,9 @@
 that a read-me or a table beside images is not a sample.
 """
 
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.data.arrays import npy_samples, npz_samples
+from onnxq.data.arrays import npy_rows, npy_samples, npz_samples
 from onnxq.data.audio import SUFFIXES as AUDIO_SUFFIXES
 from onnxq.data.audio import audio_samples
 from onnxq.data.images import SUFFIXES as IMAGE_SUFFIXES
@@ -21,6 +22,7 @@ from onnxq.data.images import image_samples
 from onnxq.data.model_zoo import zoo_folders, zoo_samples
 from onnxq.data.preprocessing import Forms
 from onnxq.data.python_functions import REFERENCE, function_samples
+from onnxq.data.reading import check_bytes, exists, library_errors
 from onnxq.data.sample import Sample
 from onnxq.data.tables import arrow_folders, arrow_samples, csv_samples, parquet_samples
 from onnxq.data.text import text_samples
@@ -31,6 +33,8 @@ from onnxq.types import Array, Feeds
 Reader = Callable[[Path, list[InputSpec], Forms], list[Sample]]
 """Function of a file or folder, the model's inputs and the preprocessing."""
 
+LABELS_HEADER = 1 << 12
+"""Characters of a file that are searched for the header of a labels file."""
 READERS: tuple[dict[str, Reader], ...] = (
     {
         ".npy": npy_samples,
@@ -72,19 +76,20 @@ def open_samples(
 
 
 def _cast(sample: Sample, dtypes: Mapping[str, Any]) -> Feeds:
-    try:
-        return {
-            name: np.asarray(array).astype(dtypes.get(name, array.dtype))
-            for name, array in sample.load().items()
-        }
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"sample {sample.name}: conversion to the model's types failed: {error}: correct the values"
-        ) from error
+    feeds = sample.load()
+    result: Feeds = {}
+    with library_errors(
+        f"sample {sample.name}: conversion to the model's types failed", "correct the values"
+    ):
+        for name, array in feeds.items():
+            dtype = np.dtype(dtypes.get(name, array.dtype))
+            check_bytes(sample.name, array.size * dtype.itemsize)
+            result[name] = array.astype(dtype)
+    return result
 
 
 def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) -> list[Sample]:
-    if not path.exists():
+    if not exists(path):
         if REFERENCE.fullmatch(str(path)):
             samples = function_samples(str(path), specs, most)
             if samples:
@@ -96,22 +101,26 @@ def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) ->
         if folders:
             prefixes = ["" if folder == path else f"{folder.name}/" for folder in folders]
             named = zip(prefixes, folders, strict=True)
-            return [
+            samples = [
                 sample if read is zoo_samples else replace(sample, name=prefix + sample.name)
                 for prefix, folder in named
                 for sample in read(folder, specs, forms)
             ]
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+            if not samples:
+                raise DataError(f"{path}: a data set without rows: save it again")
+            return samples
+    files = [path] if path.is_file() else sorted(_files(path))
     for readers in READERS:
+        found = [(file, readers[file.suffix.lower()]) for file in files if file.suffix.lower() in readers]
+        found = [each for each in found if each[1] is not csv_samples or not is_labels(each[0])]
         samples = []
-        for file in files:
-            reader = readers.get(file.suffix.lower())
-            if reader is not None and not (reader is csv_samples and is_labels(file)):
-                inside = file.relative_to(path if path.is_dir() else path.parent)
-                samples += [
-                    replace(sample, name=str(inside.parent / sample.name))
-                    for sample in reader(file, specs, forms)
-                ]
+        for file, reader in found:
+            inside = file.relative_to(path if path.is_dir() else path.parent)
+            reader = npy_rows if reader is npy_samples and len(found) == 1 else reader
+            samples += [
+                replace(sample, name=str(inside.parent / sample.name))
+                for sample in reader(file, specs, forms)
+            ]
         if samples:
             return samples
     known = ", ".join(sorted(suffix for readers in READERS for suffix in readers))
@@ -121,11 +130,31 @@ def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) ->
     )
 
 
+def _files(path: Path) -> Iterator[Path]:
+    """Iterate over the files of a folder and its subfolders, however deep they are."""
+    waiting = [path]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    elif entry.is_file():
+                        yield Path(entry.path)
+        except PermissionError:
+            continue
+        except OSError as error:
+            raise DataError(
+                f"{path}: a folder in it cannot be read: {error.strerror}: move the samples to a shorter path"
+            ) from error
+
+
 def is_labels(path: Path) -> bool:
     """Tell whether a CSV has the header of a labels file."""
     try:
         with open(path, encoding="utf-8-sig") as stream:
-            return {"file", "label"} <= set(re.split(r"[,;\s]+", stream.readline().strip()))
+            return {"file", "label"} <= set(re.split(r"[,;\s]+", stream.readline(LABELS_HEADER).strip()))
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -171,6 +200,7 @@ def check_feeds(sample: Sample, specs: list[InputSpec]) -> Feeds:
             )
         if len(spec.shape) == array.ndim + 1 and spec.shape[0] in (None, 1):
             array = array[None]
+        check_bytes(sample.name, array.size * max(array.itemsize, spec.dtype.itemsize))
         mismatch = _mismatch(spec, array)
         if mismatch is not None:
             where = f"sample {sample.name}: input '{spec.name}'"
@@ -183,8 +213,9 @@ def check_feeds(sample: Sample, specs: list[InputSpec]) -> Feeds:
 
 def _mismatch(spec: InputSpec, array: Array) -> _Mismatch | None:
     found = f"{array.dtype}[{','.join(map(str, array.shape))}]"
-    sizes_fit = len(spec.shape) == array.ndim and all(
-        size is None or size == actual for size, actual in zip(spec.shape, array.shape, strict=True)
+    sizes_fit = not spec.ranked or (
+        len(spec.shape) == array.ndim
+        and all(size is None or size == actual for size, actual in zip(spec.shape, array.shape, strict=True))
     )
     if not sizes_fit:
         return _Mismatch(found, "save it with that shape, or set the preprocessing in [preprocess]")

@@ -12,7 +12,7 @@ VALIDATION_SHARE, MOST_VALIDATION_SHARE = 6, 3
 VALIDATION = 24
 """Validation samples to reach if that takes no more than the larger share."""
 UNSEEN_SHARE = 3
-"""One validation sample in 3 is kept from every choice: claims are made on samples that nothing was chosen by."""
+"""One validation sample in 3 is kept from every choice: no file is chosen by it."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class SplitSamples:
 
 
 def split(samples: Sequence[Sample], starts: Container[str] | None = None) -> SplitSamples:
-    """Divide samples; one that has to serve twice where there are too few.
+    """Divide samples; where there are too few, one calibrates and validates.
 
     Args:
         samples: in the order of the data.
-        starts: names of the first samples of sequences, which stay whole; None where each sample stands alone.
+        starts: names of the first samples of sequences, which stay whole; None without sequences.
     """
     firsts = [i for i, sample in enumerate(samples) if starts is None or sample.name in starts]
     parts = [samples[start:stop] for start, stop in pairwise([*firsts, len(samples)])]

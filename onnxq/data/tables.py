@@ -1,7 +1,7 @@
 """Table rows as samples: `.csv`, `.parquet`, and Hugging Face data sets saved on disk (Arrow files)."""
 
 import csv
-import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,6 +13,7 @@ import numpy as np
 from onnxq.data.audio import audio_spec, shape_as, waveform
 from onnxq.data.images import decode, image_form
 from onnxq.data.preprocessing import Forms
+from onnxq.data.reading import MOST_ROW_BYTES, check_count, library_errors, read_json
 from onnxq.data.sample import Sample
 from onnxq.data.text import Tokenize, tokenizer_of
 from onnxq.errors import DataError, first_line
@@ -50,7 +51,7 @@ class Columns:
                 waveform(_content(row[table.audio], where), self.forms.audio, where), self.forms.audio, spec
             )
         if self.tokenize is not None:
-            feeds |= self.tokenize.feeds(str(row[table.text or ""]))
+            feeds |= self.tokenize.feeds(str(row[table.text or ""]), where)
         specs = {spec.name: spec for spec in self.specs}
         for name, columns in self.inputs.items():
             array = _array([row[column] for column in columns], columns, specs[name].dtype, where)
@@ -83,14 +84,23 @@ def _array(values: list[Any], columns: list[str], dtype: Any, where: str) -> Arr
         raise DataError(f"sample {where}: column '{nothing}' is empty: fill it, or remove the row")
     try:
         if isinstance(values[0], str) and dtype is not None and np.dtype(dtype).kind != "O":
-            values = [np.dtype(dtype).type(value) for value in values]
+            parse = _truth if np.dtype(dtype).kind == "b" else np.dtype(dtype).type
+            values = [parse(value) for value in values]
         array = np.array(values[0] if len(columns) == 1 and not isinstance(values[0], str) else values)
         return array.reshape(-1) if array.ndim == 0 else array
-    except ValueError as error:
+    except (ValueError, OverflowError, TypeError) as error:
         shown = ", ".join(columns[:3])
         raise DataError(
             f"sample {where}: column {shown}: {first_line(error)}: correct the row or remove it"
         ) from error
+
+
+def _truth(text: str) -> bool:
+    """Parse a boolean; NumPy takes any text for true."""
+    found = {"0": False, "false": False, "1": True, "true": True}.get(text.strip().lower())
+    if found is None:
+        raise ValueError(f"{text!r} is not true or false")
+    return found
 
 
 def _shaped(array: Array, spec: InputSpec) -> Array:
@@ -111,6 +121,7 @@ def _columns(path: Path, names: Sequence[str], specs: list[InputSpec], forms: Fo
     table = forms.table
     described = [name for name in (table.image, table.audio, table.text) if name is not None]
     inputs = {name: [each] if isinstance(each, str) else list(each) for name, each in table.inputs.items()}
+    known = set(names)
     unknown = [name for name in inputs if name not in {spec.name for spec in specs}]
     if unknown:
         raise DataError(
@@ -118,7 +129,7 @@ def _columns(path: Path, names: Sequence[str], specs: list[InputSpec], forms: Fo
             f"{', '.join(s.name for s in specs)}"
         )
     if not inputs and not described:
-        named = {spec.name: [spec.name] for spec in specs if spec.name in names}
+        named = {spec.name: [spec.name] for spec in specs if spec.name in known}
         rest = [name for name in names if name != table.label]
         inputs = {specs[0].name: rest} if len(specs) == 1 and not named else named
         lacking = [spec.name for spec in specs if spec.name not in inputs]
@@ -132,7 +143,11 @@ def _columns(path: Path, names: Sequence[str], specs: list[InputSpec], forms: Fo
         *([table.label] if table.label is not None else []),
         *(c for columns in inputs.values() for c in columns),
     ]
-    missing = [name for name in wanted if name not in names]
+    there = Counter(names)
+    missing = [name for name in wanted if name not in there]
+    repeated = next((name for name in wanted if there[name] > 1), None)
+    if repeated is not None:
+        raise DataError(f"{path}: {there[repeated]} columns are named '{repeated}': rename them")
     if missing:
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         raise DataError(f"{path}: no column '{missing[0]}': choose from {', '.join(names[:10])}{more}")
@@ -156,6 +171,7 @@ def csv_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample
                 )
             load = partial(_load_csv, path, start, names, columns, f"{path.name}:{number}")
             samples.append(Sample(f"{path.name}:{number}", load, row[label] if label is not None else None))
+            check_count(path, number)
         return samples
     except StopIteration as error:
         raise DataError(f"{path}: the table is empty: add a header and rows") from error
@@ -167,14 +183,19 @@ def csv_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample
 
 def _csv_rows(path: Path, start: int) -> Iterator[tuple[int, list[str]]]:
     """Iterate over (byte offset, values) of rows from an offset on; quoted values may have line breaks."""
-    offset = start
+    offset = begin = start
 
     def lines() -> Iterator[str]:
         nonlocal offset
         with open(path, "rb") as stream:
             stream.seek(start)
-            for line in stream:
+            while line := stream.readline(MOST_ROW_BYTES + 1):
                 offset += len(line)
+                if offset - begin > MOST_ROW_BYTES:
+                    raise DataError(
+                        f"{path}: a row of more than {MOST_ROW_BYTES >> 20} MiB at byte {begin}: check the "
+                        "line ends and quotes"
+                    )
                 yield line.decode("utf-8-sig" if offset == len(line) else "utf-8")
 
     reader = csv.reader(lines())
@@ -198,14 +219,10 @@ def _load_csv(path: Path, start: int, names: list[str], columns: Columns, where:
 def parquet_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
     """Make one sample per row; memory holds at most two row groups."""
     pyarrow = _pyarrow(path)
-    try:
+    with library_errors(f"{path}: not a parquet file, or truncated", "save it again"):
         metadata = pyarrow.parquet.read_metadata(path)
         names = pyarrow.parquet.read_schema(path).names
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(
-            f"{path}: not a parquet file, or truncated: {first_line(error)}: save it again"
-        ) from error
-    counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     return _row_samples(path, names, counts, specs, forms)
 
 
@@ -246,7 +263,7 @@ def arrow_folders(path: Path) -> list[Path]:
 def _state(folder: Path) -> dict[str, Any]:
     path = folder / "state.json"
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = read_json(path)
         _ = [entry["filename"] for entry in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -258,13 +275,12 @@ def _state(folder: Path) -> dict[str, Any]:
 def _batches(path: Path) -> tuple[list[str], list[int]]:
     """Read the column names and the number of rows of each batch of an Arrow stream file."""
     pyarrow = _pyarrow(path)
-    try:
-        with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
-            return reader.schema.names, [batch.num_rows for batch in reader]
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(
-            f"{path}: not an Arrow file, or truncated: {first_line(error)}: save the data set again"
-        ) from error
+    with (
+        library_errors(f"{path}: not an Arrow file, or truncated", "save the data set again"),
+        pyarrow.memory_map(str(path)) as source,
+        pyarrow.ipc.open_stream(source) as reader,
+    ):
+        return reader.schema.names, [batch.num_rows for batch in reader]
 
 
 def _pyarrow(path: Path) -> Any:
@@ -280,8 +296,9 @@ def _pyarrow(path: Path) -> Any:
 def _row_samples(
     path: Path, names: list[str], counts: list[int], specs: list[InputSpec], forms: Forms
 ) -> list[Sample]:
+    check_count(path, sum(counts))
     columns = _columns(path, names, specs, forms)
-    labels = _labels(path, forms.table.label)
+    labels = _labels(path, len(counts), forms.table.label)
     samples: list[Sample] = []
     for group, count in enumerate(counts):
         for i in range(count):
@@ -296,25 +313,22 @@ def _row_samples(
     return samples
 
 
-def _labels(path: Path, column: str | None) -> list[str] | None:
+def _labels(path: Path, groups: int, column: str | None) -> list[str] | None:
     if column is None:
         return None
-    pyarrow = _pyarrow(path)
-    if path.suffix == ".parquet":
-        return [
-            str(value) for value in pyarrow.parquet.read_table(path, columns=[column])[column].to_pylist()
-        ]
-    with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
-        return [str(value) for batch in reader for value in batch[column].to_pylist()]
+    batches = (_read_batch(path, group, [column]) for group in range(groups))
+    with library_errors(f"{path}: damaged", "save it again"):
+        return [str(value) for batch in batches for value in batch.column(column).to_pylist()]
 
 
 def _load_row(path: Path, group: int, index: int, columns: Columns, where: str) -> Feeds:
     batch = _batch(path, group)
-    row = {
-        name: _plain(batch.column(name)[index])
-        for name in batch.schema.names
-        if name != columns.forms.table.label
-    }
+    with library_errors(f"sample {where}: damaged, or of a kind that is no array", "save it again"):
+        row = {
+            name: _plain(batch.column(name)[index])
+            for name in batch.schema.names
+            if name != columns.forms.table.label
+        }
     return columns.feeds(row, where)
 
 
@@ -342,11 +356,20 @@ def _numpy_type(leaf: Any) -> np.dtype[Any]:
 @lru_cache(maxsize=2)
 def _batch(path: Path, group: int) -> Any:
     """Read a group of rows; cache the last two, because samples are read in order."""
+    return _read_batch(path, group)
+
+
+def _read_batch(path: Path, group: int, columns: list[str] | None = None) -> Any:
+    """Read columns of a group of rows; all columns for None.
+
+    The offsets in the file are checked, because Arrow reads outside of its memory where they are wrong.
+    """
     pyarrow = _pyarrow(path)
-    try:
-        if path.suffix == ".parquet":
-            return pyarrow.parquet.ParquetFile(path).read_row_group(group)
-        with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
-            return next(batch for i, batch in enumerate(reader) if i == group)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path}: truncated: {first_line(error)}: save it again") from error
+    with library_errors(f"{path}: truncated or damaged", "save it again"):
+        if path.suffix.lower() == ".parquet":
+            batch = pyarrow.parquet.ParquetFile(path).read_row_group(group, columns=columns)
+        else:
+            with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
+                batch = next(batch for i, batch in enumerate(reader) if i == group)
+        batch.validate(full=True)
+        return batch

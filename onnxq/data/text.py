@@ -1,5 +1,7 @@
 """Text files: one sample per line or per block of tokens, encoded with a tokenizer.json."""
 
+import json
+import unicodedata
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
@@ -10,10 +12,18 @@ from typing import Any
 import numpy as np
 
 from onnxq.data.preprocessing import Forms, TextForm
+from onnxq.data.reading import MOST_CHARACTERS, check_count, exists, library_errors
 from onnxq.data.sample import Sample
-from onnxq.errors import DataError, first_line
+from onnxq.errors import DataError
 from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Array, Feeds
+
+MOST_LINE_BYTES = 4 * MOST_CHARACTERS
+"""Most bytes of a line: of `MOST_CHARACTERS` in UTF-8."""
+NFKD_GROWTH = 18
+"""Characters that one character becomes at most, U+FDFA in compatibility decomposition (Unicode, UAX #15)."""
+PREPENDED = 16
+"""Characters of a short text, to which a normalizer prepends others."""
 
 
 def text_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:
@@ -24,7 +34,10 @@ def text_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sampl
     """
     tokenize = tokenizer_of(path.parent, specs, forms)
     if forms.text.block is not None:
-        starts = list(_block_starts(path, tokenize, forms.text.block))
+        starts = []
+        for begin in _block_starts(path, tokenize, forms.text.block):
+            starts.append(begin)
+            check_count(path, len(starts))
         if not starts:
             raise DataError(
                 f"{path}: fewer tokens than one block of {forms.text.block}: reduce 'block' in "
@@ -34,7 +47,11 @@ def text_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sampl
             Sample(f"{path.name}[{i}]", partial(_load_block, path, tokenize, *start))
             for i, start in enumerate(starts)
         ]
-    starts_of_lines = [start for start, line in _lines(path) if line.strip()]
+    starts_of_lines = []
+    for start, line in _lines(path):
+        if line.strip():
+            starts_of_lines.append(start)
+            check_count(path, len(starts_of_lines))
     return [
         Sample(f"{path.name}:{i}", partial(_load_line, path, start, tokenize))
         for i, start in enumerate(starts_of_lines, start=1)
@@ -45,7 +62,9 @@ class Tokenize:
     """Tokenizer that makes feeds from text."""
 
     def __init__(self, tokenizer: Any, form: TextForm, specs: Sequence[InputSpec], where: Path) -> None:
-        self.tokenizer, self.form, self.where = tokenizer, form, where
+        self.tokenizer, self.form = tokenizer, form
+        with library_errors(f"{where}: the tokenizer is damaged", "save it again"):
+            self.growth, self.copies = _growth(tokenizer)
         self.specs = {spec.name: spec for spec in specs}
         if form.ids not in self.specs:
             names = ", ".join(self.specs)
@@ -54,13 +73,29 @@ class Tokenize:
                 "[preprocess.text]"
             )
 
-    def ids(self, text: str, *, special: bool) -> list[int]:
-        """Encode a text as token ids."""
-        return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
+    def ids(self, text: str, where: str, *, special: bool) -> list[int]:
+        """Encode a text as token ids; `where` names it in errors.
 
-    def feeds(self, text: str) -> Feeds:
-        """Encode a text as one sample, [1, tokens] per input."""
-        ids = self.ids(text, special=self.form.special)[: self.form.max_length]
+        Raises:
+            DataError: The text is too long, or the tokenizer fails on it.
+        """
+        growth, length = self.growth * (self.copies if special else 1), len(text)
+        if length * NFKD_GROWTH > MOST_CHARACTERS:
+            length = len(unicodedata.normalize("NFKD", text))
+        if length * growth > MOST_CHARACTERS:
+            times = f", {growth:.3g} times as many in the tokenizer" if growth > 1 else ""
+            raise DataError(
+                f"sample {where}: a text of {len(text):,} characters{times}, more than {MOST_CHARACTERS:,}: "
+                "split it into lines"
+            )
+        with library_errors(
+            f"sample {where}: the tokenizer fails on the text", "remove it, or save another tokenizer"
+        ):
+            return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def feeds(self, text: str, where: str) -> Feeds:
+        """Encode a text as one sample, [1, tokens] per input; `where` names it in errors."""
+        ids = self.ids(text, where, special=self.form.special)[: self.form.max_length]
         return self.pack(ids)
 
     def pack(self, ids: list[int]) -> Feeds:
@@ -69,7 +104,7 @@ class Tokenize:
         filled = max(form.pad_to or 0, length)
         positions = np.arange(filled)
         values = {
-            form.ids: np.array(ids + [self._padding()] * (filled - length)),
+            form.ids: np.concatenate([np.array(ids, np.int64), np.full(filled - length, self._padding())]),
             form.mask: (positions < length).astype(np.int64),
             form.types: np.zeros(filled, np.int64),
             form.positions: positions,
@@ -102,7 +137,7 @@ def tokenizer_of(folder: Path, specs: Sequence[InputSpec], forms: Forms) -> Toke
     """Read the tokenizer set in [preprocess.text], or the one in the data folder."""
     places = [forms.where / forms.text.tokenizer] if forms.where is not None else []
     places += [parent / forms.text.tokenizer for parent in (folder, *folder.parents)][:2]
-    path = next((place for place in places if place.is_file()), None)
+    path = next((place for place in places if exists(place) and place.is_file()), None)
     if path is None:
         raise DataError(
             f"{folder}: text needs a tokenizer, but {places[0]} does not exist: put it there, or set "
@@ -117,18 +152,48 @@ def _read_tokenizer(path: Path) -> Any:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise DataError(f"{path}: text needs tokenizers: pip install 'onnxq[text]'") from error
-    try:
+    with library_errors(f"{path}: not a tokenizer.json", "save the tokenizer again"):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exceptions
-        raise DataError(
-            f"{path}: not a tokenizer.json: {first_line(error)}: save the tokenizer again"
-        ) from error
-    tokenizer.no_truncation()
-    own = tokenizer.padding
-    tokenizer.no_padding()
-    if own:  # keep its id for pad_to, drop its length
-        tokenizer.enable_padding(pad_id=own["pad_id"], pad_token=own["pad_token"])
-    return tokenizer
+        tokenizer.no_truncation()
+        own = tokenizer.padding
+        tokenizer.no_padding()
+        if own:  # keep its id for pad_to, drop its length
+            tokenizer.enable_padding(pad_id=own["pad_id"], pad_token=own["pad_token"])
+        return tokenizer
+
+
+def _growth(tokenizer: Any) -> tuple[float, int]:
+    """Return how many times longer the normalizer and the post-processor can make a text.
+
+    A few replacements in a row, each of one character by ten, need any amount of memory.
+    """
+    normalizer, processor = (
+        {} if part is None else json.loads(part.__getstate__())  # its part of the tokenizer.json
+        for part in (tokenizer.normalizer, tokenizer.post_processor)
+    )
+    longer = 1.0
+    for step in _steps(normalizer, "normalizers"):
+        if step.get("type") == "Replace":
+            pattern, content = step.get("pattern", {}), len(step.get("content", ""))
+            replaced = len(pattern.get("String", ".")) if isinstance(pattern, dict) else 1
+            longer *= max(1.0, content / replaced if replaced else content + 1.0)
+        elif step.get("type") == "Prepend":
+            longer *= 1 + len(step.get("prepend", "")) / PREPENDED
+    copies = 1
+    for step in _steps(processor, "processors"):
+        if step.get("type") == "TemplateProcessing":
+            copies *= max(1, sum("Sequence" in part for part in step.get("single", [])))
+    return longer, copies
+
+
+def _steps(step: Any, key: str) -> Iterator[dict[str, Any]]:
+    """Iterate over the steps of a tokenizer's component, which may be nested sequences."""
+    waiting = [step]
+    while waiting:
+        step = waiting.pop()
+        if isinstance(step, dict):
+            yield step
+            waiting += step.get(key) or []
 
 
 def _lines(path: Path, start: int = 0) -> Iterator[tuple[int, str]]:
@@ -136,7 +201,12 @@ def _lines(path: Path, start: int = 0) -> Iterator[tuple[int, str]]:
     try:
         with open(path, "rb") as stream:
             stream.seek(start)
-            for line in stream:
+            while line := stream.readline(MOST_LINE_BYTES + 1):
+                if len(line) > MOST_LINE_BYTES:
+                    raise DataError(
+                        f"{path}: a line of more than {MOST_LINE_BYTES >> 20} MiB at byte {start}: split it "
+                        "into lines"
+                    )
                 yield start, line.decode("utf-8")
                 start += len(line)
     except OSError as error:
@@ -149,7 +219,7 @@ def _lines(path: Path, start: int = 0) -> Iterator[tuple[int, str]]:
 
 def _load_line(path: Path, start: int, tokenize: Tokenize) -> Feeds:
     _, line = next(_lines(path, start))
-    return tokenize.feeds(line.strip())
+    return tokenize.feeds(line.strip(), f"{path}, byte {start}")
 
 
 def _block_starts(path: Path, tokenize: Tokenize, block: int) -> Iterator[tuple[int, int]]:
@@ -157,7 +227,7 @@ def _block_starts(path: Path, tokenize: Tokenize, block: int) -> Iterator[tuple[
     begin: tuple[int, int] | None = None
     filled = 0
     for start, line in _lines(path):
-        count = len(tokenize.ids(line, special=False))
+        count = len(tokenize.ids(line, f"{path}, byte {start}", special=False))
         used = 0
         while used < count:
             begin = begin or (start, used)
@@ -170,5 +240,9 @@ def _block_starts(path: Path, tokenize: Tokenize, block: int) -> Iterator[tuple[
 
 def _load_block(path: Path, tokenize: Tokenize, start: int, skip: int) -> Feeds:
     assert tokenize.form.block is not None
-    tokens = (token for _, line in _lines(path, start) for token in tokenize.ids(line, special=False))
+    tokens = (
+        token
+        for at, line in _lines(path, start)
+        for token in tokenize.ids(line, f"{path}, byte {at}", special=False)
+    )
     return tokenize.pack(list(islice(tokens, skip, skip + tokenize.form.block)))

@@ -1,1 +1,1 @@
-"""Evaluation of quantized files against the float model: accuracy, layer errors, latency, gates."""
+"""Evaluation of written files against the float model; nothing here changes a model."""

@@ -21,7 +21,7 @@ from onnxq.normalize.passes import normalize
 from onnxq.plan.plan import make_plan
 from onnxq.plan.relu_addends import Addend, find_addends
 from onnxq.runtime.inner_values import Exposed, expose
-from onnxq.runtime.sessions import model_inputs, open_exposed, run
+from onnxq.runtime.sessions import explained, model_inputs, open_exposed, run
 from onnxq.techniques.saturation import kernel_order, saturating_pairs
 from onnxq.types import Array, Feeds
 
@@ -181,7 +181,8 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
         OnnxqError: A model or the data cannot be used, or the files have no layer in common.
     """
     written = load(other)
-    source = normalize(load(model))
+    with explained(model):
+        source = normalize(load(model))
     specs = model_inputs(source)
     samples = spread(open_samples(data, specs, read_forms(preprocess), SAMPLES * 25), SAMPLES)
     pairs = pairs_of(make_plan(source), written)
@@ -229,7 +230,7 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
 
 def _relevant(values: Array, addend: Addend | None, floats: Mapping[str, Array]) -> Array:
     """Keep the values of an addend before a Relu that affect the Relu; the rest needs no integers."""
-    return values if addend is None else addend.counting(values, floats[addend.other])
+    return values if addend is None else addend.effective(values, floats[addend.other])
 
 
 def _scaled_back(want: Array, have: Array) -> tuple[Array, Array | float]:

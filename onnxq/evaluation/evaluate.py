@@ -32,6 +32,7 @@ from onnxq.graph.files import file_bytes, load
 from onnxq.normalize.passes import normalize
 from onnxq.options import Limits
 from onnxq.runtime.latency import medians_ms
+from onnxq.runtime.progress import no_progress
 from onnxq.runtime.sessions import InputSpec, input_specs, open_session
 from onnxq.types import Array, Feeds
 
@@ -290,7 +291,7 @@ def _run(
     first: list[Feeds] = []
     feedback = tallies[0].comparison.observation.feedback
     states: list[Sequence[Array] | None] = [None] * len(sessions)
-    for sample in tqdm(samples, desc="eval", unit="sample", disable=None):
+    for sample in tqdm(samples, desc="eval", unit="sample", disable=no_progress()):
         feeds = check_feeds(sample, specs)
         first = [*first, feeds][:LATENCY_SAMPLES]
         results = []

@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 
 from onnxq.calibration.statistics import Statistics
 from onnxq.comparison.metrics import Noise
+from onnxq.errors import OutputError
 from onnxq.evaluation.verification import original_names
 from onnxq.graph.edit import nodes_of, only_use
 from onnxq.graph.files import load
 from onnxq.graph.macs import ShapeByName, node_macs
+from onnxq.graph.scratch import ScratchFolder, no_temporary_space, writing_temporaries
 from onnxq.plan.plan import Plan
 from onnxq.plan.relu_addends import find_addends
 from onnxq.quantization.parameters import Parameters
@@ -141,7 +143,7 @@ def _errors(
             ):  # outputs of integer operators are integers
                 if a in addends:
                     other = expected[wanted.outputs[addends[a].other][0]]
-                    want, have = (addends[a].counting(each, other) for each in (want, have))
+                    want, have = (addends[a].effective(each, other) for each in (want, have))
                 errors[name].add(want, have)
     values = {name: error.sqnr_db() for name, error in errors.items()}
     return {name: value for name, value in values.items() if value is not None}
@@ -198,18 +200,25 @@ def claimed_ms(nodes: Iterable[ir.Node], times: Mapping[str, float]) -> dict[str
 
 def kernel_ms(models: Sequence[ir.Model | Path], feeds: Sequence[Feeds]) -> list[dict[str, float]]:
     """Profile each model on one thread, in turns; return median kernel times (ms) by node name."""
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
+    with ScratchFolder() as folder:
         sessions = [
-            open_session(model, threads=1, profile=Path(folder) / f"profile{i}")
-            for i, model in enumerate(models)
+            open_session(model, threads=1, profile=folder / f"profile{i}") for i, model in enumerate(models)
         ]
         for i in range(RUNS):
             for session in sessions:
                 run(session, feeds[i % len(feeds)], "")
-        records = [
-            json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")) for session in sessions
-        ]
+        records = [_profile(session) for session in sessions]
     return [_medians(events) for events in records]
+
+
+def _profile(session: ort.InferenceSession) -> list[dict[str, Any]]:
+    with writing_temporaries():
+        text = Path(session.end_profiling()).read_text(encoding="utf-8")
+    try:
+        found: list[dict[str, Any]] = json.loads(text)
+    except ValueError as error:  # the runtime reports no failure to write it
+        raise OutputError(no_temporary_space()) from error
+    return found
 
 
 def _medians(events: Sequence[dict[str, Any]]) -> dict[str, float]:

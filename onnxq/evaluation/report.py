@@ -109,6 +109,7 @@ class EvalReport:
     output    name of the evaluated output
     metric    name of the score for gates; None without one
     gates     required limits
+    checksum  SHA-256 of the rest, in the JSON file: a baseline that was changed is refused
     """
 
     data: str
@@ -120,3 +121,4 @@ class EvalReport:
     gates: list[Gate]
     warnings: list[str]
     schema: int = SCHEMA
+    checksum: str = ""

@@ -6,9 +6,8 @@ reported.
 """
 
 import re
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from onnxq.formats.joint_products import JOINT
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import load
 from onnxq.graph.macs import ShapeByName, node_macs
+from onnxq.graph.scratch import ScratchFolder
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.plan.plan import Plan
 from onnxq.runtime.sessions import InputSpec, open_session
@@ -107,6 +107,8 @@ class Outputs:
     sequences  number of sequences of a stateful model, each model with its own states; else None
     checked    samples that were also run without graph optimization (Q/DQ in float)
     optimized_db, unoptimized_db  SQNR of the worst part over these samples, both ways, dB
+    undefined  outputs that have NaN in float, which do not count
+    empty      outputs that have no value, or none other than zero, in any sample: nothing is known of them
     """
 
     samples: int
@@ -121,6 +123,8 @@ class Outputs:
     checked: int
     optimized_db: float | None
     unoptimized_db: float | None
+    undefined: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
 
     @property
     def worst_part(self) -> PartError | None:
@@ -166,8 +170,8 @@ def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName
         plan: the quantization plan.
         shapes: static shapes of the float model's values, for the MACs.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-        saved = Path(folder) / "optimized.onnx"
+    with ScratchFolder() as folder:
+        saved = folder / "optimized.onnx"
         open_session(path, save_optimized=saved)
         nodes = list(_nodes(onnx.load_model(saved, load_external_data=False).graph))
     counts: dict[str, int] = {}
@@ -338,7 +342,16 @@ def _outputs(
         checked=len(written.names),
         optimized_db=optimized.outer.worst_db(),
         unoptimized_db=written.outer.worst_db(),
+        undefined=[observation.taps[value].name for value in sorted(errors.undefined)],
+        empty=_without_values(errors, observation),
     )
+
+
+def _without_values(errors: OutputErrors, observation: Observation) -> list[str]:
+    """Return the names of the outputs no part of which has a signal in float."""
+    measured = {errors.parts[i].value for i in errors.measured}
+    compared = dict.fromkeys(part.value for part in errors.parts)
+    return [observation.taps[value].name for value in compared if value not in measured | errors.undefined]
 
 
 def heavy_samples(errors: OutputErrors, part: int, names: Sequence[str]) -> list[SampleError]:

@@ -1,1 +1,1 @@
-"""Output formats and rewrites of the written file, one file each."""
+"""Output formats and rewrites of the written file, one file each; no node is chosen here."""

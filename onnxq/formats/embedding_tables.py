@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.formats.embeddings import looked_up
+from onnxq.formats.embeddings import is_storable, looked_up
 from onnxq.graph.edit import constant, graph_of, sizes
 from onnxq.types import Floats
 
@@ -19,13 +19,16 @@ def find_tables(model: ir.Model) -> dict[str, list[ir.Node]]:
     found: dict[str, list[ir.Node]] = {}
     for node in looked_up(model):
         array = constant(node.inputs[0]) if graph_of(node) is model.graph else None
-        if array is not None:
+        if array is not None and is_storable(array):
             found.setdefault(_digest(array), []).append(node)
     return found
 
 
 def table_of(rows: Floats, tables: Tables) -> str | None:
-    """Return the table that equals a product's weight [channels, K]: a language model's head may be its embedding."""
+    """Return the digest of the table that equals a product's weight [channels, K], or None.
+
+    The output layer of a language model often shares the embedding table.
+    """
     if rows.shape not in {tuple(sizes(nodes[0].inputs[0]) or ()) for nodes in tables.values()}:
         return None
     key = _digest(rows)

@@ -17,6 +17,7 @@ from onnxq.graph.edit import (
     graph_of,
     is_constant,
     is_float,
+    masks,
     nodes_of,
     sizes,
     take_output,
@@ -68,6 +69,8 @@ def quantize_tables(model: ir.Model, known: KnownTables | None = None) -> bool:
         if any(use.node.op_type != "Gather" for use in table.uses()):
             continue
         key = table.name or ""
+        if key not in stored and key not in (known or {}) and not is_storable(constant(table)):
+            continue
         if key not in stored:
             integers, scales = (known or {}).get(key) or int8_rows(constant(table))
             if known is not None:
@@ -81,6 +84,11 @@ def quantize_tables(model: ir.Model, known: KnownTables | None = None) -> bool:
     if modified:
         tidy(model)
     return modified
+
+
+def is_storable(table: Floats | None) -> bool:
+    """Whether a table has no masks: infinite values, or as good as."""
+    return table is not None and not masks(table)
 
 
 def int8_rows(table: Floats | None) -> tuple[Integers, Floats]:

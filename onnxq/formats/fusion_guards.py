@@ -10,6 +10,10 @@ operators that only move elements. The integer MaxPool takes about twenty times 
 it is not in its fast layout, and all elements are quantized instead of the pooled ones. A LeakyRelu of slope
 1 keeps the QuantizeLinear in place.
 
+QLinearAveragePool: the runtime makes one of any AveragePool between a DequantizeLinear and a QuantizeLinear,
+though its kernel knows no dilations, and counts otherwise with ceil_mode and count_include_pad. The
+LeakyRelu of slope 1 prevents that, too.
+
 MatMulAddFusion: a MatMul of rank 3 or more with a bias and a static shape becomes a float Gemm between
 Reshapes before the runtime selects integer kernels; its weights are widened in every run. A bias of shape
 `[1, N]` prevents the fusion.
@@ -27,11 +31,14 @@ from onnxq.graph.edit import (
     only_use,
     take_output,
 )
+from onnxq.plan.constraints import average_refusal
 
 WITH_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 """Operators whose weights the runtime would quantize."""
 MOVING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze"})
 """Operators that only move elements."""
+CLAMPS = frozenset({"Relu", "Clip"})
+"""Operators that the runtime removes in front of a QuantizeLinear."""
 
 
 def guard_fusions(model: ir.Model) -> bool:
@@ -39,7 +46,7 @@ def guard_fusions(model: ir.Model) -> bool:
     names, modified = Names(model), False
     for node in list(nodes_of(model)):
         if node.op_type == "QuantizeLinear":
-            modified |= _guard_pool(node, names)
+            modified |= _guard_pool(node, names) or _guard_average(node, names)
         if node.op_type == "MatMul":
             modified |= _guard_product(model, node, names)
         if (
@@ -85,6 +92,19 @@ def _guard_pool(quantizer: ir.Node, names: Names) -> bool:
     before = node.inputs[0].producer() if node.inputs[0] is not None else None
     if before is not None and before.op_type == "DequantizeLinear":
         return False  # on integers by plan
+    last.replace_input_with(0, _leaky(node, node.outputs[0], 1.0, names))
+    return True
+
+
+def _guard_average(quantizer: ir.Node, names: Names) -> bool:
+    """Keep AveragePools in float that the integer kernel computes otherwise; return whether there is one."""
+    last, node = quantizer, quantizer.inputs[0].producer() if quantizer.inputs[0] is not None else None
+    while node is not None and node.op_type in MOVING | CLAMPS and only_use(node.outputs[0]) is last:
+        last, node = node, node.inputs[0].producer() if node.inputs[0] is not None else None
+    if node is None or node.op_type != "AveragePool" or only_use(node.outputs[0]) is not last:
+        return False
+    if average_refusal(node) is None:
+        return False
     last.replace_input_with(0, _leaky(node, node.outputs[0], 1.0, names))
     return True
 

@@ -52,6 +52,8 @@ class QdqWriter:
             if (name, index) not in self.parameters.constants:
                 node = self.nodes[name]
                 fresh = self.names.fresh(f"{name}_corrected")
+                if index >= len(node.inputs):
+                    node.resize_inputs(index + 1)
                 node.replace_input_with(index, add_initializer(self.graph, fresh, array))
         for tensor in self.plan.tensors.values():
             if tensor.ramp is not None:

@@ -40,6 +40,8 @@ def _in_order(o: _Operands) -> Inputs:
     return [value for operand in o.operands for value in operand] + o.result[1:]
 
 
+_USUAL = _Layout(MICROSOFT, _in_order)
+"""Layout of the kernels that are not in `_LAYOUTS`."""
 _LAYOUTS = {
     "QLinearConv": _Layout("", lambda o: [*_in_order(o), o.bias]),
     "QLinearMatMul": _Layout("", _in_order),
@@ -47,13 +49,8 @@ _LAYOUTS = {
     "MatMulIntegerToFloat": _Layout(
         MICROSOFT, lambda o: [part[i] for i in range(3) for part in o.operands[:2]]
     ),
-    "QLinearAdd": _Layout(MICROSOFT, _in_order),
-    "QLinearMul": _Layout(MICROSOFT, _in_order),
     "QLinearConcat": _Layout(MICROSOFT, lambda o: o.result[1:] + [v for x in o.operands for v in x]),
-    "QLinearAveragePool": _Layout(MICROSOFT, _in_order),
     "QLinearGlobalAveragePool": _Layout(MICROSOFT, _in_order, (("channels_last", 0),)),
-    "QLinearLeakyRelu": _Layout(MICROSOFT, _in_order),
-    "QLinearSigmoid": _Layout(MICROSOFT, _in_order),
 }
 
 
@@ -81,7 +78,7 @@ def _fuse(graph: ir.Graph, node: ir.Node, planned: PlannedNode) -> None:
         if planned.integer_output:
             return  # a clamp that the integer range cannot replace lies in between: stays QDQ
         kernel = "MatMulIntegerToFloat" if kernel == "QLinearMatMul" else kernel
-    layout = _LAYOUTS[kernel]
+    layout = _LAYOUTS.get(kernel, _USUAL)
     bias = (
         node.inputs[planned.row.bias]
         if planned.row.bias is not None and planned.row.bias < len(node.inputs)

@@ -1,6 +1,6 @@
-"""A recipe: every decision that makes a quantized file out of a model."""
+"""The recipe: all decisions that determine a quantized file."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
@@ -13,16 +13,16 @@ from onnxq.plan.reasons import FloatReason
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """Every decision that makes a quantized file; a trial is another recipe made by `dataclasses.replace`.
+    """All decisions that determine a quantized file; `dataclasses.replace` makes another trial.
 
     model           form of the normalized model: plain, or rewritten by a transform
-    plan            its quantized nodes and tensors
-    selection       nodes that the user lets onnxq quantize
+    plan            quantized nodes and tensors
+    selection       the user's selection of nodes
     kept            nodes that stay float under every plan, with their reasons
-    method          calibration method of the activations' ranges
+    method          calibration method of the clipping ranges
     techniques      techniques that made the model's form and its weights
     run_time        products whose activation ranges are found at run time
-    few_rows        whether these see so few rows that fused operators pay
+    few_rows        whether these products see few rows, so that fused operators are faster
     lstms           LSTMs with int8 weights
     half_precision  whether products that stay float store their weights in half precision
     """
@@ -31,7 +31,7 @@ class Recipe:
     plan: Plan
     selection: Selection = field(default_factory=Selection)
     kept: Mapping[str, FloatReason] = field(default_factory=dict)
-    method: Method = Method.MSE
+    method: str = Method.MSE
     techniques: tuple[str, ...] = ()
     run_time: tuple[str, ...] = ()
     few_rows: bool = False
@@ -39,23 +39,31 @@ class Recipe:
     half_precision: bool = True
 
     def of_model(self, model: ir.Model) -> "Recipe":
-        """Return the recipe for another form of the model, planned anew."""
-        return replace(self, model=model, plan=make_plan(model, self.selection, self.kept))
+        """Return the recipe for another form of the model, with a new plan."""
+        return replace(self, model=model)._planned(self.kept)
 
     def keeping(self, floats: Mapping[str, FloatReason]) -> "Recipe":
         """Return the recipe with more nodes that stay float under every plan."""
         kept = {**self.kept, **floats}
-        return replace(self, kept=kept, plan=make_plan(self.model, self.selection, kept))
+        return replace(self, kept=kept)._planned(kept)
 
     def leaving(self, floats: Mapping[str, FloatReason]) -> "Recipe":
-        """Return the recipe with more nodes in float; a further call starts from this recipe's own `kept` again."""
-        return replace(self, plan=make_plan(self.model, self.selection, {**self.kept, **floats}))
+        """Return the recipe with more nodes in float in its plan alone; `kept` stays the same."""
+        return self._planned({**self.kept, **floats})
+
+    def finding(self, names: Collection[str]) -> "Recipe":
+        """Return the recipe with more products whose activation ranges are found at run time."""
+        together = tuple(dict.fromkeys((*self.run_time, *names)))
+        return replace(self, run_time=together)._planned(self.kept)
+
+    def _planned(self, kept: Mapping[str, FloatReason]) -> "Recipe":
+        return replace(self, plan=make_plan(self.model, self.selection, kept, self.run_time))
 
     @property
     def all_techniques(self) -> tuple[str, ...]:
-        """Techniques of the whole file: run-time ranges and split LSTM inputs, too."""
-        beside = {
+        """All techniques of the file, with run-time ranges and split LSTM inputs."""
+        others = {
             Technique.RUN_TIME_RANGES: bool(self.run_time),
             Technique.SPLIT: any(form.split for form in self.lstms.values()),
         }
-        return (*self.techniques, *(name for name, used in beside.items() if used))
+        return (*self.techniques, *(name for name, used in others.items() if used))

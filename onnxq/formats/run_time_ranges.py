@@ -17,6 +17,7 @@ from onnxq.graph.edit import (
     add_node,
     constant,
     graph_of,
+    input_at,
     nodes_of,
     take_output,
     tidy,
@@ -168,13 +169,11 @@ def quantize_at_run_time(model: ir.Model, plan: Plan, chosen: Sequence[str]) -> 
         axis = channel_axis(planned)
         rows = kernel_order(stored, axis)
         follower = following_bias(planned)
-        assert follower is not None
-        array = constant(follower[0].inputs[follower[1]])
-        assert array is not None
+        array = constant(input_at(node, 2) if follower is None else follower[0].inputs[follower[1]])
         product = Product(
             rows.T,
             np.broadcast_to(scales, len(rows)),
-            array.reshape(-1).astype(np.float32),
+            None if array is None else array.reshape(-1).astype(np.float32),
             (weight.inputs[0], axis),
         )
         writer.replace(node, quantizer.inputs[0], product, follower)

@@ -1,4 +1,4 @@
-"""Write a recipe: the output format, and the steps that follow in every format."""
+"""The writer of recipes: the output format, and the steps that follow in every format."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,37 +21,40 @@ from onnxq.plan.plan import Plan
 from onnxq.plan.reasons import Cause
 from onnxq.quantization.parameters import Parameters
 
-WRITERS: dict[Format, Callable[[ir.Model, Plan, Parameters], ir.Model]] = {
+WRITERS: dict[str, Callable[[ir.Model, Plan, Parameters], ir.Model]] = {
     Format.QDQ: write_qdq,
     Format.QOPERATOR: write_qoperator,
 }
+"""Output formats by name: (normalized model, plan, parameters) -> a quantized copy."""
 NARROWED = frozenset({Cause.SPEED, Cause.ACCURACY})
-"""Causes for which a product stays float although it could be quantized: its weights become half precision."""
+"""Causes of products that could be quantized but stay float: their weights become half precision."""
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Turns recipes into models.
+    """Writer of quantized models.
 
     format    output format of quantized operators
-    standard  write operators of ONNX itself alone
-    known     quantized embeddings of files written before; None where they are not worth the memory
+    standard  write operators of the ONNX standard alone
+    known     quantized embedding tables of earlier files; None to save memory
     """
 
-    format: Format
+    format: str
     standard: bool = False
     known: KnownTables | None = None
 
     def write(self, recipe: Recipe, parameters: Parameters) -> ir.Model:
-        """Return the quantized model; the recipe's own model stays as it is."""
+        """Return the quantized model; the model of the recipe does not change."""
         plan = recipe.plan
-        chosen = [name for name in recipe.run_time if name in plan.nodes]
-        result = WRITERS[self.format](recipe.model, with_clamps(plan, chosen), parameters)
-        if chosen:
-            quantize_at_run_time(result, plan, chosen)
+        # quantized operators, with calibrated ranges and with run-time ranges
+        run_time = [name for name in recipe.run_time if name in plan.nodes]
+        result = WRITERS[self.format](recipe.model, with_clamps(plan, run_time), parameters)
+        if run_time:
+            quantize_at_run_time(result, plan, run_time)
             if recipe.few_rows:
                 join_products(result)
                 fuse_attention(result)
+        # other operators
         if not self.standard:
             fuse_gelu(result)
         if recipe.lstms:
@@ -65,7 +68,7 @@ class Writer:
 
 
 def _narrowed(recipe: Recipe) -> list[str]:
-    """Names of the float products whose weights become half precision."""
+    """Return the names of the float products whose weights become half precision."""
     return [
         name
         for name, (node, reason) in recipe.plan.floats.items()

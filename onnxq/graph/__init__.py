@@ -1,1 +1,1 @@
-"""Reading and editing of ONNX graphs: files, edits, shapes, MACs, fusions; no model runs here."""
+"""Reading and editing of ONNX graphs: files, edits, shapes, MACs and fusions; nothing here runs a model."""

@@ -9,6 +9,8 @@ from onnx_ir.passes import common as passes
 
 from onnxq.types import Array
 
+LARGEST = 1e30
+"""A constant beyond this stands for infinity."""
 MICROSOFT = "com.microsoft"
 """The domain of the runtime's own operators."""
 
@@ -34,6 +36,11 @@ def is_constant(value: ir.Value | None) -> bool:
         and value.producer() is None
         and not value.is_graph_input()
     )
+
+
+def masks(array: Array) -> bool:
+    """Whether a constant has infinite values, or values too large for a scale that holds others, too."""
+    return array.size > 0 and not bool(max(array.max(), -array.min()) < LARGEST)
 
 
 def attribute(

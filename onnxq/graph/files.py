@@ -2,17 +2,21 @@
 
 import hashlib
 import os
-import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from onnxq.errors import ModelError, OutputError
+from onnxq.graph.checks import check_functions, check_names, check_order, check_tensors, tensors_of
+from onnxq.graph.file_forms import restore_types, rewrite_forms
+from onnxq.graph.interface import MAP_TYPES, Interface
+from onnxq.graph.scratch import ScratchFolder, reason_of
 
 SINGLE_FILE_LIMIT = 1_500_000_000
 """Bytes of weights above which they go to a file beside the model (protobuf's limit is 2 GiB)."""
@@ -25,24 +29,46 @@ def load(path: Path) -> ir.Model:
         ModelError: no such file, not an ONNX model, truncated, or external data missing, truncated
             or outside the model's folder.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: {'is a folder, not a model' if path.is_dir() else 'no such file'}")
+    proto = _parsed(path)
     try:
-        proto = onnx.load_model(path, load_external_data=False)
         if not proto.HasField("graph") or not proto.graph.output:
-            raise ModelError(f"{path}: not an ONNX model, it has no graph with outputs")
+            raise ModelError("not an ONNX model, it has no graph with outputs")
+        check_names(proto)
+        check_tensors(proto)
+        check_functions(proto)
+        maps = rewrite_forms(proto, path)
         model = ir.serde.deserialize_model(proto)
-    except (DecodeError, ValueError, TypeError, KeyError, UnicodeDecodeError) as error:
+        check_order(model)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except Exception as error:  # onnx_ir raises many types, all of them about the file
         raise ModelError(f"{path}: not an ONNX model, or truncated ({type(error).__name__})") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     for tensor in _tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = str(path.parent)
             _check_external(path, tensor)
+    _read_attributes(model)
+    if maps:
+        model.meta[MAP_TYPES] = maps
     _follow_links(model)
     _forget_negative_sizes(model)
     return model
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    """Parse a model file, without its external data.
+
+    Raises:
+        ModelError: no such file, not an ONNX model, or truncated.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: {'is a folder, not a model' if path.is_dir() else 'no such file'}")
+    try:
+        return onnx.load_model(path, load_external_data=False)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # the parser raises many types
+        raise ModelError(f"{path}: not an ONNX model, or truncated ({type(error).__name__})") from error
 
 
 def _forget_negative_sizes(model: ir.Model) -> None:
@@ -53,6 +79,24 @@ def _forget_negative_sizes(model: ir.Model) -> None:
                 value.shape = ir.Shape(
                     [None if isinstance(size, int) and size < 0 else size for size in value.shape]
                 )
+
+
+def _read_attributes(model: ir.Model) -> None:
+    """Read external tensors of attributes into memory: sessions find those of initializers only."""
+    for node in _nodes(model):
+        for name, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                tensor = attribute.as_tensor()
+                if isinstance(tensor, ir.ExternalTensor):
+                    array = ir.Tensor(tensor.numpy(), name=tensor.name)
+                    node.attributes[name] = ir.AttrTensor(name, array)
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Yield the nodes of a model, its functions and all bodies."""
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
 
 
 def _follow_links(model: ir.Model) -> None:
@@ -81,10 +125,10 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
         for value in graph.initializers.values():
             if value.const_value is not None:
                 yield value.const_value
-        for node in graph:
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                    yield attribute.as_tensor()
+    for node in _nodes(model):
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                yield attribute.as_tensor()
 
 
 def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
@@ -106,7 +150,12 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
         raise ModelError(
             f"{where}: external data file {data} has several hard links: copy it, so that it has one"
         )
-    needed = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
+    if tensor.length not in (None, tensor.nbytes):
+        raise ModelError(
+            f"{where} needs {tensor.nbytes} bytes, and its external data has {tensor.length}: "
+            "the file is damaged"
+        )
+    needed = (tensor.offset or 0) + tensor.nbytes
     size = data.stat().st_size
     if size < needed:
         raise ModelError(
@@ -115,12 +164,20 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
 
 
 def external_files(path: Path) -> list[Path]:
-    """Return the external data files of a model file, sorted."""
-    found = set()
-    for tensor in _tensors(ir.serde.deserialize_model(onnx.load_model(path, load_external_data=False))):
-        if isinstance(tensor, ir.ExternalTensor):
-            found.add(path.parent / os.fspath(tensor.location))
-    return sorted(found)
+    """Return the external data files of a model file, sorted.
+
+    Raises:
+        ModelError: the file cannot be parsed.
+    """
+    return sorted(
+        {
+            path.parent / entry.value
+            for tensor in tensors_of(_parsed(path))
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    )
 
 
 def file_bytes(path: Path) -> int:
@@ -143,48 +200,174 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
     Raises:
         OutputError: with the reason and a remedy.
     """
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"{path}: the folder {folder} does not exist: create it or choose another with -o")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder: name a file with -o")
-    if path.exists() and (path.samefile(source) or path in external_files(source)):
-        raise OutputError(f"{path}: is the input model: choose another file with -o")
-    if path.exists() and not force:
-        raise OutputError(
-            f"{path}: exists already: remove it, choose another with -o, or overwrite it with --force"
-        )
-    try:  # os.access returns True for root on a read-only mount
-        with tempfile.TemporaryFile(dir=folder):
+    check_target(path, [source], force=force)
+
+
+def check_target(path: Path, inputs: Iterable[Path], *, force: bool, report: bool = False) -> None:
+    """Refuse a file to write that is an input, no regular file, exists (unless `force`) or cannot be written.
+
+    Folders that are missing are no obstacle: `staged` creates them.
+
+    Args:
+        path: the file to write.
+        inputs: models and other files that are read.
+        force: whether a regular file may be overwritten.
+        report: whether the file is a report, not the file of -o.
+
+    Raises:
+        OutputError: with the reason and a remedy.
+    """
+    where = f"report {path}" if report else f"{path}"
+    another = "choose another file" if report else "choose another file with -o"
+    try:
+        if path.is_dir():
+            slash = "" if report else f" with -o, or end the name in / to write into {path}"
+            raise OutputError(f"{where}: is a folder: name a file{slash}")
+        if _mode(path) is not None:
+            _check_existing(path, inputs, where, another)
+            if not force:
+                raise OutputError(
+                    f"{where}: exists already: remove it, {another}, or overwrite it with --force"
+                )
+        folder = next(each for each in path.absolute().parents if each.exists())
+        if not folder.is_dir():
+            raise OutputError(f"{where}: {folder} is a file, not a folder: {another}")
+        with tempfile.TemporaryFile(dir=folder):  # os.access returns True for root on a read-only mount
             pass
     except OSError as error:
         raise OutputError(
-            f"{path}: the folder {folder} cannot be written ({error.strerror}): choose another with -o"
+            f"{where}: cannot be written in {path.parent} ({error.strerror}): {another}"
         ) from error
 
 
+def _check_existing(path: Path, inputs: Iterable[Path], where: str, another: str) -> None:
+    """Refuse to overwrite an input, its external data, or anything but a regular file."""
+    for each in inputs:
+        if each.exists() and path.exists() and path.samefile(each):
+            role = "model" if each.suffix == ".onnx" else "file"
+            raise OutputError(f"{where}: is the input {role}: {another}")
+        if any(data.exists() and path.exists() and path.samefile(data) for data in _data_of(each)):
+            raise OutputError(f"{where}: holds weights of the input model {each}: {another}")
+    kind = _kind(path)
+    if kind is not None:
+        raise OutputError(f"{where}: is {kind}, and only regular files are replaced: {another}")
+
+
+def _data_of(model: Path) -> list[Path]:
+    """Return the external data files of a model; none if it is no model, which its reader reports."""
+    try:
+        return external_files(model) if model.is_file() else []
+    except Exception:  # a damaged model may fail anywhere
+        return []
+
+
+def _mode(path: Path) -> int | None:
+    """Return the mode of a path itself, not of the target of a link; None if there is nothing."""
+    try:
+        return path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _kind(path: Path) -> str | None:
+    """Say what a path is; None for a regular file or nothing."""
+    mode = _mode(path)
+    if mode is None or stat.S_ISREG(mode):
+        return None
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
+    return kinds.get(stat.S_IFMT(mode), "a device or a socket")
+
+
 @contextmanager
-def staged(path: Path) -> Iterator[Path]:
+def created_folder(folder: Path) -> Iterator[None]:
+    """Create a folder that is missing; remove it again if the block fails."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for each in missing:
+            with suppress(OSError):  # another process put something there
+                each.rmdir()
+        raise
+
+
+@contextmanager
+def staged(path: Path, *, force: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` for a model; move the written files to their place at the end.
 
-    If the block fails, nothing is left at `path`.
+    A missing folder is created. If the block fails, nothing is left at `path`.
+
+    Args:
+        path: the file to write.
+        force: whether files that exist are replaced.
 
     Raises:
-        OutputError: the disk is full or the folder read-only.
+        OutputError: the disk is full, the folder read-only, or a file is in the way.
     """
     try:
-        building = Path(tempfile.mkdtemp(prefix=".onnxq-", dir=path.parent))
+        with created_folder(path.parent), ScratchFolder(path.parent) as building:
+            yield building / path.name
+            put_in_place(building, path.parent, last=path.name, force=force)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        raise OutputError(f"{path}: cannot be written: {reason_of(error)}") from error
+
+
+def put_in_place(building: Path, folder: Path, *, last: str, force: bool) -> None:
+    """Move the files of a folder to another one of the same file system, `last` at the end.
+
+    Without `force`, each path is claimed atomically: of two runs that write one file, the second fails. A
+    failed call takes back what it has put in place.
+
+    Args:
+        building: folder with the finished files.
+        folder: folder to move them to.
+        last: name of the file that refers to the others.
+        force: whether files that exist are replaced.
+
+    Raises:
+        OutputError: a file is in the way.
+        OSError: a file cannot be moved.
+    """
+    placed: list[Path] = []
     try:
-        yield building / path.name
-        for file in sorted(building.iterdir(), key=lambda file: file.name == path.name):  # the model last
+        for file in sorted(building.iterdir(), key=lambda file: (file.name == last, file.name)):
             file.chmod(0o666 & ~umask())
-            os.replace(file, path.parent / file.name)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+            target = folder / file.name
+            _check_kind(target)
+            if not force:
+                _claim(target, file)
+                placed.append(target)
+            if file.exists():
+                os.replace(file, target)
+    except BaseException:
+        for target in placed:
+            target.unlink(missing_ok=True)
+        raise
+
+
+def _check_kind(target: Path) -> None:
+    """Refuse to replace anything but a regular file; it may have come since `check_target`."""
+    kind = _kind(target)
+    if kind is not None:
+        raise OutputError(f"{target}: is {kind}, and only regular files are replaced: choose another file")
+
+
+def _claim(target: Path, file: Path) -> None:
+    """Move a file to a path that does not exist; where links are impossible, put an empty file there."""
+    try:
+        try:
+            os.link(file, target)
+            file.unlink()
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError as error:
+        raise OutputError(
+            f"{target}: was created while this run worked, by another one perhaps: remove it, "
+            "choose another name, or overwrite it with --force"
+        ) from error
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -192,12 +375,21 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(tensor.nbytes for tensor in _tensors(model))
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write a model; weights above SINGLE_FILE_LIMIT go to one file `<name>.data` beside it."""
+def save(model: ir.Model, path: Path, interface: Interface | None = None) -> None:
+    """Write a model; weights above SINGLE_FILE_LIMIT go to one file `<name>.data` beside it.
+
+    Raises:
+        RuntimeError: the model has another interface than the given one; nothing was written.
+    """
+    difference = interface.difference(model) if interface is not None else ""
+    if difference:
+        raise RuntimeError(f"{path.name}: not written, as callers of the model would fail: {difference}")
     external = f"{path.name}.data" if weight_bytes(model) > SINGLE_FILE_LIMIT else None
     if external is None:
         _embed_external(model)
     ir.save(model, path, external_data=external)
+    if interface is not None and interface.maps:
+        restore_types(path, interface.maps)
 
 
 def umask() -> int:
@@ -213,4 +405,6 @@ def _embed_external(model: ir.Model) -> None:
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy(), name=tensor.name)
+                array = np.array(tensor.numpy())
+                tensor.release()  # each mapped tensor keeps its file open
+                value.const_value = ir.Tensor(array, name=tensor.name)

@@ -1,5 +1,8 @@
 """Types and shapes of a model by onnx's inference, and its opset version."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
@@ -17,6 +20,9 @@ SEQUENCES = frozenset(
     }
 )
 
+MAKES_MAPS = "ai.onnx.ml", "ZipMap"
+"""Domain and name of the operator whose result is a sequence of maps."""
+
 
 def opset_of(model: ir.Model) -> int:
     """Return the version of the standard operators that the main graph imports."""
@@ -25,13 +31,32 @@ def opset_of(model: ir.Model) -> int:
 
 def infer_shapes(model: ir.Model) -> bool:
     """Fill in the types and shapes that onnx can infer, in place; return whether any changed."""
-    modified = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model).modified
+    stated = {value: value.type for value in model.graph.outputs}
+    with _maps_hidden(model):
+        modified = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(
+            model
+        ).modified
     for node in nodes_of(model):
         for value in node.outputs:
             if _is_sequence(value):
                 # the pass takes a sequence for a tensor of its elements' type
                 value.type = value.shape = None
+                if isinstance(stated.get(value), ir.SequenceType | ir.OptionalType):
+                    value.type = stated[value]
     return modified
+
+
+@contextmanager
+def _maps_hidden(model: ir.Model) -> Iterator[None]:
+    """Hide the nodes that make maps, whose types onnx_ir cannot read, within the block."""
+    nodes = [node for node in nodes_of(model) if (node.domain, node.op_type) == MAKES_MAPS]
+    for node in nodes:
+        node.op_type = "Hidden"
+    try:
+        yield
+    finally:
+        for node in nodes:
+            node.op_type = MAKES_MAPS[1]
 
 
 def _is_sequence(value: ir.Value) -> bool:

@@ -1,1 +1,1 @@
-"""Quantization without calibrated ranges: one file a mode; `pipeline.MODES` names them all."""
+"""Quantization modes, from the inputs to the model to write; formats and techniques are in lower folders."""

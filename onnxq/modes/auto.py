@@ -1,6 +1,7 @@
-"""`--mode auto`: try every mode on the user's model and machine; keep one, show all.
+"""`--mode auto`: try every mode on the user's model and machine, keep the best file and report all.
 
-Where speed is preferred, the choice depends on this machine's clock: the same command may give another file elsewhere.
+With `--prefer speed` the choice depends on times measured on this machine, so the same command may give
+another file elsewhere.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from onnxq.search.accuracy_target import Task
 from onnxq.search.settings import SearchSettings
 from onnxq.search.trade_off import Point
 
-TRIED: tuple[tuple[str, Mode, WeightType], ...] = (
+TRIED: tuple[tuple[str, str, WeightType], ...] = (
     ("static", Mode.STATIC, WeightType.INT8),
     ("dynamic", Mode.DYNAMIC, WeightType.INT8),
     ("weights int8", Mode.WEIGHTS, WeightType.INT8),
@@ -22,7 +23,7 @@ TRIED: tuple[tuple[str, Mode, WeightType], ...] = (
     ("fp16", Mode.FP16, WeightType.INT8),
 )
 ALIKE = 1.03
-"""Latencies that differ by less are one: the more accurate file is kept then."""
+"""Ratio up to which two latencies count as equal; then the more accurate file is kept."""
 
 QuantizeInMode = Callable[[QuantizeOptions, Task | None], QuantizeReport]
 
@@ -30,16 +31,16 @@ QuantizeInMode = Callable[[QuantizeOptions, Task | None], QuantizeReport]
 def best_of_all(
     options: QuantizeOptions, folder: Path, task: Task | None, quantize: QuantizeInMode
 ) -> tuple[QuantizeReport, Path]:
-    """Quantize a model in every mode; returns the report of the best one, gated, and its file in `folder`.
+    """Quantize a model in every mode; return the report of the best mode and its file in `folder`.
 
     Args:
-        options: the user's options.
-        folder: where the files are written.
-        task: labelled samples that `limits.max_drop` holds on.
+        options: options of the user.
+        folder: folder for the files.
+        task: labelled samples for `limits.max_drop`.
         quantize: quantizes in one mode.
 
     Raises:
-        OnnxqError: as `onnxq.pipeline.quantize`; or no mode has anything to quantize.
+        OnnxqError: as for `onnxq.pipeline.quantize`, or no mode has anything to quantize.
     """
     reports = _try_all(options, folder, task, quantize)
     chosen = _best(reports, options.prefer)
@@ -56,7 +57,7 @@ def _try_all(
     for name, mode, kind in TRIED:
         output = folder / name.replace(" ", "-") / options.destination.name
         output.parent.mkdir()
-        measure = options.measure and mode is Mode.STATIC
+        measure = options.measure and mode == Mode.STATIC
         tried = replace(
             options, mode=mode, weight_type=kind, output=output, measure=measure, keep_failed=True
         )
@@ -83,7 +84,10 @@ def _point(name: str, report: QuantizeReport, *, kept: bool) -> Point:
 
 
 def _best(reports: dict[str, QuantizeReport], prefer: Prefer) -> str:
-    """Return the fastest, or smallest, mode whose outputs hold; the closest to float where none does or accuracy is preferred."""
+    """Return the preferred mode: the fastest or smallest one whose outputs meet the default target.
+
+    Where none meets it, or accuracy is preferred, the mode closest to float is kept.
+    """
     points = [_point(name, report, kept=False) for name, report in reports.items()]
     good = [
         point for point in points if point.sqnr_db is not None and point.sqnr_db >= SearchSettings().target_db

@@ -1,4 +1,4 @@
-"""Embedding tables, and heads that share them, in 8 bits: stored once and read by GatherBlockQuantized."""
+"""Embedding tables, and output layers that share them, in 8 bits: GatherBlockQuantized reads them."""
 
 from onnxq.formats.embedding_tables import Tables
 from onnxq.formats.matmul_nbits import BitsWriter
@@ -10,7 +10,10 @@ NARROWEST_BLOCK = 16
 
 
 def code_table(rows: Floats, block: int) -> Coded:
-    """Tables, and heads that share them, take 8 bits: each row counts alone, no rounding makes up for another's."""
+    """Round an embedding table to 8 bits: rows are used one by one, so their errors do not average out.
+
+    Output layers that share the table use the same codes.
+    """
     block = next(
         (block for block in (block, 32, NARROWEST_BLOCK) if rows.shape[1] % block == 0), NARROWEST_BLOCK
     )
@@ -18,12 +21,12 @@ def code_table(rows: Floats, block: int) -> Coded:
 
 
 def code_tables(writer: BitsWriter, tables: Tables, block: int) -> None:
-    """Replace all look-ups, in place."""
+    """Quantize all embedding tables and their look-ups, in place."""
     for key, nodes in tables.items():
         array = constant(nodes[0].inputs[0])
         assert array is not None
         coded = code_table(array, block)
         if array.shape[1] % coded.grid.block:
-            continue  # the kernel takes whole blocks
+            continue  # the kernel needs whole blocks
         for node in nodes:
             writer.embedding(node, coded, key)

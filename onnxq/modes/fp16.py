@@ -1,7 +1,7 @@
-"""`--mode fp16`: float weights in half precision; the runtime widens them once, when it loads the file.
+"""`--mode fp16`: float weights in half precision; the runtime widens them once, when it float_costs the file.
 
-Inputs, outputs and arithmetic stay float32: the runtime has hardly any half-precision kernels for CPUs, and would convert
-to and fro around every node. Weights that half precision cannot hold stay as they are.
+Inputs, outputs and arithmetic stay float32: the runtime has hardly any half-precision kernels for CPUs and
+would convert values around every node. Weights outside the range of half precision stay float32.
 """
 
 import numpy as np
@@ -16,10 +16,10 @@ from onnxq.search.inputs import Inputs
 from onnxq.search.trial import Outcome
 
 SMALLEST = 256
-"""Constants of fewer values are left as they are: a Cast takes as many bytes."""
+"""Least number of values of a constant that is narrowed: below it, the Cast takes as many bytes."""
 
 
-def narrow(inputs: Inputs) -> Outcome:
+def convert_to_fp16(inputs: Inputs) -> Outcome:
     """Put a Cast from float16 before each large float constant."""
     model = inputs.model.clone()
     names, kept, narrowed = Names(model), [], 0
@@ -46,7 +46,7 @@ def narrow(inputs: Inputs) -> Outcome:
     notes = [f"{narrowed} constants in half precision"]
     if kept:
         notes.append(
-            f"{len(kept)} constants stay float32, half precision cannot hold them: {', '.join(kept[:5])}"
+            f"{len(kept)} constants stay float32: half precision cannot hold them: {', '.join(kept[:5])}"
         )
     recipe = Recipe(inputs.model, Plan(), techniques=("half precision",))
     return outcome(inputs, model, recipe, notes, narrowed)

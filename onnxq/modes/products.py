@@ -1,4 +1,4 @@
-"""Matrix products with constant weights, which modes other than the static one quantize."""
+"""Matrix products with constant weights, for the modes without calibrated ranges."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,19 +14,22 @@ from onnxq.errors import NothingToQuantize
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import attribute, constant, is_constant, is_float, nodes_of, sizes
 from onnxq.graph.files import digest
+from onnxq.plan.constraints import channels_axis
 from onnxq.plan.operators import OPERATORS
 from onnxq.plan.plan import Plan, PlannedNode, Selection
 from onnxq.plan.products import channel_axis
 from onnxq.plan.reasons import Cause, FloatReason
 from onnxq.search.inputs import Inputs
 from onnxq.search.trial import Choice, Outcome, Trial
+from onnxq.search.unseen import unseen_outputs
+from onnxq.techniques.arithmetic import LONGEST_SUM
 from onnxq.techniques.saturation import kernel_order
 from onnxq.types import Floats
 
 SMALLEST = 1 << 10
-"""Weights of fewer values are left as they are."""
+"""Least number of values of a weight that is quantized."""
 LARGEST_MOMENTS = 256 << 20
-"""Bytes of one layer's second moments; layers beyond that are rounded without."""
+"""Bytes of one layer's second moments, at most; larger layers are rounded without them."""
 
 
 def outcome(
@@ -53,12 +56,13 @@ def outcome(
     statistics.samples = len(inputs.samples.calibration)
     names = tuple(str(name) for name in recipe.techniques)
     recipe = replace(recipe, method=options.method, techniques=names)
-    choice = Choice(recipe, Trial(options.method, names, None))
+    warnings = tuple(unseen_outputs(inputs, plan))
+    choice = Choice(recipe, Trial(options.method, names, None), warnings=warnings)
     return Outcome(written, choice, statistics, notes=tuple(notes), stored=stored)
 
 
 def plan_products(model: ir.Model, selection: Selection) -> Plan:
-    """All products with constant weights that the user's choice allows, and reasons for the others."""
+    """Plan all products with constant weights that the user selects, with reasons for the others."""
     plan = Plan()
     for node in nodes_of(model):
         if node.domain not in ("", "ai.onnx"):
@@ -85,6 +89,9 @@ def _refusal(node: ir.Node, selection: Selection) -> str | None:
         return "is not float32"
     if len(shape) != 2:
         return f"weight has {len(shape)} axes"
+    row = OPERATORS[node.op_type]
+    if np.prod(shape) // max(1, shape[channels_axis(node, row)]) > LONGEST_SUM:
+        return "its sums of products do not fit into int32"
     if attribute(node, "transA", 0):
         return "its first operand is transposed"
     if np.prod(shape) < SMALLEST:
@@ -93,7 +100,7 @@ def _refusal(node: ir.Node, selection: Selection) -> str | None:
 
 
 def weight_rows(planned: PlannedNode) -> Floats:
-    """A product's weight as [channels, K]; a read of what may lie on disk."""
+    """Read a product's weight as [channels, K]; it may lie on disk."""
     weight = constant(planned.node.inputs[1])
     assert weight is not None
     return np.ascontiguousarray(kernel_order(weight, channel_axis(planned)), np.float32)
@@ -102,7 +109,7 @@ def weight_rows(planned: PlannedNode) -> Floats:
 def moments_in_turns(
     model: ir.Model, layers: Sequence[LayerInput], samples: Sequence[Sample]
 ) -> "MomentsInTurns":
-    """Second moments of layers' inputs, as many at a time as fit into memory."""
+    """Collect second moments of layers' inputs, as many layers at a time as fit into memory."""
     turns: list[list[LayerInput]] = [[]]
     used = 0
     for layer in dict.fromkeys(layers):
@@ -116,22 +123,22 @@ def moments_in_turns(
 
 
 class MomentsInTurns(Mapping[LayerInput, Moments]):
-    """Moments that are collected when they are first asked for, a turn of layers at a time; the turn before is forgotten."""
+    """Moments that are collected on first use, a turn of layers at a time; only one turn is in memory."""
 
     def __init__(self, model: ir.Model, turns: list[list[LayerInput]], samples: Sequence[Sample]) -> None:
         self.model, self.turns, self.samples = model, turns, samples
-        self._held: dict[LayerInput, Moments] = {}
+        self._moments: dict[LayerInput, Moments] = {}
 
     def __getitem__(self, layer: LayerInput) -> Moments:
-        if layer not in self._held:
+        if layer not in self._moments:
             turn = next((turn for turn in self.turns if layer in turn), None)
             if turn is None:
                 raise KeyError(layer)
-            self._held = {}
-            self._held = collect_moments(
+            self._moments = {}  # frees the memory first
+            self._moments = collect_moments(
                 self.model, turn, self.samples, second=True, most=LARGEST_MOMENTS, rows=4
             )
-        return self._held[layer]
+        return self._moments[layer]
 
     def __iter__(self) -> Iterator[LayerInput]:
         return iter([layer for turn in self.turns for layer in turn])

@@ -7,9 +7,9 @@ from onnxq.calibration.collect import COUNTED, Collecting, collect
 from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.errors import NothingToQuantize
 from onnxq.formats.recipe import Recipe
-from onnxq.formats.writer import Writer
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import digest, load
+from onnxq.normalize.agreement import faithful_form
 from onnxq.normalize.passes import normalize
 from onnxq.options import Effort
 from onnxq.plan.plan import Plan
@@ -22,14 +22,15 @@ from onnxq.search.measured_placement import Measured, placed_by_measurement
 from onnxq.search.placement import placed_by_model
 from onnxq.search.references import References
 from onnxq.search.trial import Outcome
+from onnxq.search.unseen import without_unseen
 from onnxq.search.validation import find_references
 from onnxq.search.variants import find_variants, to_be_compared
 
 COUNTED_FAST = COUNTED // 2
-"""Values of a tensor that `--effort fast` counts per sample: over a hundred samples they are as good."""
+"""Values of a tensor that `--effort fast` counts per sample: over a hundred samples they suffice."""
 
 Lap = Callable[[str], None]
-"""Ends a stage: its time is reported under the name."""
+"""Ends a stage: its time is reported under the given name."""
 
 
 def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
@@ -38,16 +39,17 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     Raises:
         OnnxqError: the model or the samples cannot be used, or nothing is left to quantize.
     """
-    # placement, and LSTMs, on which nothing that follows depends
+    # placement and LSTMs; the later stages change neither
     placed = _placed(inputs)
     inputs, recipe = replace(inputs, costs=placed.costs), placed.recipe
     references = find_references(inputs) if inputs.wanted_lstms() else None
     recipe = _with_lstms(inputs, recipe, references)
     lap("prepare")
-    # forms of the model, and one calibration pass for all
+    # forms of the model, and one calibration pass for all of them
     variants = find_variants(inputs, recipe)
     lap("layers")
     statistics = _statistics(inputs, variants)
+    variants, unseen = without_unseen(inputs.options, variants, statistics)
     lap("calibrate")
     # the search
     if references is None and to_be_compared(inputs, variants):
@@ -61,10 +63,9 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
         recipe = _at_its_own_opset(inputs, recipe)
     parameters = candidates.parameters(recipe)
     del candidates  # its weights are as large as the model
-    options = inputs.options
-    writer = Writer(options.format, options.standard, None if inputs.large else {})
-    written = writer.write(recipe, parameters)
-    warnings = [*placed.warnings, *choice.warnings]
+    written = inputs.writer().write(recipe, parameters)
+    # the report
+    warnings = [*placed.warnings, *unseen, *choice.warnings]
     if statistics.nonfinite:
         warnings.insert(0, f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
     points = choice.points or placed.points
@@ -82,9 +83,9 @@ def _placed(inputs: Inputs) -> Measured:
 
 
 def _with_lstms(inputs: Inputs, recipe: Recipe, references: References | None) -> Recipe:
-    """Return the recipe with int8 LSTMs where the validation samples, or the user, allow it."""
+    """Return the recipe with int8 LSTMs where the validation samples or the user allow them."""
     if references is None and inputs.options.dynamic_lstm is None:
-        return recipe  # nothing tells whether the outputs hold
+        return recipe  # the outputs cannot be measured
     forms, refused = quantized_lstms(inputs, references)
     if refused and not forms and not recipe.plan.nodes and not recipe.kept:
         name, reason = next(iter(refused.items()))
@@ -102,14 +103,14 @@ def _statistics(inputs: Inputs, variants: Sequence[Variant]) -> Statistics:
         for other in others:
             statistics.merge(other)
     else:
-        # the last form that divides nothing has the others' values, too
+        # the last form without divided tensors contains the values of the others
         model = [variant.model for variant in variants if not variant.divided][-1]
         divided = {name: one for variant in variants for name, one in variant.divided.items()}
         names = dict.fromkeys(
             name for variant in variants for name in variant.plan.sources() if name not in divided
         )
         counted = COUNTED_FAST if options.effort is Effort.FAST else COUNTED
-        how = Collecting(0, options.allow_nonfinite, divided, counted)
+        how = Collecting(0, options.allow_nonfinite, divided, counted, inputs.probes)
         statistics = collect(model, list(names), inputs.samples.calibration, model_digest, how)
     for plan in (inputs.plan, *(variant.plan for variant in variants)):
         statistics.aliases |= {tensor.name: tensor.source for tensor in plan.tensors.values()}
@@ -117,11 +118,13 @@ def _statistics(inputs: Inputs, variants: Sequence[Variant]) -> Statistics:
 
 
 def _at_its_own_opset(inputs: Inputs, recipe: Recipe) -> Recipe:
-    """Return the recipe of a model that stays float, at the opset it came with.
+    """Return the recipe of a model that stays float, at its original opset.
 
-    The runtime fuses other nodes at a higher opset, and may be slower.
+    At a higher opset the runtime fuses other nodes and may be slower.
     """
     model = normalize(load(inputs.options.model), lift=False)
+    if inputs.probe is not None:
+        model = faithful_form(inputs.options.model, model, inputs.probe)
     reasons = {name: why for name, (_, why) in recipe.plan.floats.items()}
     floats = {
         node.name or "": (node, reasons[node.name or ""]) for node in nodes_of(model) if node.name in reasons

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,7 @@ from onnxq.graph.edit import constant, is_float, nodes_of, sizes, tidy
 from onnxq.graph.shapes import infer_shapes, opset_of
 from onnxq.modes.embeddings import code_table, code_tables
 from onnxq.modes.products import SMALLEST, moments_in_turns, outcome, plan_products, weight_rows
+from onnxq.normalize.agreement import difference
 from onnxq.normalize.opset import lift_opset
 from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan.plan import Plan, Selection
@@ -29,12 +31,12 @@ from onnxq.transforms.registry import ALGORITHMS
 from onnxq.types import Floats
 
 SHARED_BLOCK = 128
-"""The kernel's block where one scale serves a whole channel or tensor."""
-SUFFERS = 0.04
-"""Share of a layer's output power that its rounding may cost before it is kept at 8 bits (14 dB)."""
+"""Block size of the kernel where a whole channel or tensor has one scale."""
+MAX_LOSS = 0.04
+"""Share of a layer's output power that rounding to 4 bits may cost (14 dB); above it, 8 bits are kept."""
 BITS = {WeightType.INT8: 8, WeightType.INT4: 4}
 BLOCKS_OPSET = 21
-"""The first opset whose DequantizeLinear takes blocks."""
+"""The first opset whose DequantizeLinear supports blocks."""
 STORED = {"Conv": 0, "ConvTranspose": 1}
 """Axis of the output channels of weights that are stored as int8 and computed in float."""
 
@@ -42,27 +44,12 @@ STORED = {"Conv": 0, "ConvTranspose": 1}
 def quantize_weights_only(inputs: Inputs) -> Outcome:
     """Code the weights of all products and embedding tables; store convolutions' weights as int8."""
     options, start = inputs.options, time.perf_counter()
-    calibration, source = inputs.samples.calibration, inputs.model
-    if options.standard:
-        source = _lifted(inputs)
-    base = source
-    rounding = _rounding(options, bool(calibration))
-    coded_in_blocks = options.weight_type in BITS
-    plan = plan_products(source, inputs.selection)
-    layers = layer_inputs(plan)
-    # statistics, and the rewrite that needs them
-    algorithm = ALGORITHMS[rounding]
-    moments: Mapping[LayerInput, Moments] = {}
-    if algorithm.needs is Needs.SECOND_MOMENTS and coded_in_blocks:
-        moments = moments_in_turns(source, list(layers.values()), calibration)
-    if algorithm.rewrite is not None and moments:
-        found = algorithm.rewrite(source, plan, moments, grid_of(options))
-        if found is not None:
-            source, moments = found.model, found.moments
-        plan = plan_products(source, inputs.selection)
-        layers = layer_inputs(plan)
+    base = _lifted(inputs) if options.standard else inputs.model
+    rounding = _rounding(options, bool(inputs.samples.calibration))
+    products = _planned(inputs, base, rounding)
+    plan, layers, moments = products.plan, layer_inputs(products.plan), products.moments
     # the codes
-    model = source.clone()
+    model = products.model.clone()
     writer = BitsWriter(model, INT8_COMPUTE if options.integer_compute else 0)
     tables = {} if options.standard else find_tables(model)
 
@@ -80,20 +67,48 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
     code_tables(writer, tables, _block(options))
     stored = _store(inputs.selection, model, writer)
     tidy(model)
+    # the report
     seconds = (time.perf_counter() - start) / max(1, len(plan.nodes))
     notes = []
-    if moments or rounding is Rounding.AWQ:
+    if products.collected:
         notes.append(f"{seconds:.2f} s a product, with the moments of its inputs")
     if stored:
         notes.append(f"{stored} other weights stored in 8 bits, widened when the file is loaded")
     if kept:
         few = ", ".join(kept[:3])
         notes.append(
-            f"{len(kept)} of {len(plan.nodes)} products keep 8 bits: 4 would cost too much of their output ({few}, ...)"
+            f"{len(kept)} of {len(plan.nodes)} products keep 8 bits: "
+            f"4 bits would cost too much accuracy ({few}, ...)"
         )
-    technique = str(rounding if coded_in_blocks else options.weight_type)
+    technique = str(rounding if options.weight_type in BITS else options.weight_type)
     recipe = Recipe(base, plan, inputs.selection, techniques=(technique,))
     return outcome(inputs, model, recipe, notes, stored)
+
+
+def _planned(inputs: Inputs, model: ir.Model, rounding: str) -> "_Products":
+    """Plan the products, collect the statistics that the rounding needs, and apply its rewrite."""
+    options, algorithm = inputs.options, ALGORITHMS[rounding]
+    plan = plan_products(model, inputs.selection)
+    moments: Mapping[LayerInput, Moments] = {}
+    if algorithm.needs is not Needs.NOTHING and options.weight_type in BITS:
+        moments = moments_in_turns(model, list(layer_inputs(plan).values()), inputs.samples.calibration)
+    collected = bool(moments)
+    if algorithm.rewrite is not None and moments:
+        found = algorithm.rewrite(model, plan, moments, grid_of(options))
+        if found is not None:
+            model, moments = found.model, found.moments
+        plan = plan_products(model, inputs.selection)
+    return _Products(model, plan, moments, collected)
+
+
+@dataclass(frozen=True)
+class _Products:
+    """A model with its planned products, the moments of their inputs, and whether any were collected."""
+
+    model: ir.Model
+    plan: Plan
+    moments: Mapping[LayerInput, Moments]
+    collected: bool
 
 
 def _code_products(
@@ -103,7 +118,7 @@ def _code_products(
     options: QuantizeOptions,
     coded: Callable[[Sequence[str], Floats], Coded],
 ) -> list[str]:
-    """Replace all products; the names of those that keep 8 bits though 4 were asked for."""
+    """Replace all products; return the names of those that keep 8 bits though 4 were asked for."""
     nodes, kept = {node.name: node for node in nodes_of(writer.model)}, []
     for names in sharing(plan):
         rows, key = weight_rows(plan.nodes[names[0]]), names[0]
@@ -126,19 +141,20 @@ def _code_products(
     return kept
 
 
-def _coded(rows: Floats, second: Floats | None, rounding: Rounding, options: QuantizeOptions) -> Coded:
-    """A weight in the bits that are asked for, or in 8 where fewer would cost too much."""
+def _coded(rows: Floats, second: Floats | None, rounding: str, options: QuantizeOptions) -> Coded:
+    """Code a weight in the bits that are asked for, or in 8 where fewer would cost too much accuracy."""
     coded = code(rows, grid_of(options), rounding, second)
-    if options.weight_type is WeightType.INT4 and loss(rows, coded, second) > SUFFERS:
+    if options.weight_type is WeightType.INT4 and loss(rows, coded, second) > MAX_LOSS:
         return code(rows, grid_of(options, WeightType.INT8), Rounding.RTN, None)
     return coded
 
 
 def _lifted(inputs: Inputs) -> ir.Model:
-    """The model at opset 21, where blocks of 4 bits are standard."""
+    """Return the model at opset 21, where blocks of 4 bits are standard."""
     if inputs.options.weight_type not in BITS:
         raise ModelError(
-            f"--standard: ONNX itself has no {inputs.options.weight_type}: choose int4 or int8, or leave --standard out"
+            f"--standard: ONNX itself has no {inputs.options.weight_type}: "
+            "choose int4 or int8, or leave --standard out"
         )
     lifted = lift_opset(inputs.model, BLOCKS_OPSET)
     if opset_of(lifted) < BLOCKS_OPSET:
@@ -146,21 +162,27 @@ def _lifted(inputs: Inputs) -> ir.Model:
             f"{inputs.options.model}: onnx cannot lift it to opset {BLOCKS_OPSET}: leave --standard out"
         )
     infer_shapes(lifted)
+    changed = difference(inputs.model, lifted, inputs.probe) if inputs.probe is not None else ""
+    if changed:
+        raise ModelError(
+            f"{inputs.options.model}: computes something else at opset {BLOCKS_OPSET}: {changed}: "
+            "leave --standard out"
+        )
     return lifted
 
 
-def _rounding(options: QuantizeOptions, data: bool) -> Rounding:
-    if options.rounding in (Rounding.GPTQ, Rounding.AWQ) and not data:
+def _rounding(options: QuantizeOptions, data: bool) -> str:
+    if options.rounding == Rounding.AUTO:
+        return Rounding.GPTQ if data else Rounding.HQQ
+    if ALGORITHMS[options.rounding].needs is not Needs.NOTHING and not data:
         raise DataError(
             f"--rounding {options.rounding} needs calibration samples: give a folder with --calib"
         )
-    if options.rounding is not Rounding.AUTO:
-        return options.rounding
-    return Rounding.GPTQ if data else Rounding.HQQ
+    return options.rounding
 
 
 def grid_of(options: QuantizeOptions, kind: WeightType | None = None) -> Grid:
-    """How blocks are coded."""
+    """Return the grid of codes that the options ask for."""
     bits = BITS[kind or options.weight_type]
     if options.block in ("channel", "tensor"):
         return Grid(bits, SHARED_BLOCK, options.symmetric, options.block)
@@ -172,14 +194,21 @@ def _block(options: QuantizeOptions) -> int:
 
 
 def code(rows: Floats, grid: Grid, rounding: str, second: Floats | None) -> Coded:
-    """Round a weight [channels, K] in blocks; second moments [K, K] of its input where they are known."""
+    """Round a weight [channels, K] in blocks.
+
+    Args:
+        rows: the weight.
+        grid: grid of the codes.
+        rounding: name of the rounding technique.
+        second: second moments [K, K] of the layer's input; None where they are unknown.
+    """
     found = ALGORITHMS[rounding].code
     assert found is not None
     return found(rows, grid, second)
 
 
 def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:
-    """Share of the output's power that rounding changes; of the weights' power where the inputs are not known."""
+    """Return the rounding error as a share of the output's power, or of the weights' power without inputs."""
     error = coded.decoded() - rows
     if second is None:
         added, whole = np.square(error).sum(), np.square(rows).sum()
@@ -189,7 +218,7 @@ def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:
 
 
 def _store(selection: Selection, model: ir.Model, writer: BitsWriter) -> int:
-    """Store weights without a kernel as int8 in the file; how many."""
+    """Store weights without an integer kernel as int8 in the file; return their number."""
     count = 0
     for node in list(nodes_of(model)):
         axis = STORED.get(node.op_type) if node.domain in ("", "ai.onnx") else None

@@ -1,1 +1,1 @@
-"""Passes that bring any model into one form without changing its outputs, one file each."""
+"""Normalization passes, one file each, that do not change the outputs; nothing here depends on data."""

@@ -24,6 +24,7 @@ from onnxq.graph.edit import (
     is_constant,
     is_float,
     known_rank,
+    masks,
     only_use,
     reduced_axes,
     sizes,
@@ -126,7 +127,8 @@ def _gemm_from_matmul(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
     bias = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
     array = constant(bias)
     output = ir.Value()
-    if array is None or array.size != weight[1] or array.shape[-1:] != (weight[1],) or array.ndim > 2:
+    fits = array is not None and array.shape[-1:] == (weight[1],) and array.size == weight[1]
+    if array is None or not fits or array.ndim > 2 or masks(array):
         add_node(graph, "Gemm", list(node.inputs[:2]), [output], name=node.name or "")
         take_output(output, node.outputs[0])
         graph.remove(node, safe=True)

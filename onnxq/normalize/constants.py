@@ -1,10 +1,13 @@
 """Constant folding; the runtime itself computes the values."""
 
+import math
+
 import onnx
 import onnx_ir as ir
 
 from onnxq.errors import ModelError
-from onnxq.graph.edit import constant_value, is_constant
+from onnxq.graph.edit import constant_value, is_constant, sizes
+from onnxq.graph.files import weight_bytes
 from onnxq.runtime.sessions import open_session, run
 from onnxq.types import Array
 
@@ -17,6 +20,8 @@ GROWTH, GROWTH_LIMIT = 4, 1 << 16
 
 An Expand is better left.
 """
+MOST_BYTES = 1 << 26
+"""Bytes that a value on the way may have beyond GROWTH times all weights: a Range can ask for any amount."""
 
 
 def fold_constants(model: ir.Model) -> bool:
@@ -27,13 +32,14 @@ def fold_constants(model: ir.Model) -> bool:
 def _fold(model: ir.Model, graph: ir.Graph) -> bool:
     folded: list[ir.Node] = []
     known: set[ir.Value] = set()
+    most = GROWTH * weight_bytes(model) + MOST_BYTES
     for node in graph:
         inputs = [value for value in node.inputs if value is not None]
         if (
             (inputs or node.op_type == "Constant")
             and node.op_type not in NOT_FOLDED
             and all(is_constant(value) or value in known for value in inputs)
-            and not any(value.is_graph_output() for value in node.outputs)
+            and not any(value.is_graph_output() or _known_bytes(value) > most for value in node.outputs)
         ):
             folded.append(node)
             known.update(node.outputs)
@@ -63,6 +69,12 @@ def _fold(model: ir.Model, graph: ir.Graph) -> bool:
             value: array for value, array in results.items() if value in given or array.nbytes <= GROWTH_LIMIT
         }
     return _replace(model, graph, folded, results)
+
+
+def _known_bytes(value: ir.Value) -> int:
+    """Return the bytes of a value, 0 if its type or shape is unknown."""
+    shape = sizes(value)
+    return 0 if shape is None or value.dtype is None else math.prod(shape) * value.dtype.bitwidth // 8
 
 
 def _evaluate(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> dict[ir.Value, Array]:

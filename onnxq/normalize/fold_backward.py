@@ -18,6 +18,7 @@ from onnxq.graph.edit import (
     input_at,
     is_float,
     known_rank,
+    masks,
     only_use,
 )
 from onnxq.types import Array
@@ -56,9 +57,10 @@ def _fold_next(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
     gain, shift = affine
     shape = [1] * weight.ndim
     shape[channel_axis] = channels
-    new_weight = (weight * gain.reshape(shape)).astype(np.float32)
-    new_bias = ((0.0 if bias is None else bias * gain) + shift).astype(np.float32)
-    if not np.isfinite(new_weight).all() or not np.isfinite(new_bias).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        new_weight = (weight * gain.reshape(shape)).astype(np.float32)
+        new_bias = ((0.0 if bias is None else bias * gain) + shift).astype(np.float32)
+    if masks(new_weight) or masks(new_bias):
         return False
     base = weight_value.name or "weight"
     node.replace_input_with(1, add_initializer(graph, names.fresh(f"{base}_folded"), new_weight))
@@ -126,5 +128,7 @@ def _batch_norm(node: ir.Node) -> tuple[Array, Array] | None:
     if len(values) != 4 or any(value is None for value in values):
         return None
     scale, bias, mean, variance = (np.asarray(value, np.float64) for value in values)
+    if not (variance + factor(node, "epsilon", 1e-5) > 0).all():
+        return None  # the node itself gives NaN or infinite values
     gain = scale / np.sqrt(variance + factor(node, "epsilon", 1e-5))
     return gain, bias - mean * gain

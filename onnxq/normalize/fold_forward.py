@@ -53,6 +53,8 @@ def _fold(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
     if found is None:
         return False
     x, gain, shift = found
+    if not all(_stays_finite(taker, gain, shift) for taker in takers):
+        return False
     padded = any(_is_padded(taker) for taker in takers)
     if shift.any() and padded:
         return _swap(graph, node, x, names)
@@ -94,6 +96,15 @@ def _is_foldable(node: ir.Node, value: ir.Value) -> bool:
         and constant(node.inputs[1]) is not None
         and (bias is None or constant(bias) is not None)
     )
+
+
+def _stays_finite(conv: ir.Node, gain: Array, shift: Array) -> bool:
+    """Whether a convolution's weight and bias stay float32 numbers with the factor and shift."""
+    weight = constant(conv.inputs[1])
+    assert weight is not None
+    largest = float(np.abs(weight).max(initial=0)) * max(1.0, float(np.abs(gain).max()))
+    sums = largest * float(np.abs(shift).max()) * weight[0].size
+    return bool(max(largest, sums) < np.finfo(np.float32).max)
 
 
 def _is_padded(node: ir.Node) -> bool:

@@ -8,8 +8,11 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from onnxq.errors import ModelError, first_line
 from onnxq.graph.edit import tidy
+from onnxq.graph.interface import OVERRIDABLE_FROM
 from onnxq.graph.shapes import infer_shapes
+from onnxq.normalize.all_axes import name_all_axes
 from onnxq.normalize.canonical import canonicalize
 from onnxq.normalize.constant_branches import inline_branches
 from onnxq.normalize.constants import fold_constants
@@ -22,6 +25,7 @@ from onnxq.normalize.foreign_types import ask_types
 from onnxq.normalize.identities import remove_identities
 from onnxq.normalize.loop_invariants import read_invariants
 from onnxq.normalize.opset import lift_opset
+from onnxq.normalize.outputs import separate_outputs
 from onnxq.normalize.reshapes import fix_reshapes
 from onnxq.normalize.stated_shapes import infer_without_stated_shapes
 from onnxq.normalize.unique_names import make_names_unique
@@ -63,10 +67,9 @@ INLINING: tuple[Pass, ...] = (
 """Passes before the conversion to a newer opset."""
 
 PASSES: tuple[Pass, ...] = (
-    _library(common.RemoveInitializersFromInputsPass),  # before all passes that look for constants
     bypass_dropout,  # before remove_identities: it leaves Identity nodes
     remove_identities,
-    _library(common.OutputFixPass),  # the runtime computes garbage for a body that outputs one value twice
+    separate_outputs,  # the runtime computes garbage for a body that outputs one value twice
     _library(common.NameFixPass),
     _library(common.LiftSubgraphInitializersToMainGraphPass),
     make_names_unique,  # before shape inference, which matches values by name
@@ -77,6 +80,7 @@ PASSES: tuple[Pass, ...] = (
     _on_change(drop_empty_operands, remove_identities),
     _library(lambda: common.DeduplicateInitializersPass(SMALL_CONSTANT)),  # makes more nodes equal
     _library(common.CommonSubexpressionEliminationPass),  # the runtime does so before selecting kernels
+    name_all_axes,
     canonicalize,  # before the folds, which know Conv and Gemm only
     fold_channel_arithmetic,  # before fold_forward: arithmetic between two Convs goes into the first
     fold_forward,
@@ -88,17 +92,45 @@ PASSES: tuple[Pass, ...] = (
 """All other passes, in order."""
 
 
+NAMING: tuple[Pass, ...] = (
+    separate_outputs,
+    _library(common.NameFixPass),
+    _library(common.LiftSubgraphInitializersToMainGraphPass),
+    make_names_unique,
+    infer_without_stated_shapes,
+)
+"""The passes that a model needs to be planned at all; they rewrite no operator."""
+
+
 def normalize(model: ir.Model, *, lift: bool = True) -> ir.Model:
     """Return the normalized model; the given one must not be used afterwards.
 
     Args:
         model: the model to rewrite.
         lift: convert to the opset of Q/DQ with an axis, instead of keeping the model's own.
+
+    Raises:
+        ModelError: a function cannot be inlined.
     """
-    for step in INLINING:
-        step(model)
+    return _run(model, PASSES, lift=lift)
+
+
+def name_and_infer(model: ir.Model) -> ir.Model:
+    """Return the model with unique names and known shapes, and with no operator rewritten."""
+    return _run(model, NAMING, lift=False)
+
+
+def _run(model: ir.Model, passes: tuple[Pass, ...], *, lift: bool) -> ir.Model:
+    constants_listed = model.ir_version < OVERRIDABLE_FROM
+    try:
+        for step in INLINING:
+            step(model)
+    except (ValueError, ir.passes.PassError) as error:
+        raise ModelError(f"the model's functions cannot be inlined: {first_line(error)}") from error
     if lift:
         model = lift_opset(model)
-    for step in PASSES:
+    if constants_listed:  # before all passes that look for constants
+        common.RemoveInitializersFromInputsPass()(model)
+    for step in passes:
         step(model)
     return model

@@ -41,7 +41,9 @@ def fix_reshapes(model: ir.Model) -> bool:
     """Simplify Reshapes, in place; return whether any was simplified."""
     names, modified = Names(model), False
     reshapes = [
-        node for node in nodes_of(model) if node.op_type == "Reshape" and node.domain in ("", "ai.onnx")
+        node
+        for node in nodes_of(model)
+        if node.op_type == "Reshape" and node.domain in ("", "ai.onnx") and len(node.inputs) == 2
     ]
     for node in reshapes:
         swapped = _swapped(node)
@@ -145,6 +147,8 @@ def _picked(node: ir.Node, numbers: list[Size]) -> list[Size] | None:
         if indices is None or indices.ndim > 1 or not (np.abs(indices + 0.5) < len(numbers)).all():
             return None
         return [numbers[index] for index in indices.reshape(-1).tolist()]
+    if len(picks) < 2:
+        return None  # before opset 10 the bounds are attributes
     start, end, step = (
         1 if pick is None else int(pick.reshape(-1)[0])
         for pick in (*picks[:2], picks[3] if len(picks) > 3 else None)

@@ -1,1 +1,1 @@
-"""What is quantized: the operator table, its constraints, and the plan made of them; no numbers of tensors."""
+"""Planning: the operator table, its constraints and the plan of a graph; no statistics and no scales here."""

@@ -1,28 +1,48 @@
-"""Why a node has no integer kernel, whatever stands around it."""
+"""Conditions on a single node: the reason why it has no integer kernel, or None."""
+
+import math
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.graph.edit import attribute, constant, factor, input_at, is_constant, is_float, known_rank, sizes
+from onnxq.graph.edit import (
+    attribute,
+    constant,
+    factor,
+    input_at,
+    is_constant,
+    is_float,
+    known_rank,
+    masks,
+    sizes,
+)
 from onnxq.plan.operators import KNOWN_RANGES, OPERATORS, Operator, Role
+from onnxq.techniques.arithmetic import LONGEST_SUM
 
 Range = tuple[float, float]
-LARGEST = 1e30
-"""A constant beyond this stands for infinity: no scale holds it and other values."""
+"""Lower and upper bound."""
+CROP = "tf_crop_and_resize"
 
 
 def refusal(node: ir.Node, opset: int) -> str | None:
-    """Why a node has no integer kernel whatever stands around it, or None."""
+    """Return the reason why a node has no integer kernel in any surroundings, or None.
+
+    Args:
+        node: a node of a normalized model.
+        opset: the model's opset.
+    """
     row = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if row is None and node.op_type == "LSTM":
-        return "no static integer kernel; --dynamic-lstm stores its weights as int8 all the same"
+        return "it has no static integer kernel; --dynamic-lstm can store its weights as int8"
     if row is None:
         return f"the runtime has no integer kernel for {node.op_type}"
     if opset < row.min_opset:
-        return f"takes integers from opset {row.min_opset} on, the model has {opset} and cannot be lifted"
+        return (
+            f"its integer kernel needs opset {row.min_opset}, the model has {opset} and cannot be converted"
+        )
     if not is_float(node.outputs[0]):
         kind = node.outputs[0].dtype
-        return f"computes {kind.name.lower() if kind else 'an unknown type'}, not float32"
+        return f"it computes {kind.name.lower() if kind else 'an unknown type'}, not float32"
     match row.role:
         case Role.ANCHOR:
             return _anchor_refusal(node, row)
@@ -49,6 +69,8 @@ def _anchor_refusal(node: ir.Node, row: Operator) -> str | None:
         return "its weight is empty"
     if node.op_type == "MatMul" and len(shape) != 2:
         return f"its weight has {len(shape)} axes; the integer kernel takes 2"
+    if shape and math.prod(shape) // shape[channels_axis(node, row)] > LONGEST_SUM:
+        return "its sums of products do not fit into int32"
     bias = input_at(node, row.bias)
     if bias is None:
         return None
@@ -59,39 +81,58 @@ def _anchor_refusal(node: ir.Node, row: Operator) -> str | None:
     return None
 
 
+def channels_axis(node: ir.Node, row: Operator) -> int:
+    """Return the axis of a product's weight that numbers output channels."""
+    transposed = node.op_type == "Gemm" and attribute(node, "transB", 0)
+    return 0 if transposed else row.channel_axis
+
+
 def _view_refusal(node: ir.Node) -> str | None:
     if is_constant(node.inputs[0]):
-        return "works on a constant"
+        return "its input is a constant"
     if node.op_type == "Resize" and attribute(node, "mode", "nearest") != "nearest":
-        return "only nearest-neighbour Resize works on integers"
+        return "only nearest-neighbour Resize has an integer kernel"
+    if node.op_type == "Resize" and attribute(node, "coordinate_transformation_mode", "") == CROP:
+        return "an integer Resize writes other values than zero outside of the cropped region"
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
         return "MaxPool with indices has no integer kernel"
     return None
 
 
 def ramp_factors(node: ir.Node) -> tuple[float, float]:
-    """Alpha and beta of a HardSigmoid."""
+    """Return alpha and beta of a HardSigmoid."""
     return factor(node, "alpha", 0.2), factor(node, "beta", 0.5)
 
 
 def _ramp_refusal(node: ir.Node) -> str | None:
     alpha, beta = ramp_factors(node)
     if alpha <= 0 or beta <= 0:
-        return "does not rise from zero left of the origin"
-    origin = node.inputs[0]
-    while origin is not None:
-        producer = origin.producer()
-        if (
-            producer is None
-            or producer.op_type not in OPERATORS
-            or OPERATORS[producer.op_type].role is not Role.VIEW
-        ):
-            break
-        origin = producer.inputs[0]
+        return "its ramp does not start left of zero"
+    origin = _origin(node.inputs[0])
     producer = origin.producer() if origin is not None else None
     if producer is not None and (clamp_bounds(producer) is not None or producer.op_type in KNOWN_RANGES):
-        return "its operand's range is bounded, so that its integers cannot stand for both"
+        return "its input has a bounded range, so input and output cannot share stored integers"
     return None
+
+
+def average_refusal(node: ir.Node) -> str | None:
+    """Return the reason why no integer AveragePool computes the same, or None."""
+    if "dilations" in node.attributes:
+        return "the integer AveragePool takes no dilations"
+    if attribute(node, "ceil_mode", 0) and attribute(node, "count_include_pad", 0):
+        return "with ceil_mode and count_include_pad, the integer AveragePool divides by other counts"
+    return None
+
+
+def _origin(value: ir.Value | None) -> ir.Value | None:
+    """Return the value that a value is a view of."""
+    while value is not None:
+        producer = value.producer()
+        row = OPERATORS.get(producer.op_type) if producer is not None else None
+        if producer is None or row is None or row.role is not Role.VIEW:
+            break
+        value = producer.inputs[0]
+    return value
 
 
 def _arithmetic_refusal(node: ir.Node) -> str | None:
@@ -99,21 +140,21 @@ def _arithmetic_refusal(node: ir.Node) -> str | None:
     if not all(is_float(value) for value in operands):
         return "an operand is not float32"
     if all(is_constant(value) for value in operands):
-        return "works on constants alone"
+        return "all operands are constants"
     if any(_is_mask(value) for value in operands):
-        return "an operand masks values: it is infinite, or as good as"
+        return "an operand is a mask: it has infinite values, or values above 1e30"
     if any(0 in (sizes(value) or []) for value in operands):
         return "an operand is empty"
-    return None
+    return average_refusal(node) if node.op_type == "AveragePool" else None
 
 
 def _is_mask(value: ir.Value) -> bool:
     array = constant(value)
-    return array is not None and array.size > 0 and not bool(np.abs(array).max() < LARGEST)
+    return array is not None and masks(array)
 
 
 def clamp_bounds(node: ir.Node) -> Range | None:
-    """Constant bounds of a Relu or Clip that hold 0, or None."""
+    """Return the constant bounds of a Relu or Clip if they contain 0, otherwise None."""
     if node.op_type == "Relu":
         return 0.0, float("inf")
     if node.op_type != "Clip" or node.domain not in ("", "ai.onnx"):

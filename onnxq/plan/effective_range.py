@@ -1,7 +1,8 @@
-"""The part of a value's range that its consumers can tell apart: no integers are spent on the rest.
+"""The effective range of a value: the part in which its consumers' results differ.
 
-A HardSigmoid is flat left of its ramp, a LeakyRelu with a clamp behind it below some value, a Sigmoid
-at both ends; and what a gate multiplies by zero may be anything.
+Values outside it may be clipped at no loss. A HardSigmoid is constant left of its ramp, a LeakyRelu with a
+clamp behind it below some value, a Sigmoid almost constant at both ends. Where a gate is zero, the value that
+it multiplies does not matter.
 """
 
 import math
@@ -14,27 +15,35 @@ from onnxq.plan.operators import Role
 from onnxq.plan.plan import Plan, PlannedNode
 
 SIGMOID_ENDS = 6.25
-"""Where a Sigmoid is within half a step of 1/256 of its ends."""
+"""Beyond this a Sigmoid is within half a step of 1/256 of its limit."""
 SILU_BEGIN = -8.0
-"""Where x * Sigmoid(x) is within 0.003 of zero, for good."""
+"""Below this, x * Sigmoid(x) is always within 0.003 of zero."""
 
 
-def useful_range(plan: Plan, value: ir.Value) -> Range | None:
-    """Bounds beyond which the value may be clipped at no loss; None where there are none, or they are unknown."""
+def effective_range(plan: Plan, value: ir.Value) -> Range | None:
+    """Return the bounds at which a value may be clipped at no loss; None without known bounds."""
     consumers = {use.node for use in value.uses()}
     if value.is_graph_output() or not consumers:
         return None
-    gates = {node for node in consumers if _gating(plan, node, value) is not None}
-    ranges = [_told_apart(plan.nodes.get(node.name or ""), gated=bool(gates)) for node in consumers - gates]
-    known = [found for found in ranges if found is not None]
+    # a Mul by the value's own gate adds no bound; the gate's bound counts
+    gated = {node for node in consumers if _gate(plan, node, value) is not None}
+    ranges = [
+        _consumer_range(plan.nodes.get(node.name or ""), gated=bool(gated)) for node in consumers - gated
+    ]
+    known = [each for each in ranges if each is not None]
     if len(known) < len(ranges) or not known:
         return None
     low, high = min(low for low, _ in known), max(high for _, high in known)
     return (low, high) if low < 0 < high else None
 
 
-def _told_apart(planned: PlannedNode | None, *, gated: bool) -> Range | None:
-    """Bounds beyond which one consumer gives the same result; gated by that result, only the lower one counts."""
+def _consumer_range(planned: PlannedNode | None, *, gated: bool) -> Range | None:
+    """Return bounds beyond which one consumer's result is constant.
+
+    Args:
+        planned: the consumer.
+        gated: whether the result multiplies the value itself: then only the lower bound holds.
+    """
     if planned is None:
         return None
     node = planned.node
@@ -51,14 +60,14 @@ def _told_apart(planned: PlannedNode | None, *, gated: bool) -> Range | None:
     return None
 
 
-def _gating(plan: Plan, node: ir.Node, value: ir.Value) -> ir.Node | None:
-    """The ramp or Sigmoid of `value` by which a planned Mul multiplies it, if it does."""
+def _gate(plan: Plan, node: ir.Node, value: ir.Value) -> ir.Node | None:
+    """Return the HardSigmoid or Sigmoid of `value` if a planned Mul multiplies the value by it."""
     if node.op_type != "Mul" or (node.name or "") not in plan.nodes or len(node.inputs) != 2:
         return None
-    for x, other in (node.inputs, node.inputs[::-1]):
+    for factor_value, other in (node.inputs, node.inputs[::-1]):
         gate = other.producer() if other is not None else None
         if (
-            x is value
+            factor_value is value
             and gate is not None
             and gate.op_type in ("HardSigmoid", "Sigmoid")
             and gate.inputs[0] is value

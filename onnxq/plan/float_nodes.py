@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FloatNodes:
-    """Nodes of one type that stayed float for one reason, with their MACs."""
+    """Nodes of one type that stay float for one reason.
+
+    op_type  operator type
+    reason   text of the reason
+    macs     sum of their MACs
+    names    names of the nodes
+    """
 
     op_type: str
     reason: str
@@ -15,7 +21,7 @@ class FloatNodes:
 
     @staticmethod
     def group(nodes: Iterable[tuple[str, str, str, int]]) -> "list[FloatNodes]":
-        """Group (op_type, name, reason, macs), most MACs first."""
+        """Group nodes, given as (op_type, name, reason, macs); most MACs come first."""
         groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
         for op_type, name, reason, macs in nodes:
             groups.setdefault((op_type, reason), []).append((name, macs))

@@ -1,7 +1,7 @@
-"""The one table of operators: what of each can become an integer kernel, and under which conditions.
+"""The table of operators that have integer kernels, and their conditions.
 
-Every row states what ONNX Runtime's CPU provider fuses; `tests/plan/test_operators.py` holds each row
-against the runtime that is installed. An operator without a row stays float.
+Every row describes a fusion of ONNX Runtime's CPU provider; `tests/plan/test_operators.py` checks each row
+against the installed runtime. An operator without a row stays float.
 """
 
 from dataclasses import dataclass
@@ -9,31 +9,33 @@ from enum import Enum, auto
 
 
 class Role(Enum):
-    """How an operator takes part in an integer region."""
+    """Role of an operator in an integer region."""
 
     ANCHOR = auto()
-    """A matrix product or convolution: the reason to quantize anything."""
+    """A matrix product or convolution; integer regions grow around anchors."""
     ARITHMETIC = auto()
-    """Has an integer kernel with output parameters of its own; worth it inside a region."""
+    """An operator with an integer kernel and its own output parameters; integer inside regions only."""
     VIEW = auto()
-    """Moves or picks values: works on stored integers, output parameters equal the input's."""
+    """An operator that moves or selects stored integers; output and input share their parameters."""
     CLAMP = auto()
-    """Disappears into the output range of the operator before it."""
+    """An operator that becomes part of the output range of the operator before it."""
     RAMP = auto()
-    """clip(alpha x + beta, 0, 1): a Clip of the stored integers, read with another scale and zero point."""
+    """clip(alpha x + beta, 0, 1): a Clip of the stored integers, with another scale and zero point."""
 
 
 @dataclass(frozen=True)
 class Operator:
     """Quantization facts of one ONNX operator.
 
-    kernel         name of the integer kernel that the runtime substitutes (a VIEW keeps its own)
-    activations    indices of the inputs that are activations; None means all of them
-    weight         index of the constant weight input
-    bias           index of the bias input
-    channel_axis   axis of the weight's output channels, negative counts from the end
-    needs_output_q the kernel exists only with a quantized output
-    min_opset      first opset at which the operator accepts 8-bit integers (VIEW)
+    op_type         operator type
+    role            role in an integer region
+    kernel          name of the integer kernel that the runtime substitutes; a VIEW keeps its own
+    activations     indices of the inputs that are activations; None means all of them
+    weight          index of the constant weight input
+    bias            index of the bias input
+    channel_axis    axis of the weight's output channels; a negative axis counts from the end
+    needs_output_q  the kernel exists only with a quantized output
+    min_opset       first opset at which the operator accepts 8-bit integers (VIEW)
     """
 
     op_type: str
@@ -81,13 +83,14 @@ _ROWS = (
 )
 
 OPERATORS: dict[str, Operator] = {row.op_type: row for row in _ROWS}
+"""The table by operator type."""
 
 KNOWN_RANGES: dict[str, tuple[float, float]] = {
     "Softmax": (0.0, 1.0),
     "Sigmoid": (0.0, 1.0),
     "HardSigmoid": (0.0, 1.0),
 }
-"""Output ranges that hold for every input: used as they are, never calibrated."""
+"""Output ranges that hold for every input; these tensors are not calibrated."""
 
 INTEGER_KERNELS = frozenset(
     {row.kernel for row in _ROWS if row.role in (Role.ANCHOR, Role.ARITHMETIC)}
@@ -102,7 +105,7 @@ INTEGER_KERNELS = frozenset(
         "DynamicQuantizeLSTM",
     }
 )
-"""Operator types in an optimized graph that compute on integers."""
+"""Operator types with integer arithmetic in an optimized graph."""
 
 ALREADY_QUANTIZED = (
     frozenset(
@@ -117,4 +120,4 @@ ALREADY_QUANTIZED = (
     )
     | INTEGER_KERNELS
 )
-"""Operator types that show that a model has been quantized, in part at least."""
+"""Operator types of models that are at least partly quantized."""

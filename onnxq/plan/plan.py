@@ -1,11 +1,11 @@
-"""Decide which nodes become integer kernels, which tensors carry integers, and why the rest stays float.
+"""The plan: nodes that become integer kernels, tensors that carry integers, and reasons for float nodes.
 
-Anchors (Conv, MatMul, Gemm) are the reason to quantize. Around them a region stays integer: an
-operator joins where an integer value reaches it and an integer operator waits for its result, so
-that no value is converted to float and back. The plan names tensors and nodes; it computes no number.
+Integer regions grow around anchors (Conv, MatMul, Gemm). Another operator joins a region if it has an integer
+input and an integer operator uses its result: then no value is converted to float and back. The plan contains
+tensors and nodes, but no numbers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -19,17 +19,23 @@ from onnxq.plan.constraints import Range, clamp_bounds, ramp_factors, refusal
 from onnxq.plan.operators import KNOWN_RANGES, OPERATORS, Operator, Role
 from onnxq.plan.pooling import SLOW_POOL, slow_pools
 from onnxq.plan.reasons import Cause, FloatReason
+from onnxq.plan.replaceable_inputs import REPLACEABLE, behind_replaceable
 from onnxq.plan.signal_front_ends import SIGNAL_FRONT_END, front_ends
 from onnxq.runtime.inner_values import OBSERVABLE
 
 GELU = "belongs to a Gelu, for which the runtime has one float kernel"
+"""Reason of the nodes of a Gelu."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which nodes the user lets onnxq quantize: names or globs, and operator types; empty means all.
+    """The user's selection of nodes to quantize; an empty field means no restriction.
 
-    MatMul and Gemm are one type here: one becomes the other where a bias follows it.
+    MatMul and Gemm count as one type, because normalization replaces one by the other where there is a bias.
+
+    include   names or globs of the nodes to quantize
+    exclude   names or globs of nodes that stay float
+    op_types  operator types to quantize
     """
 
     include: tuple[str, ...] = ()
@@ -37,7 +43,7 @@ class Selection:
     op_types: tuple[str, ...] = ()
 
     def refusal(self, node: ir.Node) -> str | None:
-        """Why the user's choice keeps a node float, or None."""
+        """Return the reason why the user's selection keeps a node float, or None."""
         name = node.name or ""
         if any(fnmatchcase(name, pattern) for pattern in self.exclude):
             return "excluded by --exclude"
@@ -48,10 +54,13 @@ class Selection:
         return None
 
     def check(self, nodes: Iterable[tuple[str, str]]) -> None:
-        """See that each pattern and type is one of a model's, given the (name, type) of its nodes.
+        """Check that each pattern and type matches a node of a model.
+
+        Args:
+            nodes: (name, type) of the model's nodes.
 
         Raises:
-            ModelError: one is not.
+            ModelError: a pattern or type matches none.
         """
         known = list(nodes)
         for option, patterns in (("--include", self.include), ("--exclude", self.exclude)):
@@ -71,12 +80,15 @@ def _alike(op_type: str) -> set[str]:
 
 @dataclass(frozen=True)
 class PlannedNode:
-    """A node that is to run on integers.
+    """A node that becomes an integer kernel.
 
-    activations  indices of the inputs that carry integers at run time
-    constants    indices of the other operands, constants quantized as activations are
-    output       the value that carries the integer result: behind a clamp that it absorbs
-    integer_output  whether its kernel needs a quantized result (else that is up to its consumers)
+    node            the node
+    row             its row of the operator table
+    activations     indices of the inputs that carry integers at run time
+    constants       indices of the constant operands, which are quantized like activations
+    output          value that carries the integer result: behind the clamp, if the node absorbs one
+    integer_output  whether the kernel needs a quantized result; otherwise the consumers decide
+    run_time        whether the range of its activation is found at run time: its result is float
     """
 
     node: ir.Node
@@ -85,6 +97,7 @@ class PlannedNode:
     constants: tuple[int, ...]
     output: ir.Value
     integer_output: bool
+    run_time: bool = False
 
     @property
     def name(self) -> str:
@@ -94,7 +107,12 @@ class PlannedNode:
 
 @dataclass(frozen=True)
 class Ramp:
-    """clip(alpha x + beta, 0, 1) of the tensor whose parameters `source` has."""
+    """clip(alpha x + beta, 0, 1) of another tensor.
+
+    alpha   factor
+    beta    offset
+    source  name of the tensor that has the parameters of x
+    """
 
     alpha: float
     beta: float
@@ -103,12 +121,13 @@ class Ramp:
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A value that is to carry integers.
+    """A value that carries integers.
 
-    source  the value whose parameters it has (another one behind views, else itself)
-    bounds  range of the clamp that produces it; the integer range has to lie inside
-    known   range that holds for every input, which replaces calibration
-    ramp    how it follows from another tensor's integers, which replaces calibration too
+    value   the value
+    source  name of the value that has its parameters: another one behind views, otherwise itself
+    bounds  range of the clamp that produces it; the clipping range lies inside
+    known   range that holds for every input and replaces calibration
+    ramp    ramp of another tensor's integers; it also replaces calibration
     """
 
     value: ir.Value
@@ -125,7 +144,12 @@ class PlannedTensor:
 
 @dataclass
 class Plan:
-    """What is quantized; `floats` holds a reason for each node that is not, by name."""
+    """The plan of a model.
+
+    nodes    nodes that become integer kernels, by name
+    tensors  values that carry integers, by name
+    floats   other nodes and the reason why they stay float, by name
+    """
 
     nodes: dict[str, PlannedNode] = field(default_factory=dict)
     tensors: dict[str, PlannedTensor] = field(default_factory=dict)
@@ -133,11 +157,11 @@ class Plan:
 
     @property
     def anchors(self) -> "dict[str, PlannedNode]":
-        """The planned products and convolutions, by name."""
+        """Planned products and convolutions, by name."""
         return {name: planned for name, planned in self.nodes.items() if planned.row.role is Role.ANCHOR}
 
     def sources(self) -> list[str]:
-        """Names of the values whose range has to be calibrated."""
+        """Return the names of the values whose range has to be calibrated."""
         return [
             t.name for t in self.tensors.values() if t.source == t.name and t.known is None and t.ramp is None
         ]
@@ -147,21 +171,32 @@ def make_plan(
     model: ir.Model,
     selection: Selection | None = None,
     kept: Mapping[str, FloatReason] | None = None,
+    run_time: Collection[str] = (),
 ) -> Plan:
     """Plan the main graph and the bodies of a normalized model.
 
     Args:
         model: normalized.
-        selection: nodes that the user lets onnxq quantize; all by default.
+        selection: the user's selection; all nodes by default.
         kept: nodes to leave in float, by name, with the reason.
+        run_time: names of products whose activation gets its range at run time; their results are float.
     """
     plan, owners = Plan(), body_owners(model)
+    replaceable = {
+        node.name or "": FloatReason(Cause.CALIBRATION, REPLACEABLE.format(name))
+        for node, name in behind_replaceable(model).items()
+    }
+    kept = {**replaceable, **(kept or {})}
     for graph in model.graphs():
-        refusals = _refusals(model, graph, selection or Selection(), kept or {}, _unseen(graph, owners))
+        # nodes that stay float in any surroundings, and pools that are slow in these
+        unobservable = _unobservable_body(graph, owners)
+        refusals = _refusals(model, graph, selection or Selection(), kept, unobservable)
         slow = FloatReason(Cause.NO_KERNEL, SLOW_POOL)
         refusals |= dict.fromkeys(slow_pools(graph, refusals), slow)
-        reached = _reached(graph, refusals)
-        _assemble(plan, graph, refusals, _taken(graph, refusals, reached))
+        # nodes between integers, first seen from the inputs, then from the outputs
+        reached = _reached(graph, refusals, run_time)
+        integer = _integer_nodes(graph, refusals, reached)
+        _assemble(plan, graph, refusals, integer, run_time)
     return plan
 
 
@@ -170,39 +205,39 @@ def _refusals(
     graph: ir.Graph,
     selection: Selection,
     kept: Mapping[str, FloatReason],
-    unseen: str | None,
+    unobservable: str | None,
 ) -> dict[ir.Node, FloatReason]:
-    """Return the nodes of a graph that stay in float for themselves; the first reason that applies counts."""
+    """Return the nodes of a graph that stay float whatever surrounds them; the first reason counts."""
     opset, signal, gelus = opset_of(model), front_ends(graph), gelu_nodes(graph)
 
     def reason_of(node: ir.Node) -> FloatReason | None:
         if (node.name or "") in kept:
             return kept[node.name or ""]
-        if node.op_type in OPERATORS and (said := selection.refusal(node)):
-            return FloatReason(Cause.SELECTION, said)
-        if unseen:
-            return FloatReason(Cause.CALIBRATION, unseen)
+        if node.op_type in OPERATORS and (text := selection.refusal(node)):
+            return FloatReason(Cause.SELECTION, text)
+        if unobservable:
+            return FloatReason(Cause.CALIBRATION, unobservable)
         if node in signal:
             return FloatReason(Cause.CALIBRATION, SIGNAL_FRONT_END)
-        said = GELU if node in gelus else refusal(node, opset)
-        return FloatReason(Cause.NO_KERNEL, said) if said else None
+        text = GELU if node in gelus else refusal(node, opset)
+        return FloatReason(Cause.NO_KERNEL, text) if text else None
 
     found = ((node, reason_of(node)) for node in graph)
     return {node: reason for node, reason in found if reason is not None}
 
 
-def _unseen(graph: ir.Graph, owners: Mapping[ir.Graph, ir.Node]) -> str | None:
-    """Why the values of a body cannot be calibrated, or None."""
+def _unobservable_body(graph: ir.Graph, owners: Mapping[ir.Graph, ir.Node]) -> str | None:
+    """Return the reason why the values of a body cannot be calibrated, or None."""
     owner = owners.get(graph)
     while owner is not None and owner.graph is not None:
         if (owner.domain, owner.op_type) not in OBSERVABLE:
-            return f"lies in the body of a {owner.op_type}, whose values cannot be observed"
+            return f"is in the body of a {owner.op_type}, whose values cannot be observed"
         owner = owners.get(owner.graph) if isinstance(owner.graph, ir.Graph) else None
     return None
 
 
 def _absorbed(node: ir.Node, refusals: Mapping[ir.Node, FloatReason]) -> ir.Node | None:
-    """The clamp that a node's output range can stand for: its result's only use."""
+    """Return the clamp that a node absorbs into its output range: the only use of its result."""
     follower = only_use(node.outputs[0])
     if follower is None or follower in refusals or follower.inputs[0] is not node.outputs[0]:
         return None
@@ -210,16 +245,16 @@ def _absorbed(node: ir.Node, refusals: Mapping[ir.Node, FloatReason]) -> ir.Node
 
 
 def _carrier(node: ir.Node, refusals: Mapping[ir.Node, FloatReason]) -> ir.Value:
-    """The value that carries a node's integer result."""
+    """Return the value that carries a node's integer result."""
     clamp = _absorbed(node, refusals)
     return clamp.outputs[0] if clamp is not None else node.outputs[0]
 
 
 def _integer_output(node: ir.Node, row: Operator) -> bool:
-    """Whether the kernel exists only with a quantized result here.
+    """Tell whether the kernel exists only with a quantized result here.
 
-    A Relu or Clip with one consumer behind a node makes the runtime look for a Q behind it, and fuse
-    nothing where there is none.
+    If a Relu or Clip with one consumer follows a node, the runtime looks for a QuantizeLinear behind it;
+    without one it fuses nothing.
     """
     if row.needs_output_q:
         return True
@@ -230,7 +265,7 @@ def _integer_output(node: ir.Node, row: Operator) -> bool:
 
 
 def _operands(node: ir.Node, row: Operator) -> tuple[list[int], list[int]]:
-    """Indices of the activations and of the constant operands that are quantized like them."""
+    """Return the indices of the activations, and of the constant operands that are quantized like them."""
     indices = range(len(node.inputs)) if row.activations is None else row.activations
     present = [index for index in indices if node.inputs[index] is not None]
     return (
@@ -239,11 +274,13 @@ def _operands(node: ir.Node, row: Operator) -> tuple[list[int], list[int]]:
     )
 
 
-def _reached(graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason]) -> set[ir.Value]:
-    """Values that integer operators produce, if all that could join a region did."""
+def _reached(
+    graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], run_time: Collection[str]
+) -> set[ir.Value]:
+    """Return the values that would be integer if every operator with an integer input joined a region."""
     reached: set[ir.Value] = set()
     for node in graph:
-        if node in refusals:
+        if node in refusals or node.name in run_time:
             continue
         row = OPERATORS[node.op_type]
         activations, _ = _operands(node, row) if row.role is not Role.CLAMP else ([], [])
@@ -257,9 +294,11 @@ def _reached(graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason]) -> set[ir
     return reached
 
 
-def _taken(graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], reached: set[ir.Value]) -> set[ir.Node]:
-    """Nodes that become integer: anchors, and what lies between them and is reached."""
-    taken: set[ir.Node] = set()
+def _integer_nodes(
+    graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], reached: set[ir.Value]
+) -> set[ir.Node]:
+    """Return the nodes that become integer: anchors, and reached nodes whose result an integer node uses."""
+    integer: set[ir.Node] = set()
     wanted: set[ir.Value] = set()
     for node in reversed(list(graph)):
         if node in refusals:
@@ -271,53 +310,66 @@ def _taken(graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], reached: se
             outputs = [_carrier(node, refusals)] if row.role is Role.ARITHMETIC else list(node.outputs)
             if not any(value in wanted and value in reached for value in outputs):
                 continue
-        taken.add(node)
+        integer.add(node)
         wanted.update(node.inputs[index] for index in _operands(node, row)[0])  # type: ignore[misc]
-    return taken
+    return integer
 
 
 def _assemble(
-    plan: Plan, graph: ir.Graph, refusals: Mapping[ir.Node, FloatReason], taken: set[ir.Node]
+    plan: Plan,
+    graph: ir.Graph,
+    refusals: Mapping[ir.Node, FloatReason],
+    integer: set[ir.Node],
+    run_time: Collection[str],
 ) -> None:
+    """Add a graph's nodes and tensors to the plan, in the order of the graph."""
     clamps: set[ir.Node] = set()
     for node in graph:
         row = OPERATORS.get(node.op_type)
-        if node in taken and row is not None:
-            activations, constants = _operands(node, row)
-            clamp = _absorbed(node, refusals) if row.role in (Role.ANCHOR, Role.ARITHMETIC) else None
+        if node in integer and row is not None:
+            at_run_time = node.name in run_time
+            absorbs = row.role in (Role.ANCHOR, Role.ARITHMETIC) and not at_run_time
+            clamp = _absorbed(node, refusals) if absorbs else None
             if clamp is not None:
                 clamps.add(clamp)
-            output = clamp.outputs[0] if clamp is not None else node.outputs[0]
-            for index in activations:
-                _plan_tensor(plan, node.inputs[index])
-            integer_output = _integer_output(node, row)
-            plan.nodes[node.name or ""] = PlannedNode(
-                node, row, tuple(activations), tuple(constants), output, integer_output
-            )
-            if row.role is Role.VIEW:
-                for value in node.outputs:
-                    _plan_tensor(plan, value, view_of=node.inputs[0])
-            elif row.role is Role.RAMP:
-                _plan_ramp(plan, node)
-            elif integer_output:
-                _plan_tensor(plan, output)
+            _plan_node(plan, node, row, clamp, at_run_time=at_run_time)
         elif node not in clamps and _computes_floats(node):
-            plan.floats[node.name or ""] = (
-                node,
-                refusals.get(node) or FloatReason(Cause.NO_KERNEL, _left_out(node)),
-            )
+            reason = refusals.get(node) or FloatReason(Cause.NO_KERNEL, _surroundings(node))
+            plan.floats[node.name or ""] = node, reason
+
+
+def _plan_node(plan: Plan, node: ir.Node, row: Operator, clamp: ir.Node | None, *, at_run_time: bool) -> None:
+    """Add an integer node and its tensors to the plan."""
+    activations, constants = _operands(node, row)
+    output = clamp.outputs[0] if clamp is not None else node.outputs[0]
+    integer_output = not at_run_time and _integer_output(node, row)
+    # inputs
+    for index in activations:
+        _plan_tensor(plan, node.inputs[index])
+    plan.nodes[node.name or ""] = PlannedNode(
+        node, row, tuple(activations), tuple(constants), output, integer_output, at_run_time
+    )
+    # results
+    if row.role is Role.VIEW:
+        for value in node.outputs:
+            _plan_tensor(plan, value, view_of=node.inputs[0])
+    elif row.role is Role.RAMP:
+        _plan_ramp(plan, node)
+    elif integer_output:
+        _plan_tensor(plan, output)
 
 
 def _computes_floats(node: ir.Node) -> bool:
-    """False for shape arithmetic and the like, of which nobody asks why it is not quantized."""
+    """Tell whether a node has a float result; shape arithmetic, for example, needs no reason to stay."""
     kinds = [value.dtype for value in node.outputs]
     return not kinds or any(kind is None or kind.is_floating_point() for kind in kinds)
 
 
-def _left_out(node: ir.Node) -> str:
+def _surroundings(node: ir.Node) -> str:
+    """Return the reason why the nodes around a node keep it float."""
     if OPERATORS[node.op_type].role is Role.CLAMP:
-        return "no integer operator's range can stand for it"
-    return "does not lie between integer operators"
+        return "no integer operator before it can absorb it"
+    return "is not between integer operators"
 
 
 def _plan_ramp(plan: Plan, node: ir.Node) -> None:
@@ -330,6 +382,7 @@ def _plan_ramp(plan: Plan, node: ir.Node) -> None:
 
 
 def _plan_tensor(plan: Plan, value: ir.Value | None, *, view_of: ir.Value | None = None) -> None:
+    """Add a tensor to the plan unless it is there."""
     if value is None or value.name in plan.tensors:
         return
     name = value.name or ""

@@ -1,8 +1,8 @@
-"""Max pools whose integer kernel would run outside the layout that it is fast in.
+"""Max pools whose integer kernel is slow in their tensor layout.
 
-Behind a convolution the runtime (1.31) has integer pools with the channels last. A Clip of stored integers, as a
-HardSigmoid is written, stops that, unless a convolution behind the pool asks for it again: between the two a pool takes
-some thirty times as long as in float (266 for 8 us).
+Behind a convolution the runtime (1.31) runs integer pools with channels last. A Clip of stored integers, the
+written form of a HardSigmoid, ends that layout until the next convolution. Without a convolution behind it,
+the pool takes about 30 times as long as in float (266 instead of 8 us).
 """
 
 from collections.abc import Callable, Container, Iterable
@@ -11,11 +11,17 @@ import onnx_ir as ir
 
 from onnxq.plan.operators import OPERATORS, Role
 
-SLOW_POOL = "its integer kernel is slow here: between a HardSigmoid and no convolution"
+SLOW_POOL = "its integer kernel is slow here: it is behind a HardSigmoid and no convolution follows"
+"""Reason of a slow pool."""
 
 
 def slow_pools(graph: ir.Graph, refusals: Container[ir.Node]) -> list[ir.Node]:
-    """Those of a graph, of which `refusals` stay float."""
+    """Return the slow pools of a graph.
+
+    Args:
+        graph: the graph.
+        refusals: nodes that stay float.
+    """
     pools = [node for node in graph if node.op_type == "MaxPool" and node not in refusals]
     return [
         pool
@@ -36,7 +42,14 @@ def _meets(
     following: Callable[[ir.Node], Iterable[ir.Node]],
     wanted: Callable[[ir.Node], bool],
 ) -> bool:
-    """Whether integer operators lead from a node to one of a kind, with no other product or convolution between."""
+    """Tell whether integer operators other than anchors connect a node with a wanted one.
+
+    Args:
+        start: the first node.
+        refusals: nodes that stay float.
+        following: the next nodes of a node: predecessors or successors.
+        wanted: tells whether a node is wanted.
+    """
     seen, waiting = set(), list(following(start))
     while waiting:
         node = waiting.pop()

@@ -1,29 +1,33 @@
-"""Reasons for which a node stays in float: a cause that code can ask for, and a text for the user."""
+"""Reasons why a node stays in float: a cause for the program and a text for the user."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
 
 class Cause(Enum):
-    """Kinds of reasons for which a node stays in float."""
+    """Kinds of reasons why a node stays in float."""
 
     NO_KERNEL = auto()
-    """The runtime has no integer kernel for the node as it stands."""
+    """The runtime has no integer kernel for the node here."""
     SELECTION = auto()
     """The user excluded the node."""
     CALIBRATION = auto()
-    """The range of its values cannot be observed, or no integer scale holds it."""
+    """The range of its values cannot be observed, or is too wide for 8 bits."""
     SPEED = auto()
     """Its float kernel is expected to be faster."""
     ACCURACY = auto()
-    """The outputs are too far from float with it."""
+    """The outputs are too far from float with the node in int8."""
     TRIAL = auto()
-    """Another node is being measured alone; no file is written this way."""
+    """Another node is being measured alone; no written file has this cause."""
 
 
 @dataclass(frozen=True)
 class FloatReason:
-    """The cause for which a node stays in float, and the text that reports show."""
+    """The reason why a node stays in float.
+
+    cause  kind of the reason
+    text   text in reports
+    """
 
     cause: Cause
     text: str
@@ -33,10 +37,12 @@ class FloatReason:
 
 
 SLOWER = FloatReason(
-    Cause.SPEED, "kept float for speed: its integer form, with the conversions around it, takes longer"
+    Cause.SPEED, "kept float for speed: its integer kernel and the conversions around it take longer"
 )
 TOO_NOISY = FloatReason(Cause.ACCURACY, "kept float for accuracy: the outputs are too far from float with it")
+UNUSABLE = "kept float: with it, the int8 form cannot be used: {}"
+"""With the words of the runtime."""
 MEASURING = FloatReason(Cause.TRIAL, "kept float while another node is measured alone")
 CHANGING_SHAPES = FloatReason(
-    Cause.CALIBRATION, "lies in a Loop or Scan whose values change their shape from iteration to iteration"
+    Cause.CALIBRATION, "is in a Loop or Scan whose values change their shape from iteration to iteration"
 )

@@ -1,4 +1,4 @@
-"""What a Relu behind a sum lets through of an addend: a negative one counts only down to where the sum is zero."""
+"""Addends of a sum behind a Relu: negative values count only down to the point where the sum is zero."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,27 +14,32 @@ from onnxq.types import Array
 
 @dataclass(frozen=True)
 class Addend:
-    """A value whose only use is a sum with `other`, whose only use is a clamp at zero."""
+    """A value whose only use is a sum; the only use of the sum is a clamp at zero.
+
+    tensor  name of the value
+    other   name of the other addend
+    """
 
     tensor: str
     other: str
 
     @property
     def tensors(self) -> tuple[str, str]:
-        """What its counting values are computed from."""
+        """Names of the tensors from which the effective values are computed."""
         return self.tensor, self.other
 
     def of(self, values: Mapping[str, Array]) -> Array:
-        """Its values, from those of both addends: each as close to zero as it can be at the same result."""
-        return self.counting(values[self.tensor], values[self.other])
+        """Return the effective values of the addend, from the values of both addends."""
+        return self.effective(values[self.tensor], values[self.other])
 
     @staticmethod
-    def counting(addend: Array, other: Array) -> Array:
-        """`addend` where the sum is positive; elsewhere what makes it zero, or 0 where `other` is negative already.
+    def effective(addend: Array, other: Array) -> Array:
+        """Move an addend as close to zero as the clamp's result allows.
 
-        With both addends of a sum changed so, or either, the clamp's result is still the same.
+        Where the sum is positive the addend stays. Elsewhere it becomes the value that makes the sum zero,
+        or 0 if `other` is negative. The clamp's result is the same whether one addend or both are replaced.
         """
-        if addend.shape != other.shape:  # one is repeated over the other
+        if addend.shape != other.shape:  # one addend is broadcast
             return addend
         least = np.negative(other)
         np.minimum(least, 0, out=least)
@@ -42,28 +47,30 @@ class Addend:
 
 
 def find_addends(model: ir.Model, names: Iterable[str]) -> dict[str, Addend]:
-    """Those of the named values that are such addends, by name."""
-    wanted, found = set(names), {}
+    """Find the named values that are addends of a sum behind a clamp at zero, by name."""
+    wanted = set(names)
+    found: dict[str, Addend] = {}
     for graph in model.graphs():
         for node in graph:
-            clamp = (
-                only_use(node.outputs[0])
-                if node.op_type == "Add" and node.domain in ("", "ai.onnx")
-                else None
-            )
-            bounds = clamp_bounds(clamp) if clamp is not None else None
-            if bounds is None or bounds[0] != 0 or len(node.inputs) != 2:
+            if not _is_clamped_sum(node):
                 continue
             for value, other in (node.inputs, node.inputs[::-1]):
-                if (
-                    value is not None
-                    and value.name in wanted
-                    and only_use(value) is node
-                    and _computed(other)
-                ):
+                if value is None or value.name not in wanted or only_use(value) is not node:
+                    continue
+                if _computed(other):
                     found[value.name] = Addend(value.name, other.name or "")
     return found
 
 
+def _is_clamped_sum(node: ir.Node) -> bool:
+    """Tell whether a node is an Add of two values whose only use is a clamp at zero."""
+    if node.op_type != "Add" or node.domain not in ("", "ai.onnx") or len(node.inputs) != 2:
+        return False
+    clamp = only_use(node.outputs[0])
+    bounds = clamp_bounds(clamp) if clamp is not None else None
+    return bounds is not None and bounds[0] == 0
+
+
 def _computed(value: ir.Value | None) -> TypeGuard[ir.Value]:
+    """Tell whether a value is the result of a node, neither an input nor a constant."""
     return value is not None and value.producer() is not None and not is_constant(value)

@@ -1,4 +1,4 @@
-"""Shapes of a planned model's values for one sample: inferred where onnx can, else observed in a run."""
+"""Shapes of a planned model's values for one sample: by shape inference, or observed in a run."""
 
 import onnx_ir as ir
 
@@ -13,8 +13,8 @@ from onnxq.types import Feeds
 def planned_shapes(model: ir.Model, plan: Plan, feeds: Feeds) -> ShapeByName:
     """Return the shapes of a model's values for one sample, by name.
 
-    Shapes around planned nodes and products that inference cannot tell are observed in a run. Those of a loop's body are
-    the shapes of its last iteration.
+    Where inference finds no shape around planned nodes and products, a run observes it. In the body of a loop
+    the shapes of the last iteration count.
     """
     shapes = concrete_shapes(model, feeds)
     nodes = [planned.node for planned in plan.nodes.values()]

@@ -1,1 +1,1 @@
-"""Scales, zero points and stored integers of a plan: weights and activation parameters."""
+"""Scales, zero points and stored integers of a plan; nothing here edits a graph."""

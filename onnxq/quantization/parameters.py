@@ -9,8 +9,7 @@ from onnxq.calibration.methods import MethodOptions, Range, choose_range
 from onnxq.calibration.statistics import Statistics
 from onnxq.errors import DataError
 from onnxq.graph.edit import constant, input_at
-from onnxq.options import Method
-from onnxq.plan.effective_range import useful_range
+from onnxq.plan.effective_range import effective_range
 from onnxq.plan.plan import Plan, PlannedNode, PlannedTensor
 from onnxq.plan.products import channel_axis, following_bias
 from onnxq.quantization.weights import QuantizedWeight
@@ -51,12 +50,12 @@ class Parameters:
     replaced: dict[Place, Array] = field(default_factory=dict)
 
 
-Ranges = dict[tuple[str, Method], Range]
+Ranges = dict[tuple[str, str], Range]
 """Clipping ranges chosen so far, by tensor and method."""
 
 
 def activation_parameters(
-    plan: Plan, statistics: Statistics, method: Method, options: MethodOptions, chosen: Ranges | None = None
+    plan: Plan, statistics: Statistics, method: str, options: MethodOptions, chosen: Ranges | None = None
 ) -> dict[str, QuantParams]:
     """Return the parameters of every source tensor, by name.
 
@@ -92,7 +91,7 @@ def activation_parameters(
 
 
 def _range(
-    plan: Plan, tensor: PlannedTensor, statistics: Statistics, method: Method, options: MethodOptions
+    plan: Plan, tensor: PlannedTensor, statistics: Statistics, method: str, options: MethodOptions
 ) -> Range:
     """Return a tensor's clipping range: its known one, or the method's, within its effective range."""
     if tensor.known is not None:
@@ -104,8 +103,8 @@ def _range(
         )
     if sketch.batches == 0:
         return 0.0, 0.0
-    useful = useful_range(plan, tensor.value)
-    return choose_range(sketch if useful is None else sketch.within(*useful), method, options)
+    bounds = effective_range(plan, tensor.value)
+    return choose_range(sketch if bounds is None else sketch.within(*bounds), method, options)
 
 
 def make_parameters(
@@ -140,6 +139,9 @@ def _place_weight(plan: Plan, planned: PlannedNode, weight: QuantizedWeight, par
         total = (0.0 if bias is None else bias.astype(np.float64)) + (
             0.0 if weight.shift is None else weight.shift
         )
+        if planned.run_time:  # its kernel takes the bias in float
+            parameters.replaced[planned.name, planned.row.bias] = np.asarray(total, np.float32)
+            return
         input_scale = parameters.activations[plan.tensors[activation.name or ""].source].scale
         kind = bias_params(input_scale, params.scale)
         parameters.constants[planned.name, planned.row.bias] = QuantizedConstant(

@@ -1,6 +1,6 @@
-"""Weights as stored integers: scales, rounding, and what rounding shifts the output by.
+"""Weights as stored integers: scales, rounding, and the shift of the output that rounding causes.
 
-This is done once; the activations' ranges, of which several are tried, change only the biases.
+Weights are quantized once; different ranges of the activations change only the biases.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,7 +15,7 @@ from onnxq.graph.edit import attribute, constant, input_at, sizes
 from onnxq.options import Target
 from onnxq.plan.plan import Plan, PlannedNode
 from onnxq.plan.products import channel_axis, has_bias
-from onnxq.techniques.arithmetic import smallest_weight_scale, symmetric_scale
+from onnxq.techniques.arithmetic import smallest_sum_scale, smallest_weight_scale, symmetric_scale
 from onnxq.techniques.row_blocks import by_blocks
 from onnxq.techniques.saturation import kernel_order, original_order, pair_safe_scales, round_pair_safe
 from onnxq.types import INT8, Array, Floats, Integers
@@ -29,26 +29,29 @@ class RoundWeights(Protocol):
 
         Args:
             rows: the weights.
-            second: second moments of the layer's input, [groups, K, K], which may be overwritten; None where the
-                technique needs none.
+            second: second moments of the layer's input, [groups, K, K], which may be overwritten; None where
+                the technique needs none.
             scales: [groups, channels].
-            pair_safe: no two neighbouring products may saturate int16 (see `saturation`).
+            pair_safe: keep sums of two neighbouring products within int16 (see `saturation`).
         """
 
 
 ShiftOutput = Callable[[Floats, Integers, Floats, Floats], Floats]
-"""(rows [channels, K], their integers, scales [channels], mean input [groups, K]) -> shift of the mean output [channels]."""
+"""Signature: rows [channels, K], integers, scales [channels], mean input [groups, K] -> shift [channels].
+
+The shift is that of the mean output.
+"""
 
 
 @dataclass(frozen=True)
 class WeightOptions:
     """Options of weight quantization.
 
-    per_channel    one scale per output channel, else one per tensor
+    per_channel    one scale per output channel, otherwise one per tensor
     target         CPUs on which the kernels must not saturate
-    round          rounding of the integers; to nearest where it is None
-    needs_moments  `round` needs second moments of the layer's input; where they are unknown, it is not used
-    shift          correction of the bias for the rounding's mean error; None for none
+    round          rounding technique; None for rounding to nearest
+    needs_moments  `round` needs second moments of the layer's input and is not used without them
+    shift          correction of the bias for the mean rounding error; None for no correction
     """
 
     per_channel: bool = True
@@ -62,9 +65,9 @@ class WeightOptions:
 class QuantizedWeight:
     """A weight as integers.
 
-    stored  in the weight's own shape
+    stored  integers, in the shape of the weight
     scales  [channels]
-    shift   [channels], to be added to the bias; None where nothing is known or no bias can take it
+    shift   [channels], to be added to the bias; None where it is unknown or there is no bias
     """
 
     stored: Integers
@@ -74,7 +77,12 @@ class QuantizedWeight:
 
 @dataclass(frozen=True)
 class Use:
-    """A planned node that reads a weight, the least scale its activation may get, and the moments of that, where they are known."""
+    """A planned node that uses a weight.
+
+    planned      the node
+    input_scale  least scale that its activation may get
+    moments      moments of its activation; None where they are unknown
+    """
 
     planned: PlannedNode
     input_scale: np.float32
@@ -82,7 +90,7 @@ class Use:
 
 
 def layer_inputs(plan: Plan) -> dict[str, LayerInput]:
-    """What each planned layer multiplies its weights with, by node name."""
+    """Return the operand that each planned layer multiplies its weights with, by node name."""
     found = {}
     for name, planned in plan.nodes.items():
         if planned.row.weight is None:
@@ -101,14 +109,14 @@ def quantize_weights(
     options: WeightOptions,
     skip: frozenset[str] = frozenset(),
 ) -> dict[str, QuantizedWeight]:
-    """All planned weights, by node name.
+    """Quantize all planned weights, by node name.
 
     Args:
-        plan: what is quantized.
-        input_scales: the least scale that each source tensor may get, for biases that would overflow.
-        moments: of the layers' inputs, as far as they are known.
-        options: how.
-        skip: nodes that are not wanted.
+        plan: plan of the quantized nodes.
+        input_scales: least scale that each source tensor may get, so that no bias overflows.
+        moments: known moments of the layers' inputs.
+        options: options of weight quantization.
+        skip: names of nodes to leave out.
     """
     inputs = layer_inputs(plan)
     result: dict[str, QuantizedWeight] = {}
@@ -127,7 +135,7 @@ def quantize_weights(
 
 
 def sharing(plan: Plan) -> list[list[str]]:
-    """The names of the planned nodes with weights; those that read the same weight in the same way lie together."""
+    """Return the names of the planned nodes with weights; nodes that share a weight form one group."""
     found: dict[tuple[object, ...], list[str]] = {}
     for name, planned in plan.nodes.items():
         if planned.row.weight is not None:
@@ -141,7 +149,7 @@ def sharing(plan: Plan) -> list[list[str]]:
 
 
 def read_elsewhere(nodes: Collection[ir.Node]) -> bool:
-    """Whether others than these nodes read their weights, so that a change for these would need copies."""
+    """Tell whether other nodes use the weights of these nodes; a change would then need copies."""
     return any(
         use.node not in nodes
         for node in nodes
@@ -154,12 +162,15 @@ def read_elsewhere(nodes: Collection[ir.Node]) -> bool:
 def quantize_weight(
     uses: Sequence[Use], options: WeightOptions, *, always_shift: bool = False
 ) -> list[QuantizedWeight]:
-    """One weight, for all planned nodes that read it: the same integers and scales, and the shift of each.
+    """Quantize one weight for all planned nodes that use it, with common integers and scales.
 
     Args:
-        uses: who reads it.
-        options: how.
-        always_shift: where something takes what rounding shifts the output by, bias or not.
+        uses: the nodes.
+        options: options of weight quantization.
+        always_shift: whether every node can correct the shift of its output, even without a bias.
+
+    Returns:
+        The weight of each node; only their shifts differ.
     """
     first = uses[0].planned
     weight = first.node.inputs[1]
@@ -167,49 +178,61 @@ def quantize_weight(
     array = constant(weight)
     assert array is not None
     rows = kernel_order(array, axis).astype(np.float32, copy=False)
-    del array  # of the largest weights one copy is enough
+    del array  # large weights: one copy at a time
+    # scales
     safe = options.target is Target.PORTABLE and _can_saturate(first, shape)
     scales = weight_scales(rows, _bias_steps(uses), per_channel=options.per_channel, pair_safe=safe)
-    takes_bias = [options.shift is not None and (always_shift or has_bias(use.planned)) for use in uses]
+    # integers; a bias takes back the mean error, so second moments are centred then
+    shifted = [options.shift is not None and (always_shift or has_bias(use.planned)) for use in uses]
     wanted = options.round is not None and options.needs_moments
-    second = second_moments(uses, centred=all(takes_bias)) if wanted else None
-    if options.round is not None and (second is not None or not options.needs_moments):
-        groups = 1 if second is None else len(second)
-        grouped = rows.reshape(groups, -1, rows.shape[1])
-        stored = options.round(grouped, second, scales.reshape(groups, -1), pair_safe=safe).reshape(
-            rows.shape
-        )
-    else:
-        stored = round_pair_safe(rows, scales) if safe else round_to_nearest(rows, scales)
+    second = second_moments(uses, centred=all(shifted)) if wanted else None
+    stored = _round(rows, scales, second, options, pair_safe=safe)
     integers = original_order(stored, shape, axis)
+    # shift of each node's output
     result = []
-    for use, takes in zip(uses, takes_bias, strict=True):
+    for use, has_shift in zip(uses, shifted, strict=True):
         shift = None
-        if takes and options.shift is not None and use.moments is not None and use.moments.rows:
+        if has_shift and options.shift is not None and use.moments is not None and use.moments.rows:
             shift = options.shift(rows, stored, scales, use.moments.mean())
         result.append(QuantizedWeight(integers, scales, shift))
     return result
 
 
+def _round(
+    rows: Floats, scales: Floats, second: Floats | None, options: WeightOptions, *, pair_safe: bool
+) -> Integers:
+    """Round a weight in kernel order by the technique of the options, or to nearest."""
+    if options.round is None or (second is None and options.needs_moments):
+        return round_pair_safe(rows, scales) if pair_safe else round_to_nearest(rows, scales)
+    groups = 1 if second is None else len(second)
+    grouped = rows.reshape(groups, -1, rows.shape[1])
+    stored = options.round(grouped, second, scales.reshape(groups, -1), pair_safe=pair_safe)
+    return stored.reshape(rows.shape)
+
+
 def second_moments(uses: Sequence[Use], *, centred: bool) -> Floats | None:
-    """Of all rows that meet the weight, [groups, K, K]; about their means where biases take these."""
+    """Return the second moments of all rows that a weight is multiplied with, [groups, K, K].
+
+    Args:
+        uses: nodes that use the weight.
+        centred: return moments about the mean, for nodes whose bias corrects the mean error.
+    """
     total, rows = None, 0
     for use in uses:
         known = use.moments
         found = None if known is None else known.covariance() if centred else known.raw()
         if known is None or found is None:
             return None
-        total = (
-            found
-            if total is None
-            else (total * (rows / (rows + known.rows)) + found * (known.rows / (rows + known.rows)))
-        )
+        if total is None:
+            total = found
+        else:  # weighted by the numbers of rows
+            total = total * (rows / (rows + known.rows)) + found * (known.rows / (rows + known.rows))
         rows += known.rows
     return None if total is None else np.asarray(total, np.float32)
 
 
 def _can_saturate(planned: PlannedNode, shape: tuple[int, ...]) -> bool:
-    """Whether the pair rule matters: depthwise kernels multiply without adding pairs."""
+    """Tell whether sums of pairs can saturate: depthwise kernels add no pairs."""
     if planned.node.op_type != "Conv":
         return True
     group = attribute(planned.node, "group", 1)
@@ -217,7 +240,7 @@ def _can_saturate(planned: PlannedNode, shape: tuple[int, ...]) -> bool:
 
 
 def _bias_steps(uses: Sequence[Use]) -> Array | None:
-    """The largest bias of each channel over all uses, in steps of the activation."""
+    """Return the largest bias of each channel over all uses, as a multiple of the activation's scale."""
     biases = [(constant(input_at(use.planned.node, use.planned.row.bias)), use.input_scale) for use in uses]
     found = [
         np.abs(np.asarray(bias, np.float64)) / float(scale) for bias, scale in biases if bias is not None
@@ -226,9 +249,15 @@ def _bias_steps(uses: Sequence[Use]) -> Array | None:
 
 
 def weight_scales(rows: Floats, bias: Array | None, *, per_channel: bool, pair_safe: bool) -> Floats:
-    """Scales [channels] of a weight in kernel order; all equal where they are per tensor.
+    """Return the scales [channels] of a weight in kernel order; all equal for a scale per tensor.
 
-    A channel of zeros takes a scale with which its bias, in steps of the activation, keeps 20 bits.
+    A channel of zeros gets a scale with which its bias keeps 20 bits.
+
+    Args:
+        rows: the weight, [channels, K].
+        bias: largest bias of each channel, as a multiple of the activation's scale; None without one.
+        per_channel: one scale per output channel, otherwise one per tensor.
+        pair_safe: keep sums of two neighbouring products within int16.
     """
     largest = (
         np.maximum(rows.max(axis=1), -rows.min(axis=1)) if rows.shape[1] else np.zeros(len(rows), np.float32)
@@ -242,6 +271,9 @@ def weight_scales(rows: Floats, bias: Array | None, *, per_channel: bool, pair_s
         )
         scales = np.where(empty, symmetric_scale(bias / 2.0**20 * INT8.high), scales)
         scales = np.maximum(scales, smallest_weight_scale(bias, np.float32(1)))
+    least = smallest_sum_scale(rows, bias)
+    if least is not None:
+        scales = np.maximum(scales, least)
     return (
         scales.astype(np.float32)
         if per_channel
@@ -251,6 +283,6 @@ def weight_scales(rows: Floats, bias: Array | None, *, per_channel: bool, pair_s
 
 @by_blocks
 def round_to_nearest(rows: Floats, scales: Floats) -> Integers:
-    """Round [channels, K] to int8, each weight for itself; scales [channels]."""
+    """Round weights [channels, K] with scales [channels] to int8."""
     stored: Integers = np.clip(np.rint(rows / scales[:, None]), INT8.low, INT8.high).astype(np.int8)
     return stored

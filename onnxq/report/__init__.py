@@ -1,1 +1,1 @@
-"""Reports of the commands as text, JSON, HTML, Markdown, JUnit XML and plots."""
+"""Reports as text, JSON, HTML, Markdown, JUnit XML and plots; nothing here measures anything."""

@@ -2,16 +2,16 @@
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxq.errors import OnnxqError, OutputError
+from onnxq.errors import OnnxqError
+from onnxq.evaluation.baseline import checksum
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.report import EvalReport
-from onnxq.graph.files import umask
+from onnxq.graph.files import check_target, staged
 from onnxq.report.junit import junit
 from onnxq.report.markdown import markdown
 from onnxq.report.quantization import QuantizeReport
@@ -38,7 +38,10 @@ class ReportWriter:
 def as_text(report: Any) -> str:
     """Format a report as JSON; infinite numbers and NaN become null."""
     plain = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
-    return json.dumps(_finite(plain), indent=2, sort_keys=True, allow_nan=False)
+    plain = _finite(plain)
+    if isinstance(report, EvalReport):
+        plain["checksum"] = checksum(plain)
+    return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -71,18 +74,29 @@ WRITERS: dict[str, ReportWriter] = {
 """Kinds of report files by suffix; an entry here is all that a new kind needs."""
 
 
-def check_reports(files: Mapping[Path, str], *, debug: bool = False) -> None:
+def check_reports(
+    files: Mapping[Path, str],
+    inputs: Iterable[Path] = (),
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    debug: bool = False,
+) -> None:
     """Check before any work that all report files can be written.
 
     Args:
         files: kinds (suffixes) by path.
+        inputs: files that must not be overwritten.
+        output: the other file that the command writes.
+        force: whether files that exist may be overwritten.
         debug: whether the report is one of `onnxq debug`.
 
     Raises:
-        OnnxqError: The kind is unknown, its library is missing, or the folder does not exist.
+        OnnxqError: The kind is unknown, its library is missing, or the file cannot be written there.
     """
     import importlib.util
 
+    inputs = list(inputs)
     known = [kind for kind, writer in WRITERS.items() if writer.debug or not debug]
     for path, kind in files.items():
         if kind not in known:
@@ -90,8 +104,9 @@ def check_reports(files: Mapping[Path, str], *, debug: bool = False) -> None:
         for library in WRITERS[kind].libraries:
             if importlib.util.find_spec(library) is None:
                 raise OnnxqError(f"--report {path}: {kind} needs {library}: pip install 'onnxq[report]'")
-        if not path.parent.is_dir():
-            raise OutputError(f"--report {path}: the folder {path.parent} does not exist: create it")
+        if output is not None and path.resolve() == output.resolve():
+            raise OnnxqError(f"--report {path}: the output goes there: choose another file")
+        check_target(path, inputs, force=force, report=True)
 
 
 def needs_details(kinds: Iterable[str]) -> bool:
@@ -99,20 +114,13 @@ def needs_details(kinds: Iterable[str]) -> bool:
     return any(WRITERS[kind].details for kind in kinds)
 
 
-def write_reports(report: Report, files: Mapping[Path, str]) -> None:
-    """Write each report file atomically.
+def write_reports(report: Report, files: Mapping[Path, str], *, force: bool = False) -> None:
+    """Write each report file atomically; one that exists is overwritten only with `force`.
 
     Raises:
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, or exists and `force` is false.
     """
     for path, kind in files.items():
         content = WRITERS[kind].write(report)
-        try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-                file.write(content)
-            Path(file.name).chmod(0o666 & ~umask())
-            Path(file.name).replace(path)
-        except OSError as error:
-            raise OutputError(
-                f"{path}: cannot write the report: {error.strerror}: check the folder's permissions and space"
-            ) from error
+        with staged(path, force=force) as building:
+            building.write_bytes(content)

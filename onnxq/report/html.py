@@ -9,6 +9,7 @@ from typing import Any
 from onnxq.data.images import SUFFIXES
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.report import EvalReport, ModelScore
+from onnxq.report.escaping import printable, printable_report
 from onnxq.report.quantization import QuantizeReport
 from onnxq.report.text import eval_columns, quantize_rows, size
 from onnxq.version import __version__
@@ -23,6 +24,9 @@ def page(report: QuantizeReport | EvalReport | DebugReport) -> str:
     """Render a report; names from models and data are escaped."""
     import jinja2
 
+    shown_pictures = pictures(report) if isinstance(report, EvalReport) else {}  # by their true names
+    report = printable_report(report)
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("onnxq.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -33,7 +37,7 @@ def page(report: QuantizeReport | EvalReport | DebugReport) -> str:
         facts: dict[str, Any] = {
             "columns": eval_columns(report),
             "points": points(report),
-            "pictures": pictures(report),
+            "pictures": {printable(name): picture for name, picture in shown_pictures.items()},
         }
         return environment.get_template("eval.html").render(report=report, version=__version__, **facts)
     shown = {row.name for row in sorted(report.histograms, key=lambda row: -row.clipped)[:HISTOGRAMS]}

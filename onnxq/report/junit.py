@@ -4,11 +4,16 @@ from xml.etree import ElementTree as ET
 
 from onnxq.evaluation.gates import Gate
 from onnxq.evaluation.report import EvalReport
+from onnxq.report.escaping import printable_report
 from onnxq.report.quantization import QuantizeReport
 
 
 def junit(report: QuantizeReport | EvalReport) -> bytes:
-    """Write one test case per gate; without gates, one passed test case."""
+    """Write one test case per gate; without gates, one passed test case.
+
+    XML admits no control characters, so they are escaped.
+    """
+    report = printable_report(report)
     name = "onnxq eval" if isinstance(report, EvalReport) else "onnxq quantize"
     model = report.scores[0].model if isinstance(report, EvalReport) else report.output
     gates = report.gates or [Gate("done", model, 0.0, None, holds=True, line=f"{model}: done, no gates")]

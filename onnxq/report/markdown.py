@@ -1,18 +1,25 @@
 """Reports as Markdown, for pull request comments and job summaries."""
 
+import html
+import re
 from collections.abc import Sequence
 
 from onnxq.evaluation.gates import Gate
 from onnxq.evaluation.report import EvalReport
+from onnxq.report.escaping import printable_report
 from onnxq.report.quantization import QuantizeReport
 from onnxq.report.text import eval_columns, quantize_rows
 
+_MARKUP = re.compile(r"[\\`*\[\]!~$|]|(?<![^\W_])_|_(?![^\W_])")
+_LINKED = re.compile(r"@|[#!](?=\d)|\b(?:https?|ftp|mailto):|\bwww(?=\.)", re.IGNORECASE)
+"""Places after which an invisible space keeps a text from becoming a link."""
 MAX_ROWS = 10
 """Most rows of a list."""
 
 
 def markdown(report: QuantizeReport | EvalReport) -> str:
-    """Format the tables of the terminal report, with gates first."""
+    """Format the tables of the terminal report, with gates first; no name becomes markup."""
+    report = printable_report(report)
     if isinstance(report, EvalReport):
         return _gates(report.gates) + _eval(report)
     rows = [row for row in quantize_rows(report) if row[0] or row[1]]
@@ -63,7 +70,7 @@ def _decision(before: int | None, after: int | None) -> str:
 
 def _folded(title: str, body: str, count: int) -> str:
     more = f"\n\n{count - MAX_ROWS} more." if count > MAX_ROWS else ""
-    return f"<details><summary>{_escape(title)}</summary>\n\n{body}{more}\n\n</details>\n"
+    return f"<details><summary>{_in_html(title)}</summary>\n\n{body}{more}\n\n</details>\n"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -72,4 +79,16 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+    """Escape what Markdown or HTML would read as markup; an underscore within a word is none."""
+    return _unlinked(_MARKUP.sub(r"\\\g<0>", text.replace("&", "&amp;").replace("<", "&lt;")))
+
+
+def _in_html(text: str) -> str:
+    """Escape a text within an HTML element, where a backslash would be shown, by character references."""
+    entities = _MARKUP.sub(lambda found: f"\0{ord(found[0])};", text)
+    return _unlinked(html.escape(entities)).replace("\0", "&#")
+
+
+def _unlinked(text: str) -> str:
+    """Break mentions, references and addresses, which GitHub and GitLab find in plain text too."""
+    return _LINKED.sub(r"\g<0>&#8203;", text)

@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 from onnxq.evaluation.report import EvalReport
+from onnxq.report.escaping import printable_report
 from onnxq.report.quantization import QuantizeReport
 
 SHOWN = 12
@@ -11,10 +12,13 @@ SHOWN = 12
 
 
 def plots(report: QuantizeReport | EvalReport) -> bytes:
-    """Plot a report."""
+    """Plot a report; no name becomes a formula, and a matplotlibrc in the current folder has no effect."""
     import matplotlib as mpl
 
+    report = printable_report(report)
+    mpl.rcdefaults()
     mpl.use("agg")
+    mpl.rcParams["text.parse_math"] = False  # a dollar sign in a name is no formula
     from matplotlib import pyplot as plt
 
     figure = _eval_figure(plt, report) if isinstance(report, EvalReport) else _quantize_figure(plt, report)

@@ -9,6 +9,7 @@ from onnxq.evaluation.report import EvalReport, ModelScore
 from onnxq.evaluation.scores.kinds import in_percent
 from onnxq.evaluation.verification import Outputs
 from onnxq.plan.operators import INTEGER_KERNELS
+from onnxq.report.escaping import printable_report
 from onnxq.report.quantization import QuantizeReport
 
 
@@ -37,6 +38,7 @@ def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
 
 def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
     """Format the report of `onnxq quantize`."""
+    report = printable_report(report)
     text = table(quantize_rows(report, verbose=verbose), left=2)
     return f"{frontier_table(report)}\n\n{text}" if report.frontier else text
 
@@ -172,6 +174,7 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 def eval_text(report: EvalReport, *, verbose: bool = False) -> str:
     """Format the report of `onnxq eval`."""
+    report = printable_report(report)
     labelled = f", {report.labelled} with a label" if report.labelled else ", no labels"
     parts = [table(eval_columns(report)), f"{report.samples} samples{labelled}; output '{report.output}'"]
     parts += [
@@ -300,6 +303,7 @@ def _number(value: float | None, form: str) -> str:
 
 def bench_text(report: BenchReport) -> str:
     """Format the report of `onnxq bench`."""
+    report = printable_report(report)
     machine = report.machine
     facts = [machine.cpu, f"{machine.cores} cores", " ".join(machine.instructions)]
     head = f"{', '.join(fact for fact in facts if fact)}; onnxruntime {machine.onnxruntime}"
@@ -336,6 +340,7 @@ def bench_text(report: BenchReport) -> str:
 
 def debug_text(report: DebugReport, *, verbose: bool = False) -> str:
     """Format the worst layers of `onnxq debug`, or all of them if `verbose`."""
+    report = printable_report(report)
     shown = report.layers if verbose else report.worst
     rows = [["layer", "operator", "SQNR dB", "own dB", "min", "max", "clipped", "saturating"]]
     for row in shown:
@@ -362,6 +367,7 @@ def debug_text(report: DebugReport, *, verbose: bool = False) -> str:
 
 def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:
     """Format the report of `onnxq inspect`."""
+    report = printable_report(report)
     converted = f", converted to {report.opset_normalized}" if report.opset_normalized != report.opset else ""
     total = sum(row.macs for row in report.operators)
     head = table(

@@ -1,6 +1,6 @@
 """Warnings about problems of a quantized file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from onnxq.evaluation.verification import Kernels, Outputs
 from onnxq.options import Mode, QuantizeOptions
@@ -8,8 +8,6 @@ from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.report.quantization import Latency
 from onnxq.search.settings import SearchSettings
 
-WITHOUT_RANGES_DB = 12.0
-"""Least SQNR (dB) without a warning in modes without mixed precision."""
 SLOWER = 1.03
 """Ratio of int8 latency to float latency above which a file counts as slower."""
 NAMED = 3
@@ -25,8 +23,8 @@ def result_warnings(
             f"the integer kernels give {outputs.optimized_db:.1f} dB, the file as written "
             f"{outputs.unoptimized_db:.1f} dB: this ONNX Runtime does not compute what the file specifies"
         )
-    static = options.mode is Mode.STATIC
-    least = SearchSettings().target_db if static else WITHOUT_RANGES_DB
+    static = options.mode == Mode.STATIC
+    least = SearchSettings().target_db
     weak = [part for part in outputs.parts if part.bound_db < least] if outputs is not None else []
     if weak:
         few = ", ".join(
@@ -40,6 +38,8 @@ def result_warnings(
             else ""
         )
         yield f"outputs are far from float ({few}{more}): check the file with onnxq eval before use{remedy}"
+    if outputs is not None:
+        yield from _not_compared(outputs)
     if latency is not None and latency.ratio > SLOWER:
         yield f"the file is slower than the float model on this machine: {latency.ratio:.2f}x the time"
     if (
@@ -52,3 +52,19 @@ def result_warnings(
         few = ", ".join(f"'{name}'" for name in kernels.fell_back[:NAMED])
         more = f" and {len(kernels.fell_back) - NAMED} more" if len(kernels.fell_back) > NAMED else ""
         yield f"planned for integer kernels, but in float in this ONNX Runtime: {few}{more}"
+
+
+def _not_compared(outputs: Outputs) -> Iterator[str]:
+    """Return a warning for outputs whose error is not known, or not known of all values."""
+    if outputs.undefined:
+        yield f"the float model gives NaN in {_named(outputs.undefined)}: these values are not compared"
+    if outputs.empty:
+        yield (
+            f"in float {_named(outputs.empty)} has no value other than zero in any sample: "
+            "nothing tells how close it comes: add samples that give it values"
+        )
+
+
+def _named(outputs: Sequence[str]) -> str:
+    few = ", ".join(f"output '{name}'" for name in outputs[:NAMED])
+    return few + (f" and {len(outputs) - NAMED} more" if len(outputs) > NAMED else "")

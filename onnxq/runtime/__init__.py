@@ -1,1 +1,1 @@
-"""ONNX Runtime: sessions, inner values, latency, memory; for any model, independent of quantization."""
+"""ONNX Runtime: sessions, inner values, latency and memory of any model; nothing specific to quantization."""

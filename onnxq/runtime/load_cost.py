@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,21 @@ def load_cost(path: Path, feeds: "Feeds", threads: int) -> tuple[float | None, i
     """Measure load time (ms) and memory (bytes) of a session and one inference; None if that fails."""
     import numpy as np
 
+    from onnxq.graph.scratch import ScratchFolder, writing_temporaries
+
     arrays: dict[str, Any] = {}
     for i, (name, array) in enumerate(feeds.items()):
         arrays |= {f"name{i}": np.array(name), f"value{i}": array}
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-        stored = Path(folder) / "feeds.npz"
-        np.savez(stored, **arrays)
+    with ScratchFolder() as folder:
+        stored = folder / "feeds.npz"
+        with writing_temporaries():
+            np.savez(stored, **arrays)
         # -P: neither this file's folder nor the current one may stand in for the standard library
         command = [sys.executable, "-P", __file__, str(path), str(stored), str(threads)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:  # no more processes or open files
+            return None, None
     if result.returncode:
         return None, None
     load_ms, memory = json.loads(result.stdout.strip().splitlines()[-1])

@@ -1,5 +1,7 @@
 """ONNX Runtime sessions with one set of options and one-line errors."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from onnxq.errors import ModelError, first_line
+from onnxq.errors import ModelError, NotLoadedError, OnnxqError, OutputError, first_line
 from onnxq.graph.files import load
+from onnxq.graph.scratch import no_temporary_space
+from onnxq.runtime.interruption import stoppable
 from onnxq.runtime.random_seeds import may_be_random, seeded
 from onnxq.runtime.weights_on_disk import weights_on_disk
 from onnxq.types import Array, Feeds
@@ -33,15 +37,20 @@ NUMPY_TYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Input of a model: name, NumPy type (None if it is no tensor), shape (None for any size)."""
+    """Input of a model: name, NumPy type (None if it is no tensor), shape (None for any size).
+
+    Without `ranked`, the shape is unknown and any array fits.
+    """
 
     name: str
     dtype: np.dtype[Any] | None
     shape: tuple[int | None, ...]
+    ranked: bool = True
 
     def describe(self) -> str:
         """Return a text such as `float32[?,3,224,224]`."""
         sizes = ",".join("?" if size is None else str(size) for size in self.shape)
+        sizes = sizes if self.ranked else "..."
         return f"{self.dtype}[{sizes}]"
 
 
@@ -66,7 +75,8 @@ def open_session(
         patterns: plan each run's memory as one block; it is larger if most values are fetched.
 
     Raises:
-        ModelError: the runtime cannot load the model.
+        NotLoadedError: the runtime cannot load the model.
+        OutputError: the temporary folder has too little space for weights.
     """
     name = str(model) if isinstance(model, Path) else None
     options = ort.SessionOptions()
@@ -100,13 +110,39 @@ def open_session(
             return ort.InferenceSession(
                 payload, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-    except ModelError:
+    except OnnxqError:
         raise
-    except Exception as error:  # the runtime raises many types, all of them about the model
-        where = name or "model"
+    except OSError as error:  # the runtime has other errors of its own
         raise ModelError(
+            f"{name or 'model'}: its weights cannot be read: {error.strerror}: check the files, "
+            "and the limit of open files (ulimit -n)"
+        ) from error
+    except Exception as error:  # the runtime raises many types, all of them about the model
+        if save_optimized is not None:
+            open_session(model, optimize=optimize, threads=threads)
+            raise OutputError(no_temporary_space()) from error  # without the file the runtime loads it
+        where = name or "model"
+        raise NotLoadedError(
             f"{where}: onnxruntime {ort.__version__} cannot load it: {first_line(error)}"
         ) from error
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise the runtime's reason, where the block fails on a model that the runtime refuses.
+
+    So the block needs no test for each way in which a model can be wrong, and files that it writes are not
+    blamed for the model.
+
+    Raises:
+        NotLoadedError: the runtime cannot load the model.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OnnxqError) or isinstance(error, NotLoadedError):
+            open_session(path, optimize=False)
+        raise  # the model is right, the block is wrong
 
 
 def open_exposed(model: ir.Model, *, threads: int = 0, patterns: bool = True) -> ort.InferenceSession:
@@ -126,6 +162,7 @@ def model_inputs(model: ir.Model) -> list[InputSpec]:
             if value.dtype is not None and isinstance(value.type, ir.TensorType)
             else None,
             tuple(size if isinstance(size, int) and size >= 0 else None for size in value.shape or ()),
+            value.shape is not None,
         )
         for value in model.graph.inputs
         if value.name not in model.graph.initializers
@@ -133,12 +170,16 @@ def model_inputs(model: ir.Model) -> list[InputSpec]:
 
 
 def input_specs(session: ort.InferenceSession) -> list[InputSpec]:
-    """Return the inputs that a session needs, without those that have a default."""
+    """Return the inputs that a session needs, without those that have a default.
+
+    A session gives an input of unknown shape the shape of a scalar.
+    """
     return [
         InputSpec(
             node.name,
             np.dtype(NUMPY_TYPES[node.type]) if node.type in NUMPY_TYPES else None,
             tuple(size if isinstance(size, int) and size >= 0 else None for size in node.shape),
+            bool(node.shape),
         )
         for node in session.get_inputs()
     ]
@@ -152,7 +193,9 @@ def run(
     Raises:
         ModelError: the runtime fails on it; the message names the sample.
     """
+    options = ort.RunOptions()
     try:
-        return list(session.run(outputs, feeds))
+        with stoppable(options):
+            return list(session.run(outputs, feeds, options))
     except Exception as error:
         raise ModelError(f"sample {sample}: the model fails on it: {first_line(error)}") from error

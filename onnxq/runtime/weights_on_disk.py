@@ -1,13 +1,14 @@
 """Weights on disk instead of in memory, while a model is processed and while a session maps them."""
 
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+
+from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 
 DISK_THRESHOLD = 4 << 20
 """Bytes of weights from which a session reads them from a temporary file.
@@ -28,11 +29,14 @@ def weights_on_disk(model: ir.Model) -> Iterator[str]:
 
     Yields:
         The folder.
+
+    Raises:
+        OutputError: the temporary folder has too little space.
     """
     root = Path(os.path.abspath(os.sep))
     weights = _weights(model)
     inside = _in_memory(weights)
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as scratch:
+    with ExitStack() as stack:
         try:
             for value, tensor in weights:
                 if isinstance(tensor, ir.ExternalTensor):
@@ -40,24 +44,28 @@ def weights_on_disk(model: ir.Model) -> Iterator[str]:
                         root, Path(tensor.base_dir) / tensor.location, tensor.offset or 0, tensor
                     )
             if sum(tensor.nbytes for _, tensor in inside) >= DISK_THRESHOLD:
-                _write_weights(inside, Path(scratch) / "weights.data", root)
+                scratch = stack.enter_context(ScratchFolder())
+                _write_weights(inside, scratch / "weights.data", root)
             yield str(root)
         finally:
             for value, tensor in weights:
                 value.const_value = tensor
 
 
-def move_to_disk(model: ir.Model, folder: Path | None = None) -> Path | None:
+def move_to_disk(model: ir.Model, folder: ScratchFolder | None = None) -> ScratchFolder | None:
     """Move large weights to a file, in place, if they have at least DISK_THRESHOLD bytes.
 
     Returns:
-        The folder of the file, a new one if none is given; the caller removes it.
+        The folder of the file, a new one if none is given.
+
+    Raises:
+        OutputError: the temporary folder has too little space.
     """
     inside = _in_memory(_weights(model))
     if sum(tensor.nbytes for _, tensor in inside) < DISK_THRESHOLD:
         return folder
-    folder = folder or Path(tempfile.mkdtemp(prefix="onnxq-"))
-    _write_weights(inside, folder / f"{sum(1 for _ in folder.iterdir())}.data", folder)
+    folder = folder or ScratchFolder()
+    _write_weights(inside, folder.path / f"{sum(1 for _ in folder.path.iterdir())}.data", folder.path)
     return folder
 
 
@@ -75,7 +83,7 @@ def _in_memory(weights: list[tuple[ir.Value, Any]]) -> list[tuple[ir.Value, Any]
 
 
 def _write_weights(weights: list[tuple[ir.Value, Any]], path: Path, root: Path) -> None:
-    with open(path, "wb") as file:
+    with writing_temporaries(), open(path, "wb") as file:
         for value, tensor in weights:
             offset = -(-file.tell() // PAGE) * PAGE
             file.seek(offset)

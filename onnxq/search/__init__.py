@@ -1,1 +1,1 @@
-"""The accuracy search: candidates, mixed precision, accuracy targets and validation samples; writes nothing and prints nothing."""
+"""The accuracy search: it compares candidates and chooses a recipe; no output file is written here."""

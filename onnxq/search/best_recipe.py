@@ -1,31 +1,31 @@
-"""The accuracy search: form, method and techniques first, then run-time ranges, scalings and mixed precision."""
+"""The accuracy search: form, method and techniques, then run-time ranges, scalings and mixed precision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-
-import onnxruntime as ort
 
 from onnxq.calibration.methods import MethodOptions
 from onnxq.calibration.statistics import Statistics
 from onnxq.comparison.errors import decibels
 from onnxq.comparison.metrics import MAX_DB
+from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
 from onnxq.formats.joint_products import few_rows
-from onnxq.formats.writer import Writer
-from onnxq.options import Effort, Format, Method, QuantizeOptions, Target, Technique
+from onnxq.formats.recipe import Recipe
+from onnxq.options import Effort, Method, QuantizeOptions, Technique
 from onnxq.plan.plan import Plan
-from onnxq.plan.products import among_floats, has_bias
+from onnxq.plan.products import among_floats, has_bias, products_in_loops
 from onnxq.plan.shapes import planned_shapes
-from onnxq.quantization.weights import WeightOptions
-from onnxq.search.accuracy_target import Task, loads_of, meet_target
+from onnxq.search.accuracy_target import Task, float_costs_of, meet_target
 from onnxq.search.candidates import Candidates, Variant, choose
 from onnxq.search.fewer_scalings import with_fewer_scalings
 from onnxq.search.inputs import Inputs
-from onnxq.search.mixed_precision import Load
+from onnxq.search.mixed_precision import FloatCost
 from onnxq.search.references import References
 from onnxq.search.settings import SearchSettings
-from onnxq.search.trial import Choice
-from onnxq.transforms.registry import technique_sets
+from onnxq.search.trial import Choice, Trial
+from onnxq.search.unseen import allows_run_time_ranges
+from onnxq.transforms.registry import technique_sets, weight_options
+from onnxq.types import Feeds
 
 
 def choose_best(
@@ -35,45 +35,51 @@ def choose_best(
     statistics: Statistics,
     task: Task | None = None,
 ) -> tuple[Candidates, Choice]:
-    """Search for the best recipe on the validation samples; returns the candidates that make its numbers, too.
+    """Search for the best recipe on the validation samples.
 
     Args:
         inputs: options, model and samples.
         variants: forms of the model, the plain one first.
         references: validation samples; without them the first candidate is kept.
-        statistics: of all forms' tensors.
-        task: labelled samples that `--max-drop` holds on.
+        statistics: statistics of all forms' tensors.
+        task: labelled samples for `--max-drop`.
+
+    Returns:
+        The candidates of the chosen form, which compute its parameters, and the choice.
 
     Raises:
         ModelError: the runtime cannot run any quantized form.
     """
     options, fast = inputs.options, inputs.options.effort is Effort.FAST
-    candidates, choice = _preferred(_tried_variants(inputs, variants, references, statistics))
+    # form, method and techniques
+    candidates, choice = _preferred(_try_variants(inputs, variants, references, statistics))
     candidates.forget_others(choice.kept.techniques)
+    # run-time ranges, scalings and mixed precision
+    if references is not None:
+        choice = _with_ranges_in_each_iteration(inputs, candidates, choice)
     asked = task is not None or options.limits.min_sqnr is not None
     if references is not None and (asked or not fast or among_floats(choice.recipe.plan)):
-        loads = loads_of(candidates.variant, inputs.samples.validation[0].load(), inputs.costs)
-        choice = _with_ranges_at_run_time(inputs, candidates, choice, loads)
+        float_costs = float_costs_of(candidates.variant, _first_feeds(inputs), inputs.costs)
+        choice = _with_run_time_ranges(inputs, candidates, choice, float_costs)
         if not fast:
             candidates, choice = with_fewer_scalings(candidates, choice)
         if Technique.FALLBACK not in options.without and (asked or not fast):
-            choice = meet_target(inputs, candidates, choice, loads, task)
-    found = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
-    if found is not None and found <= -MAX_DB:
+            choice = meet_target(inputs, candidates, choice, float_costs, task)
+    sqnr_db = choice.fallback.after_db if choice.fallback else choice.kept.sqnr_db
+    if sqnr_db is not None and sqnr_db <= -MAX_DB and references is not None:
+        message = references.complaint(candidates.model(choice.recipe)) or "its outputs are no numbers"
         raise ModelError(
-            f"{options.model}: onnxruntime {ort.__version__} cannot run its int8 form, or gets no numbers from it: "
+            f"{options.model}: its int8 form cannot be used: {message}: "
             "leave more nodes float with --exclude, or try --format qoperator"
         )
     return candidates, choice
 
 
-def _tried_variants(
+def _try_variants(
     inputs: Inputs, variants: Sequence[Variant], references: References | None, statistics: Statistics
 ) -> list[tuple[Candidates, Choice]]:
     """Compare methods and techniques for each form of the model."""
     options, settings = inputs.options, inputs.settings
-    safe = Technique.NO_SATURATION not in options.without
-    weights = WeightOptions(options.per_channel, options.target if safe else Target.VNNI)
     tried: list[tuple[Candidates, Choice]] = []
     for variant in variants:
         candidates = Candidates(
@@ -81,8 +87,8 @@ def _tried_variants(
             statistics,
             _methods(options, settings),
             MethodOptions(options.percentile),
-            weights,
-            Writer(options.format, options.standard, None if inputs.large else {}),
+            weight_options(options),
+            inputs.writer(),
             references,
             settings,
             (tried[0][0],) if tried else (),  # the plain form
@@ -92,8 +98,8 @@ def _tried_variants(
     return tried
 
 
-def _methods(options: QuantizeOptions, settings: SearchSettings) -> Sequence[Method]:
-    return settings.methods if options.method is Method.AUTO else [options.method]
+def _methods(options: QuantizeOptions, settings: SearchSettings) -> Sequence[str]:
+    return settings.methods if options.method == Method.AUTO else [options.method]
 
 
 def _technique_sets(options: QuantizeOptions, settings: SearchSettings, plan: Plan) -> list[tuple[str, ...]]:
@@ -102,39 +108,70 @@ def _technique_sets(options: QuantizeOptions, settings: SearchSettings, plan: Pl
 
 
 def _preferred(tried: Sequence[tuple[Candidates, Choice]]) -> tuple[Candidates, Choice]:
-    """Return the closest form; the plain one, which comes first, where the samples can hardly tell them apart."""
+    """Return the form closest to float; the plain one where it is within one standard error of that."""
 
-    def closeness(item: tuple[Candidates, Choice]) -> float:
+    def adjusted_db(item: tuple[Candidates, Choice]) -> float:
         candidates, choice = item
-        handicap = candidates.settings.technique_db
+        handicap = candidates.settings.min_technique_gain_db
         smoothed = Technique.SMOOTHING in candidates.variant.recipe.techniques
         return decibels(choice.kept.noise or 0.0) - handicap * smoothed
 
-    (plain, as_it_is), (best, changed) = tried[0], max(tried, key=closeness)
-    candidates, choice = tried[0] if plain.as_good(as_it_is.kept, best, changed.kept) else (best, changed)
+    (plain, plain_choice), (best, best_choice) = tried[0], max(tried, key=adjusted_db)
+    plain_is_as_good = plain.as_good(plain_choice.kept, best, best_choice.kept)
+    candidates, choice = tried[0] if plain_is_as_good else (best, best_choice)
     return candidates, replace(choice, trials=[trial for _, each in tried for trial in each.trials])
 
 
-def _with_ranges_at_run_time(
-    inputs: Inputs, candidates: Candidates, choice: Choice, loads: Mapping[str, Load]
+def _with_run_time_ranges(
+    inputs: Inputs, candidates: Candidates, choice: Choice, float_costs: Mapping[str, FloatCost]
 ) -> Choice:
-    """Find the ranges of products among float operators at run time, where the outputs come no farther from float.
+    """Use run-time ranges for products between float operators, where the outputs come no farther from float.
 
-    It is faster too, because the kernel adds the bias.
+    Run-time ranges are also faster there, because the kernel adds the bias.
     """
-    options, settings, technique = inputs.options, inputs.settings, Technique.RUN_TIME_RANGES
-    if options.format is not Format.QDQ or options.standard or technique in options.without:
+    settings = inputs.settings
+    if not allows_run_time_ranges(inputs.options):
         return choice
     plan = choice.recipe.plan
-    names = among_floats(plan)
-    if sum(loads[name].macs for name in names) < settings.transform_macs:
+    names = [name for name in among_floats(plan) if name not in choice.recipe.run_time]
+    if sum(float_costs[name].macs for name in names) < settings.min_transform_macs:
         return choice
-    shapes = planned_shapes(choice.recipe.model, plan, inputs.samples.validation[0].load())
-    recipe = replace(choice.recipe, run_time=tuple(names), few_rows=few_rows(plan, names, shapes))
-    judged = candidates.judged(recipe)
-    found = replace(choice.kept, sqnr_db=judged.sqnr_db, noise=judged.mean_noise, changes=judged.changes)
-    trial = replace(found, techniques=(*choice.kept.techniques, technique))
-    choice = replace(choice, trials=[*choice.trials, trial])
-    if decibels(judged.mean_noise) < min(decibels(choice.kept.noise or 0.0), settings.clear_db):
+    shapes = planned_shapes(choice.recipe.model, plan, _first_feeds(inputs))
+    run_time = tuple(dict.fromkeys((*choice.recipe.run_time, *names)))
+    recipe = replace(choice.recipe, run_time=run_time, few_rows=few_rows(plan, names, shapes))
+    choice, kept = _tried_at_run_time(candidates, choice, recipe)
+    if decibels(kept.noise or 0.0) < min(decibels(choice.kept.noise or 0.0), settings.as_float_db):
         return choice
-    return replace(choice, recipe=recipe, kept=found)
+    return replace(choice, recipe=recipe, kept=kept)
+
+
+def _with_ranges_in_each_iteration(inputs: Inputs, candidates: Candidates, choice: Choice) -> Choice:
+    """Find the ranges of products in Loops anew in each iteration, where one range ruins the outputs.
+
+    A state may grow or fade: then the first or last iteration sets the range of all.
+    """
+    settings, reached = inputs.settings, choice.kept.sqnr_db
+    if reached is None or reached >= settings.target_db or not allows_run_time_ranges(inputs.options):
+        return choice
+    names = products_in_loops(choice.recipe.model, choice.recipe.plan)
+    if not names:
+        return choice
+    recipe = choice.recipe.finding(names)
+    choice, kept = _tried_at_run_time(candidates, choice, recipe)
+    if (kept.sqnr_db or 0.0) < reached + settings.min_gain_db:
+        return choice
+    return replace(choice, recipe=recipe, kept=kept)
+
+
+def _tried_at_run_time(candidates: Candidates, choice: Choice, recipe: Recipe) -> tuple[Choice, Trial]:
+    """Measure a recipe with more ranges at run time; return the choice with the trial, and the trial."""
+    measured = candidates.measure(recipe)
+    noise = measured.mean_noise
+    kept = replace(choice.kept, sqnr_db=measured.sqnr_db, noise=noise, changes=measured.changes)
+    trial = replace(kept, techniques=(*choice.kept.techniques, Technique.RUN_TIME_RANGES))
+    return replace(choice, trials=[*choice.trials, trial]), kept
+
+
+def _first_feeds(inputs: Inputs) -> Feeds:
+    """Load the first validation sample, as the model takes it."""
+    return check_feeds(inputs.samples.validation[0], inputs.specs)

@@ -1,6 +1,6 @@
 """Candidates: forms of the model, calibration methods and techniques, compared on validation samples.
 
-Every candidate runs in the runtime's integer kernels, as the written file will.
+Every candidate runs in the runtime's integer kernels, like the written file.
 """
 
 import math
@@ -19,7 +19,7 @@ from onnxq.options import Method
 from onnxq.plan.plan import Plan
 from onnxq.quantization.parameters import Parameters, Ranges, activation_parameters, make_parameters
 from onnxq.quantization.weights import QuantizedWeight, WeightOptions, layer_inputs, quantize_weights
-from onnxq.search.references import Judged, References
+from onnxq.search.references import OutputNoise, References
 from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Choice, Trial
 from onnxq.transforms.registry import with_techniques
@@ -30,9 +30,9 @@ from onnxq.types import QuantParams
 class Variant:
     """A form of the normalized model.
 
-    recipe   with the form's model and plan; its techniques are those that made the form
-    moments  of its layers' inputs
-    divided  its tensors that are tensors of the plain form, divided by channel
+    recipe   recipe with the form's model and plan, and the techniques that made the form
+    moments  moments of the layers' inputs
+    divided  tensors that are tensors of the plain form, divided by channel
     """
 
     recipe: Recipe
@@ -46,37 +46,38 @@ class Variant:
 
     @property
     def plan(self) -> Plan:
-        """The form's plan, with everything quantized that its recipe allows."""
+        """The form's plan with everything quantized that the recipe allows."""
         return self.recipe.plan
 
 
 @dataclass
 class Cache:
-    """Results that candidates of one form need again: ranges, weights by techniques, judged trials."""
+    """Results that candidates of one form need again: ranges, weights by techniques, measured trials."""
 
     ranges: Ranges = field(default_factory=dict)
     weights: dict[tuple[str, ...], dict[str, QuantizedWeight]] = field(default_factory=dict)
-    judged: dict[Trial, Judged] = field(default_factory=dict)
+    measured: dict[Trial, OutputNoise] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """Recipes of one form of the model, with their parameters and measurements.
 
-    variant         the form
-    statistics      of its calibrated tensors
-    methods         every calibration method that may be asked for: weights are scaled so that no bias overflows with any
+    variant         form of the model
+    statistics      statistics of its calibrated tensors
+    methods         calibration methods; with the weights' scales no bias overflows with any of them
     method_options  options of the methods
     weight_options  options of weight quantization, without techniques
-    writer          writes the files
+    writer          writer of the files
     references      validation samples with the float model's values; None where nothing is measured
     settings        thresholds of the search
     others          candidates of other forms, the plain one first; equal weights are not quantized again
+    cache           results that are needed again
     """
 
     variant: Variant
     statistics: Statistics
-    methods: Sequence[Method]
+    methods: Sequence[str]
     method_options: MethodOptions
     weight_options: WeightOptions
     writer: Writer
@@ -85,14 +86,14 @@ class Candidates:
     others: "tuple[Candidates, ...]" = ()
     cache: Cache = field(default_factory=Cache)
 
-    def recipe(self, method: Method, techniques: Sequence[str]) -> Recipe:
+    def recipe(self, method: str, techniques: Sequence[str]) -> Recipe:
         """Return the recipe of this form with a method and techniques."""
         form = self.variant.recipe
-        together = tuple(dict.fromkeys((*form.techniques, *techniques)))
-        return replace(form, method=method, techniques=together)
+        all_techniques = tuple(dict.fromkeys((*form.techniques, *techniques)))
+        return replace(form, method=method, techniques=all_techniques)
 
     def parameters(self, recipe: Recipe) -> Parameters:
-        """Return all numbers of a recipe whose plan is this form's, or a part of it."""
+        """Return the quantization parameters of a recipe whose plan is this form's, or a part of it."""
         if not recipe.plan.nodes:
             return Parameters()
         activations = self._activations(recipe.plan, recipe.method)
@@ -100,92 +101,96 @@ class Candidates:
             self.cache.weights[recipe.techniques] = self._quantize_weights(recipe.techniques)
         return make_parameters(recipe.plan, activations, self.cache.weights[recipe.techniques])
 
-    def _activations(self, plan: Plan, method: Method) -> dict[str, QuantParams]:
+    def _activations(self, plan: Plan, method: str) -> dict[str, QuantParams]:
         return activation_parameters(plan, self.statistics, method, self.method_options, self.cache.ranges)
 
     def _quantize_weights(self, techniques: tuple[str, ...]) -> dict[str, QuantizedWeight]:
+        """Quantize the weights of the form; the smallest scale over the methods bounds the biases."""
         plan = self.variant.plan
-        each = [self._activations(plan, method) for method in self.methods]
-        scales = {name: min(float(params[name].scale) for params in each) for name in each[0]}
+        by_method = [self._activations(plan, method) for method in self.methods]
+        scales = {name: min(float(params[name].scale) for params in by_method) for name in by_method[0]}
         options = with_techniques(self.weight_options, techniques)
         same = self._unchanged(techniques)
         return same | quantize_weights(plan, scales, self.variant.moments, options, skip=frozenset(same))
 
     def of(self, variant: Variant) -> "Candidates":
-        """Return candidates of another form with the same tensors, whose ranges are known already."""
+        """Return the candidates of another form with the same tensors; they share the ranges."""
         return replace(
             self, variant=variant, others=(*self.others, self), cache=Cache(ranges=self.cache.ranges)
         )
 
     def forget_others(self, techniques: tuple[str, ...]) -> None:
-        """Drop all weights but those with these techniques, which alone are needed from here on."""
+        """Drop all cached weights except those with these techniques."""
         for each in (self, *self.others):
-            wanted = self._without_changes(techniques, each)
-            for made in [made for made in each.cache.weights if made != wanted]:
-                del each.cache.weights[made]
+            wanted = self._shared_techniques(techniques, each)
+            for unwanted in [key for key in each.cache.weights if key != wanted]:
+                del each.cache.weights[unwanted]
 
-    def _without_changes(self, techniques: tuple[str, ...], other: "Candidates") -> tuple[str, ...]:
-        """Return the techniques with which another form made weights that this one may share."""
+    def _shared_techniques(self, techniques: tuple[str, ...], other: "Candidates") -> tuple[str, ...]:
+        """Return the techniques of another form's weights that this form can share."""
         own = set(self.variant.recipe.techniques) - set(other.variant.recipe.techniques)
         return tuple(t for t in techniques if t not in own)
 
     def _unchanged(self, techniques: tuple[str, ...]) -> dict[str, QuantizedWeight]:
-        """Return the weights that other forms have quantized already: those of layers with the same inputs."""
+        """Return the weights of layers with the same inputs that other forms have quantized already."""
         found: dict[str, QuantizedWeight] = {}
         layers, weights = layer_inputs(self.variant.plan), _weight_names(self.variant.plan)
         for other in self.others:
-            made = other.cache.weights.get(self._without_changes(techniques, other), {})
-            before = layer_inputs(other.variant.plan)
+            quantized = other.cache.weights.get(self._shared_techniques(techniques, other), {})
+            other_layers = layer_inputs(other.variant.plan)
             same = _weight_names(other.variant.plan).items() & weights.items()
-            kept = {name for name, _ in same if layers.get(name) == before.get(name)}
-            found |= {name: weight for name, weight in made.items() if name in kept}
+            unchanged = {name for name, _ in same if layers.get(name) == other_layers.get(name)}
+            found |= {name: weight for name, weight in quantized.items() if name in unchanged}
         return found
 
     def model(self, recipe: Recipe) -> ir.Model:
         """Return the quantized model of a recipe."""
         return self.writer.write(recipe, self.parameters(recipe))
 
-    def judged(self, recipe: Recipe) -> Judged:
-        """Measure how close the outputs come to float, in front of a final Softmax."""
+    def measure(self, recipe: Recipe) -> OutputNoise:
+        """Measure the noise of a recipe's outputs, in front of a final Softmax."""
         assert self.references is not None
-        return self.references.inner_judged(self.model(recipe))
+        return self.references.measure_before_softmax(self.model(recipe))
 
     def best(self, recipes: Sequence[Recipe], *, cautious: bool = False) -> Choice:
-        """Choose the recipe with the least noise; the first where nothing can be measured.
+        """Choose the recipe with the least noise; the first one where nothing is measured.
 
-        With caution: of the candidates that can hardly be told from the best, the first that is expected to change no more
-        decisions.
+        Args:
+            recipes: recipes of this form.
+            cautious: among the candidates within one standard error of the best, choose the first that is
+                expected to change about as few decisions as any of them.
         """
-        measured = [self._tried(recipe) for recipe in recipes]
+        trials = [self._try(recipe) for recipe in recipes]
         if self.references is None:
-            return Choice(recipes[0], measured[0], list(self.cache.judged))
-        kept = min(measured, key=lambda trial: trial.noise or 0.0)
+            return Choice(recipes[0], trials[0], list(self.cache.measured))
+        kept = min(trials, key=lambda trial: trial.noise or 0.0)
         if cautious:
-            alike = [trial for trial in measured if trial is kept or self.as_good(trial, self, kept)]
+            alike = [trial for trial in trials if trial is kept or self.as_good(trial, self, kept)]
             fewest = min(trial.changes or 0.0 for trial in alike)
-            most = self.settings.alike_changes * fewest
+            most = self.settings.max_change_ratio * fewest
             kept = next(trial for trial in alike if (trial.changes or 0.0) <= most)
-        recipe = next(each for each, trial in zip(recipes, measured, strict=True) if trial is kept)
-        return Choice(recipe, kept, list(self.cache.judged))
+        recipe = next(each for each, trial in zip(recipes, trials, strict=True) if trial is kept)
+        return Choice(recipe, kept, list(self.cache.measured))
 
-    def _tried(self, recipe: Recipe) -> Trial:
+    def _try(self, recipe: Recipe) -> Trial:
+        """Return the trial of a recipe, measured once."""
+        key = recipe.method, recipe.techniques
         if self.references is None:
-            return Trial(recipe.method, recipe.techniques, None)
-        same = recipe.method, recipe.techniques
-        known = next((each for each in self.cache.judged if (each.method, each.techniques) == same), None)
-        if known is None:
-            judged = self.judged(recipe)
-            known = Trial(*same, judged.sqnr_db, judged.mean_noise, judged.changes)
-            self.cache.judged[known] = judged
-        return known
+            return Trial(*key, None)
+        trial = next((each for each in self.cache.measured if (each.method, each.techniques) == key), None)
+        if trial is None:
+            measured = self.measure(recipe)
+            trial = Trial(*key, measured.sqnr_db, measured.mean_noise, measured.changes)
+            self.cache.measured[trial] = measured
+        return trial
 
     def as_good(self, trial: Trial, others: "Candidates", other: Trial) -> bool:
-        """Tell whether a trial is as good as another candidate's, or can hardly be told apart from it."""
-        mine, its = self.cache.judged.get(trial), others.cache.judged.get(other)
-        return mine is not None and its is not None and mine.as_good_as(its)
+        """Tell whether a trial is at most one standard error worse than another candidate's."""
+        own, reference = self.cache.measured.get(trial), others.cache.measured.get(other)
+        return own is not None and reference is not None and own.as_good_as(reference)
 
-    def widest_first(self) -> list[Method]:
-        """Return the methods by the ranges they choose, the widest on the whole first."""
+    def widest_first(self) -> list[str]:
+        """Return the methods by the width of their clipping ranges (geometric mean), widest first."""
         params = {method: self._activations(self.variant.plan, method).values() for method in self.methods}
         return sorted(
             self.methods, key=lambda method: -sum(math.log(float(each.scale)) for each in params[method])
@@ -193,22 +198,22 @@ class Candidates:
 
 
 def _weight_names(plan: Plan) -> dict[str, tuple[str | None, ...]]:
-    """Return the names of each node's weight and bias; a form that changes them names them anew."""
+    """Return the names of each node's weight and bias; a form that changes them gives them new names."""
     return {
         name: tuple(value.name if value is not None else None for value in planned.node.inputs[1:3])
         for name, planned in plan.nodes.items()
     }
 
 
-def choose(candidates: Candidates, method: Method, technique_sets: Sequence[tuple[str, ...]]) -> Choice:
-    """Choose the techniques with a middling method, then the method if it is left open.
+def choose(candidates: Candidates, method: str, technique_sets: Sequence[tuple[str, ...]]) -> Choice:
+    """Choose the techniques with the MSE method, then the calibration method if the user left it open.
 
-    Of methods that can hardly be told apart, the one that clips least is kept: rare values are missing in a few samples, and
-    a clipped one makes a whole output wrong.
+    Among methods within one standard error of the best, the one that clips least is kept: a few samples lack
+    rare values, and a clipped value can make a whole output wrong.
     """
-    first = Method.MSE if method is Method.AUTO else method
+    first = Method.MSE if method == Method.AUTO else method
     choice = candidates.best([candidates.recipe(first, techniques) for techniques in technique_sets])
-    if method is not Method.AUTO or candidates.references is None:
+    if method != Method.AUTO or candidates.references is None:
         return choice
     recipes = [candidates.recipe(each, choice.kept.techniques) for each in candidates.widest_first()]
     return candidates.best(recipes, cautious=True)

@@ -1,7 +1,7 @@
-"""Leave out the scalings of SmoothQuant that the outputs do not miss.
+"""Leave out the scalings of SmoothQuant to which the outputs are not sensitive.
 
-The gain in a smoothed activation's own layer does not tell. So the noise is measured that the outputs get without each
-scaling alone; noise powers add up well enough to leave out many at once.
+The gain in the layer of a smoothed activation does not predict the gain at the outputs. So the noise of the
+outputs is measured without each single scaling. Noise powers add up closely enough to leave out many at once.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,48 +19,49 @@ from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Choice
 
 Scalings = frozenset[LayerInput]
-Judge = Callable[[Scalings], float]
-"""SQNR in dB of the outputs without some of the scalings."""
+MeasureSqnr = Callable[[Scalings], float]
+"""SQNR of the outputs without some of the scalings, dB."""
 
 
 def with_fewer_scalings(candidates: Candidates, choice: Choice) -> tuple[Candidates, Choice]:
-    """Return a smoothed form with the scalings that count; other forms stay as they are."""
+    """Return a smoothed form without the scalings that the outputs do not need; other forms do not change."""
     references, before, kept = candidates.references, choice.kept.sqnr_db, choice.kept
     smoothed_form = Technique.SMOOTHING in candidates.variant.recipe.techniques
     if not smoothed_form or references is None or before is None:
         return candidates, choice
-    few = range(min(candidates.settings.quick, len(references.samples)))
+    few = range(min(candidates.settings.node_samples, len(references.samples)))
     plain = candidates.others[0].variant
     layers, smoothed = layer_inputs(plain.plan), layer_inputs(candidates.variant.plan)
-    takers: dict[LayerInput, list[str]] = {}
+    consumers: dict[LayerInput, list[str]] = {}
     for name, layer in layers.items():
         if smoothed[name] != layer:
-            takers.setdefault(layer, []).append(name)
+            consumers.setdefault(layer, []).append(name)
 
     def without(scalings: Scalings) -> tuple[Candidates, Choice]:
-        names = [name for layer in scalings for name in takers[layer]]
+        names = [name for layer in scalings for name in consumers[layer]]
         model = _unscaled(candidates.variant.model, plain.model, names)
         form = replace(candidates.variant, recipe=candidates.variant.recipe.of_model(model))
         return candidates.of(form), replace(choice, recipe=choice.recipe.of_model(model))
 
-    def quick(scalings: Scalings) -> float:
+    def measure_few(scalings: Scalings) -> float:
         form, found = without(scalings)
-        return references.inner_judged(form.model(found.recipe), few).sqnr_db
+        return references.measure_before_softmax(form.model(found.recipe), few).sqnr_db
 
-    judged: dict[Scalings, tuple[Candidates, Choice]] = {}
+    measured: dict[Scalings, tuple[Candidates, Choice]] = {}
 
-    def judge(scalings: Scalings) -> float:
+    def measure_all(scalings: Scalings) -> float:
         form, found = without(scalings)
-        sqnr_db = form.judged(found.recipe).sqnr_db
-        judged[scalings] = form, replace(found, kept=replace(kept, sqnr_db=sqnr_db))
+        sqnr_db = form.measure(found.recipe).sqnr_db
+        measured[scalings] = form, replace(found, kept=replace(kept, sqnr_db=sqnr_db))
         return sqnr_db
 
-    idle = find_idle({layer: layer.size for layer in takers}, quick, judge, before, candidates.settings)
-    return judged[idle] if idle and len(idle) < len(takers) else (candidates, choice)
+    costs = {layer: layer.size for layer in consumers}
+    removable = find_removable(costs, measure_few, measure_all, before, candidates.settings)
+    return measured[removable] if removable and len(removable) < len(consumers) else (candidates, choice)
 
 
 def _unscaled(smoothed: ir.Model, plain: ir.Model, names: Iterable[str]) -> ir.Model:
-    """Return a copy whose named products take unscaled activations and the plain form's weights again."""
+    """Return a copy whose named products have unscaled activations and the plain form's weights again."""
     copy = smoothed.clone()
     nodes, originals = ({node.name: node for node in model.graph} for model in (copy, plain))
     for name in names:
@@ -80,32 +81,36 @@ def _unscaled(smoothed: ir.Model, plain: ir.Model, names: Iterable[str]) -> ir.M
     return copy
 
 
-def find_idle(
+def find_removable(
     costs: Mapping[LayerInput, int],
-    quick: Judge,
-    judge: Judge,
+    measure_few: MeasureSqnr,
+    measure_all: MeasureSqnr,
     before_db: float,
     settings: SearchSettings | None = None,
 ) -> Scalings:
-    """Find the scalings that the outputs do not miss.
+    """Find the scalings that the outputs do not need.
 
     Args:
         costs: elements per position of each scaling.
-        quick: judges over few samples; asked once for each scaling.
-        judge: judges over all validation samples.
-        before_db: SQNR that `judge` finds with all scalings in place.
+        measure_few: measures on a few samples; called once for each scaling.
+        measure_all: measures on all validation samples.
+        before_db: SQNR that `measure_all` finds with all scalings.
         settings: thresholds.
     """
     settings = settings or SearchSettings()
-    whole = noise_power(quick(frozenset()))
-    lost = {unit: noise_power(quick(frozenset(unit))) - whole for unit in map(tuple, grouped(list(costs)))}
+    # noise added without each scaling
+    noise = noise_power(measure_few(frozenset()))
+    groups = map(tuple, grouped(list(costs)))
+    added = {group: noise_power(measure_few(frozenset(group))) - noise for group in groups}
+    # as many scalings as the allowed noise permits, least noise per cost first
     left_out: list[LayerInput] = []
-    allowed = whole * (noise_power(-settings.scaling_db) - 1)
-    for unit in sorted(lost, key=lambda unit: lost[unit] / sum(costs[layer] for layer in unit)):
-        allowed -= lost[unit]
+    allowed = noise * (noise_power(-settings.max_scaling_loss_db) - 1)
+    for group in sorted(added, key=lambda group: added[group] / sum(costs[layer] for layer in group)):
+        allowed -= added[group]
         if allowed < 0:
             break
-        left_out += unit
-    while left_out and judge(frozenset(left_out)) < before_db - settings.scaling_db:
+        left_out += group
+    # half as many while the outputs lose too much
+    while left_out and measure_all(frozenset(left_out)) < before_db - settings.max_scaling_loss_db:
         left_out = left_out[: len(left_out) // 2]
     return frozenset(left_out)

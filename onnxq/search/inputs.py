@@ -1,7 +1,5 @@
 """The inputs of a quantization: options, the normalized model, its full plan, and the samples."""
 
-import shutil
-import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +17,19 @@ from onnxq.errors import DataError, ModelError, NothingToQuantize
 from onnxq.formats.lstm import WORTH as LSTM_WEIGHTS
 from onnxq.formats.lstm import dynamic_lstms
 from onnxq.formats.recipe import Recipe
+from onnxq.formats.writer import Writer
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import SINGLE_FILE_LIMIT, load, weight_bytes
+from onnxq.graph.interface import Interface
+from onnxq.graph.scratch import ScratchFolder
+from onnxq.normalize.agreement import Probe, faithful_form, make_probe, random_probe
 from onnxq.normalize.passes import normalize
 from onnxq.options import Mode, QuantizeOptions
+from onnxq.plan.finite_weights import check_weights
 from onnxq.plan.operators import ALREADY_QUANTIZED
 from onnxq.plan.plan import Plan, Selection, make_plan
 from onnxq.plan.reasons import CHANGING_SHAPES, FloatReason
+from onnxq.plan.unseen import probes as find_probes
 from onnxq.runtime.inner_values import expose
 from onnxq.runtime.sessions import InputSpec, model_inputs, open_exposed, open_session, run
 from onnxq.runtime.weights_on_disk import move_to_disk
@@ -33,34 +37,40 @@ from onnxq.search.settings import SearchSettings
 
 
 class WeightStore:
-    """A folder for the weights of a model's forms, where they are many; it goes with this object."""
+    """A folder for the weights of large models; it is deleted together with this object."""
 
     def __init__(self) -> None:
-        self.folder: Path | None = None
+        self._scratch: ScratchFolder | None = None
 
-    def hold(self, model: ir.Model) -> None:
-        """Move the large weights of a model to the folder, in place."""
-        before, self.folder = self.folder, move_to_disk(model, self.folder)
-        if before is None and self.folder is not None:
-            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+    @property
+    def folder(self) -> Path | None:
+        """The folder, None while no weights lie on disk."""
+        return None if self._scratch is None else self._scratch.path
+
+    def offload(self, model: ir.Model) -> None:
+        """Move the weights of a large model to the folder, in place."""
+        self._scratch = move_to_disk(model, self._scratch)
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """The inputs of a quantization.
 
-    options   the user's options
-    model     the normalized model, in its plain form
-    plan      its plan with every node that can be quantized
+    options   options of the user
+    model     normalized model, in its plain form
+    plan      plan that quantizes every node that can be quantized
     kept      nodes whose values cannot be calibrated, with the reason
-    specs     inputs of the model as it came
+    specs     inputs of the original model
+    interface the original's inputs, outputs and overridable initializers, the same in the written file
     large     whether two sessions side by side may not fit into memory
-    costs     cost model of each of the target's CPUs, as far as they are known
+    costs     cost model of each CPU of the target; empty where it is unknown
     samples   calibration, validation and unseen samples
-    feedback  outputs that are the next sample's inputs
+    feedback  outputs that are inputs of the next sample
     settings  thresholds of the accuracy search
     store     weights of the model's forms on disk
     warnings  lines for the report
+    probe     one run of the original, with which forms of the model are compared
+    probes    values that tell which parts of the model run, as far as they can be observed
     """
 
     options: QuantizeOptions
@@ -68,6 +78,7 @@ class Inputs:
     plan: Plan
     kept: dict[str, FloatReason]
     specs: list[InputSpec]
+    interface: Interface
     large: bool
     costs: tuple[Costs, ...]
     samples: SplitSamples = field(default_factory=SplitSamples)
@@ -75,6 +86,8 @@ class Inputs:
     settings: SearchSettings = field(default_factory=SearchSettings)
     store: WeightStore = field(default_factory=WeightStore)
     warnings: tuple[str, ...] = ()
+    probe: Probe | None = None
+    probes: tuple[str, ...] = ()
 
     @cached_property
     def selection(self) -> Selection:
@@ -82,11 +95,15 @@ class Inputs:
         return selection_of(self.options)
 
     def recipe(self) -> Recipe:
-        """The recipe that quantizes every node of the plan."""
+        """Return the recipe that quantizes every node of the plan."""
         return Recipe(self.model, self.plan, self.selection, self.kept)
 
+    def writer(self) -> Writer:
+        """Return a writer of the output format; large models keep no quantized embeddings in memory."""
+        return Writer(self.options.format, self.options.standard, None if self.large else {})
+
     def wanted_lstms(self) -> list[ir.Node]:
-        """LSTMs to give int8 weights: all that the user selects, none, or those that are faster for it."""
+        """Return the LSTMs that get int8 weights: all that the user selects, none, or the faster ones."""
         return _wanted_lstms(self.model, self.options)
 
 
@@ -96,11 +113,11 @@ def selection_of(options: QuantizeOptions) -> Selection:
 
 
 def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) -> Inputs:
-    """Load, normalize and plan the model; find and split the samples.
+    """FloatCost, normalize and plan the model; find and split the samples.
 
     Args:
-        options: the user's options.
-        settings: thresholds of the accuracy search; those of the effort by default.
+        options: options of the user.
+        settings: thresholds of the accuracy search; by default those of the effort.
 
     Raises:
         OnnxqError: the model or the data cannot be used, or there is nothing to quantize.
@@ -108,33 +125,49 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     # the model
     model = load(options.model)
     quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
-    specs = model_inputs(model)
+    specs, interface = model_inputs(model), Interface.of(model)
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
-    given = [(node.name or "", node.op_type) for node in nodes_of(model)]
+    original = [(node.name or "", node.op_type) for node in nodes_of(model)]
     model = normalize(model)
+    check_weights(model)
     selection = selection_of(options)
-    selection.check(given + [(node.name or "", node.op_type) for node in nodes_of(model)])
+    selection.check(original + [(node.name or "", node.op_type) for node in nodes_of(model)])
+    # the plan
     store = WeightStore()
-    static = options.mode is Mode.STATIC
+    static = options.mode == Mode.STATIC
     plan = make_plan(model, selection) if static else Plan()
-    store.hold(model)
+    store.offload(model)
     warnings: list[str] = []
     if static:
         _check_plan(model, plan, options, quantized)
         if quantized:
-            warnings.append(
-                f"the model is quantized already in {quantized} nodes: they pass through as they are"
-            )
+            warnings.append(f"the model already has {quantized} quantized nodes: they do not change")
         if options.calib is None and not options.stats:
             raise DataError("no calibration data: give a folder with --calib, or statistics with --stats")
     # the samples
     samples, feedback = SplitSamples(), Feedback()
     if options.calib is not None:
-        samples, feedback, said = _find_samples(options, specs, outputs=len(model.graph.outputs))
-        warnings += said
-    # values that cannot be observed
+        samples, feedback, messages = _find_samples(options, specs, outputs=len(model.graph.outputs))
+        warnings += messages
+    # the normalized model against the original
+    probe = _probe(options, samples, specs)
+    if probe is None:
+        warnings.append(
+            "the model runs on no random inputs: its normalized form was not compared with it; --calib helps"
+        )
+    else:
+        form = faithful_form(options.model, model, probe)
+        if form is not model:
+            model = form
+            store.offload(model)
+            plan = make_plan(model, selection) if static else Plan()
+            if static:
+                _check_plan(model, plan, options, quantized)
+    # nodes whose values cannot be observed
     kept: dict[str, FloatReason] = {}
+    probes: tuple[str, ...] = ()
     if static and options.calib is not None:
+        probes = observable_probes(model, samples.calibration[0], specs)
         kept = _unobservable(model, plan, samples.calibration[0], specs)
         if kept:
             plan = make_plan(model, selection, kept)
@@ -146,6 +179,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         plan,
         kept,
         specs,
+        interface.with_sizes_of(model),
         large,
         costs,
         samples,
@@ -153,14 +187,24 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         settings or SearchSettings.of(options.effort),
         store,
         tuple(warnings),
+        probe,
+        probes,
     )
+
+
+def _probe(options: QuantizeOptions, samples: SplitSamples, specs: list[InputSpec]) -> Probe | None:
+    """Run the original model on one sample, or on random inputs."""
+    if samples.calibration:
+        sample = samples.calibration[0]
+        return make_probe(options.model, sample.name, check_feeds(sample, specs))
+    return random_probe(options.model, specs)
 
 
 def _wanted_lstms(model: ir.Model, options: QuantizeOptions) -> list[ir.Node]:
     chosen = options.dynamic_lstm
-    if chosen is False or (chosen is None and options.standard):  # their operator is this runtime's own
+    if chosen is False or (chosen is None and options.standard):  # the operator belongs to this runtime
         return []
-    every = chosen or options.mode is Mode.DYNAMIC
+    every = chosen or options.mode == Mode.DYNAMIC
     selection = selection_of(options)
     found = dynamic_lstms(model, 0 if every else LSTM_WEIGHTS)
     return [node for node in found if selection.refusal(node) is None]
@@ -169,7 +213,7 @@ def _wanted_lstms(model: ir.Model, options: QuantizeOptions) -> list[ir.Node]:
 def _check_plan(model: ir.Model, plan: Plan, options: QuantizeOptions, quantized: int) -> None:
     if plan.anchors or _wanted_lstms(model, options):
         return
-    open_session(options.model, optimize=False)  # the runtime's own complaint about the model comes first
+    open_session(options.model, optimize=False)  # the runtime's own error message comes first
     if quantized:
         why = f"it is quantized already ({quantized} integer nodes)"
     else:
@@ -185,7 +229,7 @@ def _check_plan(model: ir.Model, plan: Plan, options: QuantizeOptions, quantized
 def _find_samples(
     options: QuantizeOptions, specs: list[InputSpec], outputs: int
 ) -> tuple[SplitSamples, Feedback, list[str]]:
-    """Open and divide the samples of --calib; warnings about them."""
+    """Open and divide the samples of `--calib`; return warnings about them, too."""
     assert options.calib is not None
     forms, feedback = read_forms(options.preprocess), Feedback()
     found = open_samples(options.calib, specs, forms, options.samples)
@@ -201,14 +245,29 @@ def _find_samples(
         warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
     parts = split(samples, feedback.starts if feedback.states else None)
     if set(map(id, parts.validation)) <= set(map(id, parts.calibration)):
-        warnings.append("too few samples to hold one out: the result is verified on calibration samples")
+        warnings.append(
+            "there are too few samples to hold one out: the result is verified on calibration samples"
+        )
     return parts, feedback, warnings
+
+
+def observable_probes(model: ir.Model, sample: Sample, specs: list[InputSpec]) -> tuple[str, ...]:
+    """Return the names of the probes that a run of a sample gives; those of inputs alone where it fails."""
+    given = {value.name for value in model.graph.inputs}
+    names = [value.name or "" for value in find_probes(model)]
+    inner = [name for name in names if name not in given]
+    if inner:
+        try:
+            run(open_exposed(expose(model, inner).model), check_feeds(sample, specs), sample.name)
+        except ModelError:
+            return tuple(name for name in names if name in given)
+    return tuple(names)
 
 
 def _unobservable(
     model: ir.Model, plan: Plan, sample: Sample, specs: list[InputSpec]
 ) -> dict[str, FloatReason]:
-    """Find by a run the nodes of Loops and Scans whose values cannot be stacked over the iterations."""
+    """Run the model to find the nodes in Loops and Scans whose values change shape between iterations."""
     main = model.graph
     inside = {name for name, planned in plan.nodes.items() if planned.node.graph is not main}
     if not inside:

@@ -1,4 +1,4 @@
-"""LSTMs with int8 weights: rounding, split inputs, and the choice of those that keep the outputs."""
+"""LSTMs with int8 weights: rounding, split inputs, and the choice of LSTMs that keep the outputs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,70 +25,89 @@ from onnxq.techniques.gptq import gptq_search
 from onnxq.techniques.input_split import WIDER, Split, column_steps, digits, split_weight
 from onnxq.techniques.lstm_gradients import gate_gradients, row_gradients
 from onnxq.techniques.saturation import pair_safe_scales, round_pair_safe
-from onnxq.transforms.registry import weight_techniques, with_techniques
+from onnxq.transforms.registry import weight_options, weight_techniques
 from onnxq.types import Floats, Integers
 
 SAMPLES, DRAWS = 48, 4
-"""Calibration samples for the moments of their inputs; random gradients per sample where an input is split."""
+"""Calibration samples for the moments of the operands; random gradients per sample for a split input."""
 HESSIAN_MEMORY = 16 << 20
-"""Bytes of the Hessians of one direction; where they need more, rows share one."""
-TOGETHER = 4
-"""Sequences of a batch that are used."""
+"""Bytes of the Hessians of one direction, at most; where they need more, several rows share one Hessian."""
+MAX_SEQUENCES = 4
+"""Number of sequences of a batch that are used, at most."""
 ROWS = 8.0
-"""Rows in units of what other layers need: mean squares of wide inputs take more."""
+"""Rows as a multiple of the rows that other layers need: mean squares of wide inputs need more."""
 ROW_SCALES = (0.6, 0.8, 1.0, 1.25, 1.6)
 """Multiples of a row's scale to try for a split input."""
 SHARED_SCALES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""The same for one scale of all of R: most gain where it clips a few large weights."""
-TOO_WIDE = FloatReason(Cause.ACCURACY, "its inputs have a range that 8 bits a step cannot hold")
+"""Multiples of one scale for all of R: the best one often saturates a few large weights."""
+TOO_WIDE = FloatReason(Cause.ACCURACY, "the range of its inputs is too wide for 8 bits at each time step")
+
+OperandMoments = tuple[Moments, Moments]
+"""Moments of the operands of W and R."""
 
 
 def quantized_lstms(
     inputs: Inputs, references: References | None
 ) -> tuple[dict[str, LstmForm], dict[str, FloatReason]]:
-    """Quantize the weights of LSTMs that leave the outputs close to float; give reasons for the others.
+    """Quantize the weights of LSTMs where the outputs stay close to float.
 
-    LSTMs with the most weights come first. Each has to keep the outputs within `lstm_db` of float together with those before
-    it. Where the range of its input does not allow that, the input is split. Without references nothing is measured, and
-    all LSTMs are quantized.
+    LSTMs with the most weights come first. With each further LSTM the outputs have to keep `min_lstm_db`. If
+    the range of an LSTM's input is too wide for that, the input is split into a coarse and a fine 8-bit
+    part. Without references nothing is measured, and all LSTMs are quantized.
+
+    Returns:
+        The quantized LSTMs by name, and the reasons of those that stay float.
     """
     nodes = sorted(inputs.wanted_lstms(), key=lambda node: -lstm_weights(node))
     moments = _moments(inputs, nodes)
-    options, least = _weight_options(inputs), inputs.settings.lstm_db
     forms: dict[str, LstmForm] = {}
     refused: dict[str, FloatReason] = {}
     for node in nodes:
         name = node.name or ""
-        known = moments.get(name, (None, None))
-        form, found = lstm_form(node, known, options), math.inf
-        if references is not None:
-            found = _sqnr_db(inputs.model, forms | {name: form}, references)
-            if found < least and known[0] is not None and known[0].rows and _may_split(inputs, known[0]):
-                wide = _with_split_input(inputs, form, node, known[0])
-                reached = _sqnr_db(inputs.model, forms | {name: wide}, references)
-                found, form = max((found, form), (reached, wide), key=lambda each: each[0])
-        if found >= least:
+        form, sqnr_db = _best_form(inputs, node, moments.get(name), forms, references)
+        if sqnr_db >= inputs.settings.min_lstm_db:
             forms[name] = form
         else:
             refused[name] = TOO_WIDE
-    if references is not None and forms:
+    if references is not None and forms and Technique.GPTQ not in inputs.options.without:
         forms = _with_shared_scales(inputs, forms, moments, references)
     return forms, refused
 
 
+def _best_form(
+    inputs: Inputs,
+    node: ir.Node,
+    known: OperandMoments | None,
+    others: Mapping[str, LstmForm],
+    references: References | None,
+) -> tuple[LstmForm, float]:
+    """Return an LSTM's form, with a split input where that is needed, and the SQNR of the outputs in dB."""
+    name = node.name or ""
+    form = lstm_form(node, known or (None, None), _weight_options(inputs))
+    if references is None:
+        return form, math.inf
+    sqnr_db = _sqnr_db(inputs.model, {**others, name: form}, references)
+    if sqnr_db >= inputs.settings.min_lstm_db or known is None:
+        return form, sqnr_db
+    operand, _ = known
+    if not operand.rows or not _may_split(inputs, operand):
+        return form, sqnr_db
+    split = _with_split_input(inputs, form, node, operand)
+    split_db = _sqnr_db(inputs.model, {**others, name: split}, references)
+    return (split, split_db) if split_db > sqnr_db else (form, sqnr_db)
+
+
 def _weight_options(inputs: Inputs) -> WeightOptions:
-    without = inputs.options.without
-    safe = Technique.NO_SATURATION not in without
-    plain = WeightOptions(target=inputs.options.target if safe else Target.VNNI)
-    return with_techniques(plain, weight_techniques(without))
+    return weight_options(inputs.options, weight_techniques(inputs.options.without))
 
 
 def _pair_safe(inputs: Inputs) -> bool:
     return _weight_options(inputs).target is Target.PORTABLE
 
 
-def _may_split(inputs: Inputs, known: Moments) -> bool:
-    if 4 * (2 * known.low.shape[-1]) ** 2 > HESSIAN_MEMORY:
+def _may_split(inputs: Inputs, operand: Moments) -> bool:
+    """Tell whether the user, the memory and the model's opset allow a split input."""
+    if 4 * (2 * operand.low.shape[-1]) ** 2 > HESSIAN_MEMORY:
         return False
     unwanted = Technique.SPLIT in inputs.options.without or Technique.GPTQ in inputs.options.without
     return not unwanted and opset_of(inputs.model) >= DIVIDING_OPSET
@@ -97,12 +116,12 @@ def _may_split(inputs: Inputs, known: Moments) -> bool:
 def _with_shared_scales(
     inputs: Inputs,
     forms: Mapping[str, LstmForm],
-    moments: Mapping[str, tuple[Moments, Moments]],
+    moments: Mapping[str, OperandMoments],
     references: References,
 ) -> dict[str, LstmForm]:
-    """Give all rows of an R one scale where the outputs hardly change by it."""
-    found = dict(forms)
-    least = _sqnr_db(inputs.model, found, references) - inputs.settings.shared_scale_db
+    """Give all rows of an R one scale where the outputs hardly change."""
+    result = dict(forms)
+    least_db = _sqnr_db(inputs.model, result, references) - inputs.settings.max_shared_scale_loss_db
     nodes = {node.name: node for node in inputs.wanted_lstms()}
     for name, form in forms.items():
         second = moments[name][1].raw() if name in moments else None
@@ -119,33 +138,36 @@ def _with_shared_scales(
             stored=(form.stored[0], stored),
             scales=(form.scales[0], np.ascontiguousarray(best[:, 0])),
         )
-        if _sqnr_db(inputs.model, found | {name: shared}, references) >= least:
-            found[name] = shared
-    return found
+        if _sqnr_db(inputs.model, result | {name: shared}, references) >= least_db:
+            result[name] = shared
+    return result
 
 
 def _sqnr_db(model: ir.Model, forms: Mapping[str, LstmForm], references: References) -> float:
-    together = model.clone()
-    quantize_lstms(together, forms)
-    return references.inner_judged(together).sqnr_db
+    """Measure the SQNR of the outputs with these LSTMs, dB."""
+    quantized = model.clone()
+    quantize_lstms(quantized, forms)
+    return references.measure_before_softmax(quantized).sqnr_db
 
 
-def _moments(inputs: Inputs, nodes: Sequence[ir.Node]) -> dict[str, tuple[Moments, Moments]]:
+def _moments(inputs: Inputs, nodes: Sequence[ir.Node]) -> dict[str, OperandMoments]:
     """Collect the moments of the operands of W and R, by name: the LSTM's input and its own output."""
     samples: Sequence[Sample] = spread(inputs.samples.calibration, SAMPLES)
     if not nodes or not samples:
         return {}
     names = Names(inputs.model)
     operands = {node.name or "": _operands(node, names) for node in nodes}
-    second = inputs.options.effort is not Effort.FAST and Technique.GPTQ not in inputs.options.without
-    found = collect_moments(
+    options = _weight_options(inputs)
+    wanted = options.round is not None and options.needs_moments
+    second = wanted and inputs.options.effort is not Effort.FAST
+    moments = collect_moments(
         inputs.model,
         [layer for pair in operands.values() for layer in pair],
         samples,
         second=second,
         rows=ROWS,
     )
-    return {name: (found[x], found[h]) for name, (x, h) in operands.items()}
+    return {name: (moments[x], moments[h]) for name, (x, h) in operands.items()}
 
 
 def _operands(node: ir.Node, names: Names) -> tuple[LayerInput, LayerInput]:
@@ -154,7 +176,7 @@ def _operands(node: ir.Node, names: Names) -> tuple[LayerInput, LayerInput]:
     assert x is not None
     assert w is not None
     assert r is not None
-    if not output.name:  # left out where only the last state is used
+    if not output.name:  # missing where the model uses the last state alone
         output.name, output.type = names.fresh(f"{node.name}_Y"), ir.TensorType(ir.DataType.FLOAT)
     return LayerInput(x.name or "", 1, w[-1]), LayerInput(output.name, r[0], r[-1])
 
@@ -166,7 +188,7 @@ def lstm_form(
 
     Args:
         node: the LSTM.
-        known: moments of the operands of W and R, where they are known.
+        known: moments of the operands of W and R; None where they are unknown.
         options: rounding technique and target.
     """
     arrays = [constant(value) for value in node.inputs[1:3]]
@@ -196,9 +218,9 @@ def _with_split_input(inputs: Inputs, form: LstmForm, node: ir.Node, known: Mome
 
 
 def _hessians(inputs: Inputs, node: ir.Node, steps: Floats, *, signed: bool) -> list[Floats]:
-    """Gauss-Newton Hessians of the outputs with respect to W of the split input.
+    """Return the Gauss-Newton Hessians of the outputs with respect to W of the split input.
 
-    One [groups of rows, 2 K, 2 K] per direction; see `lstm_gradients`.
+    Each direction has one, [groups of rows, 2 K, 2 K]; see `lstm_gradients`.
     """
     w, r, b = (constant(input_at(node, index)) for index in (1, 2, 3))
     assert w is not None
@@ -212,7 +234,7 @@ def _hessians(inputs: Inputs, node: ir.Node, steps: Floats, *, signed: bool) -> 
     sums = [np.zeros((groups, size, size), np.float32) for _ in w]
     reverse = attribute(node, "direction", "forward") == "reverse"
 
-    def take(part: Part, position: int) -> list[Floats]:
+    def gradients(part: Part, position: int) -> list[Floats]:
         values, found = _cropped(np.asarray(part.values[x.name or ""], np.float32), w.shape[1]), []
         for direction in range(len(w)):
             turned = values[::-1] if reverse or direction == 1 else values
@@ -227,31 +249,34 @@ def _hessians(inputs: Inputs, node: ir.Node, steps: Floats, *, signed: bool) -> 
             rows = each.reshape(len(each), groups, -1, size).swapaxes(0, 1).reshape(groups, -1, size)
             total += rows.swapaxes(1, 2) @ rows
 
-    observe(inputs.model, [x.name or ""], spread(inputs.samples.calibration, SAMPLES), take, add, "LSTM")
+    samples = spread(inputs.samples.calibration, SAMPLES)
+    observe(inputs.model, [x.name or ""], samples, gradients, add, "LSTM")
     return sums
 
 
 def _cropped(values: Floats, gates: int) -> Floats:
-    """Crop an input [seq, batch, K] to what fits into memory with its gradients: a few sequences, their first steps."""
-    few = values[:, :TOGETHER]
+    """Crop an input [seq, batch, K] to a few sequences and time steps, to bound its gradients' memory."""
+    few = values[:, :MAX_SEQUENCES]
     return few[: max(1, LAYER_MEMORY // (4 * DRAWS * few.shape[1] * gates))]
 
 
 def _rounded(weight: Floats, moments: Moments | None, options: WeightOptions) -> tuple[Integers, Floats]:
     """Round W or R [directions, 4 hidden, K] to int8, with scales [directions, 4 hidden].
 
-    The rounding technique takes the second moments of the operand; without them weights are rounded to nearest.
+    The rounding technique uses the second moments of the operand; without them weights are rounded to
+    nearest.
     """
     pair_safe = options.target is Target.PORTABLE
     second = moments.raw() if moments is not None else None
     stored, scales = [], []
     for direction, rows in enumerate(weight):
-        step = symmetric_scale(np.abs(rows).max(axis=1))
-        step = pair_safe_scales(rows, step) if pair_safe else step
-        if second is None or options.round is None:
-            stored.append(round_pair_safe(rows, step) if pair_safe else round_to_nearest(rows, step))
-        else:  # all directions share an input; each has its own output
-            group = second[min(direction, len(second) - 1)]
-            stored.append(options.round(rows[None], group[None].copy(), step[None], pair_safe=pair_safe)[0])
-        scales.append(step)
+        scale = symmetric_scale(np.abs(rows).max(axis=1))
+        scale = pair_safe_scales(rows, scale) if pair_safe else scale
+        unknown = second is None and options.needs_moments
+        if options.round is None or unknown:
+            stored.append(round_pair_safe(rows, scale) if pair_safe else round_to_nearest(rows, scale))
+        else:  # the directions share the input; each has its own output
+            group = None if second is None else second[min(direction, len(second) - 1)][None].copy()
+            stored.append(options.round(rows[None], group, scale[None], pair_safe=pair_safe)[0])
+        scales.append(scale)
     return np.stack(stored), np.stack(scales)

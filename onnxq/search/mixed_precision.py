@@ -1,8 +1,9 @@
-"""Mixed precision: where the outputs are too far from float, leave the nodes that cause the noise in float.
+"""Mixed precision: leave the nodes in float that cause most of the noise in the outputs.
 
-The noise that each node puts on each part of the outputs is measured: the noise of the node quantized alone, or the noise
-that goes away without it. Noise powers add up well enough to plan with. Nodes go back to float in the order of the noise
-they remove per time they cost, until every part of the outputs, or the task's metric, holds.
+The sensitivity of each part of the outputs to each node is measured: the noise of the node quantized alone,
+or the noise that disappears with the node in float. Noise powers add up closely enough to plan with. Nodes
+go back to float in the order of noise removed per time lost, until every part of the outputs, or the task's
+metric, meets the target.
 """
 
 import math
@@ -19,17 +20,18 @@ from onnxq.search.settings import SearchSettings
 from onnxq.types import Array
 
 T = TypeVar("T")
-Judge = Callable[[frozenset[str]], Sequence[float]]
+MeasureNoise = Callable[[frozenset[str]], Sequence[float]]
 """Noise / signal of each part of the outputs with the named nodes in float."""
 DEFAULTS = SearchSettings()
 
 
 @dataclass(frozen=True)
-class Load:
+class FloatCost:
     """Cost of leaving a node in float.
 
-    macs, weights  the node's shares of all planned nodes'
-    time           growth of the planned nodes' expected time, a share
+    macs     the node's share of the MACs of all planned nodes
+    weights  the node's share of their weights
+    time     growth of their expected time, a share
     """
 
     macs: float
@@ -37,36 +39,36 @@ class Load:
     time: float
 
     @property
-    def cost(self) -> float:
-        """Time, and size to a tenth; never zero, for conversions cost something too."""
+    def total(self) -> float:
+        """Time plus a tenth of the size; never zero, because conversions cost something too."""
         return max(self.time, 0.0) + 0.1 * self.weights + 1e-3
 
-    def __add__(self, other: "Load") -> "Load":
-        return Load(self.macs + other.macs, self.weights + other.weights, self.time + other.time)
+    def __add__(self, other: "FloatCost") -> "FloatCost":
+        return FloatCost(self.macs + other.macs, self.weights + other.weights, self.time + other.time)
 
 
-NOTHING, WITHOUT_LIMIT = Load(0.0, 0.0, 0.0), Load(math.inf, math.inf, math.inf)
+NO_COST, NO_LIMIT = FloatCost(0.0, 0.0, 0.0), FloatCost(math.inf, math.inf, math.inf)
 
 
 @dataclass(frozen=True)
-class Work:
+class FallbackNodes:
     """Nodes that may be left in float, and their cost.
 
-    products   products and convolutions, by name, in the order of the graph
-    functions  groups of elementwise nodes that run on integers only between products
-    nodes      number of nodes of the model
-    values     values of the smallest part of the outputs over the samples on which nodes are measured
+    products     products and convolutions by name, in the order of the graph
+    elementwise  groups of elementwise nodes, which are int8 only between products
+    model_nodes  number of nodes of the model
+    values       number of values of the smallest part of the outputs over the measured samples
     """
 
-    products: Mapping[str, Load]
-    functions: Mapping[tuple[str, ...], Load] = field(default_factory=dict)
-    nodes: int = 0
+    products: Mapping[str, FloatCost]
+    elementwise: Mapping[tuple[str, ...], FloatCost] = field(default_factory=dict)
+    model_nodes: int = 0
     values: int = 0
 
     @property
-    def order(self) -> list[str]:
-        """All names: products first."""
-        return [*self.products, *(name for names in self.functions for name in names)]
+    def names(self) -> list[str]:
+        """All names, products first."""
+        return [*self.products, *(name for names in self.elementwise for name in names)]
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,10 @@ class Goal:
     """The condition that the outputs have to meet.
 
     target_db  SQNR that each part of the outputs is expected to keep on fresh samples
-    asked      whether the user asked for it: then as many nodes go back as it takes
-    drop       fall of the metric with nodes in float
-    max_drop   largest fall allowed; with a metric, both conditions have to hold
-    close_db   overshoot that is close enough where nobody asked
+    asked      whether the user set it: then nothing limits the number of nodes in float
+    drop       measures the drop of the metric with nodes in float
+    max_drop   largest drop allowed; with a metric, both conditions have to hold
+    close_db   overshoot that is accepted where the target is not the user's
     """
 
     target_db: float = DEFAULTS.target_db
@@ -87,7 +89,7 @@ class Goal:
     close_db: float = DEFAULTS.close_db
 
     def step(self, nodes: tuple[str, ...], sqnr_db: float, mac_share: float) -> "Step":
-        """Record these nodes in float; measures the metric."""
+        """Record a set of nodes in float and measure the metric with it."""
         return Step(nodes, sqnr_db, mac_share, None if self.drop is None else self.drop(frozenset(nodes)))
 
     def exceeded(self, step: "Step") -> bool:
@@ -103,10 +105,10 @@ class Goal:
 class Step:
     """One set of float nodes that was tried.
 
-    nodes      by name
-    sqnr_db    SQNR that fresh samples are expected to keep
-    mac_share  the nodes' share of the planned MACs
-    drop       fall of the metric; None without one
+    nodes      names
+    sqnr_db    SQNR that is expected on fresh samples, dB
+    mac_share  share of the planned MACs
+    drop       drop of the metric; None without one
     """
 
     nodes: tuple[str, ...]
@@ -119,10 +121,10 @@ class Step:
 class Fallback:
     """Nodes left in float for accuracy.
 
-    nodes      by name
-    before_db  SQNR of the worst part that fresh samples are expected to keep with everything quantized
+    nodes      names
+    before_db  SQNR of the worst part that is expected on fresh samples with everything quantized, dB
     after_db   the same with these nodes in float
-    mac_share  the nodes' share of the planned MACs
+    mac_share  share of the planned MACs
     steps      every set that was tried, the empty one first
     """
 
@@ -134,18 +136,18 @@ class Fallback:
 
 
 @dataclass(frozen=True, eq=False)
-class _Unit:
-    """Neighbouring nodes that are measured together, with the noise they cause in each part of the outputs."""
+class _Group:
+    """Neighbouring nodes that are measured together, with their noise in each part of the outputs."""
 
     names: tuple[str, ...]
-    load: Load
+    cost: FloatCost
     noise: Array
 
 
 def fall_back(
-    work: Work,
-    quick: Judge,
-    judge: Judge,
+    nodes: FallbackNodes,
+    measure_few: MeasureNoise,
+    measure_all: MeasureNoise,
     before: Sequence[float],
     goal: Goal | None = None,
     settings: SearchSettings = DEFAULTS,
@@ -153,128 +155,138 @@ def fall_back(
     """Choose the nodes to leave in float.
 
     Args:
-        work: nodes that may be left in float.
-        quick: judges over few samples; asked once per unit.
-        judge: judges over all validation samples.
-        before: noise that `judge` finds with everything quantized.
-        goal: condition to meet; the settings' target without one.
+        nodes: nodes that may be left in float.
+        measure_few: measures on a few samples; called once for each group of nodes.
+        measure_all: measures on all validation samples.
+        before: noise that `measure_all` finds with everything quantized.
+        goal: condition to meet; by default the target of the settings.
         settings: thresholds.
     """
     goal = goal or Goal(settings.target_db, close_db=settings.close_db)
     before_db = decibels(max(before, default=0.0))
     first = goal.step((), before_db, 0.0)
-    if goal.holds(first) or len(work.products) < 2:
+    if goal.holds(first) or len(nodes.products) < 2:
         return Fallback((), before_db, before_db, 0.0, [first])
-    search = _Search(work, quick, judge, goal, settings, [first], np.asarray(before, float))
-    chosen, enough = search.grow()
-    search.shrink(chosen, enough)
+    search = _Search(nodes, measure_few, measure_all, goal, settings, [first], np.asarray(before, float))
+    chosen, too_few = search.grow()
+    search.shrink(chosen, too_few)
     best = _best(search.steps, goal, settings)
     return Fallback(best.nodes, before_db, best.sqnr_db, best.mac_share, search.steps)
 
 
 @dataclass(eq=False)
 class _Search:
-    """The rounds of one fallback: units are added until the goal holds, then halved back.
+    """The rounds of one fallback: groups are added until the goal holds; then the last round is bisected.
 
     steps  every set of float nodes that was tried
-    found  noise of the last one, [parts]
-    scale  real noise / sum of the units' noise, learnt anew in each round
+    noise  noise measured for the last set, [parts]
+    total  sum of the noise of all groups, [parts]
+    scale  measured noise / sum of the groups' noise, estimated again in each round, [parts]
     """
 
-    work: Work
-    quick: Judge
-    judge: Judge
+    nodes: FallbackNodes
+    measure_few: MeasureNoise
+    measure_all: MeasureNoise
     goal: Goal
     settings: SearchSettings
     steps: list[Step]
-    found: Array
+    noise: Array
 
     def __post_init__(self) -> None:
-        self.units = _measure_units(self.work, self.quick, self.settings)
-        self.whole = np.sum([unit.noise for unit in self.units], axis=0)
+        self.groups = _measure_groups(self.nodes, self.measure_few, self.settings)
+        self.total = np.sum([group.noise for group in self.groups], axis=0)
         with np.errstate(invalid="ignore", over="ignore"):
-            ratio = self.found / np.maximum(self.whole, 1e-12)
-        self.scale: Array = np.where(np.isfinite(self.found), ratio, 1.0)
+            ratio = self.noise / np.maximum(self.total, 1e-12)
+        self.scale: Array = np.where(np.isfinite(self.noise), ratio, 1.0)
 
-    def take(self, units: Sequence[_Unit]) -> Step:
-        """Measure the model with these units in float."""
-        names = frozenset(name for unit in units for name in unit.names)
-        self.found = np.asarray(self.judge(names), float)
-        macs = sum(self.work.products[name].macs for name in names if name in self.work.products)
-        nodes = tuple(name for name in self.work.order if name in names)
-        self.steps.append(self.goal.step(nodes, decibels(self.found.max()), macs))
+    def measure(self, groups: Sequence[_Group]) -> Step:
+        """Measure the model with these groups in float."""
+        names = frozenset(name for group in groups for name in group.names)
+        self.noise = np.asarray(self.measure_all(names), float)
+        products = self.nodes.products
+        macs = sum(products[name].macs for name in names if name in products)
+        ordered = tuple(name for name in self.nodes.names if name in names)
+        self.steps.append(self.goal.step(ordered, decibels(self.noise.max()), macs))
         return self.steps[-1]
 
-    def grow(self) -> tuple[list[_Unit], int]:
-        """Add units round by round; returns them, and the number that did not suffice."""
+    def grow(self) -> tuple[list[_Group], int]:
+        """Add groups round by round; return them, and how many of them were too few."""
         goal, settings = self.goal, self.settings
+        # limits: none for a user's target or an unusable model
         before_db = self.steps[0].sqnr_db
-        whatever = goal.asked or before_db < settings.useless_db
-        most = WITHOUT_LIMIT if whatever else Load(math.inf, settings.most_weights, settings.most_time)
-        rounds = settings.rounds * (2 if whatever or before_db < settings.ruined_db else 1)
-        chosen: list[_Unit] = []
-        enough, measured_alone = 0, False
+        unlimited = goal.asked or before_db < settings.unusable_int8_db
+        limit = NO_LIMIT if unlimited else FloatCost(math.inf, settings.max_weights, settings.max_time)
+        rounds = settings.rounds * (2 if unlimited or before_db < settings.unusable_db else 1)
+        chosen: list[_Group] = []
+        too_few, measured_alone = 0, False
         for _ in range(rounds):
+            # groups that remove the excess noise
             aim = goal.target_db if goal.drop is None else self.steps[-1].sqnr_db + settings.step_db
-            excess = self.whole - noise_power(aim) / self.scale
-            grown = _grow(chosen, self.units, excess, most)
-            if grown == chosen and max(step.sqnr_db for step in self.steps) < settings.ruined_db:
-                most = WITHOUT_LIMIT
-                grown = _grow(chosen, self.units, excess, most)
+            with np.errstate(divide="ignore"):
+                excess = self.total - noise_power(aim) / self.scale
+            grown = _grow(chosen, self.groups, excess, limit)
+            if grown == chosen and max(step.sqnr_db for step in self.steps) < settings.unusable_db:
+                limit = NO_LIMIT
+                grown = _grow(chosen, self.groups, excess, limit)
             if grown == chosen:
                 break
-            enough, chosen = len(chosen), grown
-            if goal.holds(self.take(chosen)):
+            # the noise with them in float
+            too_few, chosen = len(chosen), grown
+            if goal.holds(self.measure(chosen)):
                 break
+            # a better estimate for the next round
             if not measured_alone and self._unexplained(chosen):
                 measured_alone = True
                 self._measure_alone(chosen)
-            self._learn(chosen)
-        return chosen, enough
+            self._update_scale(chosen)
+        return chosen, too_few
 
-    def _left(self, chosen: Sequence[_Unit]) -> Array:
-        """Noise that the units in integers explain."""
-        return np.asarray(self.whole - np.sum([unit.noise for unit in chosen], axis=0))
+    def _remaining(self, chosen: Sequence[_Group]) -> Array:
+        """Return the sum of the noise of the groups that stay int8, [parts]."""
+        return np.asarray(self.total - np.sum([group.noise for group in chosen], axis=0))
 
-    def _unexplained(self, chosen: Sequence[_Unit]) -> bool:
-        """Tell whether the remaining units do not explain the noise of a part that has too much."""
-        little = self._left(chosen) <= self.settings.unexplained * self.whole
-        return bool(little[self.found > noise_power(self.goal.target_db)].any())
+    def _unexplained(self, chosen: Sequence[_Group]) -> bool:
+        """Tell whether the remaining groups do not explain the noise of a part that misses the target."""
+        little = self._remaining(chosen) <= self.settings.min_remaining * self.total
+        return bool(little[self.noise > noise_power(self.goal.target_db)].any())
 
-    def _measure_alone(self, chosen: Sequence[_Unit]) -> None:
-        """Measure the remaining products alone: without any single one of them the noise stays the same."""
-        self.units = [
-            unit
-            if unit in chosen or unit.names in self.work.functions
-            else _measured_alone(unit, self.work, self.quick)
-            for unit in self.units
+    def _measure_alone(self, chosen: Sequence[_Group]) -> None:
+        """Measure the remaining products alone: a single one of them in float does not change the noise."""
+        self.groups = [
+            group
+            if group in chosen or group.names in self.nodes.elementwise
+            else _measured_alone(group, self.nodes, self.measure_few)
+            for group in self.groups
         ]
-        self.whole = np.sum([unit.noise for unit in self.units], axis=0)
-        self.scale = np.zeros(len(self.whole))
+        self.total = np.sum([group.noise for group in self.groups], axis=0)
+        self.scale = np.zeros(len(self.total))
 
-    def _learn(self, chosen: Sequence[_Unit]) -> None:
-        """Correct the ratio of the real noise to the sum of the units' noise."""
+    def _update_scale(self, chosen: Sequence[_Group]) -> None:
+        """Correct the ratio of the measured noise to the sum of the groups' noise."""
         with np.errstate(invalid="ignore"):
             least = self.scale * (1.5 if self.goal.drop is None else 1.0)
-            self.scale = np.maximum(least, self.found / np.maximum(self._left(chosen), 1e-12))
+            self.scale = np.maximum(least, self.noise / np.maximum(self._remaining(chosen), 1e-12))
 
-    def shrink(self, chosen: Sequence[_Unit], enough: int) -> None:
-        """Halve the last round's units back for as long as the goal is exceeded."""
-        more = len(chosen)
-        while more - enough > 1 and self.goal.exceeded(_best(self.steps, self.goal, self.settings)):
-            middle = (enough + more) // 2
-            enough, more = (enough, middle) if self.goal.holds(self.take(chosen[:middle])) else (middle, more)
+    def shrink(self, chosen: Sequence[_Group], too_few: int) -> None:
+        """Bisect the groups of the last round while the goal is exceeded."""
+        enough = len(chosen)
+        while enough - too_few > 1 and self.goal.exceeded(_best(self.steps, self.goal, self.settings)):
+            middle = (too_few + enough) // 2
+            if self.goal.holds(self.measure(chosen[:middle])):
+                enough = middle
+            else:
+                too_few = middle
 
 
 def _best(steps: Sequence[Step], goal: Goal, settings: SearchSettings) -> Step:
-    """Return the step that holds with the fewest MACs; else the closest one, if it gains enough."""
+    """Return the step that meets the goal with the fewest MACs; else the closest one, if it gains enough."""
     holding = [step for step in steps if goal.holds(step)]
     if holding:
         return min(holding, key=lambda step: step.mac_share)
     if goal.drop is not None:
         return min(steps, key=lambda step: step.drop if step.drop is not None else 0.0)
     best = max(steps, key=lambda step: step.sqnr_db)
-    gained = best.sqnr_db >= steps[0].sqnr_db + settings.least_gain_db
+    gained = best.sqnr_db >= steps[0].sqnr_db + settings.min_gain_db
     return best if goal.asked or gained else steps[0]
 
 
@@ -283,80 +295,86 @@ def noise_power(decibels: float) -> float:
     return float(10 ** (-decibels / 10))
 
 
-def _sum(names: Sequence[str], loads: Mapping[str, Load]) -> Load:
-    return sum((loads[name] for name in names), NOTHING)
+def _sum(names: Sequence[str], costs: Mapping[str, FloatCost]) -> FloatCost:
+    return sum((costs[name] for name in names), NO_COST)
 
 
-def _measure_units(work: Work, quick: Judge, settings: SearchSettings) -> list[_Unit]:
-    """Measure the noise that each unit adds.
+def _measure_groups(nodes: FallbackNodes, measure: MeasureNoise, settings: SearchSettings) -> list[_Group]:
+    """Measure the noise that each group of nodes adds.
 
-    There are two ways: the noise of a unit quantized alone, or the noise that goes away without it. The first is measured
-    precisely. It misses that errors do not average out where a product's result is rounded again on a similar grid: then
-    the whole is more than its parts. The second sees that, but is a difference of larger numbers, which few values do not
-    tell from chance. Whichever does not explain the noise is followed by the other. For elementwise nodes, which run on
-    integers only between products, only the second works.
+    There are two ways:
+    - Quantize the group alone. This is precise. It misses errors that do not average out because a product's
+      result is rounded again on a similar grid: there the total exceeds the sum of its parts.
+    - Leave the group in float and take the difference. This includes such errors, but it is a difference of
+      larger numbers, and with few values it is mostly chance.
+
+    If the first way tried does not explain the noise, the other follows. Elementwise nodes are int8 only
+    between products, so only the second way works for them.
     """
-    groups = grouped(list(work.products), work.nodes, settings=settings)
-    products = {tuple(names): _sum(names, work.products) for names in groups}
+    parts = grouped(list(nodes.products), nodes.model_nodes, settings=settings)
+    products = {tuple(names): _sum(names, nodes.products) for names in parts}
 
-    def noise(floats: Iterable[str]) -> Array:
-        worst: Array = np.full(1, noise_power(-MAX_DB))  # a form that cannot run is worse than any other
-        return np.asarray(np.minimum(quick(frozenset(floats)), worst))
+    def noise_with(floats: Iterable[str]) -> Array:
+        cannot_run: Array = np.full(1, noise_power(-MAX_DB))
+        return np.asarray(np.minimum(measure(frozenset(floats)), cannot_run))
 
     def alone(names: tuple[str, ...]) -> Array:
-        return noise(name for name in work.products if name not in names)
+        return noise_with(name for name in nodes.products if name not in names)
 
-    def missing(names: tuple[str, ...]) -> Array:
-        return np.asarray(np.maximum(everything - noise(names), 0.0))
+    def difference(names: tuple[str, ...]) -> Array:
+        return np.asarray(np.maximum(everything - noise_with(names), 0.0))
 
-    everything = noise(())
+    everything = noise_with(())
     runs = bool((everything < noise_power(-MAX_DB)).all())
-    ways = [missing, alone] if work.values >= settings.many_values else [alone, missing]
+    ways = [difference, alone] if nodes.values >= settings.reliable_values else [alone, difference]
+    # products, one way after the other
     worst = everything >= everything.max() * noise_power(settings.worst_db)
     found = {names: np.zeros(len(everything)) for names in products}
     for way in ways if runs else [alone]:
         found = {names: np.maximum(before, way(names)) for names, before in found.items()}
-        explained = np.sum(list(found.values()), axis=0) >= settings.explained * everything
+        explained = np.sum(list(found.values()), axis=0) >= settings.min_explained * everything
         if explained[worst].all():
             break
-    found |= {names: missing(names) for names in work.functions} if runs else {}
-    loads = {**products, **work.functions}
-    return [_Unit(names, loads[names], each) for names, each in found.items()]
+    # elementwise nodes
+    found |= {names: difference(names) for names in nodes.elementwise} if runs else {}
+    costs = {**products, **nodes.elementwise}
+    return [_Group(names, costs[names], noise) for names, noise in found.items()]
 
 
-def _measured_alone(unit: _Unit, work: Work, quick: Judge) -> _Unit:
-    others = frozenset(work.products) - frozenset(unit.names)
-    noise = np.minimum(np.asarray(quick(others), float), noise_power(-MAX_DB))
-    return _Unit(unit.names, unit.load, noise)
+def _measured_alone(group: _Group, nodes: FallbackNodes, measure: MeasureNoise) -> _Group:
+    others = frozenset(nodes.products) - frozenset(group.names)
+    noise = np.minimum(np.asarray(measure(others), float), noise_power(-MAX_DB))
+    return _Group(group.names, group.cost, noise)
 
 
 def grouped(
-    names: Sequence[T], nodes: int = 0, most: int | None = None, settings: SearchSettings = DEFAULTS
+    names: Sequence[T], model_nodes: int = 0, most: int | None = None, settings: SearchSettings = DEFAULTS
 ) -> list[Sequence[T]]:
-    """Group neighbours so that there are at most `most` groups, and fewer in a model with many nodes."""
-    most = settings.most_units if most is None else most
-    count = min(len(names), max(settings.least_units, min(most, settings.most_loaded // max(nodes, 1))))
+    """Divide names into at most `most` groups of neighbours, fewer in a model with many nodes."""
+    most = settings.max_groups if most is None else most
+    loadable = settings.max_loaded_nodes // max(model_nodes, 1)
+    count = min(len(names), max(settings.min_groups, min(most, loadable)))
     cuts = [len(names) * i // max(count, 1) for i in range(count + 1)]
     return [names[start:stop] for start, stop in pairwise(cuts)]
 
 
-def _grow(chosen: list[_Unit], units: list[_Unit], excess: Array, most: Load) -> list[_Unit]:
-    """Add units, at least one, until no part has too much noise or more than `most` would be lost.
+def _grow(chosen: list[_Group], groups: list[_Group], excess: Array, limit: FloatCost) -> list[_Group]:
+    """Add groups, at least one, until no part has excess noise or the cost reaches the limit.
 
-    The next unit is the one that removes most of the excess noise per cost.
+    The next group is always the one that removes most excess noise per cost.
     """
     grown = list(chosen)
-    left = [unit for unit in units if unit not in grown]
-    while left:
-        remaining = excess - np.sum([unit.noise for unit in grown], axis=0) if grown else excess
+    others = [group for group in groups if group not in grown]
+    while others:
+        remaining = excess - np.sum([group.noise for group in grown], axis=0) if grown else excess
         wanted = remaining > 0
         if not wanted.any() and len(grown) > len(chosen):
             break
         wanted = wanted if wanted.any() else np.ones(len(excess), bool)
-        shares = [unit.noise / np.maximum(excess, 1e-30) for unit in left]
-        worth = [float(s[wanted].sum()) / unit.load.cost for s, unit in zip(shares, left, strict=True)]
-        unit = left.pop(int(np.argmax(worth)))
-        load = sum((one.load for one in grown), unit.load)
-        if load.time <= most.time and load.weights <= most.weights:
-            grown.append(unit)
+        shares = [group.noise / np.maximum(excess, 1e-30) for group in others]
+        worth = [float(s[wanted].sum()) / group.cost.total for s, group in zip(shares, others, strict=True)]
+        group = others.pop(int(np.argmax(worth)))
+        cost = sum((each.cost for each in grown), group.cost)
+        if cost.time <= limit.time and cost.weights <= limit.weights:
+            grown.append(group)
     return grown

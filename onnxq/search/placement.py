@@ -10,13 +10,13 @@ from onnxq.plan.shapes import planned_shapes
 from onnxq.search.inputs import Inputs
 
 ALL_FLOAT = (
-    "nothing is expected to be faster on integers {where}: the model stays float, "
+    "no node is expected to be faster in int8 {where}: the model stays float, "
     "its weights in half precision; --all-int8 quantizes it all the same"
 )
 
 
 def placed_by_model(inputs: Inputs) -> tuple[Recipe, tuple[str, ...]]:
-    """Return the recipe without nodes that the cost model calls slower, and warnings."""
+    """Leave nodes in float that the cost model expects to be slower in int8; return warnings, too."""
     recipe = inputs.recipe()
     if not inputs.costs or not inputs.samples.calibration:
         return recipe, ()
@@ -31,7 +31,13 @@ def placed_by_model(inputs: Inputs) -> tuple[Recipe, tuple[str, ...]]:
 
 
 def without_slow(recipe: Recipe, names: Sequence[str], where: str) -> tuple[Recipe, tuple[str, ...]]:
-    """Return the recipe with slow nodes in float under every plan, and warnings; `where` they are slow is said in these."""
+    """Return the recipe with slow nodes in float under every plan, and warnings.
+
+    Args:
+        recipe: the recipe.
+        names: the slow nodes.
+        where: place where they are slow, for the warnings.
+    """
     if not names:
         return recipe, ()
     recipe = recipe.keeping(dict.fromkeys(names, SLOWER))

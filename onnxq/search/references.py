@@ -1,4 +1,4 @@
-"""What candidates are held against: samples with the float model's values where its outputs are judged."""
+"""Reference values of the float model on validation samples, and the noise of candidates against them."""
 
 import math
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ from onnxq.errors import ModelError
 from onnxq.runtime.sessions import InputSpec, open_session
 from onnxq.types import Array, Feeds
 
-MOST_TELLING, IN_SEQUENCE = 8, 20
-"""Samples on which nodes are measured one by one, at most; of a stateful model so many that follow one another."""
-ERRORS = 1.01
-"""Standard errors within which forms are told apart by chance alone: one is what a single sample that differs makes."""
+MAX_NODE_SAMPLES, MAX_STATEFUL_SAMPLES = 8, 20
+"""Number of samples, at most, on which single nodes are measured: of a stateless and of a stateful model."""
+STANDARD_ERRORS = 1.01
+"""Standard errors within which two candidates count as alike; a single differing sample makes exactly one."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """How close a form of the model comes, over the samples that decide.
+class OutputNoise:
+    """Noise of a candidate's outputs against float on the validation samples.
 
-    noise    noise / signal of each part of the outputs, on the held-out samples or on the others, whichever is worse; infinite where
-             the runtime cannot load or run the form, whatever the reason: other nodes left float may help
-    bound    the same, with what fresh samples may be worse
-    samples  what each sample adds to the ratio of each part, [samples, parts]
+    noise    noise / signal of each part of the outputs: the larger of the ratios on held-out samples and on
+             the others; infinite where the runtime cannot load or run the candidate
+    bound    the same with a margin for fresh samples
+    samples  contribution of each sample to each part's ratio, [samples, parts]
     changes  share of decisions that noise of this size is expected to change, 0..1
     """
 
@@ -40,52 +40,53 @@ class Judged:
 
     @property
     def sqnr_db(self) -> float:
-        """Of the worst part, dB; -200 where the form cannot be run."""
+        """SQNR of the worst part, dB; -200 where the candidate cannot run."""
         return decibels(max(self.noise, default=0.0))
 
     @property
     def bound_db(self) -> float:
-        """What fresh samples are expected to keep, of the worst part, dB."""
+        """SQNR of the worst part that is expected on fresh samples, dB."""
         return decibels(max(self.bound or self.noise, default=0.0))
 
     @property
     def mean_noise(self) -> float:
-        """Over the parts: the worst counts most, but a part that no form improves does not hide the others."""
+        """Mean over the parts: the worst part counts most, but does not hide the others."""
         return sum(self.noise) / max(1, len(self.noise))
 
-    def as_good_as(self, other: "Judged") -> bool:
-        """Whether it is no more than one standard error of their difference, sample by sample, farther from float.
+    def as_good_as(self, other: "OutputNoise") -> bool:
+        """Tell whether the noise is at most one standard error above another candidate's.
 
-        The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984): of what can hardly be told apart
-        take the simplest.
+        The standard error is that of the difference, sample by sample. This is the one-standard-error rule
+        (Breiman et al., Classification and Regression Trees, 1984): among models within one standard error of
+        the best, take the simplest.
         """
         if not self.samples or len(self.samples) != len(other.samples):
             return False
         differences = np.mean(np.asarray(self.samples) - np.asarray(other.samples), axis=1)
         if not np.isfinite(differences).all():
             return False
-        return bool(
-            differences.sum()
-            <= ERRORS * math.sqrt(len(differences)) * differences.std(ddof=min(1, len(differences) - 1))
-        )
+        count = len(differences)
+        deviation = differences.std(ddof=min(1, count - 1))
+        return bool(differences.sum() <= STANDARD_ERRORS * math.sqrt(count) * deviation)
 
 
 @dataclass(frozen=True)
 class References:
-    """Samples with what the float model gives.
+    """Validation samples with the float model's values.
 
-    observation  where outputs are judged, and their parts
-    samples      names and feeds, in their order
-    expected     the float model's values of each
-    held_out     how many of the samples, the first ones, are; where they are few, others follow that calibrate
-    evidence     how many samples a written file will be verified on
+    observation           compared values and their parts
+    samples               names and feeds, in their order
+    expected              the float model's values of each sample
+    held_out              number of held-out samples, which come first; calibration samples follow where these
+                          are few
+    verification_samples  number of samples on which the written file will be verified
     """
 
     observation: Observation
     samples: Sequence[tuple[str, Feeds]]
     expected: Sequence[Observed]
     held_out: int
-    evidence: int = 0
+    verification_samples: int = 0
 
     @staticmethod
     def of(
@@ -94,45 +95,47 @@ class References:
         others: Sequence[Sample],
         specs: list[InputSpec],
         feedback: Feedback | None = None,
-        evidence: int = 0,
+        verification_samples: int = 0,
     ) -> "References":
-        """Run a float model over samples."""
+        """Run the float model over held-out samples and others."""
         samples = [(sample.name, check_feeds(sample, specs)) for sample in (*held_out, *others)]
         observation = observe(model, [feeds for _, feeds in samples], feedback)
         opened = observation.opened(model)
-        expected = [
-            found for _, found in run_all(open_session(opened.model), opened, samples, observation.feedback)
-        ]
-        return References(observation, samples, expected, len(held_out), evidence)
+        session = open_session(opened.model)
+        expected = [values for _, values in run_all(session, opened, samples, observation.feedback)]
+        return References(observation, samples, expected, len(held_out), verification_samples)
 
     @property
     def size(self) -> int:
-        """Bytes of what goes in and comes out."""
+        """Bytes of all inputs and observed values; an array that occurs twice counts once."""
         feeds = [array for _, sample in self.samples for array in sample.values()]
         values = [array for each in self.expected for array in (*each.own, *each.inner, *each.outer)]
-        return sum(
-            {id(array): array.nbytes for array in (*feeds, *values) if isinstance(array, np.ndarray)}.values()
-        )
+        arrays = (array for array in (*feeds, *values) if isinstance(array, np.ndarray))
+        return sum({id(array): array.nbytes for array in arrays}.values())
 
-    def judged(self, model: ir.Model, *, at_outputs: bool = True) -> Judged:
-        """How close a form of the model's outputs come to float's.
+    # measurement of a candidate
 
-        Held-out samples flatter by chance where they are few, calibration samples by what was made from them: the worse counts.
-        Behind a Softmax the noise is that of the decisions that tip, of few samples one or two. Unless it is asked for `at_outputs`,
-        the bound there is that in front of it, or the share of decisions that are expected to change where that is larger: a
-        hundredth of them is as much as 20 dB.
+    def measure(self, model: ir.Model, *, at_outputs: bool = True) -> OutputNoise:
+        """Measure the noise of a candidate's outputs on all samples.
+
+        The worse of two ratios counts: held-out samples can look good by chance where they are few, and
+        calibration samples look good because the candidate was made from them. Behind a Softmax, noise comes
+        from the one or two decisions that change.
+
+        Args:
+            model: the candidate.
+            at_outputs: take the bound of the outputs. Otherwise it is the bound in front of a final Softmax,
+                or the expected share of changed decisions where that is larger: a share of 0.01 counts as
+                much as 20 dB.
         """
-        comparison = self._compared(model, range(len(self.samples)))
+        everything = range(len(self.samples))
+        comparison = self._compare(model, everything)
         if comparison is None:
-            return self._ruined()
-        outer = self._judged(comparison.outer, range(len(self.samples)), comparison)
-        if (
-            at_outputs
-            or not self.observation.softened
-            or len(self.observation.inner) != len(self.observation.outer)
-        ):
+            return self._failed()
+        outer = self._noise_of(comparison.outer, everything, comparison)
+        if at_outputs or not self._has_inner_bound:
             return outer
-        inner = self._judged(comparison.inner, range(len(self.samples)), comparison)
+        inner = self._noise_of(comparison.inner, everything, comparison)
         changes = {number: each.expected() for number, each in comparison.decisions.items() if each.count}
         bound = [
             max(noise, changes.get(part.value, 0.0))
@@ -140,84 +143,112 @@ class References:
         ]
         return replace(outer, bound=tuple(bound))
 
+    def measure_before_softmax(self, model: ir.Model, indices: Sequence[int] | None = None) -> OutputNoise:
+        """Measure the noise in front of a final Softmax, which hides differences between candidates.
+
+        Args:
+            model: the candidate.
+            indices: samples to measure; all by default.
+        """
+        indices = range(len(self.samples)) if indices is None else indices
+        comparison = self._compare(model, indices)
+        return self._failed() if comparison is None else self._noise_of(comparison.inner, indices, comparison)
+
     def bound_db(self, model: ir.Model) -> float:
-        """What fresh samples are expected to keep of the outputs, in dB alone."""
-        return self.judged(model).bound_db
+        """Measure the SQNR of the outputs that is expected on fresh samples, dB."""
+        return self.measure(model).bound_db
 
     def sqnr_db(self, model: ir.Model) -> float:
-        """Of the outputs' worst part, in dB alone."""
-        return self.judged(model).sqnr_db
+        """Measure the SQNR of the outputs' worst part, dB."""
+        return self.measure(model).sqnr_db
 
-    def inner_judged(self, model: ir.Model, chosen: Sequence[int] | None = None) -> Judged:
-        """The same in front of a final Softmax, over some of the samples or all: it tells apart what a Softmax hides."""
-        chosen = range(len(self.samples)) if chosen is None else chosen
-        comparison = self._compared(model, chosen)
-        return self._ruined() if comparison is None else self._judged(comparison.inner, chosen, comparison)
+    # samples for the measurement of single nodes
 
-    def telling(self, judged: Judged, least: int) -> list[int]:
-        """A few samples, in their order, that tell where a form's noise comes from.
+    def representative_samples(self, measured: OutputNoise, count: int) -> list[int]:
+        """Return the indices of a few samples that together show the noise of every part.
 
-        Evenly spaced ones, and for each part of which these carry less than half of their share of the noise, those that carry most:
-        a score is near zero in most pictures. Of a stateful model the first ones, for a sample hangs on those before it.
+        These are evenly spaced samples. Where they carry less than half of their share of a part's noise, the
+        sample that carries most of it is added: a detector's score, for example, is near zero in most images.
+        In a stateful model each sample depends on the samples before it, so the first ones are taken.
+
+        Args:
+            measured: noise of the candidate on all samples.
+            count: number of evenly spaced samples.
         """
-        shares, count = np.asarray(judged.samples, float), len(self.samples)
+        available = len(self.samples)
         if self.observation.feedback.states:
-            return list(range(min(IN_SEQUENCE, count)))
-        chosen = evenly(range(count), least)
-        if shares.ndim != 2 or not np.isfinite(shares).all():
+            return list(range(min(MAX_STATEFUL_SAMPLES, available)))
+        chosen = evenly(range(available), count)
+        noise = np.asarray(measured.samples, float)
+        if noise.ndim != 2 or not np.isfinite(noise).all():
             return chosen
-        relative = shares / np.maximum(shares.sum(0), 1e-30)
-        while len(chosen) < min(count, MOST_TELLING):
-            carried = relative[chosen].sum(0)
+        shares = noise / np.maximum(noise.sum(0), 1e-30)
+        while len(chosen) < min(available, MAX_NODE_SAMPLES):
+            carried = shares[chosen].sum(0)
             part = int(np.argmin(carried))
-            if carried[part] >= len(chosen) / count / 2:
+            if carried[part] >= len(chosen) / available / 2:
                 break
-            chosen.append(
-                max((i for i in range(count) if i not in chosen), key=lambda i: (relative[i, part], -i))
-            )
+            others = (i for i in range(available) if i not in chosen)
+            chosen.append(max(others, key=lambda i: (shares[i, part], -i)))
         return sorted(chosen)
 
-    def values(self, chosen: Sequence[int]) -> int:
-        """How many values the smallest part has over some of the samples."""
-        found = [
-            sum(
-                taken.size
-                for i in chosen
-                if (taken := part.of(np.asarray(self.expected[i].inner[part.value]))) is not None
-            )
-            for part in self.observation.inner
-        ]
-        return min(found, default=0)
+    def fewest_values(self, indices: Sequence[int]) -> int:
+        """Count the values of the smallest part over some samples."""
+        counts = []
+        for part in self.observation.inner:
+            taken = (part.of(np.asarray(self.expected[i].inner[part.value])) for i in indices)
+            counts.append(sum(values.size for values in taken if values is not None))
+        return min(counts, default=0)
 
-    def _compared(self, model: ir.Model, chosen: Sequence[int]) -> Comparison | None:
-        """A form of the model held against float, or None where it cannot be run."""
+    # steps
+
+    @property
+    def _has_inner_bound(self) -> bool:
+        """Whether each part of the outputs has a counterpart in front of a final Softmax."""
+        observation = self.observation
+        return observation.has_final_softmax and len(observation.inner) == len(observation.outer)
+
+    def _compare(self, model: ir.Model, indices: Sequence[int]) -> Comparison | None:
+        """Run a candidate and compare its values with float; None where it cannot run."""
         comparison = Comparison(self.observation)
+        samples = [self.samples[i] for i in indices]
         try:
             opened = self.observation.opened(model)
-            session = open_session(opened.model)
-            samples = [self.samples[i] for i in chosen]
-            for i, (name, found) in zip(
-                chosen, run_all(session, opened, samples, self.observation.feedback), strict=True
-            ):
-                comparison.add(name, self.expected[i], found)
+            found = run_all(open_session(opened.model), opened, samples, self.observation.feedback)
+            for i, (name, values) in zip(indices, found, strict=True):
+                comparison.add(name, self.expected[i], values)
         except ModelError:
             return None
         return comparison
 
-    def _ruined(self) -> Judged:
-        return Judged((math.inf,) * max(1, len(self.observation.outer)))
+    def complaint(self, model: ir.Model) -> str:
+        """Return the runtime's words about a form that it cannot load or run; an empty text if it can."""
+        try:
+            opened = self.observation.opened(model)
+            for _ in run_all(open_session(opened.model), opened, self.samples, self.observation.feedback):
+                pass
+        except ModelError as error:
+            return str(error)
+        return ""
 
-    def _judged(self, errors: OutputErrors, chosen: Sequence[int], comparison: Comparison) -> Judged:
-        groups = [
-            [row for row, i in enumerate(chosen) if (i < self.held_out) is first] for first in (True, False)
-        ]
-        found = [errors.some(group) for group in groups if group]
-        noise: Array = np.max([each.ratios() for each in found], axis=0) if errors.parts else np.zeros(0)
-        bound = np.maximum(bounds(errors, of=self.evidence), noise) if errors.parts else noise
+    def _failed(self) -> OutputNoise:
+        """Return the noise of a candidate that cannot run: nodes left in float may help."""
+        return OutputNoise((math.inf,) * max(1, len(self.observation.outer)))
+
+    def _noise_of(self, errors: OutputErrors, indices: Sequence[int], comparison: Comparison) -> OutputNoise:
+        """Summarize the errors of some samples."""
         changes = [each.expected() for each in comparison.decisions.values() if each.count]
-        return Judged(
-            tuple(noise.tolist()),
-            tuple(bound.tolist()),
-            errors.shares().tolist() if errors.parts else [],
-            sum(changes) / max(1, len(changes)),
-        )
+        mean_changes = sum(changes) / max(1, len(changes))
+        if not errors.parts:
+            return OutputNoise((), (), [], mean_changes)
+        noise = self._worse_ratios(errors, indices)
+        bound = np.maximum(bounds(errors, of=self.verification_samples), noise)
+        shares = errors.shares().tolist()
+        return OutputNoise(tuple(noise.tolist()), tuple(bound.tolist()), shares, mean_changes)
+
+    def _worse_ratios(self, errors: OutputErrors, indices: Sequence[int]) -> Array:
+        """Return noise / signal of each part on held-out samples or on the others, the larger of both."""
+        held_out = [row for row, i in enumerate(indices) if i < self.held_out]
+        others = [row for row, i in enumerate(indices) if i >= self.held_out]
+        ratios: Array = np.max([errors.some(rows).ratios() for rows in (held_out, others) if rows], axis=0)
+        return ratios

@@ -1,11 +1,19 @@
-"""Accuracy against latency and size: the points of files that were tried."""
+"""Accuracy against latency and size: points of the files that were tried."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Point:
-    """A file that was tried: outputs in dB, latency and size relative to float, whether it was kept, by how much the metric falls."""
+    """A file that was tried.
+
+    name     description of the file
+    sqnr_db  SQNR of the outputs, dB
+    latency  latency relative to float
+    size     size relative to float
+    kept     whether the file was kept
+    drop     drop of the task's metric
+    """
 
     name: str
     sqnr_db: float | None

@@ -1,4 +1,4 @@
-"""Records of the search: a candidate with its measurements, the choice among them, and the outcome of a mode."""
+"""Records of the search: a measured candidate, the choice among candidates, and the outcome of a mode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,6 @@ import onnx_ir as ir
 
 from onnxq.calibration.statistics import Statistics
 from onnxq.formats.recipe import Recipe
-from onnxq.options import Method
 from onnxq.quantization.parameters import Parameters
 from onnxq.search.mixed_precision import Fallback
 from onnxq.search.trade_off import Point
@@ -17,12 +16,14 @@ from onnxq.search.trade_off import Point
 class Trial:
     """One candidate with its measurements on validation samples; None where nothing was measured.
 
-    sqnr_db  SQNR of the worst part of the outputs, in front of a final Softmax, dB
-    noise    noise / signal, mean over the parts: candidates are compared by it
-    changes  expected share of decisions that change, 0..1
+    method      calibration method
+    techniques  names of its techniques
+    sqnr_db     SQNR of the worst part of the outputs, in front of a final Softmax, dB
+    noise       noise / signal, mean over the parts; candidates are compared by it
+    changes     expected share of decisions that change, 0..1
     """
 
-    method: Method
+    method: str
     techniques: tuple[str, ...]
     sqnr_db: float | None
     noise: float | None = None
@@ -33,10 +34,11 @@ class Trial:
 class Choice:
     """The recipe that the search kept, and everything that it tried.
 
-    kept      the kept candidate with its measurements
-    trials    every candidate
+    recipe    kept recipe
+    kept      kept candidate with its measurements
+    trials    all candidates
     fallback  nodes that went back to float
-    points    accuracy against latency and size on the way to a target of the user's
+    points    accuracy against latency and size on the way to the user's target
     warnings  lines for the report
     """
 
@@ -52,9 +54,9 @@ class Choice:
 class Outcome:
     """The outcome of a mode: the model to write, and how it came about.
 
-    written     the quantized model
+    written     quantized model
     choice      its recipe, the trials and warnings
-    statistics  of the calibrated tensors; empty where a mode needs none
+    statistics  statistics of the calibrated tensors; empty where a mode needs none
     parameters  scales and zero points of the activations
     notes       further lines for the report
     stored      number of other weights stored in fewer bits

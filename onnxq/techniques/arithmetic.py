@@ -8,6 +8,8 @@ import numpy as np
 
 from onnxq.types import INT8, INT32, UINT8, Array, Floats, Integers, IntegerType, QuantParams
 
+LONGEST_SUM = 1 << 22
+"""Largest number of products that are added up as integers."""
 TINY = np.float32(2.0**-100)
 """A smaller scale counts as zero and is replaced by 1; no scale is a denormal number."""
 
@@ -130,6 +132,23 @@ def quantize_bias(bias: Array, params: QuantParams) -> Integers:
     """Return the int32 bias, rounded in float64 so that large values keep their digits."""
     steps = np.rint(np.asarray(bias, np.float64) / params.scale.astype(np.float64))
     return np.clip(steps, INT32.low, INT32.high).astype(np.int32)
+
+
+def smallest_sum_scale(rows: Floats, bias: Array | None) -> Floats | None:
+    """Return the least weight scales [channels] with which no int32 sum of products overflows; None for any.
+
+    A kernel adds up to 255 steps of each weight, and the bias. Rounding moves a weight by less than a step.
+
+    Args:
+        rows: weights [channels, K].
+        bias: bias in steps of the activation, [channels].
+    """
+    size = rows.shape[1]
+    if size * UINT8.high * INT8.high < 2**30:  # the bias has the other half of int32's range
+        return None
+    largest = UINT8.high * np.array([np.abs(row).sum(dtype=np.float64) for row in rows])
+    whole = largest + (0.0 if bias is None else np.abs(bias))
+    return np.asarray(whole / (INT32.high - UINT8.high * size), np.float32) * np.float32(1.001)
 
 
 def smallest_weight_scale(bias: Array, input_scale: Floats | np.float32) -> Floats:

@@ -1,1 +1,1 @@
-"""Graph rewrites that need calibration statistics: SmoothQuant and cross-layer equalization."""
+"""Graph rewrites that need calibration statistics, and the registry of techniques; no pure arithmetic."""

@@ -1,4 +1,4 @@
-"""One protocol for techniques: the statistics that an algorithm needs, and the functions that apply it."""
+"""The protocol of techniques: the statistics that an algorithm needs, and the functions that apply it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,8 +27,9 @@ class Needs(Enum):
 class Transformed:
     """A rewritten model.
 
-    moments  of its layers' inputs
-    divided  its tensors that are tensors of the plain model, divided by channel
+    model    rewritten model
+    moments  moments of the layers' inputs
+    divided  tensors that are tensors of the plain model, divided by channel
     """
 
     model: ir.Model
@@ -37,23 +38,26 @@ class Transformed:
 
 
 CodeBlocks = Callable[[Floats, Grid, Floats | None], Coded]
-"""(rows [channels, K], grid, second moments [K, K] or None) -> codes in blocks of few bits."""
+"""Signature: rows [channels, K], grid, second moments [K, K] or None -> codes in blocks."""
 Rewrite = Callable[[ir.Model, Plan, Mapping[LayerInput, Moments], Grid | None], Transformed | None]
-"""(normalized model, plan, moments, grid of weight-only quantization) -> a rewritten copy, or None where nothing gains."""
+"""Signature: normalized model, plan, moments, grid of weight-only quantization -> rewritten copy, or None.
+
+None means that no layer gains.
+"""
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A technique. Each path applies the functions that it knows: static, dynamic, LSTM and weight-only quantization.
+    """A technique; static, dynamic, LSTM and weight-only quantization each apply the functions they need.
 
-    name     as in `--without` or `--rounding`, in reports and in the file's metadata
+    name     name in `--without` or `--rounding`, in reports and in the file's metadata
     needs    statistics of the layers' inputs
     efforts  efforts of static and dynamic quantization that try it
-    round    choose the integers of an int8 weight
-    shift    compute the shift of a layer's mean output that rounding causes, for the bias to take back
-    code     code a weight in blocks of few bits
-    rewrite  rewrite the float model without changing its outputs
-    reaches  whether `rewrite` can help a layer
+    round    rounds an int8 weight
+    shift    computes the shift of a layer's mean output that rounding causes, for a correction of the bias
+    code     codes a weight in blocks of few bits
+    rewrite  rewrites the float model without changing its outputs
+    reaches  tells whether `rewrite` can help a layer
     """
 
     name: str

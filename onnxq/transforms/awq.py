@@ -1,4 +1,4 @@
-"""AWQ on a graph: scale the inputs of products so that the weights of their strongest channels round better."""
+"""AWQ on a graph: scale the inputs of products so that rounding affects salient channels' weights less."""
 
 from collections.abc import Mapping
 
@@ -22,32 +22,32 @@ from onnxq.types import Floats
 def scale_inputs(
     model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], grid: Grid | None = None
 ) -> Transformed | None:
-    """Return a copy whose products take inputs divided, and weights multiplied, channel by channel.
+    """Return a copy whose products have inputs divided, and weights multiplied, channel by channel.
 
     Args:
-        model: normalized; it stays as it is.
-        plan: the products.
+        model: normalized model; it does not change.
+        plan: plan of the products.
         moments: second moments of their inputs.
-        grid: blocks that the weights will be rounded to.
+        grid: grid of the codes of the weights.
     """
     assert grid is not None
-    takers: dict[LayerInput, list[str]] = {}
+    consumers: dict[LayerInput, list[str]] = {}
     for name, layer in layer_inputs(plan).items():
         if plan.nodes[name].node.graph is model.graph:
-            takers.setdefault(layer, []).append(name)
+            consumers.setdefault(layer, []).append(name)
     copy, tables = model.clone(), find_tables(model)
-    for layer, names in takers.items():
+    for layer, names in consumers.items():
         second = moments[layer].raw()
         if second is None or read_elsewhere([plan.nodes[name].node for name in names]):
             continue
         weights = [_rows(plan, name) for name in names]
         if any(table_of(rows, tables) for rows in weights):
-            continue  # the table has no inputs to divide
+            continue  # an embedding table has no inputs to divide
         scales = awq_scales(weights, second[0], lambda rows: round_to_nearest(rows, grid).decoded())
         if scales is not None:
             divide_channels(copy, layer.tensor, names, scales, fold=True)
     tidy(copy)
-    return Transformed(copy, {})  # each weight is rounded to nearest then
+    return Transformed(copy, {})  # no moments: the scaled weights are rounded to nearest
 
 
 def _rows(plan: Plan, name: str) -> Floats:

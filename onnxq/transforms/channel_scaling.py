@@ -1,4 +1,4 @@
-"""Divide an activation's channels before the layers that take it, and multiply their weights by the same."""
+"""Divide an activation's channels before its layers, and multiply the layers' weights by the same factors."""
 
 from collections.abc import Sequence
 
@@ -12,26 +12,28 @@ from onnxq.types import Floats
 def divide_channels(
     model: ir.Model, tensor: str, nodes: Sequence[str], scales: Floats, *, fold: bool = False
 ) -> str:
-    """Rewrite in place; returns the name of the divided activation.
+    """Rewrite a model in place; return the name of the divided activation.
 
     Args:
-        model: a normalized model.
+        model: normalized model.
         tensor: the activation; its last axis has the channels.
-        nodes: MatMul and Gemm that take it as their first operand; others keep the activation as it is.
+        nodes: MatMul and Gemm nodes with the activation as first operand; other consumers keep the original.
         scales: divisors, [channels].
-        fold: divide the factor of a Mul that gives the activation to these nodes alone, as a normalization does, in
-            place of a Mul of its own.
+        fold: divide the constant of a Mul in front of these nodes, such as a normalization's, if only they
+            use its result, instead of adding a Mul.
     """
     graph, names = model.graph, Names(model)
-    takers = [node for node in graph if node.name in set(nodes)]
-    value = takers[0].inputs[0]
+    consumers = [node for node in graph if node.name in set(nodes)]
+    value = consumers[0].inputs[0]
     assert value is not None
-    inside = _factor_before(value, takers) if fold else None
-    source, divisor = inside or (value, np.ones(1, np.float32))
+    # a Mul by the inverse scales
+    existing = _factor_before(value, consumers) if fold else None
+    source, divisor = existing or (value, np.ones(1, np.float32))
     factor = add_initializer(graph, names.fresh(f"{tensor}_smoothing"), (divisor / scales).astype(np.float32))
     divided = ir.Value(name=names.fresh(f"{tensor}_smoothed"), shape=value.shape, type=value.type)
     add_node(graph, "Mul", [source, factor], [divided], name=names.fresh(f"{tensor}_Smoothing"))
-    for node in takers:
+    # the weights
+    for node in consumers:
         original = node.inputs[1]
         weight = constant(original)
         assert weight is not None
@@ -44,14 +46,14 @@ def divide_channels(
     return divided.name or ""
 
 
-def _factor_before(value: ir.Value, takers: Sequence[ir.Node]) -> tuple[ir.Value, Floats] | None:
-    """The other operand, and the constant [channels], of a Mul whose result nothing but the takers use."""
+def _factor_before(value: ir.Value, consumers: Sequence[ir.Node]) -> tuple[ir.Value, Floats] | None:
+    """Return the operand and the constant [channels] of a Mul whose result only these consumers use."""
     node = value.producer()
     if (
         node is None
         or node.op_type != "Mul"
         or value.is_graph_output()
-        or {use.node for use in value.uses()} - set(takers)
+        or {use.node for use in value.uses()} - set(consumers)
     ):
         return None
     for index in (0, 1):

@@ -1,6 +1,6 @@
-"""Cross-layer equalization on a graph: balance the channel ranges between convolutions, at no cost at run time."""
+"""Cross-layer equalization on a graph: balance the channel ranges between convolutions, free at run time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,11 +28,13 @@ from onnxq.transforms.algorithm import Transformed
 from onnxq.types import Floats
 
 HOMOGENEOUS = frozenset({"AveragePool", "LeakyRelu", "MaxPool", "PRelu", "Relu"})
-"""f(s x) = s f(x), channel by channel, for s > 0."""
+"""Operators with f(s x) = s f(x), channel by channel, for s > 0."""
 
 
 @dataclass(frozen=True)
 class _Copy:
+    """The copy that is being rewritten."""
+
     model: ir.Model
     nodes: Mapping[str | None, ir.Node]
     names: Names
@@ -44,9 +46,9 @@ def equalize(
     """Return an equalized copy of a model; None where no pair of layers gains.
 
     Args:
-        model: normalized; it stays as it is.
-        plan: the quantized nodes.
-        moments: of the layers' inputs.
+        model: normalized model; it does not change.
+        plan: plan of the quantized nodes.
+        moments: moments of the layers' inputs.
         _grid: unused; equalization prepares for 8-bit activations.
     """
     layers, sources = layer_inputs(plan), set(plan.sources())
@@ -54,38 +56,54 @@ def equalize(
     divided: dict[str, Divided] = {}
     copy = _Copy(clone, {node.name: node for node in clone.graph}, Names(clone))
     for tensor in plan.tensors.values():
-        producer = _producer(tensor.value)
-        takers = [plan.nodes.get(use.node.name or "") for use in tensor.value.uses()]
-        if producer is None or not takers or not all(_takes(taker, tensor.value) for taker in takers):
+        # a convolution, and the convolutions that use its result
+        pair = _pair(model, plan, tensor.value)
+        if pair is None:
             continue
-        consumers = [taker for taker in takers if taker is not None]
-        if any(
-            node.graph is not model.graph or read_elsewhere([node])
-            for node in (producer, *(each.node for each in consumers))
-        ):
-            continue
-        found = [
-            (layers[taker.name], moments.get(layers[taker.name]))
-            for taker in consumers
-            if taker.name in layers
-        ]
-        if len(found) < len(consumers) or any(one is None or one.rows == 0 for _, one in found):
-            continue
-        scales = _scales(
-            plan, tensor.value, consumers, [(layer, one) for layer, one in found if one is not None]
-        )
+        producer, consumers = pair
+        inputs = _known_moments(consumers, layers, moments)
+        scales = _scales(plan, tensor.value, consumers, inputs) if inputs else None
         if scales is None:
             continue
+        # their weights, and the moments behind them
         renamed = _apply(copy, producer, consumers, scales)
         divided |= {new: Divided(old, scales) for old, new in renamed.items() if old in sources}
-        for layer, one in found:
-            if one is not None:
-                known[replace(layer, tensor=renamed[tensor.name])] = one.divided(_spread(layer, scales))
+        for layer, each in inputs:
+            known[replace(layer, tensor=renamed[tensor.name])] = each.divided(_spread(layer, scales))
     return Transformed(clone, known, divided) if divided else None
 
 
+def _pair(model: ir.Model, plan: Plan, value: ir.Value) -> tuple[ir.Node, list[PlannedNode]] | None:
+    """Return the convolution before a value and all consumers behind it, if they can be equalized."""
+    producer = _producer(value)
+    users = [plan.nodes.get(use.node.name or "") for use in value.uses()]
+    if producer is None or not users or not all(_can_absorb(user, value) for user in users):
+        return None
+    consumers = [user for user in users if user is not None]
+    for node in (producer, *(each.node for each in consumers)):
+        if node.graph is not model.graph or read_elsewhere([node]):
+            return None
+    return producer, consumers
+
+
+def _known_moments(
+    consumers: Sequence[PlannedNode],
+    layers: Mapping[str, LayerInput],
+    moments: Mapping[LayerInput, Moments],
+) -> list[tuple[LayerInput, Moments]]:
+    """Return the consumers' inputs with their moments; nothing where any of them is unknown."""
+    found = []
+    for consumer in consumers:
+        layer = layers.get(consumer.name)
+        known = moments.get(layer) if layer is not None else None
+        if layer is None or known is None or known.rows == 0:
+            return []
+        found.append((layer, known))
+    return found
+
+
 def _producer(value: ir.Value) -> ir.Node | None:
-    """The Conv that a value comes from, with nothing between that its factors cannot pass, and nowhere else to go."""
+    """Return the Conv before a value if only homogeneous operators lie between and nothing else uses them."""
     node = None if value.is_graph_output() else value.producer()
     while (
         node is not None
@@ -109,7 +127,8 @@ def _one_slope_a_channel(node: ir.Node) -> bool:
     )
 
 
-def _takes(planned: PlannedNode | None, value: ir.Value) -> bool:
+def _can_absorb(planned: PlannedNode | None, value: ir.Value) -> bool:
+    """Tell whether a consumer is a convolution whose weight can take the factors."""
     if planned is None or planned.node.op_type != "Conv" or planned.node.inputs[0] is not value:
         return False
     weight = constant(planned.node.inputs[1])
@@ -118,7 +137,7 @@ def _takes(planned: PlannedNode | None, value: ir.Value) -> bool:
 
 
 def _by_channel(layer: LayerInput, values: Floats) -> Floats:
-    """[groups, size] in kernel order as [kernel elements, channels]."""
+    """Reshape [groups, size] in kernel order to [kernel elements, channels]."""
     inside = layer.size // int(np.prod(layer.kernel.shape)) if layer.kernel is not None else layer.size
     return np.asarray(
         values.reshape(layer.groups, -1, inside).transpose(1, 0, 2).reshape(-1, layer.groups * inside)
@@ -126,17 +145,24 @@ def _by_channel(layer: LayerInput, values: Floats) -> Floats:
 
 
 def _spread(layer: LayerInput, scales: Floats) -> Floats:
-    """Factors [channels] as [groups, size] in kernel order."""
+    """Repeat factors [channels] to [groups, size] in kernel order."""
     elements = int(np.prod(layer.kernel.shape)) if layer.kernel is not None else 1
     return np.repeat(scales.reshape(layer.groups, 1, -1), elements, axis=1).reshape(layer.groups, layer.size)
 
 
 def _ranges(plan: Plan, value: ir.Value, low: Floats, high: Floats) -> tuple[Floats, Floats]:
-    """Ranges [tensors, C] of the value and of those before it that become integers too; `low` and `high` [C] are its own."""
+    """Return the ranges [tensors, C] of a value and of the integer values before it.
+
+    Args:
+        plan: plan of the quantized nodes.
+        value: the value.
+        low: its minimum, [C].
+        high: its maximum, [C].
+    """
     found, node = [(low, high)], value.producer()
     while node is not None and node.op_type in HOMOGENEOUS and node.inputs[0] is not None:
         slope = _slope(node)
-        if slope is not None:  # what lies left of zero is farther away in front of it
+        if slope is not None:  # in front of it, negative values are larger
             inverse = 1 / np.where(slope == 0, np.inf, slope)
             low, high = np.minimum(low * np.maximum(inverse, 0), high * np.minimum(inverse, 0)), high
         if node.inputs[0].name in plan.tensors:
@@ -146,7 +172,7 @@ def _ranges(plan: Plan, value: ir.Value, low: Floats, high: Floats) -> tuple[Flo
 
 
 def _slope(node: ir.Node) -> Floats | None:
-    """Of a LeakyRelu, or of each channel of a PRelu; None of others."""
+    """Return the slope of a LeakyRelu, or the slopes of a PRelu's channels; None for other operators."""
     if node.op_type == "LeakyRelu":
         return np.array([factor(node, "alpha", 0.01)], np.float32)
     slope = constant(input_at(node, 1)) if node.op_type == "PRelu" else None
@@ -154,11 +180,14 @@ def _slope(node: ir.Node) -> Floats | None:
 
 
 def _scales(
-    plan: Plan, value: ir.Value, consumers: list[PlannedNode], found: list[tuple[LayerInput, Moments]]
+    plan: Plan, value: ir.Value, consumers: list[PlannedNode], inputs: list[tuple[LayerInput, Moments]]
 ) -> Floats | None:
-    low = np.min([_by_channel(layer, one.low).min(axis=0) for layer, one in found], axis=0)
-    high = np.max([_by_channel(layer, one.high).max(axis=0) for layer, one in found], axis=0)
-    power = np.mean([_by_channel(layer, one.power()).mean(axis=0) for layer, one in found], axis=0)
+    """Return the equalizing scales [channels] of a value; None where nothing gains."""
+    # ranges of the value
+    low = np.min([_by_channel(layer, each.low).min(axis=0) for layer, each in inputs], axis=0)
+    high = np.max([_by_channel(layer, each.high).max(axis=0) for layer, each in inputs], axis=0)
+    power = np.mean([_by_channel(layer, each.power()).mean(axis=0) for layer, each in inputs], axis=0)
+    # weights that mix channels, and depthwise weights
     mixing, separate = [np.zeros((0, len(low)))], [np.zeros((0, len(low)))]
     for planned in consumers:
         weight = constant(planned.node.inputs[1])
@@ -166,15 +195,17 @@ def _scales(
         if attribute(planned.node, "group", 1) == 1:
             mixing.append(np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1]))
         else:
-            many = len(weight) // len(low)
-            separate.append(weight.reshape(len(low), many, -1).transpose(1, 2, 0).reshape(-1, len(low)))
+            per_channel = len(weight) // len(low)
+            separate.append(
+                weight.reshape(len(low), per_channel, -1).transpose(1, 2, 0).reshape(-1, len(low))
+            )
     return equalizing_scales(
         *_ranges(plan, value, low, high), power, np.concatenate(mixing), np.concatenate(separate)
     )
 
 
 def _apply(copy: _Copy, producer: ir.Node, consumers: list[PlannedNode], scales: Floats) -> dict[str, str]:
-    """Divide what the producer gives, multiply the weights that take it; returns the new names of the values between."""
+    """Divide the producer's weights, multiply the consumers'; return new names of the values between."""
     graph, nodes, names = copy.model.graph, copy.nodes, copy.names
     conv = nodes[producer.name]
     for index in (1, 2):

@@ -1,9 +1,9 @@
-"""The registry of techniques, and the sets of them that a search tries."""
+"""The registry of techniques, and the sets of techniques that a search tries."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from onnxq.options import Effort, Rounding, Technique
+from onnxq.options import Effort, QuantizeOptions, Rounding, Target, Technique
 from onnxq.quantization.weights import WeightOptions
 from onnxq.techniques.bias_correction import output_shift
 from onnxq.techniques.blockwise import Coded, Grid, round_to_nearest
@@ -52,21 +52,32 @@ ALGORITHMS: dict[str, Algorithm] = {
         Algorithm(Rounding.AWQ, Needs.SECOND_MOMENTS, NEVER, code=_nearest, rewrite=scale_inputs),
     )
 }
-"""Every technique by its name; of each kind the most promising first. A new technique is one entry."""
+"""Every technique by its name, the most promising of each kind first; a new technique is one entry."""
+
+
+def technique_names() -> list[str]:
+    """Return the names that `--without` takes."""
+    names = [str(each) for each in Technique]
+    return names + [each.name for each in ALGORITHMS.values() if each.efforts and each.name not in names]
+
+
+def rounding_names() -> list[str]:
+    """Return the names that `--rounding` takes."""
+    return [each.name for each in ALGORITHMS.values() if each.code is not None]
 
 
 def tried(effort: Effort, without: Collection[str]) -> list[Algorithm]:
-    """Return the algorithms that an effort tries, less those that the user left out."""
+    """Return the algorithms that an effort tries, without those that the user left out."""
     return [each for each in ALGORITHMS.values() if effort in each.efforts and each.name not in without]
 
 
 def transforms(effort: Effort, without: Collection[str]) -> list[Algorithm]:
-    """Return those that rewrite the float model."""
+    """Return the tried algorithms that rewrite the float model."""
     return [each for each in tried(effort, without) if each.rewrite is not None]
 
 
 def weight_techniques(without: Collection[str]) -> list[str]:
-    """Return the names of all techniques of int8 weights, less those that the user left out."""
+    """Return the names of all techniques of int8 weights, without those that the user left out."""
     return [
         each.name
         for each in ALGORITHMS.values()
@@ -80,10 +91,10 @@ def technique_sets(
     """Return the sets of weight techniques to compare, the most promising first.
 
     Args:
-        effort: efforts below `balanced` try corrections of the bias alone.
+        effort: an effort below `balanced` tries corrections of the bias alone.
         without: names that the user left out.
         biases: whether any layer has a bias that can take a correction.
-        plain: compare with weights rounded to nearest, without any technique, too.
+        plain: also compare with weights rounded to nearest, without any technique.
     """
     every = [each for each in ALGORITHMS.values() if effort in each.efforts]
     rounding = [(each.name,) for each in every if each.round is not None]
@@ -94,6 +105,18 @@ def technique_sets(
     missing = () if biases else tuple(name for (name,) in shifting)
     left_out = {*without, *missing}
     return list(dict.fromkeys(tuple(name for name in each if name not in left_out) for each in sets))
+
+
+def weight_options(options: QuantizeOptions, techniques: Iterable[str] = ()) -> WeightOptions:
+    """Return the options of weight quantization that the user's options ask for.
+
+    Args:
+        options: options of the user.
+        techniques: names of techniques to apply.
+    """
+    saturates = Technique.NO_SATURATION in options.without
+    target = Target.VNNI if saturates else options.target
+    return with_techniques(WeightOptions(options.per_channel, target), techniques)
 
 
 def with_techniques(options: WeightOptions, names: Iterable[str]) -> WeightOptions:

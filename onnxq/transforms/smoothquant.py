@@ -21,21 +21,23 @@ from onnxq.transforms.channel_scaling import divide_channels
 def smooth(
     model: ir.Model, plan: Plan, moments: Mapping[LayerInput, Moments], _grid: Grid | None = None
 ) -> Transformed | None:
-    """Return a smoothed copy of a model, with all values of the plain one; None where no layer gains.
+    """Return a smoothed copy of a model; None where no layer gains.
+
+    The copy contains all values of the plain model.
 
     Args:
-        model: normalized; it stays as it is.
-        plan: the quantized nodes.
-        moments: of the layers' inputs.
+        model: normalized model; it does not change.
+        plan: plan of the quantized nodes.
+        moments: moments of the layers' inputs.
         _grid: unused; smoothing prepares for 8-bit activations.
     """
-    takers: dict[LayerInput, list[str]] = {}
+    consumers: dict[LayerInput, list[str]] = {}
     for name, layer in layer_inputs(plan).items():
         in_main = plan.nodes[name].node.graph is model.graph
         if in_main and layer.kernel is None and not layer.transposed and layer in moments:
-            takers.setdefault(layer, []).append(name)
+            consumers.setdefault(layer, []).append(name)
     copy, known = model.clone(), dict(moments)
-    for layer, names in takers.items():
+    for layer, names in consumers.items():
         found = moments[layer]
         if found.rows == 0 or read_elsewhere([plan.nodes[name].node for name in names]):
             continue

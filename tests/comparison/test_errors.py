@@ -189,8 +189,18 @@ def test_what_is_no_number_is_as_bad_as_can_be(wrong):
 
 def test_what_is_no_number_in_float_does_not_count():
     errors = OutputErrors([Part(0, "y")])
-    errors.add([np.float32([1, np.nan, np.inf, 1])], [np.float32([1.1, 0, 0, 0.9])])
+    errors.add([np.float32([1, np.nan, np.inf, 1])], [np.float32([1.1, 0, np.inf, 0.9])])
     assert errors.worst_db() == pytest.approx(20, abs=1e-3)
+    assert errors.undefined == {0}
+
+
+@pytest.mark.parametrize("other", [-np.inf, np.nan, 0])
+def test_what_is_infinite_in_float_alone_is_as_bad_as_can_be(other):
+    for finite in ([1], []):
+        errors = OutputErrors([Part(0, "y")])
+        errors.add([np.float32([*finite, np.inf])], [np.float32([*finite, other])])
+        assert errors.worst_db() == -200
+        assert errors.undefined == set()
 
 
 @pytest.mark.parametrize(

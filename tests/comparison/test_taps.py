@@ -62,7 +62,7 @@ def test_a_softmax_is_judged_on_both_sides(rng, text, axis):
     assert not tap.selected
     assert tap.axis == axis
     observation = observe(model, [{"x": normal(rng, 1, 16)} for _ in range(4)])
-    assert observation.softened
+    assert observation.has_final_softmax
     assert not observation.plain
     assert [part.name for part in observation.inner] == [part.name for part in observation.outer] == ["y"]
 

@@ -56,7 +56,7 @@ def run_action(folder, inputs, *, skip=()):
 def test_the_action_quantizes_compares_and_writes_its_summary(tmp_path):
     result = run_action(tmp_path, INPUTS, skip=("Install",))
     assert result.returncode == 0, result.stderr
-    assert "all gates hold" in (tmp_path / "summary.md").read_text()
+    assert "all gates passed" in (tmp_path / "summary.md").read_text()
     assert {path.name for path in (tmp_path / "onnxq-reports").iterdir()} == {
         "quantize.html",
         "report.html",
@@ -71,6 +71,16 @@ def test_a_gate_that_does_not_hold_fails_the_action_and_is_in_its_summary(tmp_pa
     assert result.returncode == 1
     assert "a gate failed" in (tmp_path / "summary.md").read_text()
     assert 'failures="1"' in (tmp_path / "onnxq-reports" / "junit.xml").read_text()
+
+
+def test_bad_input_of_the_action_is_no_failed_gate_and_reports_are_written_anew(tmp_path):
+    (tmp_path / "onnxq-reports").mkdir()
+    (tmp_path / "onnxq-reports" / "junit.xml").write_text("of an earlier run")
+    assert run_action(tmp_path, INPUTS, skip=("Install",)).returncode == 0
+    for name in ("quantize-args", "eval-args"):
+        result = run_action(tmp_path, INPUTS | {name: "--unknown 'a b'"}, skip=("Install",))
+        assert result.returncode == 2
+        assert "No such option '--unknown'" in result.stderr
 
 
 @pytest.mark.slow

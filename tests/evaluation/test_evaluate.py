@@ -17,7 +17,7 @@ def test_decisions_that_one_of_them_does_not_make_differ(tmp_path):
     for name, least in (("float", 0.0), ("other", 1.0)):
         onnx.save(parse(text, {"axis": np.int64([1]), "least": np.float32(least)}), tmp_path / f"{name}.onnx")
     (tmp_path / "data").mkdir()
-    np.save(tmp_path / "data" / "a.npy", np.float32([[9, 0, 0], [0, 0.5, 0], [0, 0, 9], [0.9, 0, 0]]))
+    np.savez(tmp_path / "data" / "a.npz", x=np.float32([[9, 0, 0], [0, 0.5, 0], [0, 0, 9], [0.9, 0, 0]]))
     report = evaluate(tmp_path / "float.onnx", [tmp_path / "other.onnx"], tmp_path / "data")
     # rows 0, 1, 2, 3 against rows 0, 2: the first agrees
     assert report.scores[1].agreement == pytest.approx(1 / 4)

@@ -27,7 +27,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def product(columns, channels, *, gemm=False):
-    """A model y = x W (+ b), with its weight as [channels, K]."""
+    """Return a model y = x W (+ b) and its weight as [channels, K]."""
     rows = RANDOM.normal(size=(channels, columns)).astype(np.float32)
     weights = [numpy_helper.from_array(rows if gemm else np.ascontiguousarray(rows.T), "w")]
     if gemm:
@@ -195,7 +195,7 @@ def test_the_kernel_decodes_the_books(name, block, columns, channels):
 
 @pytest.fixture(scope="module")
 def language(tmp_path_factory):
-    """A small model whose head is its embedding, with text-like data."""
+    """A small model whose output layer shares the embedding table, with text-like data."""
     folder = tmp_path_factory.mktemp("language")
     table = RANDOM.normal(size=(600, 64)).astype(np.float32)
     inner = RANDOM.normal(size=(64, 64)).astype(np.float32) / 8
@@ -405,7 +405,7 @@ def test_random_graphs(first, tmp_path, monkeypatch):
 
 
 def perceptron(rng):
-    """Two products with biases and a Relu between, three axes: what a transformer's feed-forward is."""
+    """Return two products with biases and a Relu between: the feed-forward block of a transformer."""
     text = """g (float[2,5,64] x) => (float[2,5,64] y) {
         a = MatMul(x, w0) b = Add(a, b0) c = Relu(b) d = MatMul(c, w1) e = Add(d, b1) y = Tanh(e) }"""
     weights = {

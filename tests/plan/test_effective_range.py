@@ -1,4 +1,4 @@
-"""Ranges that consumers cannot tell apart, and activations that are read with another scale."""
+"""Effective ranges, and activations that are read with another scale."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq.normalize.passes import normalize
-from onnxq.plan.effective_range import useful_range
+from onnxq.plan.effective_range import effective_range
 from onnxq.plan.plan import make_plan
 from onnxq.techniques.arithmetic import clip_bounds, dequantize, quantize, ramp_params, ramp_result
 from tests.conftest import Quantized, normal, parse, to_ir
@@ -23,14 +23,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("text", list(CASES))
-def test_useful_ranges(rng, text):
+def test_effective_ranges(rng, text):
     constants = {"w": normal(rng, 4, 4, 1, 1), "v": normal(rng, 4, 4, 1, 1), "low": np.float32(-0.4)}
     used = {name: array for name, array in constants.items() if name in ("w", "v") or "low" in text}
     model = normalize(
         to_ir(parse("g (float[1,4,6,6] x) => (float[1,4,6,6] y) { h = Conv(x, w) " + text + " }", used))
     )
     plan = make_plan(model)
-    found = useful_range(plan, plan.tensors["h"].value)
+    found = effective_range(plan, plan.tensors["h"].value)
     assert found == pytest.approx(CASES[text]) if CASES[text] else found is None
 
 

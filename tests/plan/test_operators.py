@@ -1,4 +1,4 @@
-"""Every row of the operator table, held against the runtime that is installed.
+"""Every row of the operator table, checked against the installed runtime.
 
 Each case puts the operator between convolutions or products, quantizes the model, and reads the
 optimized graph: the kernel that the row names must run, and no Q/DQ pair may be left around it.

@@ -1,4 +1,4 @@
-"""Golden plans: what becomes integer, what carries integers, and the reason for what stays float."""
+"""Golden plans: integer nodes, tensors with integers, and the reasons of float nodes."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ def describe(plan: Plan) -> str:
     for tensor in plan.tensors.values():
         of = "" if tensor.source == tensor.name else f" as {tensor.source}"
         extra = "".join(
-            f" {what} {value}"
-            for what, value in (("within", tensor.bounds), ("known", tensor.known))
+            f" {label} {value}"
+            for label, value in (("within", tensor.bounds), ("known", tensor.known))
             if value
         )
         lines.append(f"tensor {tensor.name}{of}{extra}")
@@ -59,7 +59,7 @@ def test_views_share_the_parameters_of_their_source(weights):
     assert "t" not in plan.sources()
 
 
-def test_a_clamp_is_absorbed_only_where_it_alone_takes_the_result(weights):
+def test_a_clamp_is_absorbed_only_if_it_is_the_only_consumer(weights):
     absorbed = plan_of(HEAD + "a = Conv(x, w) r = Relu(a) y = Conv(r, v) }", weights)
     assert absorbed.tensors["r"].bounds == (0.0, np.inf)
     shared = plan_of(HEAD + "a = Conv(x, w) r = Relu(a) b = Conv(r, v) y = Add(a, b) }", weights)

@@ -1,4 +1,4 @@
-"""Max pools stay float where the runtime's integer kernel for them would be the slow one."""
+"""Max pools stay float where the runtime would use the slow integer kernel."""
 
 import numpy as np
 import onnx

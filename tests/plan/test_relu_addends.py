@@ -1,4 +1,4 @@
-"""Addends in front of a Relu: no integers for what it lets nothing through of."""
+"""Addends in front of a Relu: the clipping range leaves out values that the Relu removes."""
 
 import numpy as np
 import onnx
@@ -49,7 +49,7 @@ def test_the_clamp_gives_the_same(a, b):
     assert np.all(np.abs(left) <= np.abs(a))
 
 
-def test_what_is_repeated_over_the_other_counts_whole(rng):
+def test_a_broadcast_addend_counts_whole(rng):
     a, b = normal(rng, 1, 4, 1, 1), normal(rng, 1, 4, 6, 6)
     assert np.array_equal(Addend("a", "b").of({"a": a, "b": b}), a)
 
@@ -61,11 +61,11 @@ def test_addends_are_found(rng):
 
 
 @pytest.mark.parametrize("text", OTHERS.values(), ids=OTHERS)
-def test_others_are_none(rng, text):
+def test_other_values_are_no_addends(rng, text):
     assert find_addends(normalize(to_ir(block(rng, text))), ["h", "r", "x"]) == {}
 
 
-def test_ranges_are_of_what_counts(rng):
+def test_ranges_are_those_of_effective_values(rng):
     model = block(rng, scale=3.0)
     samples = [{"x": normal(rng, 1, 4, 6, 6)} for _ in range(8)]
     statistics = collect(normalize(to_ir(model)), ["h", "r"], as_samples(samples), "")
@@ -76,7 +76,7 @@ def test_ranges_are_of_what_counts(rng):
 
 
 def test_a_residual_sum_comes_closer_to_float(rng):
-    """Against the same convolution whose range has to hold all that it gives, for something else takes it."""
+    """Compare with a convolution whose full range matters, because another node uses its result."""
     constants = {"w": 4 * normal(rng, 8, 8, 1, 1), "v": normal(rng, 8, 8, 1, 1), "u": normal(rng, 8, 8, 1, 1)}
     constants["w"] -= 1.0
     head = "g (float[1,8,6,6] x) => (float[1,8,6,6] y{}) {{ r = Relu(x) h = Conv(r, w) s = Add(h, r) t = Relu(s) y = Conv(t, v) {} }}"
@@ -93,7 +93,7 @@ def test_a_residual_sum_comes_closer_to_float(rng):
     assert errors[0] < 0.8 * errors[1]
 
 
-def test_debug_does_not_blame_what_nobody_sees(rng, tmp_path):
+def test_debug_ignores_values_that_the_relu_removes(rng, tmp_path):
     constants = {"w": 4 * normal(rng, 8, 8, 1, 1) - 1, "v": normal(rng, 8, 8, 1, 1)}
     text = "r = Relu(x) h = Conv(r, w) s = Add(h, r) t = Relu(s) y = Conv(t, v)"
     model = parse("g (float[1,8,6,6] x) => (float[1,8,6,6] y) { " + text + " }", constants)

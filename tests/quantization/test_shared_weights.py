@@ -1,4 +1,4 @@
-"""A weight that several nodes read is rounded and stored once, for all of them."""
+"""A weight that several nodes use is rounded and stored once."""
 
 import numpy as np
 import onnx
@@ -42,13 +42,13 @@ def heads(rng):
     return parse(HEADS, constants), feeds
 
 
-def together(plan, axes):
-    """The names of the nodes that share the weight with `axes` output channels."""
-    return next(names for names in sharing(plan) if plan.nodes[names[0]].node.inputs[1].shape[0] == axes)
+def together(plan, channels):
+    """Return the names of the nodes that share the weight with `channels` output channels."""
+    return next(names for names in sharing(plan) if plan.nodes[names[0]].node.inputs[1].shape[0] == channels)
 
 
 def of_shape(model, *shape):
-    """Initializers of a file or model in memory of some size."""
+    """Return the initializers of a file or graph with some number of elements."""
     size = int(np.prod(shape))
     graph = onnx.load(model).graph if not isinstance(model, onnx.GraphProto) else model
     return [tensor for tensor in graph.initializer if np.prod(tensor.dims) in (size, size // 2)]
@@ -114,7 +114,7 @@ def test_every_mode_stores_it_once(options, tmp_path, rng):
     assert len(of_shape(tmp_path / "out.onnx", 64, 64)) == 1
 
 
-def test_what_stays_float_is_narrowed_once(tmp_path, rng):
+def test_a_float_weight_is_narrowed_once(tmp_path, rng):
     asked = layers(tmp_path, rng)
     model = onnx.load(asked.model)
     for i, node in enumerate(model.graph.node):
@@ -124,7 +124,7 @@ def test_what_stays_float_is_narrowed_once(tmp_path, rng):
     assert len(of_shape(tmp_path / "out.onnx", 64, 64)) == 2  # in float for one, as integers for two
 
 
-def test_the_same_values_read_another_way_are_another_weight(rng):
+def test_a_transposed_use_is_another_weight(rng):
     text = "g (float[n,8] x) => (float[n,8] y) { a = Gemm<transB = 1>(x, w) b = Relu(a) y = Gemm(b, w) }"
     model = normalize(to_ir(parse(text, {"w": normal(rng, 8, 8)})))
     assert [len(names) for names in sharing(make_plan(model))] == [1, 1]

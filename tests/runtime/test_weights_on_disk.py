@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -55,7 +56,7 @@ def test_several_forms_lie_in_one_folder(model, tmp_path):
     form = inputs.model.clone()
     for value in form.graph.initializers.values():
         value.const_value = ir.Tensor(2 * constant(value))
-    inputs.store.hold(form)
+    inputs.store.offload(form)
     assert all(isinstance(value.const_value, ir.ExternalTensor) for value in form.graph.initializers.values())
     for one, of_form, wanted in zip(
         inputs.model.graph.initializers.values(), form.graph.initializers.values(), before, strict=True
@@ -77,28 +78,12 @@ def test_nothing_is_left_behind(model, tmp_path, monkeypatch):
     )
 
 
-TERMINATED = """
-import sys, time
-from pathlib import Path
-import onnxq.modes.static
-from onnxq.cli.commands import main
-def find_variants(inputs, recipe):
-    print("working", inputs.store.folder, flush=True)
-    time.sleep(60)
-onnxq.modes.static.find_variants = find_variants
-import onnxq.runtime.weights_on_disk
-onnxq.runtime.weights_on_disk.DISK_THRESHOLD = 1 << 18
-main(sys.argv[1:])
-"""
-
-
 def test_nothing_is_left_behind_by_a_run_that_is_told_to_end(model, tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     command = [
         sys.executable,
-        "-c",
-        TERMINATED,
+        Path(__file__).with_name("interrupted_quantize_program.py"),
         "quantize",
         model,
         "--calib",

@@ -1,4 +1,4 @@
-"""Smoothing's multiplications: those that the outputs do not miss are taken out, the others stay."""
+"""Multiplications of SmoothQuant: those that the outputs do not need are removed, the others stay."""
 
 import numpy as np
 import onnx
@@ -6,7 +6,7 @@ import pytest
 
 import onnxq
 from onnxq.calibration.moments import LayerInput
-from onnxq.search.fewer_scalings import find_idle
+from onnxq.search.fewer_scalings import find_removable
 from onnxq.search.settings import SearchSettings
 from tests.conftest import normal, parse
 
@@ -14,24 +14,29 @@ WIDTH, LINKS = 64, 4
 LAYERS = [LayerInput(f"x{i}", 1, 64) for i in range(8)]
 
 
-def world(base, noises, interaction=1.0):
-    """Judges of a model in which leaving out a multiplication adds its noise; the real judge sees it times `interaction`."""
+def measurements(base, noises, interaction=1.0):
+    """Return SQNR functions of a model in which each removed multiplication adds noise.
 
-    def judge(factor):
+    The second function, for all samples, measures `interaction` times that noise.
+    """
+
+    def sqnr(factor):
         def db(links):
             return float(-10 * np.log10(base + factor * sum(noises[layer] for layer in links)))
 
         return db
 
-    return judge(1.0), judge(interaction)
+    return sqnr(1.0), sqnr(interaction)
 
 
 def idle(noises, costs=None, interaction=1.0):
-    quick, judge = world(1e-3, noises, interaction)
-    return find_idle(costs or {layer: layer.size for layer in noises}, quick, judge, judge(frozenset()))
+    measure_few, measure_all = measurements(1e-3, noises, interaction)
+    return find_removable(
+        costs or {layer: layer.size for layer in noises}, measure_few, measure_all, measure_all(frozenset())
+    )
 
 
-def test_what_the_outputs_do_not_miss_is_left_out_and_nothing_else():
+def test_only_multiplications_that_the_outputs_do_not_need_are_removed():
     noises = dict.fromkeys(LAYERS, 1e-3) | {LAYERS[2]: 0.0, LAYERS[5]: 1e-6}
     assert idle(noises) == {LAYERS[2], LAYERS[5]}
 
@@ -39,27 +44,27 @@ def test_what_the_outputs_do_not_miss_is_left_out_and_nothing_else():
 def test_the_whole_loss_is_bounded_not_each_one():
     noises = dict.fromkeys(LAYERS, 2e-5)  # each alone is far below the bound, all together above it
     left_out = idle(noises)
-    allowed = 1e-3 * (10 ** (SearchSettings().scaling_db / 10) - 1)
+    allowed = 1e-3 * (10 ** (SearchSettings().max_scaling_loss_db / 10) - 1)
     assert len(left_out) == int(allowed / 2e-5)
 
 
-def test_of_two_alike_the_dearer_goes_first():
+def test_the_more_expensive_of_two_equal_multiplications_is_removed_first():
     noises = dict.fromkeys(LAYERS[:2], 5e-5)
     assert idle(noises, {LAYERS[0]: 64, LAYERS[1]: 4096}) == {LAYERS[1]}
 
 
-def test_noise_that_is_more_than_its_parts_leaves_out_fewer():
+def test_fewer_are_removed_if_the_noise_exceeds_the_sum_of_its_parts():
     noises = dict.fromkeys(LAYERS, 1e-6)
-    judge = world(1e-3, noises, 20.0)[1]
+    judge = measurements(1e-3, noises, 20.0)[1]
     assert idle(noises) == set(LAYERS)
     left_out = idle(noises, interaction=20.0)
     assert 0 < len(left_out) < len(LAYERS)
-    assert judge(left_out) >= judge(frozenset()) - SearchSettings().scaling_db
+    assert judge(left_out) >= judge(frozenset()) - SearchSettings().max_scaling_loss_db
 
 
 @pytest.fixture
 def uneven(tmp_path, rng):
-    """Residual products: normalized values with wide channels, of which only the first product's matter at the output."""
+    """Residual products behind normalizations with outlier channels; only the first product matters at the output."""
     lines, constants, value = [], {}, "x"
     for i in range(LINKS):
         gain = np.ones(WIDTH, np.float32)
@@ -89,7 +94,7 @@ def uneven(tmp_path, rng):
     return path, tmp_path / "calib"
 
 
-def test_a_file_keeps_the_multiplication_that_counts(uneven, tmp_path):
+def test_a_file_keeps_the_multiplication_that_the_outputs_need(uneven, tmp_path):
     path, calib = uneven
     report = onnxq.quantize(path, calib, tmp_path / "q.onnx", skip_slow_nodes=False)
     assert "smoothing" in report.techniques

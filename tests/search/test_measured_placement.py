@@ -1,4 +1,4 @@
-"""What is left float by this machine's clock: no test asks how long anything takes."""
+"""Placement by measured times; no test depends on how long anything takes."""
 
 import onnx
 import pytest
@@ -32,7 +32,7 @@ def placed(model, nodes, conversion):
     ]
 
 
-def test_a_node_that_was_slower_on_integers_goes_back_and_conversions_count(chain):
+def test_a_node_that_is_slower_in_int8_stays_float_and_conversions_count(chain):
     fast, slow = (1e5, 6e5), (3e5, 1e5)
     assert placed(chain, [fast, fast, slow], 1e4) == [2]
     assert placed(chain, [fast, slow, fast], 1e4) == [1]
@@ -92,7 +92,7 @@ def test_the_command_measures_for_real(tmp_path):
     assert sum(point.kept for point in report.frontier) <= 1
 
 
-def test_wrong_combinations_are_said(tmp_path):
+def test_wrong_combinations_of_options_are_errors(tmp_path):
     with pytest.raises(onnxq.OnnxqError, match="choose one"):
         onnxq.quantize(CNN, SAMPLES / "calib", tmp_path / "out.onnx", measure=True, skip_slow_nodes=False)
     calibrate(onnxq.QuantizeOptions(CNN, SAMPLES / "calib"), tmp_path / "stats.npz")

@@ -1,4 +1,4 @@
-"""Blame: the guilty nodes go back to float, the cheapest first, and no others."""
+"""Mixed precision: the nodes that cause the noise go back to float, the cheapest first, and no others."""
 
 import numpy as np
 import onnx
@@ -14,9 +14,9 @@ from onnxq.pipeline import quantize
 from onnxq.search.accuracy_target import Task
 from onnxq.search.mixed_precision import (
     DEFAULTS,
+    FallbackNodes,
+    FloatCost,
     Goal,
-    Load,
-    Work,
     fall_back,
     grouped,
 )
@@ -24,37 +24,39 @@ from onnxq.search.references import References
 from tests.conftest import CNN, SAMPLES, normal, parse
 
 SLOW = 1.5
-"""By how much the time of a model grows whose products gain little in float."""
+"""Growth of the time of a model whose products gain little in float, a share."""
 
 
-def world(noises, interaction=1.0):
-    """Judges of a model in which each node puts its own noise on the outputs: one number, or one for each of their parts."""
+def measurement(noises, interaction=1.0):
+    """Return the noise of a model in which each node adds its own: one number, or one for each part of the outputs."""
 
-    def judge(floats):
+    def measure(floats):
         left = [np.atleast_1d(noise) for name, noise in noises.items() if name not in floats]
         return np.maximum(np.sum(left, axis=0) * interaction, 1e-12) if left else np.full(len(parts), 1e-12)
 
     parts = np.atleast_1d(next(iter(noises.values())))
-    return judge
+    return measure
 
 
-def db(judge, floats=()):
-    """SQNR of the worst part."""
-    return decibels(max(judge(frozenset(floats))))
+def db(measure, floats=()):
+    """Return the SQNR of the worst part, dB."""
+    return decibels(max(measure(frozenset(floats))))
 
 
-def loads_of(names, macs=None):
+def float_costs_of(names, macs=None):
     share = 1 / len(names)
-    return {name: Load((macs or {}).get(name, share), share, (macs or {}).get(name, share)) for name in names}
+    return {
+        name: FloatCost((macs or {}).get(name, share), share, (macs or {}).get(name, share)) for name in names
+    }
 
 
 def run(noises, *, macs=None, interaction=1.0, goal=None):
-    work = Work(loads_of(list(noises), macs))
-    together = world(noises, interaction)
-    return fall_back(work, world(noises), together, together(frozenset()), goal)
+    work = FallbackNodes(float_costs_of(list(noises), macs))
+    together = measurement(noises, interaction)
+    return fall_back(work, measurement(noises), together, together(frozenset()), goal)
 
 
-def test_only_the_guilty_node_goes_back():
+def test_only_the_node_that_causes_the_noise_goes_back():
     noises = {f"n{i}": 1e-5 for i in range(20)} | {"bad": 0.05}
     result = run(noises)
     assert result.nodes == ("bad",)
@@ -67,44 +69,44 @@ def test_of_two_equally_noisy_nodes_the_cheaper_goes_first():
     assert result.nodes == ("cheap",)
 
 
-def test_noise_that_is_more_than_its_parts_takes_more_rounds():
+def test_noise_above_the_sum_of_its_parts_takes_more_rounds():
     noises = {f"n{i}": 0.002 * 0.7**i for i in range(25)}
     result = run(noises, interaction=4.0)
     assert result.after_db >= DEFAULTS.target_db
     assert len(result.nodes) > 1
 
 
-def test_no_more_is_given_up_than_allowed_and_nothing_for_little():
+def test_the_limits_hold_and_a_small_gain_changes_nothing():
     noises = {f"n{i}": 0.0011 for i in range(20)}
     result = run(noises, macs=dict.fromkeys(noises, SLOW / 20))
     assert result.nodes == ()
     assert result.after_db == result.before_db
-    assert 10 * np.log10(1 / (1 - DEFAULTS.most_time / SLOW)) < DEFAULTS.least_gain_db
+    assert 10 * np.log10(1 / (1 - DEFAULTS.max_time / SLOW)) < DEFAULTS.min_gain_db
 
 
-def test_half_the_time_and_three_quarters_of_the_weights_are_given_up_where_that_gains_something():
+def test_the_limits_are_used_up_where_that_gains_enough():
     noises = {f"n{i}": 0.0011 for i in range(20)}
     half = run(noises)
-    assert len(half.nodes) == pytest.approx(DEFAULTS.most_time * 20, abs=1)
+    assert len(half.nodes) == pytest.approx(DEFAULTS.max_time * 20, abs=1)
     assert half.after_db == pytest.approx(half.before_db + 10 * np.log10(2), abs=0.5)
     assert half.after_db < DEFAULTS.target_db
-    work = Work({name: Load(0.05, 0.075, 0.0) for name in noises})
-    judge = world(noises)
-    cheap = fall_back(work, judge, judge, judge(frozenset()))
-    assert len(cheap.nodes) == pytest.approx(DEFAULTS.most_weights / 0.075, abs=1)
+    work = FallbackNodes({name: FloatCost(0.05, 0.075, 0.0) for name in noises})
+    measure = measurement(noises)
+    cheap = fall_back(work, measure, measure, measure(frozenset()))
+    assert len(cheap.nodes) == pytest.approx(DEFAULTS.max_weights / 0.075, abs=1)
     assert cheap.after_db < DEFAULTS.target_db
 
 
 @pytest.mark.parametrize("interaction", [0.25, 0.4, 3.0])
-def test_what_was_left_float_too_many_goes_back_to_integers(interaction):
-    """Noise is not the sum of its parts, and rounds take more and more: not to far beyond the target."""
+def test_nodes_that_need_not_be_float_go_back_to_int8(interaction):
+    """Noise is not the sum of its parts, and later rounds add more nodes: the result must not overshoot."""
     result = run({f"n{i}": 0.08 * 0.9**i for i in range(40)}, interaction=interaction)
     assert DEFAULTS.target_db <= result.after_db <= DEFAULTS.target_db + DEFAULTS.step_db
 
 
 @pytest.mark.parametrize(("each", "holds"), [(0.005, True), (0.0011, False)])
-def test_a_ruined_model_gets_back_whatever_it_takes(each, holds):
-    """10 dB: nearly all of it goes; 16.6 dB: usable, so that nothing is slowed down for it."""
+def test_an_unusable_model_has_no_limits(each, holds):
+    """At 10 dB nearly all nodes go back; 16.6 dB is usable, so nothing is slowed down."""
     result = run({f"n{i}": each for i in range(20)}, macs={f"n{i}": SLOW / 20 for i in range(20)})
     assert (result.after_db >= DEFAULTS.target_db) == holds
     assert (len(result.nodes) > 0) == holds
@@ -113,9 +115,9 @@ def test_a_ruined_model_gets_back_whatever_it_takes(each, holds):
 def test_large_models_are_measured_in_groups():
     noises = {f"n{i}": 1e-6 for i in range(1000)} | {"bad": 0.05}
     asked = []
-    work = Work(loads_of(list(noises)))
-    judge = world(noises)
-    result = fall_back(work, lambda names: asked.append(1) or judge(names), judge, judge(frozenset()))
+    work = FallbackNodes(float_costs_of(list(noises)))
+    measure = measurement(noises)
+    result = fall_back(work, lambda names: asked.append(1) or measure(names), measure, measure(frozenset()))
     assert len(asked) <= 64 + 1  # and once with everything quantized
     assert "bad" in result.nodes
     assert result.mac_share < 0.05
@@ -126,14 +128,14 @@ def test_a_target_that_is_asked_for_takes_the_fewest_nodes(interaction):
     noises = {f"n{i}": 0.001 * 0.8**i for i in range(40)}
     result = run(noises, interaction=interaction, goal=Goal(35.0, asked=True))
     assert result.after_db >= 35.0
-    judge = world(noises, interaction)
-    assert db(judge, list(noises)[: len(result.nodes) - 1]) < 35.0
+    measure = measurement(noises, interaction)
+    assert db(measure, list(noises)[: len(result.nodes) - 1]) < 35.0
     assert result.nodes == tuple(list(noises)[: len(result.nodes)])
 
 
 def test_a_metric_decides_where_there_is_one():
     noises = {f"n{i}": 0.01 * 0.7**i for i in range(20)}
-    alone = world(noises)
+    alone = measurement(noises)
     result = run(
         noises,
         goal=Goal(-np.inf, asked=True, drop=lambda names: max(0.0, 25.0 - db(alone, names)), max_drop=0.5),
@@ -145,7 +147,7 @@ def test_a_metric_decides_where_there_is_one():
 
 def test_both_have_to_hold_where_both_are_asked_for():
     noises = {f"n{i}": 0.01 * 0.7**i for i in range(20)}
-    alone = world(noises)
+    alone = measurement(noises)
     both = Goal(30.0, asked=True, drop=lambda names: max(0.0, 25.0 - db(alone, names)), max_drop=0.5)
     assert run(noises, goal=both).after_db >= 30.0
 
@@ -154,15 +156,21 @@ def test_a_target_out_of_reach_gives_the_closest():
     noises = {f"n{i}": 0.001 for i in range(5)}
     floor = 0.01
 
-    def judge(names):
+    def measure(names):
         return [floor + sum(noise for name, noise in noises.items() if name not in names)]
 
-    result = fall_back(Work(loads_of(list(noises))), judge, judge, judge(frozenset()), Goal(60.0, asked=True))
+    result = fall_back(
+        FallbackNodes(float_costs_of(list(noises))),
+        measure,
+        measure,
+        measure(frozenset()),
+        Goal(60.0, asked=True),
+    )
     assert len(result.nodes) == 5
 
 
-def test_a_part_of_its_own_is_saved_though_all_others_are_close():
-    """One output of 120 is ruined: its node goes back, not those that put most noise on the others."""
+def test_a_single_part_with_noise_is_repaired_though_all_others_are_close():
+    """One output of 120 is wrong: its node goes back, not those that add most noise to the others."""
     clean = np.full(120, 1e-5)
     noises = {f"n{i}": clean * (1 + i % 3) for i in range(20)} | {
         "bad": np.where(np.arange(120) == 37, 0.5, 0.0)
@@ -173,7 +181,7 @@ def test_a_part_of_its_own_is_saved_though_all_others_are_close():
     assert result.after_db > 30
 
 
-def test_what_takes_most_of_each_parts_excess_goes_first():
+def test_the_node_with_most_excess_noise_over_all_parts_goes_first():
     noises = {
         "both": np.array([0.02, 0.02]),
         "first": np.array([0.025, 0.0]),
@@ -184,31 +192,31 @@ def test_what_takes_most_of_each_parts_excess_goes_first():
     assert set(run(noises).nodes) == {"both", "first", "second"}
 
 
-def test_functions_between_products_go_back_where_the_noise_is_theirs():
-    """Elementwise nodes run on integers between integer products alone: no product quantized alone shows their noise."""
+def test_elementwise_nodes_between_products_go_back_if_they_cause_the_noise():
+    """Elementwise nodes are int8 only between int8 products, so a single int8 product does not show their noise."""
     products = {f"n{i}": 1e-5 for i in range(20)}
 
-    def judge(floats):
+    def measure(floats):
         integers = [name for name in products if name not in floats]
         between = len(integers) > 1 and not floats >= {"sigmoid", "mul"}
         return [1e-12 + 1e-5 * len(integers) + 0.05 * between]
 
-    work = Work(loads_of(list(products)), {("sigmoid", "mul"): Load(0.0, 0.0, 0.1)})
-    result = fall_back(work, judge, judge, judge(frozenset()))
+    work = FallbackNodes(float_costs_of(list(products)), {("sigmoid", "mul"): FloatCost(0.0, 0.0, 0.1)})
+    result = fall_back(work, measure, measure, measure(frozenset()))
     assert set(result.nodes) == {"sigmoid", "mul"}
     assert result.mac_share == 0
     assert result.after_db > 30
 
 
-def test_a_model_that_cannot_run_is_saved_by_the_node_that_keeps_it_from_running():
+def test_a_model_that_cannot_run_is_repaired_by_the_node_that_prevents_it():
     noises = {f"n{i}": 1e-5 for i in range(20)}
 
-    def judge(floats):
+    def measure(floats):
         return [
             sum(noise for name, noise in noises.items() if name not in floats) if "n7" in floats else np.inf
         ]
 
-    result = fall_back(Work(loads_of(list(noises))), judge, judge, judge(frozenset()))
+    result = fall_back(FallbackNodes(float_costs_of(list(noises))), measure, measure, measure(frozenset()))
     assert "n7" in result.nodes
     assert result.before_db == -200
     assert result.after_db > 35
@@ -239,7 +247,7 @@ def test_the_metric_of_the_users_task_holds(tmp_path):
 
 @pytest.fixture
 def fragile(tmp_path, rng):
-    """A chain of convolutions of which one sees a range that 8 bits cannot hold."""
+    """A chain of convolutions; the input of one has a range that is too wide for 8 bits."""
     text = """g (float[N,16,4,4] x) => (float[N,16,4,4] y, float[N,16,4,4] c) {
         a = Conv(x, w0)  b = Tanh(a)  c = Mul(b, spread)  d = Conv(c, w1)  e = Tanh(d)  f = Conv(e, w2)  h = Tanh(f)  y = Conv(h, w3) }"""
     spread = np.float32([1000, *[1] * 15]).reshape(1, 16, 1, 1)
@@ -252,7 +260,7 @@ def fragile(tmp_path, rng):
     return tmp_path
 
 
-def test_a_model_that_8_bits_would_ruin_is_saved(fragile):
+def test_a_model_that_8_bits_make_unusable_is_repaired(fragile):
     careless = onnxq.quantize(
         fragile / "model.onnx", fragile / "data", fragile / "fast.onnx", effort=onnxq.Effort.FAST
     )
@@ -264,28 +272,28 @@ def test_a_model_that_8_bits_would_ruin_is_saved(fragile):
     assert any("kept float for accuracy" in group.reason for group in report.floats)
 
 
-def test_what_is_only_measured_keeps_its_weights_as_they_are(fragile, monkeypatch):
-    """Half precision would take time and, of large models, memory; what may be written has it when it is judged."""
+def test_models_that_are_only_measured_keep_float_weights(fragile, monkeypatch):
+    """Half precision would cost time and memory; only models that may be written have it when they are measured."""
     narrowed = {}
 
-    def listening(judge):
+    def listening(measure):
         def heard(references, model, *most, **where):
             stored = [value.dtype for value in model.graph.initializers.values()]
-            narrowed.setdefault((judge.__name__, bool(most)), []).append(ir.DataType.FLOAT16 in stored)
-            return judge(references, model, *most, **where)
+            narrowed.setdefault((measure.__name__, bool(most)), []).append(ir.DataType.FLOAT16 in stored)
+            return measure(references, model, *most, **where)
 
         return heard
 
-    for judge in (References.inner_judged, References.judged):
-        monkeypatch.setattr(References, judge.__name__, listening(judge))
+    for measure in (References.measure_before_softmax, References.measure):
+        monkeypatch.setattr(References, measure.__name__, listening(measure))
     report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
     assert report.fallback.nodes
-    assert narrowed["inner_judged", True] == [False] * (4 + 1)  # each alone, and once everything
-    assert narrowed["judged", False] == [False, False, True]
+    assert narrowed["measure_before_softmax", True] == [False] * (4 + 1)  # each alone, and once everything
+    assert narrowed["measure", False] == [False, False, True]
 
 
 def test_only_the_chosen_techniques_weights_are_kept(fragile, monkeypatch):
-    def meet(inputs, candidates, choice, loads, task):
+    def meet(inputs, candidates, choice, float_costs, task):
         assert [*candidates.cache.weights] == [choice.kept.techniques]
         assert all(len(other.cache.weights) <= 1 for other in candidates.others)
         return choice
@@ -314,8 +322,8 @@ def test_integers_that_save_neither_time_nor_size_are_not_worth_their_noise(frag
     assert {node.op_type for node in written.graph.node} == {"Conv", "Tanh", "Mul", "Cast"}
 
 
-def test_outputs_that_hang_on_the_last_bits_of_the_weights(tmp_path, rng):
-    """What is left of two products that nearly cancel out: half precision ruins it too."""
+def test_outputs_that_depend_on_the_last_bits_of_the_weights(tmp_path, rng):
+    """The difference of two nearly equal products is too small for half precision, too."""
     text = "g (float[1,16,4,4] x) => (float[1,16,4,4] y) { a = Conv(x, w0) b = Conv(x, w1) y = Sub(a, b) }"
     weight = normal(rng, 16, 16, 1, 1)
     constants = {"w0": weight, "w1": weight * (1 + 1e-4 * normal(rng, 16, 16, 1, 1))}
@@ -337,7 +345,7 @@ def test_outputs_that_hang_on_the_last_bits_of_the_weights(tmp_path, rng):
     ("count", "nodes", "units"),
     [(200, 0, 64), (200, 900, 64), (200, 2000, 32), (200, 9000, 16), (10, 9000, 10), (0, 5, 0)],
 )
-def test_neighbours_are_measured_together_where_nodes_are_many(count, nodes, units):
+def test_neighbours_are_measured_together_in_large_models(count, nodes, units):
     found = grouped(list(range(count)), nodes)
     assert len(found) == units
     assert [one for group in found for one in group] == list(range(count))

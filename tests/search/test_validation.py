@@ -1,4 +1,4 @@
-"""Who judges: held-out samples from everywhere, and more of them where few cannot tell."""
+"""Validation samples: held out from all of the data, and more of them where a few cannot decide."""
 
 import math
 from dataclasses import replace
@@ -15,14 +15,14 @@ from onnxq.options import Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
 from onnxq.search.inputs import prepare
 from onnxq.search.mixed_precision import fall_back
-from onnxq.search.references import Judged, References
+from onnxq.search.references import OutputNoise, References
 from onnxq.search.settings import SearchSettings
 from onnxq.search.validation import find_references, more_references
 from tests.conftest import CNN, SAMPLES, normal, parse
 
 
 @given(st.integers(1, 500), st.integers(0, 60))
-def test_one_of_each_neighbourhood(of, count):
+def test_one_sample_of_each_block(of, count):
     count = min(count, of)
     kept = sorted(scattered(of, count))
     assert len(kept) == count
@@ -30,12 +30,12 @@ def test_one_of_each_neighbourhood(of, count):
 
 
 @pytest.mark.parametrize("period", range(2, 11))
-def test_data_that_repeat_themselves_are_seen(period):
-    """Every eighth sample sees half of ten classes that take turns, and one of eight."""
+def test_periodic_data_are_covered(period):
+    """Every eighth sample would contain half of ten alternating classes, and one of eight."""
     assert len({index % period for index in scattered(200, 25)}) > period * 2 / 3
 
 
-def test_more_judges_where_few_cannot_tell(tmp_path, monkeypatch):
+def test_more_samples_where_a_few_cannot_decide(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "onnxq.search.accuracy_target.more_references",
@@ -44,12 +44,12 @@ def test_more_judges_where_few_cannot_tell(tmp_path, monkeypatch):
     options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", skip_slow_nodes=False)
     reached = quantize(options).outputs.sqnr_db
     assert not asked
-    settings = SearchSettings(target_db=reached - SearchSettings().doubt_db / 2)
+    settings = SearchSettings(target_db=reached - SearchSettings().more_samples_db / 2)
     quantize(replace(options, force=True), settings=settings)
     assert len(asked) == 1
 
 
-def test_as_many_as_fit_into_memory(tmp_path):
+def test_as_many_samples_as_fit_into_memory(tmp_path):
     inputs = prepare(QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx"))
     few = find_references(inputs)
     more = more_references(inputs, few)
@@ -61,20 +61,20 @@ def test_as_many_as_fit_into_memory(tmp_path):
     one = sum(np.asarray(array).nbytes for array in (*few.samples[0][1].values(), *few.expected[0].own))
     assert few.size >= one * len(few.samples)
     for most_bytes, samples in ((20 * (few.size // len(few.samples)), 20), (0, len(few.samples))):
-        tight = replace(inputs, settings=replace(inputs.settings, more_bytes=most_bytes))
+        tight = replace(inputs, settings=replace(inputs.settings, more_samples_bytes=most_bytes))
         assert len(more_references(tight, few).samples) == samples
 
 
-def test_the_target_is_held_with_standard_errors_to_spare(tmp_path, monkeypatch):
+def test_the_target_holds_with_a_margin_of_standard_errors(tmp_path, monkeypatch):
     befores, found = [], []
-    judged_by = References.judged
+    judged_by = References.measure
 
     def remember(few, model, **where):
         found.append(judged_by(few, model, **where))
         return found[-1]
 
     options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", skip_slow_nodes=False)
-    monkeypatch.setattr(References, "judged", remember)
+    monkeypatch.setattr(References, "measure", remember)
     monkeypatch.setattr(
         "onnxq.search.accuracy_target.fall_back",
         lambda *args, **more: befores.append(args[3]) or fall_back(*args, **more),
@@ -98,49 +98,55 @@ def test_the_target_is_held_with_standard_errors_to_spare(tmp_path, monkeypatch)
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=64)
 
 
-def told(shares, *, noise=0.01):
-    """What is found of one part, from what each sample adds."""
-    return Judged((noise,), samples=[[share] for share in shares])
+def noise_of_samples(shares, *, noise=0.01):
+    """Return the noise of one part from the contributions of the samples."""
+    return OutputNoise((noise,), samples=[[share] for share in shares])
 
 
 @given(SHARES)
-def test_what_cannot_be_told_apart_is_as_good(shares):
-    one = told(shares)
+def test_candidates_within_one_standard_error_are_as_good(shares):
+    one = noise_of_samples(shares)
     assert one.as_good_as(one)
-    assert one.as_good_as(told([share + 0.1 for share in shares], noise=0.1))
-    assert not told([share + 0.1 for share in shares], noise=0.1).as_good_as(one)  # worse on each by as much
+    assert one.as_good_as(noise_of_samples([share + 0.1 for share in shares], noise=0.1))
+    assert not noise_of_samples([share + 0.1 for share in shares], noise=0.1).as_good_as(
+        one
+    )  # worse on each by as much
     by_chance = [*shares, 1.0]  # one more that tipped, of two or more
-    assert told(by_chance, noise=0.1).as_good_as(told([*shares, 0.0]))
-    assert not Judged((math.inf,)).as_good_as(one)  # it did not run
-    assert not told([*shares, math.inf]).as_good_as(told(by_chance))
+    assert noise_of_samples(by_chance, noise=0.1).as_good_as(noise_of_samples([*shares, 0.0]))
+    assert not OutputNoise((math.inf,)).as_good_as(one)  # it did not run
+    assert not noise_of_samples([*shares, math.inf]).as_good_as(noise_of_samples(by_chance))
 
 
 def test_the_worst_part_is_shown_and_the_mean_of_all_is_compared():
-    judged = Judged((0.1, 0.001), bound=(0.2, 0.002))
+    judged = OutputNoise((0.1, 0.001), bound=(0.2, 0.002))
     assert judged.sqnr_db == pytest.approx(10)
     assert judged.bound_db == pytest.approx(10 * np.log10(5))
     assert judged.mean_noise == pytest.approx(0.0505)
-    assert Judged((math.inf, 0.001)).sqnr_db == Judged((math.inf,)).bound_db == -200
+    assert OutputNoise((math.inf, 0.001)).sqnr_db == OutputNoise((math.inf,)).bound_db == -200
 
 
-def test_samples_are_told_apart_by_the_mean_of_their_parts():
+def test_candidates_are_compared_by_the_mean_over_parts():
     chance = np.random.default_rng(0)
     shares = chance.uniform(0.01, 0.02, (16, 2))
     better = shares - [0.0, 0.005]
-    assert not Judged((0.1, 0.1), samples=shares.tolist()).as_good_as(
-        Judged((0.1, 0.1), samples=better.tolist())
+    assert not OutputNoise((0.1, 0.1), samples=shares.tolist()).as_good_as(
+        OutputNoise((0.1, 0.1), samples=better.tolist())
     )
     moved = (
         shares + np.where(np.arange(16) % 2, 0.005, -0.005)[:, None]
     )  # on some samples more, on others less
-    assert Judged((0.1, 0.1), samples=moved.tolist()).as_good_as(Judged((0.1, 0.1), samples=shares.tolist()))
+    assert OutputNoise((0.1, 0.1), samples=moved.tolist()).as_good_as(
+        OutputNoise((0.1, 0.1), samples=shares.tolist())
+    )
 
 
-def settled(tmp_path, monkeypatch, judge, **options):
-    """What is chosen where the n-th candidate is judged as `judge(n)` says."""
-    judged: list[int] = []
+def search(tmp_path, monkeypatch, noise_of, **options):
+    """Return the report of a search in which the n-th candidate has the noise `noise_of(n)`."""
+    calls: list[int] = []
     monkeypatch.setattr(
-        References, "inner_judged", lambda self, model, chosen=None: judge(judged.append(0) or len(judged))
+        References,
+        "measure_before_softmax",
+        lambda self, model, indices=None: noise_of(calls.append(0) or len(calls)),
     )
     return quantize(
         QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", skip_slow_nodes=False, **options)
@@ -148,32 +154,32 @@ def settled(tmp_path, monkeypatch, judge, **options):
 
 
 def closer(n, shares):
-    """Closer than those before it in all."""
-    return told(shares, noise=10 ** (-3 - 0.01 * n))
+    """Return less noise in total than the candidates before."""
+    return noise_of_samples(shares, noise=10 ** (-3 - 0.01 * n))
 
 
 def by_chance(n):
-    """On another sample than the others."""
+    """Return less noise on one sample, another for each candidate."""
     return closer(n, [0.001 - 0.0002 * (i == n % 8) - 1e-6 * n for i in range(8)])
 
 
 def clearly(n):
-    """On every sample."""
+    """Return less noise on every sample."""
     return closer(n, [0.001 * 0.9**n] * 8)
 
 
-def test_of_methods_alike_the_one_that_cuts_off_least(tmp_path, monkeypatch):
-    assert settled(tmp_path, monkeypatch, by_chance).method == Method.MINMAX
+def test_of_equal_methods_the_one_that_clips_least_is_kept(tmp_path, monkeypatch):
+    assert search(tmp_path, monkeypatch, by_chance).method == Method.MINMAX
 
 
 def test_a_clearly_closer_method_is_kept(tmp_path, monkeypatch):
-    report = settled(tmp_path, monkeypatch, clearly)
+    report = search(tmp_path, monkeypatch, clearly)
     assert report.method == max(report.trials, key=lambda trial: trial.sqnr_db).method != Method.MINMAX
 
 
 @pytest.mark.parametrize("judge", [by_chance, clearly])
-def test_a_changed_form_has_to_be_told_from_the_plain_one(tmp_path, monkeypatch, judge):
-    report = settled(tmp_path, monkeypatch, judge, method=Method.MSE)
+def test_a_rewritten_form_has_to_be_clearly_better_than_the_plain_one(tmp_path, monkeypatch, judge):
+    report = search(tmp_path, monkeypatch, judge, method=Method.MSE)
     assert any(Technique.EQUALIZATION in trial.techniques for trial in report.trials)
     assert (Technique.EQUALIZATION in report.techniques) is (judge is clearly)
 

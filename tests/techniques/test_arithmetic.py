@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -10,6 +11,7 @@ from onnxq.techniques.arithmetic import (
     dequantize,
     quantize,
     quantize_bias,
+    smallest_sum_scale,
     smallest_weight_scale,
     symmetric_scale,
 )
@@ -92,3 +94,20 @@ def test_bias_never_overflows_with_the_scale_it_asks_for(bias, input_scale, weig
 def test_rounding_is_half_to_even():
     params = asymmetric_params(0, 255)
     assert quantize(np.float32([0.5, 1.5, 2.5]), params).tolist() == [0, 2, 2]
+
+
+@pytest.mark.parametrize("bias", [0.0, 1e8, -3e8])
+@pytest.mark.parametrize("size", [100, 40_000, 150_528])
+def test_no_sum_of_products_overflows_with_the_scale_it_asks_for(size, bias):
+    rng = np.random.default_rng(0)
+    rows = np.stack([np.full(size, 1 / size), rng.uniform(-1, 1, size)]).astype(np.float32)
+    steps = np.full(2, bias) * (1 / size)
+    scale = symmetric_scale(np.abs(rows).max(axis=1))
+    least = smallest_sum_scale(rows, steps)
+    assert (least is None) == (size == 100)
+    scale = np.maximum(scale, smallest_weight_scale(steps, np.float32(1)))
+    scale = scale if least is None else np.maximum(scale, least)
+    stored = np.rint(rows / scale[:, None]).astype(np.int64)
+    sums = 255 * np.abs(stored).sum(axis=1) + np.abs(steps / scale)
+    assert (sums < 2**31).all()
+    assert np.abs(stored).max() > 40  # no wider than it takes

@@ -94,7 +94,7 @@ def _decoder(name: str | None) -> Decoder:
                 np.asarray(classes),
             )
             np.column_stack([table.boxes, table.scores, table.classes])  # raises if the lengths differ
-        except Exception as error:  # the user's function may raise anything
+        except (Exception, SystemExit) as error:  # the user's function may raise anything
             raise DataError(
                 f"sample {case.name}: {name} raised {type(error).__name__}: {first_line(error)}"
             ) from error

@@ -64,7 +64,7 @@ def _function_score(reference: str) -> list[Score]:
         try:
             value = function(case.outputs, case.label)
             return None if value is None else [float(value)]
-        except Exception as error:  # the user's function may raise anything
+        except (Exception, SystemExit) as error:  # the user's function may raise anything
             raise DataError(
                 f"sample {case.name}: {reference} raised {type(error).__name__}: {first_line(error)}"
             ) from error

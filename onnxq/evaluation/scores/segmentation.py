@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxq.data.images import open_image
+from onnxq.data.reading import check_bytes, library_errors
 from onnxq.errors import DataError
 from onnxq.evaluation.scores.classification import is_classes
 from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, pick
@@ -75,20 +77,15 @@ def _class_map(case: Case, options: ScoreOptions) -> tuple[int, Array]:
 
 
 def _read_mask(path: Path, name: str) -> Array:
-    try:
+    with library_errors(
+        f"sample {name}: cannot read mask {path}", "correct the labels or save the mask again"
+    ):
         if path.suffix == ".npy":
-            mask = np.load(path, allow_pickle=False)
+            mask = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         else:
-            from PIL import Image
-
-            with Image.open(path) as image:
+            with open_image(path, str(path)) as image:
                 mask = np.asarray(image)
-    except ImportError as error:
-        raise DataError(f"{path}: reading masks needs Pillow: pip install 'onnxq[images]'") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(
-            f"sample {name}: cannot read mask {path}: {error}: correct the labels or save the mask again"
-        ) from error
+    check_bytes(str(path), mask.size * np.dtype(np.int64).itemsize)
     if (
         mask.ndim != 2
         or mask.dtype.kind not in "ui"

@@ -58,7 +58,7 @@ def _reader(options: ScoreOptions) -> Callable[[Case], str]:
         def decode(case: Case) -> str:
             try:
                 return str(decoder(case.outputs))
-            except Exception as error:  # the user's function may raise anything
+            except (Exception, SystemExit) as error:  # the user's function may raise anything
                 raise DataError(
                     f"sample {case.name}: {options.decoder} raised {type(error).__name__}: "
                     f"{first_line(error)}"
