@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
 MODEL := sample_models/digits_cnn.onnx
 INT8 := build/digits_cnn.int8.onnx
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all test-lowest check bench clean
 
 demo: $(READY)
 	@mkdir -p build
@@ -19,6 +20,10 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/pytest -n 2 -m ""
+
+# the lowest declared versions: Python 3.11 or 3.12, for NumPy 1.26
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/pytest -n 2
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -39,5 +44,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e ".[all,test]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, settings
 
 from onnxq.calibration.collect import collect, collect_moments
 from onnxq.calibration.methods import MethodOptions
@@ -28,9 +29,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "calib_data"
 CNN = ROOT / "sample_models" / "digits_cnn.onnx"
 TRANSFORMER = ROOT / "sample_models" / "digits_transformer.onnx"
+# a busy machine is no failure
+settings.register_profile("onnxq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("onnxq")
 
 if "mix_stderr" in inspect.signature(CliRunner).parameters:  # click before 8.2 mixes unless told not to
     CliRunner.__init__ = functools.partialmethod(CliRunner.__init__, mix_stderr=False)
+    Result.output = property(lambda result: result.stdout + result.stderr)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

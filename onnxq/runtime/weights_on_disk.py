@@ -1,11 +1,12 @@
 """Weights on disk instead of in memory, while a model is processed and while a session maps them."""
 
-import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxq.graph.scratch import ScratchFolder, writing_temporaries
@@ -25,7 +26,8 @@ PAGE = 4096
 def weights_on_disk(model: ir.Model) -> Iterator[str]:
     """Store large weights in a file and express all locations relative to one folder, within the block.
 
-    The runtime accepts one folder for all external weights, so that it is the root of the file system.
+    The runtime accepts one folder for all external weights, so that it is the root of the file system; of one
+    drive on Windows. Weights on other drives are read into memory.
 
     Yields:
         The folder.
@@ -33,17 +35,20 @@ def weights_on_disk(model: ir.Model) -> Iterator[str]:
     Raises:
         OutputError: the temporary folder has too little space.
     """
-    root = Path(os.path.abspath(os.sep))
     weights = _weights(model)
     inside = _in_memory(weights)
+    root = Path(
+        next((_drive(_path_of(tensor)) for _, tensor in weights if _is_external(tensor)), _temporary())
+    )
     with ExitStack() as stack:
         try:
             for value, tensor in weights:
-                if isinstance(tensor, ir.ExternalTensor):
-                    value.const_value = _below(
-                        root, Path(tensor.base_dir) / tensor.location, tensor.offset or 0, tensor
-                    )
-            if sum(tensor.nbytes for _, tensor in inside) >= DISK_THRESHOLD:
+                if _is_external(tensor) and _drive(_path_of(tensor)) == str(root):
+                    value.const_value = _below(root, _path_of(tensor), tensor.offset or 0, tensor)
+                elif _is_external(tensor):
+                    value.const_value = ir.Tensor(np.array(tensor.numpy()), name=tensor.name)
+            large = sum(tensor.nbytes for _, tensor in inside) >= DISK_THRESHOLD
+            if large and _temporary() == str(root):
                 scratch = stack.enter_context(ScratchFolder())
                 _write_weights(inside, scratch / "weights.data", root)
             yield str(root)
@@ -74,11 +79,29 @@ def _weights(model: ir.Model) -> list[tuple[ir.Value, Any]]:
     return [(value, value.const_value) for value in values if value.const_value is not None]
 
 
+def _is_external(tensor: Any) -> bool:
+    return isinstance(tensor, ir.ExternalTensor)
+
+
+def _path_of(tensor: ir.ExternalTensor) -> Path:
+    return Path(tensor.base_dir) / tensor.location
+
+
+def _drive(path: Path) -> str:
+    """Return the root of a path: `/`, or a drive such as `C:\\` on Windows."""
+    return path.resolve().anchor
+
+
+def _temporary() -> str:
+    """Return the root of the folder for temporary files."""
+    return _drive(Path(tempfile.gettempdir()))
+
+
 def _in_memory(weights: list[tuple[ir.Value, Any]]) -> list[tuple[ir.Value, Any]]:
     return [
         (value, tensor)
         for value, tensor in weights
-        if not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= LEAST_BYTES
+        if not _is_external(tensor) and tensor.nbytes >= LEAST_BYTES
     ]
 
 

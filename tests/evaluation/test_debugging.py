@@ -72,7 +72,7 @@ def test_a_cut_range_and_a_wrong_weight_are_found(written, tmp_path):
         if node.op_type == "QuantizeLinear" and node.name.startswith("/wide")
     )
     scale = initializers[quantizer.input[1]]
-    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) / 4, scale.name))
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) / np.float32(4), scale.name))
     dequantizer = next(node for node in model.graph.node if node.output[0] == convolutions[3].input[1])
     weight = initializers[dequantizer.input[0]]
     weight.CopyFrom(numpy_helper.from_array(np.full(weight.dims, 127, np.int8), weight.name))

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -209,6 +210,9 @@ def test_a_baseline_is_compared_and_gates(tmp_path, evaluated):
 
 
 def test_generated_documentation_is_up_to_date():
+    pins = dict(line.split("==") for line in (DOCS.parent / "constraints.txt").read_text().split())
+    if any(metadata.version(name) != pins[name] for name in ("click", "pydantic")):
+        pytest.skip("older versions of click and pydantic word help texts and schemas differently")
     result = subprocess.run(
         [sys.executable, DOCS / "generate.py", "--check"], capture_output=True, text=True, check=False
     )

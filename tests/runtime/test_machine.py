@@ -62,6 +62,7 @@ def test_linux_without_any_fact_falls_back_to_the_architecture(no_file):
     assert found.instructions == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the program is a shell script")
 def test_macos_asks_sysctl(monkeypatch, no_file, tmp_path):
     sysctl = tmp_path / "sysctl"
     sysctl.write_text(

@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,28 @@ def test_weights_that_a_file_in_the_making_looks_at_can_be_read(model, tmp_path)
     looked_at = value.const_value.numpy()  # as a model that is written to a file does
     for _ in range(2):
         np.testing.assert_array_equal(constant(value), looked_at)
+
+
+@pytest.mark.parametrize("away", ["weights", "temporary files"])
+def test_weights_on_two_drives_are_read(away, tmp_path, rng, monkeypatch):
+    """Windows has several roots; here a folder plays the second drive."""
+    monkeypatch.setattr(weights_on_disk, "DISK_THRESHOLD", 1)
+    text = "g (float[4,300] x) => (float[4,300] y) { a = MatMul(x, w) b = MatMul(a, v) y = MatMul(b, u) }"
+    onnx.save_model(parse(text, {name: normal(rng, 300, 300) for name in "wvu"}), tmp_path / "m.onnx")
+    feeds = {"x": normal(rng, 4, 300)}
+    wanted = open_session(tmp_path / "m.onnx").run(None, feeds)[0]
+    model = ir.load(tmp_path / "m.onnx")
+    here, other = tmp_path / "here", tmp_path / "other"
+    for folder, name in ((here, "w"), (other, "v")):
+        folder.mkdir()
+        value = model.graph.initializers[name]
+        weights_on_disk._write_weights([(value, value.const_value)], folder / "weights.data", folder)
+    drives = {"weights": other, "temporary files": Path(tempfile.gettempdir())}
+    monkeypatch.setattr(
+        weights_on_disk,
+        "_drive",
+        lambda path: "D:" if drives[away] in (path, *path.parents) and here not in path.parents else "/",
+    )
+    before = {name: value.const_value for name, value in model.graph.initializers.items()}
+    assert np.array_equal(open_session(model).run(None, feeds)[0], wanted)
+    assert all(model.graph.initializers[name].const_value is tensor for name, tensor in before.items())
