@@ -183,7 +183,7 @@ class QuantizeOptions:
     mode         kind of quantization
     prefer       criterion of `Mode.AUTO`
     weight_type  with `Mode.WEIGHTS`: storage type of weights
-    block        with `Mode.WEIGHTS`: weights of one scale: "16", "32", "64", "128", "256", "channel", "tensor"
+    block        with `Mode.WEIGHTS`: weights per scale: "16", "32", "64", "128", "256", "channel", "tensor"
     symmetric    with `Mode.WEIGHTS`: blocks have no zero point
     rounding     with `Mode.WEIGHTS`: rounding method
     standard     write operators of ONNX only, none of ONNX Runtime's own; `Mode.WEIGHTS` then writes opset 21
