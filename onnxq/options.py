@@ -179,7 +179,7 @@ class QuantizeOptions:
 
     model        float model
     calib        calibration samples: folder or module:function; may be None with `stats`
-    output       file to write; None for `<model>.int8.onnx` (or .int4, .nf4, .fp16) beside the model
+    output       file to write; None for `<model>.int8.onnx` (or .int4, .nf4, .fp4, .fp16) beside the model
     mode         kind of quantization
     prefer       criterion of `Mode.AUTO`
     weight_type  with `Mode.WEIGHTS`: storage type of weights
