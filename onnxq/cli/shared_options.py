@@ -115,7 +115,8 @@ gate_options = combined(
         "--min-sqnr",
         type=Number(),
         metavar="DB",
-        help="Require an SQNR of the outputs against float of at least DB decibels.",
+        help="Require an SQNR of the worst output part of at least DB decibels, for quantize as expected on "
+        "new samples.",
     ),
     option(
         OptionGroup.GATES,

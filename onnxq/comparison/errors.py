@@ -1,4 +1,4 @@
-"""Error of a model's outputs against float, part by part, and the bound expected on fresh samples."""
+"""Error of a model's outputs against float, part by part, and the bound expected on new samples."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from onnxq.comparison.parts import Part
 from onnxq.types import Array
 
 NORMAL = 1.645
-"""Standard errors of the noise ratio added for fresh samples (one-sided 95 %), more for few samples."""
+"""Standard errors of the noise ratio added for new samples (one-sided 95 %), more for few samples."""
 LEAST_SPARE_DB, USUAL_SAMPLES = 1.5, 200
-"""Least margin for fresh samples, dB, at this number of samples; it grows where there are fewer.
+"""Least margin for new samples, dB, at this number of samples; it grows where there are fewer.
 
 The tail of the distribution is not in the samples (docs/results.md).
 """
@@ -33,7 +33,7 @@ class PartError:
     """Error of one part.
 
     sqnr_db   signal / noise over all samples, dB
-    bound_db  SQNR expected on fresh samples, dB
+    bound_db  SQNR expected on new samples, dB
     """
 
     name: str
@@ -222,7 +222,7 @@ class OutputErrors:
 
 
 def bounds(everything: OutputErrors, fresh: OutputErrors | None = None, *, of: int = 0) -> Array:
-    """Return the ratio of noise to signal of each part expected on fresh samples, [parts].
+    """Return the ratio of noise to signal of each part expected on new samples, [parts].
 
     It is the largest of three: the ratio on samples outside calibration and choice; the ratio on all
     samples plus some standard errors, for the tail that few samples miss; and the ratio on all samples

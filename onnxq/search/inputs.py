@@ -113,7 +113,7 @@ def selection_of(options: QuantizeOptions) -> Selection:
 
 
 def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) -> Inputs:
-    """FloatCost, normalize and plan the model; find and split the samples.
+    """Load, normalize and plan the model; find and split the samples.
 
     Args:
         options: options of the user.

@@ -75,7 +75,7 @@ class FallbackNodes:
 class Goal:
     """The condition that the outputs have to meet.
 
-    target_db  SQNR that each part of the outputs is expected to keep on fresh samples
+    target_db  SQNR that each part of the outputs is expected to keep on new samples
     asked      whether the user set it: then nothing limits the number of nodes in float
     drop       measures the drop of the metric with nodes in float
     max_drop   largest drop allowed; with a metric, both conditions have to hold
@@ -106,7 +106,7 @@ class Step:
     """One set of float nodes that was tried.
 
     nodes      names
-    sqnr_db    SQNR that is expected on fresh samples, dB
+    sqnr_db    SQNR that is expected on new samples, dB
     mac_share  share of the planned MACs
     drop       drop of the metric; None without one
     """
@@ -122,7 +122,7 @@ class Fallback:
     """Nodes left in float for accuracy.
 
     nodes      names
-    before_db  SQNR of the worst part that is expected on fresh samples with everything quantized, dB
+    before_db  SQNR of the worst part that is expected on new samples with everything quantized, dB
     after_db   the same with these nodes in float
     mac_share  share of the planned MACs
     steps      every set that was tried, the empty one first

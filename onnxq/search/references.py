@@ -26,9 +26,9 @@ STANDARD_ERRORS = 1.01
 class OutputNoise:
     """Noise of a candidate's outputs against float on the validation samples.
 
-    noise    noise / signal of each part of the outputs: the larger of the ratios on held-out samples and on
+    noise    noise / signal of each part of the outputs: the larger of the ratios on validation samples and on
              the others; infinite where the runtime cannot load or run the candidate
-    bound    the same with a margin for fresh samples
+    bound    the same with a margin for new samples
     samples  contribution of each sample to each part's ratio, [samples, parts]
     changes  share of decisions that noise of this size is expected to change, 0..1
     """
@@ -45,7 +45,7 @@ class OutputNoise:
 
     @property
     def bound_db(self) -> float:
-        """SQNR of the worst part that is expected on fresh samples, dB."""
+        """SQNR of the worst part that is expected on new samples, dB."""
         return decibels(max(self.bound or self.noise, default=0.0))
 
     @property
@@ -77,8 +77,8 @@ class References:
     observation           compared values and their parts
     samples               names and feeds, in their order
     expected              the float model's values of each sample
-    held_out              number of held-out samples, which come first; calibration samples follow where these
-                          are few
+    held_out              number of validation samples, which come first; calibration samples follow where
+                          these are few
     verification_samples  number of samples on which the written file will be verified
     """
 
@@ -97,7 +97,7 @@ class References:
         feedback: Feedback | None = None,
         verification_samples: int = 0,
     ) -> "References":
-        """Run the float model over held-out samples and others."""
+        """Run the float model over validation samples and others."""
         samples = [(sample.name, check_feeds(sample, specs)) for sample in (*held_out, *others)]
         observation = observe(model, [feeds for _, feeds in samples], feedback)
         opened = observation.opened(model)
@@ -118,7 +118,7 @@ class References:
     def measure(self, model: ir.Model, *, at_outputs: bool = True) -> OutputNoise:
         """Measure the noise of a candidate's outputs on all samples.
 
-        The worse of two ratios counts: held-out samples can look good by chance where they are few, and
+        The worse of two ratios counts: validation samples can look good by chance where they are few, and
         calibration samples look good because the candidate was made from them. Behind a Softmax, noise comes
         from the one or two decisions that change.
 
@@ -155,7 +155,7 @@ class References:
         return self._failed() if comparison is None else self._noise_of(comparison.inner, indices, comparison)
 
     def bound_db(self, model: ir.Model) -> float:
-        """Measure the SQNR of the outputs that is expected on fresh samples, dB."""
+        """Measure the SQNR of the outputs that is expected on new samples, dB."""
         return self.measure(model).bound_db
 
     def sqnr_db(self, model: ir.Model) -> float:
@@ -247,7 +247,7 @@ class References:
         return OutputNoise(tuple(noise.tolist()), tuple(bound.tolist()), shares, mean_changes)
 
     def _worse_ratios(self, errors: OutputErrors, indices: Sequence[int]) -> Array:
-        """Return noise / signal of each part on held-out samples or on the others, the larger of both."""
+        """Return noise / signal of each part on validation samples or on the others, the larger of both."""
         held_out = [row for row, i in enumerate(indices) if i < self.held_out]
         others = [row for row, i in enumerate(indices) if i >= self.held_out]
         ratios: Array = np.max([errors.some(rows).ratios() for rows in (held_out, others) if rows], axis=0)

@@ -30,7 +30,7 @@ class SearchSettings:
     min_transform_macs     share of the planned MACs that a graph transform has to reach to be tried
 
     Fallback to float:
-    target_db              SQNR that each part of the outputs keeps on fresh samples
+    target_db              SQNR that each part of the outputs keeps on new samples
     more_samples_db        distance of the outputs from the target below which more validation samples decide
     more_samples           number of these samples, limited by `more_samples_bytes`
     more_stateful_samples  the same for stateful models, where a sequence of samples counts as one

@@ -1,4 +1,4 @@
-"""Noise against signal, part by part, and the bound that fresh samples keep."""
+"""Noise against signal, part by part, and the bound that new samples keep."""
 
 import numpy as np
 import pytest
