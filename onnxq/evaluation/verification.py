@@ -80,6 +80,11 @@ class DecisionShare:
     expected: float
 
 
+UNEVEN_SHARE, UNEVEN_NOISE, UNEVEN_SIGNAL = 0.25, 0.04, 0.1
+"""An output is named if this share of the samples has more noise / signal than the second (14 dB), and less
+of the mean signal than the third."""
+
+
 @dataclass(frozen=True)
 class SampleError:
     """A sample with a large output error.
@@ -109,6 +114,7 @@ class Outputs:
     optimized_db, unoptimized_db  SQNR of the worst part over these samples, both ways, dB
     undefined  outputs that have NaN in float, which do not count
     empty      outputs that have no value, or none other than zero, in any sample: nothing is known of them
+    uneven     samples far from float of outputs whose values are much smaller there than in other samples
     """
 
     samples: int
@@ -125,6 +131,7 @@ class Outputs:
     unoptimized_db: float | None
     undefined: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    uneven: dict[str, int] = field(default_factory=dict)
 
     @property
     def worst_part(self) -> PartError | None:
@@ -344,7 +351,21 @@ def _outputs(
         unoptimized_db=written.outer.worst_db(),
         undefined=[observation.taps[value].name for value in sorted(errors.undefined)],
         empty=_without_values(errors, observation),
+        uneven=_uneven(errors),
     )
+
+
+def _uneven(errors: OutputErrors) -> dict[str, int]:
+    """Return the samples that are far from float by the name of the part, where they are many.
+
+    Samples with large values decide the SQNR over all samples: one branch of an If may hide the other.
+    Scores do not count: they are near zero where there is nothing to find.
+    """
+    signal, noise = errors.powers()
+    many = UNEVEN_SHARE * errors.samples
+    small = signal < UNEVEN_SIGNAL * signal.mean(axis=0)
+    far = {i: int((small & (noise > UNEVEN_NOISE * signal))[:, i].sum()) for i in errors.measured}
+    return {errors.parts[i].name: n for i, n in far.items() if n > many and not errors.parts[i].least}
 
 
 def _without_values(errors: OutputErrors, observation: Observation) -> list[str]:

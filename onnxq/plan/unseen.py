@@ -64,6 +64,23 @@ def reached(model: ir.Model, origins: Iterable[ir.Value], passes: Passes) -> set
     return found
 
 
+def flat(model: ir.Model, origins: Iterable[ir.Value]) -> set[ir.Value]:
+    """Return the values that are always the same, or never there, because all that they depend on is.
+
+    Args:
+        model: the model.
+        origins: values of this kind.
+    """
+    found, before = {*origins}, -1
+    while len(found) != before:
+        before = len(found)
+        for node in nodes_of(model):
+            varying = [value for value in node.inputs if value is not None and not is_constant(value)]
+            if varying and all(value in found for value in varying) and not _has_body(node):
+                found.update(node.outputs)
+    return found
+
+
 def _may_be_float(value: ir.Value) -> bool:
     return value.dtype is None or value.dtype.is_floating_point()
 

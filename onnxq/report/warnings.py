@@ -10,8 +10,8 @@ from onnxq.search.settings import SearchSettings
 
 SLOWER = 1.03
 """Ratio of int8 latency to float latency above which a file counts as slower."""
-NAMED = 3
-"""Most names in a warning; the others are counted."""
+NAMED, NAMED_OUTPUTS = 3, 10
+"""Most names of nodes and of outputs in a warning; the others are counted."""
 
 
 def result_warnings(
@@ -29,9 +29,9 @@ def result_warnings(
     if weak:
         few = ", ".join(
             f"'{part.name}' {part.bound_db:.1f} dB"
-            for part in sorted(weak, key=lambda part: part.bound_db)[:NAMED]
+            for part in sorted(weak, key=lambda part: part.bound_db)[:NAMED_OUTPUTS]
         )
-        more = f" and {len(weak) - NAMED} more" if len(weak) > NAMED else ""
+        more = f" and {len(weak) - NAMED_OUTPUTS} more" if len(weak) > NAMED_OUTPUTS else ""
         remedy = (
             f", or leave more nodes in float with --min-sqnr {least:.0f}"
             if static and options.limits.min_sqnr is None
@@ -56,6 +56,11 @@ def result_warnings(
 
 def _not_compared(outputs: Outputs) -> Iterator[str]:
     """Return a warning for outputs whose error is not known, or not known of all values."""
+    for name, count in outputs.uneven.items():
+        yield (
+            f"in {count} of {outputs.samples} samples '{name}' is far from float: its values are much "
+            "smaller there than in the others, which set its range"
+        )
     if outputs.undefined:
         yield f"the float model gives NaN in {_named(outputs.undefined)}: these values are not compared"
     if outputs.empty:
@@ -66,5 +71,5 @@ def _not_compared(outputs: Outputs) -> Iterator[str]:
 
 
 def _named(outputs: Sequence[str]) -> str:
-    few = ", ".join(f"output '{name}'" for name in outputs[:NAMED])
-    return few + (f" and {len(outputs) - NAMED} more" if len(outputs) > NAMED else "")
+    few = ", ".join(f"output '{name}'" for name in outputs[:NAMED_OUTPUTS])
+    return few + (f" and {len(outputs) - NAMED_OUTPUTS} more" if len(outputs) > NAMED_OUTPUTS else "")

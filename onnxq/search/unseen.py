@@ -20,6 +20,7 @@ from onnxq.plan.unseen import (
     body_values,
     data,
     everything,
+    flat,
     joined_ranges,
     probes,
     ranges,
@@ -56,7 +57,7 @@ def without_unseen(
     changed, warnings = [], list[str]()
     for variant in variants:
         unseen = find_unseen(variant, statistics)
-        values = reached(variant.model, unseen.origins, ranges) | unseen.own.keys()
+        values = reached(variant.model, flat(variant.model, unseen.origins), ranges) | unseen.own.keys()
         recipe = _planned_without(variant.recipe, values, at_run_time=allows_run_time_ranges(options))
         if variant is variants[0]:
             warnings += _warnings(variant.recipe, recipe, unseen, values)
@@ -245,7 +246,7 @@ def _warnings(before: Recipe, after: Recipe, unseen: Unseen, values: set[ir.Valu
     outputs = after.model.graph.outputs
     found = []
     changed = after is not before
-    joined = reached(after.model, [*unseen.origins, *unseen.own], joined_ranges)
+    joined = reached(after.model, flat(after.model, [*unseen.origins, *unseen.own]), joined_ranges)
     if changed or _quantized(after, joined - values):
         behind = reached(after.model, [*unseen.origins, *unseen.own], everything)
         first = reached(after.model, unseen.origins, everything)
@@ -264,7 +265,7 @@ def _warnings(before: Recipe, after: Recipe, unseen: Unseen, values: set[ir.Valu
             + "".join(f"; {each}" for each in done)
             + f"; how far {_outputs(outputs, behind)} will be from float there is not known: add such samples"
         )
-    if _quantized(after, reached(after.model, unseen.doubted, joined_ranges)):
+    if _quantized(after, reached(after.model, flat(after.model, unseen.doubted), joined_ranges)):
         behind = reached(after.model, unseen.doubted, everything)
         found.append(
             f"{_few(unseen.doubted.values())}: in other cases {_outputs(outputs, behind)} "

@@ -8,6 +8,7 @@ import pytest
 
 import onnxq
 from onnxq.formats.fusion_guards import guard_fusions
+from onnxq.graph.shapes import infer_shapes
 from onnxq.runtime.sessions import open_session
 from tests.conftest import normal, parse
 
@@ -184,3 +185,18 @@ def test_a_product_with_one_row_of_weights(tmp_path, rng):
         tmp_path / "model.onnx", tmp_path / "calib", tmp_path / "out.onnx", skip_slow_nodes=False
     )
     assert report.outputs.sqnr_db > 25
+
+
+def test_a_body_may_read_a_pool_of_integers(rng):
+    """Without the guard the runtime ends the process: this test cannot fail, only stop."""
+    text = """g (float[1,4,6,6] x, bool c) => (float[1,4,3,3] y) {
+        q = QuantizeLinear(x, s, zp) d = DequantizeLinear(q, s, zp)
+        p = MaxPool<kernel_shape = [2,2], strides = [2,2]>(d)
+        y = If(c)<then_branch = t () => (float[1,4,3,3] a) { a = Relu(p) },
+            else_branch = e () => (float[1,4,3,3] b) { b = Tanh(p) }> }"""
+    model = ir.from_proto(parse(text, {"s": np.float32(0.02), "zp": np.uint8(128)}))
+    infer_shapes(model)
+    pool = next(node for node in model.graph if node.op_type == "MaxPool")
+    assert guard_fusions(model)
+    assert {use.node.op_type for use in pool.outputs[0].uses()} == {"LeakyRelu"}
+    open_session(model).run(None, {"x": normal(rng, 1, 4, 6, 6), "c": np.array(True)})
