@@ -9,7 +9,8 @@ import onnx_ir as ir
 from onnxq.graph.edit import body_owners
 
 REPLACEABLE = (
-    "depends on an input with a default ({}), which a caller may replace: make it an initializer only"
+    "depends on '{}', an input with a default that a caller may replace: take it out of the model's inputs, "
+    "for example with onnxruntime.tools.remove_initializer_from_input"
 )
 
 

@@ -79,11 +79,18 @@ def _(rng):
     return case
 
 
-@line(21, "initializers that are listed as graph inputs")
+@line(21, "initializers that are listed as graph inputs, before version 4 of the format")
 def _(rng):
     text = f"""(float[1,4,8,8] x, float[4,4,3,3] w1) => (float[1,4,8,8] y) {{
         h = Conv{PAD}(x, w1) r = Relu(h) y = Conv{PAD}(r, w2) }}"""
-    return cnn(rng, text, 2)
+    case = cnn(rng, text, 2)
+    case.model.ir_version = 3
+    case.model.graph.input.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in case.model.graph.initializer
+        if tensor.name != "w1"
+    )
+    return case
 
 
 @line(22, "a grouped ConvTranspose between convolutions")
