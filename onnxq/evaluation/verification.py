@@ -81,8 +81,8 @@ class DecisionShare:
 
 
 UNEVEN_SHARE, UNEVEN_NOISE, UNEVEN_SIGNAL = 0.25, 0.04, 0.1
-"""An output is named where this share of the samples has more noise / signal than the second (14 dB), and less
-of the mean signal than the third."""
+"""An output is named where this share of the samples has more noise than the second of its signal (14 dB),
+and less than the third of the mean signal."""
 
 
 @dataclass(frozen=True)
@@ -358,7 +358,7 @@ def _outputs(
 def _uneven(errors: OutputErrors) -> dict[str, int]:
     """Return the samples that are far from float by the name of the part, where they are many.
 
-    The SQNR over all samples is that of those with the largest values: one branch of an If may hide the other.
+    The SQNR over all samples is that of those with the largest values: one branch of an If may hide another.
     Scores do not count: they are near zero where there is nothing to find.
     """
     signal, noise = errors.powers()

@@ -58,7 +58,7 @@ def _not_compared(outputs: Outputs) -> Iterator[str]:
     """Return a warning for outputs whose error is not known, or not known of all values."""
     for name, count in outputs.uneven.items():
         yield (
-            f"in {count} of {outputs.samples} samples '{name}' is far from float: its values are much smaller "
+            f"in {count} of {outputs.samples} samples '{name}' is far from float: its values are far smaller "
             "there than in the others, which set its range"
         )
     if outputs.undefined:
