@@ -81,8 +81,8 @@ class DecisionShare:
 
 
 UNEVEN_SHARE, UNEVEN_NOISE, UNEVEN_SIGNAL = 0.25, 0.04, 0.1
-"""An output is named if this share of the samples has more noise / signal than the second (14 dB), and less
-of the mean signal than the third."""
+"""An output is named where this share of the samples has more noise than the second of its signal (14 dB),
+and less than the third of the mean signal."""
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def _not_compared(outputs: Outputs) -> Iterator[str]:
     """Return a warning for outputs whose error is not known, or not known of all values."""
     for name, count in outputs.uneven.items():
         yield (
-            f"in {count} of {outputs.samples} samples '{name}' is far from float: its values are much "
-            "smaller there than in the others, which set its range"
+            f"in {count} of {outputs.samples} samples '{name}' is far from float: its values are far smaller "
+            "there than in the others, which set its range"
         )
     if outputs.undefined:
         yield f"the float model gives NaN in {_named(outputs.undefined)}: these values are not compared"
