@@ -200,3 +200,35 @@ def test_a_body_may_read_a_pool_of_integers(rng):
     assert guard_fusions(model)
     assert {use.node.op_type for use in pool.outputs[0].uses()} == {"LeakyRelu"}
     open_session(model).run(None, {"x": normal(rng, 1, 4, 6, 6), "c": np.array(True)})
+
+
+AVERAGES = {
+    "dilations": ("dilations=[2,2]", 19),
+    "counts": ("strides=[2,2], ceil_mode=1, count_include_pad=1", 17),
+}
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "q2 = QuantizeLinear(c, s, zp)",
+        "r = Relu(c) t = Transpose<perm=[0,1,3,2]>(r) q2 = QuantizeLinear(t, s, zp)",
+    ],
+)
+@pytest.mark.parametrize("form", list(AVERAGES))
+def test_an_average_that_integers_compute_otherwise_stays_float(form, behind, rng):
+    attributes, opset = AVERAGES[form]
+    text = f"""g (float[1,4,7,7] x) => (float y) {{ q = QuantizeLinear(x, s, zp) d = DequantizeLinear(q, s, zp)
+        c = AveragePool<kernel_shape=[2,2], {attributes}>(d) {behind} y = DequantizeLinear(q2, s, zp) }}"""
+    model = parse(text, {"s": np.float32(0.02), "zp": np.uint8(128)}, opset=opset)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    x = normal(rng, 1, 4, 7, 7)
+    model = ir.from_proto(model)
+    assert guard_fusions(model)
+    assert gap(model, x) < 0.03
+
+
+def test_another_average_is_not_guarded():
+    text = """g (float[1,4,8,8] x) => (float y) { q = QuantizeLinear(x, s, zp) d = DequantizeLinear(q, s, zp)
+        c = AveragePool<kernel_shape=[2,2]>(d) q2 = QuantizeLinear(c, s, zp) y = DequantizeLinear(q2, s, zp) }"""
+    assert not guard_fusions(ir.from_proto(parse(text, {"s": np.float32(0.02), "zp": np.uint8(128)})))
