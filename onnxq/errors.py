@@ -6,8 +6,7 @@ class OnnxqError(Exception):
 
     def __init__(self, message: str = "") -> None:
         """Keep the message on one line: names in files may have control characters."""
-        text = " ".join(str(message).splitlines())
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class ModelError(OnnxqError):

@@ -347,7 +347,7 @@ def _inspect_and_run(
         frozenset(sample.name for sample in samples.unseen),
         inputs.specs,
         inputs.feedback,
-        None if options.allow_nonfinite else recipe.plan.tensors,
+        None if options.allow_nonfinite else {*recipe.plan.tensors, *outcome.statistics.sketches},
     )
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(inspect_kernels, path, recipe.model, recipe.plan, shapes)

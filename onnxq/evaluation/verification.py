@@ -405,6 +405,6 @@ def _check_numbers(sample: str, feeds: Feeds, finite: Collection[str]) -> None:
         if wrong.any():
             kind = "NaN or infinite" if name in finite else "NaN"
             raise DataError(
-                f"sample {sample}: input '{name}' has {np.count_nonzero(wrong)} {kind} values: remove the "
+                f"sample {sample}: tensor '{name}' holds {np.count_nonzero(wrong)} {kind} values: remove the "
                 "sample, or give --allow-nonfinite"
             )

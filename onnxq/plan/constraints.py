@@ -93,7 +93,7 @@ def _view_refusal(node: ir.Node) -> str | None:
     if node.op_type == "Resize" and attribute(node, "mode", "nearest") != "nearest":
         return "only nearest-neighbour Resize has an integer kernel"
     if node.op_type == "Resize" and attribute(node, "coordinate_transformation_mode", "") == CROP:
-        return "an integer Resize writes other values than zero outside of the cropped region"
+        return "outside of the cropped region, an integer Resize writes another value than zero"
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
         return "MaxPool with indices has no integer kernel"
     return None

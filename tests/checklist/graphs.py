@@ -120,7 +120,7 @@ def _(rng):
     text = f"""z = Conv{PAD}(x, wz) h = Conv{PAD}(x, w1) c = Concat<axis=0>(h, none) d = Add(c, z)
         r = Relu(d) y = Conv{PAD}(r, w2)"""
     extra = {"wz": np.zeros((4, 4, 3, 3), np.float32), "none": np.zeros((0, 4, 8, 8), np.float32)}
-    return cnn(rng, text, 3, extra=extra)
+    return cnn(rng, text, 2, extra=extra)  # the sum with an operand that is always zero has no range
 
 
 for _value, _sample in itertools.product((np.nan, np.inf), range(4)):

@@ -116,7 +116,7 @@ def _(rng):
 
 @line(40, "a sequence as input")
 def _(rng):
-    case = cnn(rng, f"h = Conv{PAD}(x, w1) y = Conv{PAD}(h, w2)", 2, says="is no tensor")
+    case = cnn(rng, f"h = Conv{PAD}(x, w1) y = Conv{PAD}(h, w2)", 2, says="is not a tensor")
     case.model.graph.input.append(helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None))
     case.feeds = [feed | {"s": np.zeros(3, np.float32)} for feed in case.feeds]
     return case

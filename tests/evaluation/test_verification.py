@@ -169,7 +169,7 @@ def test_a_sample_with_numbers_that_are_none_is_said(tmp_path, wrong, finite, sa
     text = "g (float[1,2] x) => (float[1,2] y) { y = Mul(x, k) }"
     given = inputs_of(tmp_path, text, {"one": 1.0}, [("bad", {"x": np.float32([[1, wrong]])})], finite=finite)
     if said:
-        with pytest.raises(DataError, match="sample bad: input 'x' has 1 "):
+        with pytest.raises(DataError, match="sample bad: tensor 'x' holds 1 "):
             compare_outputs(tmp_path / "one.onnx", given)
     else:
         assert compare_outputs(tmp_path / "one.onnx", given).sqnr_db == 200

@@ -23,7 +23,7 @@ def write(path, *, force=True, text="new", data=False, meanwhile=lambda: None):
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
     path = tmp_path / "o.onnx"
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="was created while"):
         write(path, force=False, meanwhile=lambda: path.write_text("of another run"))
     assert path.read_text() == "of another run"
     assert names(tmp_path) == ["o.onnx"]
@@ -39,7 +39,7 @@ def test_a_link_that_appears_meanwhile_is_kept(tmp_path, force):
 
 def test_several_files_are_moved_together_or_not_at_all(tmp_path):
     (tmp_path / "o.onnx.data").write_text("mine")
-    with pytest.raises(OutputError, match=r"o\.onnx\.data: exists already"):
+    with pytest.raises(OutputError, match=r"o\.onnx\.data: was created while"):
         write(tmp_path / "o.onnx", force=False, data=True)
     assert names(tmp_path) == ["o.onnx.data"]
     assert (tmp_path / "o.onnx.data").read_text() == "mine"
@@ -62,7 +62,7 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", no_links)
     write(tmp_path / "o.onnx", force=False)
     assert (tmp_path / "o.onnx").read_text() == "new"
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="was created while"):
         write(tmp_path / "o.onnx", force=False, text="newer")
     assert (tmp_path / "o.onnx").read_text() == "new"
 

@@ -61,7 +61,7 @@ FLOAT = [
     (RESIZE.format("tf_crop_and_resize", "floor").replace("(a, ,", "(a, roi,"), "another value than zero"),
     ('b = Resize<mode="linear">(a, , s)', "only nearest-neighbour"),
     ("c, i = MaxPool<kernel_shape=[2,2]>(a) j = Cast<to=1>(i) b = Add(c, j)", "MaxPool with indices"),
-    ("h = HardSigmoid<alpha=0.5, beta=-0.2>(a) b = Mul(a, h)", "does not rise from zero"),
+    ("h = HardSigmoid<alpha=0.5, beta=-0.2>(a) b = Mul(a, h)", "does not start left of zero"),
 ]  # fmt: skip
 
 
