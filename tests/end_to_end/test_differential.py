@@ -20,7 +20,7 @@ from onnxq.types import Feeds
 from tests.end_to_end.random_models import RandomModel
 
 SAMPLES, FRESH = 36, 8
-LEAST_DB = 20.0
+LEAST_DB, REFUSED = 20.0, "refused:"
 TAILS, WITH_TAILS_DB = 2, 8.0
 """Samples of most noise that may hold a value beyond all that calibrate, and the least SQNR with them."""
 FORMS = (
@@ -69,7 +69,7 @@ def _saved(model: onnx.ModelProto, beside: Path) -> Path:
 
 
 def differs(seed: int) -> str | None:
-    """Quantize a seed's model; return what is wrong and not said, '' for nothing, None where it is refused."""
+    """Quantize a seed's model; return what is wrong, '' for nothing, None where there is nothing to quantize."""
     grown = RandomModel(seed).grown()
     model = grown.model()
     form = dict(FORMS[seed % len(FORMS)])
@@ -93,7 +93,7 @@ def differs(seed: int) -> str | None:
         except NothingToQuantize:
             return None
         except OnnxqError as error:
-            return f"seed {seed} {form}: refused: {error}"
+            return f"{REFUSED} seed {seed} {form}: {error}"
         fresh, said = grown.samples(FRESH, fresh=True), " ".join(report.warnings)
         for optimize in (True, False):
             found = sqnr_db(model, folder / "out.onnx", fresh, optimize=optimize)
@@ -106,10 +106,12 @@ def differs(seed: int) -> str | None:
 
 
 def check(seeds: range) -> None:
-    """See that no seed's file is silently far from float, and that most are quantized."""
+    """See that no seed's file is silently far from float, that few are refused, and most quantized."""
     found = {seed: differs(seed) for seed in seeds}
-    wrong = [text for text in found.values() if text]
+    wrong = [text for text in found.values() if text and not text.startswith(REFUSED)]
+    refused = [text for text in found.values() if text and text.startswith(REFUSED)]
     assert not wrong, "\n".join(wrong)
+    assert len(refused) <= max(1, len(seeds) // 50), "\n".join(refused)
     assert sum(text == "" for text in found.values()) > 0.6 * len(seeds)
 
 
