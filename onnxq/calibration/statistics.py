@@ -12,6 +12,7 @@ from onnxq.calibration.sketch import BINS, LOWER, ORDER, UPPER, Sketch
 from onnxq.data.arrays import read_npz
 from onnxq.errors import DataError, first_line
 from onnxq.graph.files import staged
+from onnxq.runtime.npz import npz_bytes
 from onnxq.types import Array, Feeds
 
 VERSION = 2
@@ -89,8 +90,8 @@ class Statistics:
         }
         header["checksum"] = _checksum(header, arrays)
         arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
-        with staged(path, force=force) as building, open(building, "wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
+        with staged(path, force=force) as building:
+            building.write_bytes(npz_bytes(arrays, compressed=True))
 
 
 def load_statistics(path: Path, model: str) -> Statistics:

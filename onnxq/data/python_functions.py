@@ -17,6 +17,7 @@ from onnxq.data.sample import Sample
 from onnxq.errors import DataError, first_line
 from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 from onnxq.options import PYTHON_FUNCTION
+from onnxq.runtime.npz import npz_bytes
 from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Feeds
 
@@ -123,7 +124,7 @@ def _stored(found: Iterable[Any], reference: str, specs: list[InputSpec], most: 
         feeds, label = _feeds(item, name, specs)
         path = folder.path / f"{i}.npz"
         with writing_temporaries():
-            np.savez(path, allow_pickle=False, **{str(k): feeds[key] for k, key in enumerate(feeds)})
+            path.write_bytes(npz_bytes({str(k): feeds[key] for k, key in enumerate(feeds)}))
         samples.append(Sample(name, partial(_load_stored, folder, path, list(feeds)), label))
     return samples
 

@@ -84,8 +84,7 @@ def _array(values: list[Any], columns: list[str], dtype: Any, where: str) -> Arr
         raise DataError(f"sample {where}: column '{nothing}' is empty: fill it, or remove the row")
     try:
         if isinstance(values[0], str) and dtype is not None and np.dtype(dtype).kind != "O":
-            parse = _truth if np.dtype(dtype).kind == "b" else np.dtype(dtype).type
-            values = [parse(value) for value in values]
+            values = [_parsed(value, np.dtype(dtype)) for value in values]
         array = np.array(values[0] if len(columns) == 1 and not isinstance(values[0], str) else values)
         return array.reshape(-1) if array.ndim == 0 else array
     except (ValueError, OverflowError, TypeError) as error:
@@ -93,6 +92,17 @@ def _array(values: list[Any], columns: list[str], dtype: Any, where: str) -> Arr
         raise DataError(
             f"sample {where}: column {shown}: {first_line(error)}: correct the row or remove it"
         ) from error
+
+
+def _parsed(text: str, dtype: np.dtype[Any]) -> Any:
+    """Parse a value of a type; NumPy before 2 lets integers that do not fit wrap around."""
+    if dtype.kind == "b":
+        return _truth(text)
+    if dtype.kind in "iu":
+        number, limits = int(text), np.iinfo(dtype)
+        if not limits.min <= number <= limits.max:
+            raise OverflowError(f"{number} does not fit into {dtype}")
+    return dtype.type(text)
 
 
 def _truth(text: str) -> bool:

@@ -16,6 +16,7 @@ def load_cost(path: Path, feeds: "Feeds", threads: int) -> tuple[float | None, i
     import numpy as np
 
     from onnxq.graph.scratch import ScratchFolder, writing_temporaries
+    from onnxq.runtime.npz import npz_bytes
 
     arrays: dict[str, Any] = {}
     for i, (name, array) in enumerate(feeds.items()):
@@ -23,7 +24,7 @@ def load_cost(path: Path, feeds: "Feeds", threads: int) -> tuple[float | None, i
     with ScratchFolder() as folder:
         stored = folder / "feeds.npz"
         with writing_temporaries():
-            np.savez(stored, **arrays)
+            stored.write_bytes(npz_bytes(arrays))
         # -P: neither this file's folder nor the current one may stand in for the standard library
         command = [sys.executable, "-P", __file__, str(path), str(stored), str(threads)]
         try:
