@@ -254,7 +254,9 @@ def _find_samples(
 def observable_probes(model: ir.Model, sample: Sample, specs: list[InputSpec]) -> tuple[str, ...]:
     """Return the names of the probes that a run of a sample gives; those of inputs alone where it fails."""
     given = {value.name for value in model.graph.inputs}
-    names = [value.name or "" for value in find_probes(model)]
+    # an input with a default gets no value from the samples
+    overridable = set(model.graph.initializers)
+    names = [value.name or "" for value in find_probes(model) if value.name not in overridable]
     inner = [name for name in names if name not in given]
     if inner:
         try:
