@@ -155,7 +155,8 @@ def probes(model: ir.Model) -> list[ir.Value]:
             found.append(bodies(node)["body"].inputs[0])
         if node.op_type == "If" and repeated in ([], around[:1]) and node.inputs[0] is not None:
             found.append(node.inputs[0])
-    return [value for value in dict.fromkeys(found) if value.name and not is_constant(value)]
+    # an input with a default has no value in the samples
+    return [value for value in dict.fromkeys(found) if value.name and value.const_value is None]
 
 
 def _owners(node: ir.Node, owners: dict[ir.Graph, ir.Node]) -> list[ir.Node]:
