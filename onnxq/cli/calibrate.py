@@ -12,7 +12,6 @@ from onnxq.cli.shared_options import force_option, node_options, sample_options
 from onnxq.cli.values import FILE, TEXT_OR_FILE
 from onnxq.errors import OnnxqError
 from onnxq.options import QuantizeOptions, output_file
-from onnxq.runtime.memory import loading, reuse_freed_memory
 
 
 @click.command(
@@ -47,6 +46,8 @@ from onnxq.runtime.memory import loading, reuse_freed_memory
 @with_console
 def calibrate(console: Console, output: str, shard: str, **options: Any) -> None:
     """Collect activation statistics of MODEL for quantize --stats."""
+    from onnxq.runtime.memory import loading, reuse_freed_memory
+
     reuse_freed_memory()
     with loading_modules(), loading("onnxq.pipeline"):
         from onnxq.pipeline import calibrate as run

@@ -3,7 +3,6 @@
 A file that --config does not name, but lies in the current folder, runs no code and names no file to write.
 """
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +85,8 @@ def read_config(path: Path, commands: Mapping[str, Mapping[str, Key]]) -> dict[s
 
 def _tables(path: Path) -> dict[str, Any]:
     """Parse a file; raise an `OnnxqError` if that is impossible."""
+    import tomllib
+
     try:
         with open(path, "rb") as stream:
             content = stream.read(LARGEST + 1)

@@ -5,7 +5,6 @@ import functools
 import logging
 import os
 import sys
-import traceback
 import warnings as python_warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ import click
 
 from onnxq.cli.config import check_found_file, found_file
 from onnxq.cli.groups import OptionGroup, discard_stdout, option
-from onnxq.cli.interrupts import INTERRUPTED, Terminated, cleaning_up
+from onnxq.cli.interrupts import INTERRUPTED, Terminated, cleaning_up, loading_modules
 from onnxq.errors import OnnxqError, OutputError, first_line
 from onnxq.report.escaping import printable, printable_lines
-from onnxq.runtime.interruption import stopping_runs
 from onnxq.runtime.progress import hidden_progress
 
 if TYPE_CHECKING:
@@ -93,6 +91,8 @@ def exit_on_failed_gate(gates: list["Gate"]) -> None:
 def answer_error(error: BaseException, *, verbose: bool) -> int:
     """Print an error on one line, and its traceback if `verbose`; return the exit code."""
     if verbose:
+        import traceback
+
         with contextlib.suppress(OSError):
             click.echo(printable_lines("".join(traceback.format_exception(error))), err=True)
     line, code = _line_and_code(error)
@@ -144,6 +144,9 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
     def run(*, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> None:
         logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # its warnings concern its own passes
         context = click.get_current_context()
+        with loading_modules():
+            from onnxq.runtime.interruption import stopping_runs
+
         try:
             with (
                 cleaning_up(),

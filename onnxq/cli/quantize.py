@@ -38,7 +38,6 @@ from onnxq.options import (
     WeightType,
     output_file,
 )
-from onnxq.runtime.memory import loading, reuse_freed_memory
 
 if TYPE_CHECKING:
     from onnxq.search.accuracy_target import Task
@@ -250,6 +249,8 @@ def quantize(console: Console, **options: Any) -> None:
     By default, clipping ranges, techniques and nodes in float are chosen by comparing the outputs with the
     float model's on validation samples.
     """
+    from onnxq.runtime.memory import loading, reuse_freed_memory
+
     reuse_freed_memory()
     with loading_modules(), loading("onnxq.pipeline"):
         from onnxq.graph.files import check_target

@@ -7,6 +7,7 @@ sequence run as in the application: each model gets its own state back.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import PurePath
 from typing import TypeVar
 
@@ -186,12 +187,13 @@ def sequences(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def chosen_sequences(samples: Sequence[Sample], feedback: Feedback, count: int) -> list[Sample]:
-    """Return at most `count` samples, evenly spaced; of a stateful model whole sequences, at least one."""
-    if not feedback.states:
+    """Return at most `count` samples, evenly spaced; of a stateful model whole sequences, at least one.
+
+    The samples may begin inside a sequence: the rest of it counts as one.
+    """
+    if not feedback.states or not samples:
         return spread(samples, count)
-    starts = [i for i, sample in enumerate(samples) if sample.name in feedback.starts]
-    parts = [
-        list(samples[start:stop]) for start, stop in zip(starts, [*starts[1:], len(samples)], strict=True)
-    ]
-    mean = max(1, len(samples) // max(1, len(parts)))
+    starts = [i for i, sample in enumerate(samples) if i == 0 or sample.name in feedback.starts]
+    parts = [samples[start:stop] for start, stop in pairwise([*starts, len(samples)])]
+    mean = max(1, len(samples) // len(parts))
     return [sample for part in evenly(parts, max(1, count // mean)) for sample in part]

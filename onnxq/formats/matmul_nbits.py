@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.graph.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, take_output
-from onnxq.techniques.blockwise import Coded, as_blocks
+from onnxq.techniques.blockwise import Coded, Grid, as_blocks
 from onnxq.techniques.codebooks import BOOKS, encode_book
 from onnxq.types import Array, Floats, Integers
 
@@ -24,6 +24,20 @@ def pack(codes: Integers, bits: int) -> Integers:
         codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], -1)
     packed: Integers = codes[..., 0::2] | (codes[..., 1::2] << 4)
     return packed
+
+
+def coded_bytes(channels: int, columns: int, grid: Grid, *, padded: bool) -> int:
+    """Return the bytes of a weight [channels, columns] in blocks; `padded` if the last one is filled up."""
+    blocks = -(-columns // grid.block)
+    codes = (blocks * grid.block if padded else columns) * grid.bits // 8
+    zeros = 0 if grid.symmetric else -(-blocks * grid.bits // 8)
+    return channels * (codes + 4 * blocks + zeros)
+
+
+def book_bytes(channels: int, columns: int, block: int) -> int:
+    """Return the bytes of a 4-bit weight [channels, columns] with a scale per block of all its values."""
+    values = channels * columns
+    return -(-values // 2) + 4 * -(-values // block)
 
 
 class BitsWriter:

@@ -1,6 +1,6 @@
 """Matrix products with constant weights, for the modes without calibrated ranges."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -67,13 +67,26 @@ def outcome(
     return Outcome(written, choice, statistics, notes=tuple(notes), stored=stored)
 
 
-def plan_products(model: ir.Model, selection: Selection) -> Plan:
-    """Plan all products with constant weights that the user selects, with reasons for the others."""
+def bytes_by_channel(channels: int, columns: int) -> int:
+    """Return the bytes of an int8 weight [channels, columns] with a scale and zero point per channel."""
+    return channels * (columns + 4 + 1)
+
+
+def plan_products(
+    model: ir.Model, selection: Selection, stored: Callable[[int, int], int] = bytes_by_channel
+) -> Plan:
+    """Plan all products with constant weights that the user selects, with reasons for the others.
+
+    Args:
+        model: the normalized model.
+        selection: the user's selection of nodes.
+        stored: bytes of a quantized weight [channels, columns]; one that is no smaller stays float.
+    """
     plan = Plan()
     for node in nodes_of(model):
         if node.domain not in ("", "ai.onnx"):
             continue
-        reason = _refusal(node, selection)
+        reason = _refusal(node, selection, stored)
         if reason is None:
             row = replace(OPERATORS[node.op_type], needs_output_q=False)
             plan.nodes[node.name or ""] = PlannedNode(
@@ -84,7 +97,7 @@ def plan_products(model: ir.Model, selection: Selection) -> Plan:
     return plan
 
 
-def _refusal(node: ir.Node, selection: Selection) -> str | None:
+def _refusal(node: ir.Node, selection: Selection, stored: Callable[[int, int], int]) -> str | None:
     if node.op_type not in ("MatMul", "Gemm"):
         return f"{node.op_type} has no kernel of this mode that is faster than float"
     weight = node.inputs[1]
@@ -96,12 +109,16 @@ def _refusal(node: ir.Node, selection: Selection) -> str | None:
     if len(shape) != 2:
         return f"weight has {len(shape)} axes"
     row = OPERATORS[node.op_type]
-    if np.prod(shape) // max(1, shape[channels_axis(node, row)]) > LONGEST_SUM:
+    channels = max(1, shape[channels_axis(node, row)])
+    columns = int(np.prod(shape)) // channels
+    if columns > LONGEST_SUM:
         return "its sums of products do not fit into int32"
     if attribute(node, "transA", 0):
         return "its first operand is transposed"
     if np.prod(shape) < SMALLEST:
         return f"weight has only {np.prod(shape)} values"
+    if stored(channels, columns) >= 4 * channels * columns:
+        return f"its quantized weight of {columns} by {channels} would be no smaller"
     return selection.refusal(node)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from onnxq.calibration.collect import COUNTED, Collecting, collect
 from onnxq.calibration.statistics import Statistics, load_statistics
+from onnxq.data.sample import Sample
 from onnxq.errors import NothingToQuantize
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import nodes_of
@@ -15,7 +16,7 @@ from onnxq.options import Effort
 from onnxq.plan.plan import Plan
 from onnxq.search.accuracy_target import Task
 from onnxq.search.best_recipe import choose_best
-from onnxq.search.candidates import Variant
+from onnxq.search.candidates import Candidates, Variant
 from onnxq.search.inputs import Inputs
 from onnxq.search.lstm import quantized_lstms
 from onnxq.search.measured_placement import Measured, placed_by_measurement
@@ -55,10 +56,12 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     if references is None and to_be_compared(inputs, variants):
         references = find_references(inputs)
     candidates, choice = choose_best(inputs, variants, references, statistics, task)
+    recipe = choice.recipe
+    candidates = _with_validation_samples(inputs, candidates, recipe, variants)
+    statistics = candidates.statistics
     lap("choose")
     # the file
     del variants, references
-    recipe = choice.recipe
     if not recipe.plan.nodes and not recipe.lstms:
         recipe = _at_its_own_opset(inputs, recipe)
     parameters = candidates.parameters(recipe)
@@ -103,18 +106,51 @@ def _statistics(inputs: Inputs, variants: Sequence[Variant]) -> Statistics:
         for other in others:
             statistics.merge(other)
     else:
-        # the last form without divided tensors contains the values of the others
-        model = [variant.model for variant in variants if not variant.divided][-1]
-        divided = {name: one for variant in variants for name, one in variant.divided.items()}
-        names = dict.fromkeys(
-            name for variant in variants for name in variant.plan.sources() if name not in divided
+        names = dict.fromkeys(name for variant in variants for name in variant.plan.sources())
+        statistics = _collect(
+            inputs, variants, list(names), inputs.samples.calibration, Statistics(model_digest)
         )
-        counted = COUNTED_FAST if options.effort is Effort.FAST else COUNTED
-        how = Collecting(0, options.allow_nonfinite, divided, counted, inputs.probes)
-        statistics = collect(model, list(names), inputs.samples.calibration, model_digest, how)
     for plan in (inputs.plan, *(variant.plan for variant in variants)):
         statistics.aliases |= {tensor.name: tensor.source for tensor in plan.tensors.values()}
     return statistics
+
+
+def _collect(
+    inputs: Inputs,
+    variants: Sequence[Variant],
+    names: Sequence[str],
+    samples: Sequence[Sample],
+    before: Statistics,
+) -> Statistics:
+    """Collect statistics of tensors of any form, of the samples that follow those of `before`."""
+    # the last form without divided tensors contains the values of the others
+    model = [variant.model for variant in variants if not variant.divided][-1]
+    divided = {name: one for variant in variants for name, one in variant.divided.items() if name in names}
+    options = inputs.options
+    counted = COUNTED_FAST if options.effort is Effort.FAST else COUNTED
+    probes = () if before.samples else inputs.probes
+    how = Collecting(before.samples, options.allow_nonfinite, divided, counted, probes)
+    whole = [name for name in names if name not in divided]
+    return collect(model, whole, samples, before.model, how)
+
+
+def _with_validation_samples(
+    inputs: Inputs, candidates: Candidates, recipe: Recipe, variants: Sequence[Variant]
+) -> Candidates:
+    """Return the candidates with statistics of the validation samples, too, for the tensors of a recipe.
+
+    Nothing is chosen on these samples any more, and rare values may be among them.
+    """
+    calibrated = set(map(id, inputs.samples.calibration))
+    more = [sample for sample in inputs.samples.validation if id(sample) not in calibrated]
+    names = recipe.plan.sources()
+    if inputs.options.stats or not more or not names:
+        return candidates
+    found = candidates.statistics
+    later = _collect(inputs, variants, names, more, found)
+    statistics = replace(found, sketches={name: found.sketches[name] for name in later.sketches})
+    statistics.merge(later)
+    return candidates.with_statistics(statistics)
 
 
 def _at_its_own_opset(inputs: Inputs, recipe: Recipe) -> Recipe:

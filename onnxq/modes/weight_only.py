@@ -11,7 +11,7 @@ from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.errors import DataError, ModelError
 from onnxq.formats.embedding_tables import Tables, find_tables, table_of
 from onnxq.formats.embeddings import quantize_tables
-from onnxq.formats.matmul_nbits import INT8_COMPUTE, BitsWriter
+from onnxq.formats.matmul_nbits import INT8_COMPUTE, BitsWriter, book_bytes, coded_bytes
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import constant, is_float, nodes_of, sizes, tidy
 from onnxq.graph.shapes import infer_shapes, opset_of
@@ -88,7 +88,13 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
 def _planned(inputs: Inputs, model: ir.Model, rounding: str) -> "_Products":
     """Plan the products, collect the statistics that the rounding needs, and apply its rewrite."""
     options, algorithm = inputs.options, ALGORITHMS[rounding]
-    plan = plan_products(model, inputs.selection)
+
+    def stored(channels: int, columns: int) -> int:
+        if options.weight_type not in BITS:
+            return book_bytes(channels, columns, _block(options))
+        return coded_bytes(channels, columns, grid_of(options), padded=not options.standard)
+
+    plan = plan_products(model, inputs.selection, stored)
     moments: Mapping[LayerInput, Moments] = {}
     if algorithm.needs is not Needs.NOTHING and options.weight_type in BITS:
         moments = moments_in_turns(model, list(layer_inputs(plan).values()), inputs.samples.calibration)
@@ -97,7 +103,7 @@ def _planned(inputs: Inputs, model: ir.Model, rounding: str) -> "_Products":
         found = algorithm.rewrite(model, plan, moments, grid_of(options))
         if found is not None:
             model, moments = found.model, found.moments
-        plan = plan_products(model, inputs.selection)
+        plan = plan_products(model, inputs.selection, stored)
     return _Products(model, plan, moments, collected)
 
 
@@ -226,7 +232,7 @@ def _store(selection: Selection, model: ir.Model, writer: BitsWriter) -> int:
         if axis is None or shape is None or np.prod(shape) < SMALLEST or selection.refusal(node) is not None:
             continue
         array = constant(node.inputs[1]) if is_float(node.inputs[1]) else None
-        if array is None:
+        if array is None or array.size + 4 * array.shape[axis] >= array.nbytes:
             continue
         scales = symmetric_scale(np.abs(array).max(axis=tuple(i for i in range(array.ndim) if i != axis)))
         shape = [-1 if i == axis else 1 for i in range(array.ndim)]

@@ -119,6 +119,10 @@ class Candidates:
             self, variant=variant, others=(*self.others, self), cache=Cache(ranges=self.cache.ranges)
         )
 
+    def with_statistics(self, statistics: Statistics) -> "Candidates":
+        """Return the candidates with the same weights and other statistics."""
+        return replace(self, statistics=statistics, cache=Cache(weights=self.cache.weights))
+
     def forget_others(self, techniques: tuple[str, ...]) -> None:
         """Drop all cached weights except those with these techniques."""
         for each in (self, *self.others):

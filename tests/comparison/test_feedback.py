@@ -230,6 +230,9 @@ def test_of_a_stateful_model_whole_sequences_are_chosen():
     assert len(chosen_sequences(samples, feedback, 3)) == 10
     assert len(chosen_sequences(samples, Feedback(), 35)) == 35
     assert chosen_sequences(samples, feedback, 80) == samples
+    # nothing is left, or the rest of a sequence whose first samples went elsewhere
+    assert chosen_sequences([], feedback, 35) == []
+    assert chosen_sequences(samples[3:25], feedback, 12) == samples[3:10]
 
 
 def test_evenly_spaced():

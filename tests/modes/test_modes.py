@@ -316,6 +316,15 @@ def test_nothing_to_quantize(mode, tmp_path):
     assert not (tmp_path / "o.onnx").exists()
 
 
+@pytest.mark.parametrize("mode", [Mode.DYNAMIC, Mode.WEIGHTS])
+def test_no_weight_is_stored_in_more_bytes(mode, tmp_path):
+    """A scale per channel of one value, or a block of 32 filled with zeros, takes more than the float32."""
+    proto, _rows = product(1, 4000)
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"nothing to quantize: MatMul .* would be no smaller"):
+        made(tmp_path / "m.onnx", mode, tmp_path)
+
+
 def test_half_precision(tmp_path):
     proto, rows = product(64, 48)
     rows[0, 0] = 1e6  # beyond float16

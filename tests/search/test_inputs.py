@@ -1,9 +1,12 @@
-"""Inputs of a quantization: models whose inputs have defaults."""
+"""Inputs of a quantization: models whose inputs have defaults, and samples whose rare values all count."""
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 import onnxq
+from onnxq.options import QuantizeOptions, Technique
+from onnxq.search.inputs import prepare
 from tests.conftest import normal, parse
 
 
@@ -22,3 +25,34 @@ def test_an_input_with_a_default_gets_no_value_from_the_samples(rng, tmp_path):
     )
     assert report.outputs.sqnr_db > 20
     assert [value.name for value in onnx.load(tmp_path / "int8.onnx").graph.input] == ["x", "hi"]
+
+
+def test_rare_values_of_validation_samples_are_within_the_ranges(rng, tmp_path):
+    """The ranges are those of all samples but the unseen ones, whichever of them holds the largest values."""
+    model = parse(
+        "g (float[4,16] x) => (float[4,16] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }",
+        {"w": normal(rng, 16, 16), "v": normal(rng, 16, 16)},
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / "data").mkdir()
+    samples = [np.clip(normal(rng, 4, 16), -2, 2) for _ in range(24)]
+    files = [tmp_path / "data" / f"{i:02}.npy" for i in range(24)]
+    for file, sample in zip(files, samples, strict=True):
+        np.save(file, sample)
+    parts = prepare(
+        QuantizeOptions(tmp_path / "model.onnx", tmp_path / "data", tmp_path / "int8.onnx")
+    ).samples
+    rare = next(sample.name for sample in parts.validation)
+    np.save(tmp_path / "data" / rare, 3 * samples[int(rare.removesuffix(".npy"))])
+    report = onnxq.quantize(
+        tmp_path / "model.onnx",
+        tmp_path / "data",
+        tmp_path / "int8.onnx",
+        method="minmax",
+        skip_slow_nodes=False,
+        without=(Technique.RUN_TIME_RANGES, Technique.FALLBACK),
+    )
+    assert report.samples == len(parts.calibration) + len(parts.validation)
+    sessions = [ort.InferenceSession(tmp_path / name) for name in ("model.onnx", "int8.onnx")]
+    exact, int8 = (session.run(None, {"x": np.load(tmp_path / "data" / rare)})[0] for session in sessions)
+    assert np.square(exact).sum() > 10**3 * np.square(exact - int8).sum()
