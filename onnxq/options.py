@@ -204,6 +204,8 @@ class QuantizeOptions:
     op_types     operator types to quantize; () for all
     skip_slow_nodes  keep nodes in float where float is expected to be faster on the target
     measure      decide that by timing nodes on this machine, not by the target's cost model
+    keep_int8    write int8 also where that is slower or larger than float on this machine, so that no
+                 measured time decides; otherwise the float model, with half-precision weights
     dynamic_lstm  int8 LSTM weights, with inputs quantized at run time: for all LSTMs, none, or (None) those
                  that become faster
     without      techniques to disable
@@ -240,6 +242,7 @@ class QuantizeOptions:
     op_types: tuple[str, ...] = ()
     skip_slow_nodes: bool = True
     measure: bool = False
+    keep_int8: bool = False
     dynamic_lstm: bool | None = None
     without: tuple[str, ...] = ()
     allow_nonfinite: bool = False

@@ -8,6 +8,8 @@
 """
 
 import json
+import shutil
+import statistics
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ import onnx_ir as ir
 from onnxq.calibration.collect import Collecting, collect
 from onnxq.calibration.methods import METHODS
 from onnxq.calibration.statistics import Statistics
+from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
 from onnxq.evaluation.layer_errors import histograms, layer_rows
@@ -35,6 +38,7 @@ from onnxq.graph.files import (
     check_output,
     created_folder,
     digest,
+    external_files,
     file_bytes,
     put_in_place,
     save,
@@ -45,6 +49,7 @@ from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
 from onnxq.graph.scratch import ScratchFolder
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
+from onnxq.modes.float_form import Shortfall, float_form
 from onnxq.modes.fp16 import convert_to_fp16
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
@@ -54,8 +59,9 @@ from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
-from onnxq.report.warnings import result_warnings
+from onnxq.report.warnings import SLOWER, result_warnings
 from onnxq.runtime.latency import medians_ms
+from onnxq.runtime.machine import runs_here
 from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.sessions import explained
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
@@ -75,6 +81,8 @@ MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
     Mode.FP16: lambda inputs, _: convert_to_fp16(inputs),
 }
 """Modes that calibrate no ranges, by name; `dynamic` alone gets references, the validation samples."""
+SURELY_FASTER, SPEED_CHECKS = 0.97, 4
+"""Latency ratio to float up to which one measurement is believed, and further ones above it."""
 
 
 def quantize(
@@ -128,9 +136,56 @@ def quantize(
         laps.end("write")
         with explained(options.model):
             report = _verified(inputs, building, outcome, task)
+            if why := _worse_than_float(inputs, building, outcome, report):
+                report = _float_instead(inputs, building, outcome, task, why)
         report = named_by_gates(report, building, options)
     laps.end("verify")
     return replace(report, seconds=laps.seconds)
+
+
+def _worse_than_float(
+    inputs: Inputs, path: Path, outcome: Outcome, report: QuantizeReport
+) -> Shortfall | None:
+    """Return why the float model is to be written instead of a file, if it is.
+
+    A file is slower where several new pairs of sessions say so, not one, which may be unlucky.
+    """
+    options = inputs.options
+    checked = options.mode == Mode.STATIC and options.skip_slow_nodes and not options.keep_int8
+    if not checked:
+        return None
+    if report.bytes_after > report.bytes_before:
+        return Shortfall(
+            "larger", f"the int8 file would have {report.bytes_after} bytes, float has {report.bytes_before}"
+        )
+    recipe, latency = outcome.choice.recipe, report.latency
+    if latency is None or latency.ratio <= SURELY_FASTER or not runs_here(options.target):
+        return None
+    if not recipe.plan.nodes and not recipe.lstms:
+        return None  # it is float already
+    feeds = [check_feeds(sample, inputs.specs) for sample in _timed(inputs)]
+    again = [_latency(inputs, path, feeds) for _ in range(SPEED_CHECKS)]
+    ratio = statistics.median([latency.ratio, *(each.ratio for each in again if each is not None)])
+    if ratio <= SLOWER:
+        return None
+    return Shortfall("slower", f"int8 takes {ratio:.2f}x the time of float on this machine")
+
+
+def _float_instead(
+    inputs: Inputs, path: Path, outcome: Outcome, task: Task | None, why: Shortfall
+) -> QuantizeReport:
+    """Write the float model with half-precision weights, or unchanged where that is larger; report it."""
+    options = inputs.options
+    outcome = float_form(inputs, outcome, why)
+    save(_with_metadata(outcome, options, why), path, inputs.interface)
+    form = "the model stays float, its weights in half precision"
+    if file_bytes(path) > file_bytes(options.model) and not external_files(options.model):
+        shutil.copyfile(options.model, path)
+        form = "the file is the float model"
+    message = f"{why.text}: {form}; --keep-int8 writes int8 all the same"
+    choice = replace(outcome.choice, warnings=(*outcome.choice.warnings, message))
+    outcome = replace(outcome, written=inputs.model, choice=choice)
+    return _verified(inputs, path, outcome, task)
 
 
 def _check_names(options: QuantizeOptions) -> None:
@@ -207,9 +262,9 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     if start == stop:
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
     how = Collecting(start, options.allow_nonfinite, probes=inputs.probes)
-    statistics = collect(inputs.model, inputs.plan.sources(), samples[start:stop], digest(options.model), how)
-    statistics.save(output, force=options.force)
-    return statistics
+    found = collect(inputs.model, inputs.plan.sources(), samples[start:stop], digest(options.model), how)
+    found.save(output, force=options.force)
+    return found
 
 
 class _Laps:
@@ -227,39 +282,50 @@ class _Laps:
         self.seconds[stage], self.start = now - self.start, now
 
 
-def _with_metadata(outcome: Outcome, options: QuantizeOptions) -> ir.Model:
-    """Add metadata to the model: how it was made, without anything that differs from run to run."""
-    recipe, statistics = outcome.choice.recipe, outcome.statistics
+def _with_metadata(
+    outcome: Outcome, options: QuantizeOptions, why_float: Shortfall | None = None
+) -> ir.Model:
+    """Add metadata to the model: how it was made, without anything that differs from run to run.
+
+    Args:
+        outcome: the outcome; its model changes.
+        options: options of the user.
+        why_float: why the model stays float after the int8 file was measured.
+    """
+    recipe, found = outcome.choice.recipe, outcome.statistics
     chosen = {
         "effort": options.effort,
         "exclude": options.exclude,
         "format": options.format,
         "include": options.include,
+        "keep_int8": options.keep_int8,
         "measure": options.measure,
         "method": recipe.method,
         "op_types": options.op_types,
         "per_channel": options.per_channel,
         "percentile": options.percentile,
-        "samples": statistics.samples,
+        "samples": found.samples,
         "target": options.target,
         "techniques": recipe.all_techniques,
     }
+    if why_float is not None:
+        chosen["float_because_int8_is"] = why_float.kind
     properties = outcome.written.metadata_props
     properties["onnxq.version"] = __version__
     properties["onnxq.options"] = json.dumps(chosen, sort_keys=True)
-    properties["onnxq.model_sha256"] = statistics.model
-    properties["onnxq.data_sha256"] = statistics.data
+    properties["onnxq.model_sha256"] = found.model
+    properties["onnxq.data_sha256"] = found.data
     return outcome.written
 
 
 def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -> QuantizeReport:
     """Compare the written file with the float model, measure its latency, and make the report."""
-    options, validation, choice = inputs.options, inputs.samples.validation, outcome.choice
+    options, choice = inputs.options, outcome.choice
     recipe = choice.recipe
     # kernels, outputs and latency
     shapes = _shapes(inputs, outcome)
     kernels, outputs = _inspect_and_run(inputs, path, outcome, shapes)
-    timed = [check_feeds(sample, inputs.specs) for sample in validation[: inputs.settings.latency_samples]]
+    timed = [check_feeds(sample, inputs.specs) for sample in _timed(inputs)]
     latency = _latency(inputs, path, timed)
     # the report
     ranges = {
@@ -298,11 +364,16 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
     )
     # details of layers and tensors
     if options.details and timed:
-        named = [(sample.name, feeds) for sample, feeds in zip(validation, timed, strict=False)]
+        named = [(sample.name, feeds) for sample, feeds in zip(_timed(inputs), timed, strict=True)]
         rows = layer_rows(recipe.model, recipe.plan, path, named, shapes)
         tensors = histograms(recipe.plan, outcome.parameters, outcome.statistics)
         report = replace(report, layers=rows, histograms=tensors)
     return report.gated(options.limits)
+
+
+def _timed(inputs: Inputs) -> Sequence[Sample]:
+    """Return the samples on which latency is measured."""
+    return inputs.samples.validation[: inputs.settings.latency_samples]
 
 
 def _latency(inputs: Inputs, path: Path, feeds: Sequence[Feeds]) -> Latency | None:

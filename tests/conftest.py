@@ -149,3 +149,13 @@ def normal(rng: np.random.Generator, *shape: int) -> Array:
 def rng() -> np.random.Generator:
     """Return a random generator with a fixed seed."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _int8_is_kept(request, monkeypatch):
+    """Write int8 whatever its latency and size, so that no measured time decides a test.
+
+    Tests of that decision have the mark `may_stay_float`.
+    """
+    if request.node.get_closest_marker("may_stay_float") is None:
+        monkeypatch.setattr("onnxq.pipeline._worse_than_float", lambda *_: None)

@@ -136,6 +136,13 @@ speed_options = combined(
     ),
     option(
         OptionGroup.SPEED,
+        "--keep-int8",
+        is_flag=True,
+        help="Write int8 also where it is slower or larger than float on this machine; by default the float "
+        "model with half-precision weights then.",
+    ),
+    option(
+        OptionGroup.SPEED,
         "--dynamic-lstm/--float-lstm",
         default=QuantizeOptions.dynamic_lstm,
         help="Store LSTM weights as int8 and quantize LSTM inputs at run time, or keep LSTMs in float; by "

@@ -59,7 +59,13 @@ def _try_all(
         output.parent.mkdir()
         measure = options.measure and mode == Mode.STATIC
         tried = replace(
-            options, mode=mode, weight_type=kind, output=output, measure=measure, keep_failed=True
+            options,
+            mode=mode,
+            weight_type=kind,
+            output=output,
+            measure=measure,
+            keep_int8=True,
+            keep_failed=True,
         )
         try:
             reports[name] = quantize(tried, task)

@@ -8,12 +8,9 @@ from onnxq.calibration.statistics import Statistics, load_statistics
 from onnxq.data.sample import Sample
 from onnxq.errors import NothingToQuantize
 from onnxq.formats.recipe import Recipe
-from onnxq.graph.edit import nodes_of
-from onnxq.graph.files import digest, load
-from onnxq.normalize.agreement import faithful_form
-from onnxq.normalize.passes import normalize
+from onnxq.graph.files import digest
+from onnxq.modes.float_form import at_its_own_opset
 from onnxq.options import Effort
-from onnxq.plan.plan import Plan
 from onnxq.search.accuracy_target import Task
 from onnxq.search.best_recipe import choose_best
 from onnxq.search.candidates import Candidates, Variant
@@ -63,7 +60,7 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     # the file
     del variants, references
     if not recipe.plan.nodes and not recipe.lstms:
-        recipe = _at_its_own_opset(inputs, recipe)
+        recipe = at_its_own_opset(inputs, recipe)
     parameters = candidates.parameters(recipe)
     del candidates  # its weights are as large as the model
     written = inputs.writer().write(recipe, parameters)
@@ -151,18 +148,3 @@ def _with_validation_samples(
     statistics = replace(found, sketches={name: found.sketches[name] for name in later.sketches})
     statistics.merge(later)
     return candidates.with_statistics(statistics)
-
-
-def _at_its_own_opset(inputs: Inputs, recipe: Recipe) -> Recipe:
-    """Return the recipe of a model that stays float, at its original opset.
-
-    At a higher opset the runtime fuses other nodes and may be slower.
-    """
-    model = normalize(load(inputs.options.model), lift=False)
-    if inputs.probe is not None:
-        model = faithful_form(inputs.options.model, model, inputs.probe)
-    reasons = {name: why for name, (_, why) in recipe.plan.floats.items()}
-    floats = {
-        node.name or "": (node, reasons[node.name or ""]) for node in nodes_of(model) if node.name in reasons
-    }
-    return replace(recipe, model=model, plan=Plan(floats=floats))

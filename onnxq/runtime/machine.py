@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxq.options import Target
+
 NUMPY_NAMES = {
     "avx2": "AVX2",
     "avx512f": "AVX512F",
@@ -63,6 +65,12 @@ def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
         platform.python_version(),
         onnxruntime.__version__,
     )
+
+
+def runs_here(target: Target) -> bool:
+    """Whether a target's CPUs and this machine's are of one architecture."""
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    return arm == (target is Target.ARM)
 
 
 def available_cores() -> int:
