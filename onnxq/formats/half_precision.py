@@ -1,4 +1,7 @@
-"""Half-precision storage for weights of products left in float; the runtime widens them once, on load."""
+"""Half-precision storage for weights of products left in float; the runtime widens them once, on load.
+
+Weights that are multiples of an 8-bit scale, as those of models with quantized weights, are stored as int8.
+"""
 
 from collections.abc import Collection
 
@@ -16,10 +19,13 @@ from onnxq.graph.edit import (
     nodes_of,
     tidy,
 )
-from onnxq.types import Array
+from onnxq.techniques.arithmetic import symmetric_scale
+from onnxq.types import Array, Floats, Integers
 
 MOST_ERROR = 1e-3
 """Largest relative root mean square error of a weight in half precision."""
+EXACT = 1e-4
+"""Distance from a multiple of the scale, in scales, up to which a weight counts as one."""
 
 
 WEIGHTS: dict[str, tuple[int, ...]] = {
@@ -32,7 +38,7 @@ ALWAYS_FLOAT = frozenset({"ConvTranspose", "GRU", "LSTM", "RNN"})
 
 
 def narrow_weights(model: ir.Model, names: Collection[str]) -> bool:
-    """Store the weights of the named nodes as float16 with a Cast, in place, where the error is small.
+    """Store the weights of the named nodes in fewer bytes, in place, where the error is small.
 
     Returns:
         Whether any weight was narrowed.
@@ -51,9 +57,15 @@ def narrow_weights(model: ir.Model, names: Collection[str]) -> bool:
             continue
         if (value, graph) not in narrowed:
             weight = constant(value) if is_float(value) else None
-            if weight is None or not fits_half_precision(weight):
+            if weight is None:
                 continue
-            narrowed[value, graph] = _narrowed(model, graph, value, weight, fresh)
+            codes = as_int8(weight)
+            if codes is not None:
+                narrowed[value, graph] = _stored(model, graph, value, codes, fresh)
+            elif fits_half_precision(weight):
+                narrowed[value, graph] = _narrowed(model, graph, value, weight, fresh)
+            else:
+                continue
         node.replace_input_with(index, narrowed[value, graph])
     return tidy(model) or bool(narrowed)
 
@@ -65,6 +77,37 @@ def _narrowed(model: ir.Model, graph: ir.Graph, value: ir.Value, weight: Array, 
         graph, "Cast", [stored], [widened], name=fresh.fresh(f"{value.name}_Cast"), to=int(ir.DataType.FLOAT)
     )
     return widened
+
+
+def _stored(
+    model: ir.Model, graph: ir.Graph, value: ir.Value, codes: tuple[Integers, Floats], fresh: Names
+) -> ir.Value:
+    integers, scales = (
+        add_initializer(model.graph, fresh.fresh(f"{value.name}_{name}"), array)
+        for name, array in zip(("codes", "scales"), codes, strict=True)
+    )
+    wide, result = (
+        ir.Value(name=fresh.fresh(f"{value.name}_{name}"), shape=value.shape, type=value.type)
+        for name in ("wide", "float")
+    )
+    cast, factor = fresh.fresh(f"{value.name}_Cast"), fresh.fresh(f"{value.name}_Mul")
+    add_node(graph, "Cast", [integers], [wide], name=cast, to=int(ir.DataType.FLOAT))
+    add_node(graph, "Mul", [wide, scales], [result], name=factor)
+    return result
+
+
+def as_int8(weight: Array) -> tuple[Integers, Floats] | None:
+    """Return the codes and scales of a weight that consists of multiples of 8-bit scales, else None.
+
+    The scales are those of the first axis, of the last, or of the whole weight, and fit its largest values.
+    """
+    for axis in dict.fromkeys((None, 0, weight.ndim - 1)):
+        others = tuple(i for i in range(weight.ndim) if i != axis)
+        scales = symmetric_scale(np.abs(weight).max(axis=others, keepdims=True, initial=0))
+        codes = np.rint(weight / scales)
+        if weight.size > 4 * scales.size and np.abs(weight - codes * scales).max() <= EXACT * scales.min():
+            return codes.astype(np.int8), scales
+    return None
 
 
 def fits_half_precision(weight: Array) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxq.formats.attention import fuse_attention
+from onnxq.formats.compact import compact
 from onnxq.formats.embeddings import KnownTables, looked_up, quantize_tables
 from onnxq.formats.fusion_guards import guard_fusions
 from onnxq.formats.gelu import fuse_gelu
@@ -64,6 +65,7 @@ class Writer:
         if recipe.half_precision:
             narrow_weights(result, _narrowed(recipe))
         guard_fusions(result)
+        compact(result, recipe.model)
         return result
 
 

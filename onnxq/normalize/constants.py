@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxq.errors import ModelError
-from onnxq.graph.edit import constant_value, is_constant, sizes
+from onnxq.graph.edit import attribute, constant_value, is_constant, sizes
 from onnxq.graph.files import weight_bytes
 from onnxq.runtime.sessions import open_session, run
 from onnxq.types import Array
@@ -15,6 +15,9 @@ NOT_FOLDED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomNormalLike", "RandomUniform",
      "RandomUniformLike", "Multinomial", "Bernoulli", "Loop", "If", "Scan", "SequenceConstruct"}
 )  # fmt: skip
+STORED_TYPES = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
+"""Types of stored weights that are widened."""
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 GROWTH, GROWTH_LIMIT = 4, 1 << 16
 """Folded results may have GROWTH times their sources' bytes (a Cast doubles them) plus GROWTH_LIMIT.
 
@@ -37,7 +40,7 @@ def _fold(model: ir.Model, graph: ir.Graph) -> bool:
         inputs = [value for value in node.inputs if value is not None]
         if (
             (inputs or node.op_type == "Constant")
-            and node.op_type not in NOT_FOLDED
+            and (node.op_type not in NOT_FOLDED or stores_weight(node))
             and all(is_constant(value) or value in known for value in inputs)
             and not any(value.is_graph_output() or _known_bytes(value) > most for value in node.outputs)
         ):
@@ -69,6 +72,30 @@ def _fold(model: ir.Model, graph: ir.Graph) -> bool:
             value: array for value, array in results.items() if value in given or array.nbytes <= GROWTH_LIMIT
         }
     return _replace(model, graph, folded, results)
+
+
+def stores_weight(node: ir.Node) -> bool:
+    """Whether a DequantizeLinear only widens a stored 8-bit weight of products that compute in float.
+
+    Where the other operand comes from a DequantizeLinear too, the product is quantized already.
+    """
+    if node.op_type != "DequantizeLinear" or attribute(node, "block_size", 0):
+        return False
+    weight = node.inputs[0]
+    if weight is None or weight.dtype not in STORED_TYPES or not node.outputs[0].uses():
+        return False
+    return all(_computes_in_float(use.node, use.idx) for use in node.outputs[0].uses())
+
+
+def _computes_in_float(node: ir.Node, index: int) -> bool:
+    """Whether a node takes its operand `index` as the weight of a float product, perhaps transposed."""
+    if node.op_type == "Transpose":
+        uses = node.outputs[0].uses()
+        return bool(uses) and all(_computes_in_float(use.node, use.idx) for use in uses)
+    other = node.inputs[0]
+    producer = other.producer() if other is not None else None
+    quantized = producer is not None and producer.op_type == "DequantizeLinear"
+    return node.op_type in PRODUCTS and index == 1 and not quantized
 
 
 def _known_bytes(value: ir.Value) -> int:

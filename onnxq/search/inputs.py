@@ -124,11 +124,11 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     """
     # the model
     model = load(options.model)
-    quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
     specs, interface = model_inputs(model), Interface.of(model)
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     original = [(node.name or "", node.op_type) for node in nodes_of(model)]
     model = normalize(model)
+    quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
     check_weights(model)
     selection = selection_of(options)
     selection.check(original + [(node.name or "", node.op_type) for node in nodes_of(model)])
