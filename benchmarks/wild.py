@@ -1,7 +1,7 @@
 """Quantize models from packages of the Python index that were unknown when onnxq was written.
 
     python benchmarks/wild.py FOLDER [--prepared] [--only NAME ...] [--record FILE]
-                              [-- OPTIONS OF onnxq quantize]
+                              [--calibration N] [-- OPTIONS OF onnxq quantize]
 
 Three questions per model: does the int8 file do the same as the float model, does the report's bound for
 new samples hold in each part of the outputs, and is the file slower? The table has one row a model; the
@@ -31,22 +31,25 @@ from wild_samples import Data, download, members
 
 from onnxq.runtime.latency import medians_ms
 
-CALIBRATION, SEQUENCES_CALIBRATION = 40, 20
-"""Samples, and sequences of a model with state, that calibrate; the others evaluate."""
+CALIBRATION, EVALUATION = 40, 60
+"""Samples that calibrate, and others that evaluate."""
 DETECTORS = frozenset({"ddddocr-det", "nudenet", "scrfd", "yolo11n", "yunet"})
 """Models whose boxes are compared with the float model's."""
+MOST_SEQUENCES = 20
+"""Sequences of a model with state that evaluate; half as many calibrate as of samples."""
 TIMED_SAMPLES, ROUNDS, SECONDS = 8, 5, 1.5
 COLUMNS = ("model", "SQNR dB", "claimed", "kept", "margin dB", "box F1", "x float", "size", "int MACs")
 
 
-def prepare(name: str, downloads: Path, folder: Path) -> None:
-    """Write a model and its samples to a folder: model.onnx, calib/ and eval/."""
+def prepare(name: str, downloads: Path, folder: Path, count: int) -> None:
+    """Write a model and its samples, `count` of them for calibration: model.onnx, calib/ and eval/."""
     case = CASES[name]
     model = folder / "model.onnx"
     model.write_bytes(next(members(download(downloads, case.package), case.ending))[1])
-    for i, made in enumerate(case.make(Data(downloads), model)):
+    data = Data(downloads, count + EVALUATION, count // 2 + MOST_SEQUENCES)
+    for i, made in enumerate(case.make(data, model)):
         sequence = isinstance(made, list)
-        calibration = i < (SEQUENCES_CALIBRATION if sequence else CALIBRATION)
+        calibration = i < (count // 2 if sequence else count)
         target = folder / ("calib" if calibration else "eval")
         for k, sample in enumerate(made if sequence else [made]):
             path = target / f"{i:03}" / f"{k:03}.npz" if sequence else target / f"{i:03}.npz"
@@ -102,10 +105,10 @@ def run_case(name: str, folder: Path, options: list[str]) -> dict[str, Any]:
     }
 
 
-def run_downloaded(name: str, downloads: Path, options: list[str]) -> dict[str, Any]:
+def run_downloaded(name: str, downloads: Path, options: list[str], count: int) -> dict[str, Any]:
     """Prepare one of CASES in a scratch folder and run it."""
     with tempfile.TemporaryDirectory() as folder:
-        prepare(name, downloads, Path(folder))
+        prepare(name, downloads, Path(folder), count)
         return run_case(name, Path(folder), options)
 
 
@@ -129,6 +132,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of the downloads, or of the cases with --prepared")
     parser.add_argument("--prepared", action="store_true", help="use the folders in FOLDER as cases")
+    parser.add_argument(
+        "--calibration", type=int, default=CALIBRATION, metavar="N", help=f"samples ({CALIBRATION})"
+    )
     parser.add_argument("--only", nargs="*", help="only these cases")
     parser.add_argument("--record", type=Path, help="write all results to this file")
     args = parser.parse_args(own)
@@ -143,7 +149,7 @@ def main() -> None:
         if args.prepared:
             results.append(run_case(name, args.folder / name, options))
         else:
-            results.append(run_downloaded(name, args.folder, options))
+            results.append(run_downloaded(name, args.folder, options, args.calibration))
         print_row(results[-1].values())
     for line in summary(results):
         print(line)

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
-from wild_samples import COUNT, Data
+from wild_samples import Data
 
 Feeds = dict[str, np.ndarray]
 Make = Callable[[Data, Path], Iterator[Feeds] | Iterator[list[Feeds]]]
 """Makes the samples of a model file, or the sequences of consecutive samples of a model with state."""
-SEQUENCES, STEPS = 40, 20
-"""Sequences of a model with state, and samples in each."""
+STEPS = 20
+"""Samples in a sequence of a model with state."""
 
 
 class Case(NamedTuple):
@@ -33,7 +33,7 @@ def voice_streams(data: Data, model: Path) -> Iterator[list[Feeds]]:
     """Yield sequences for a voice detector: consecutive frames, each with the state after the one before."""
     session = ort.InferenceSession(str(model))
     names = {value.name for value in session.get_inputs()}
-    for sound in itertools.islice(data.sounds(512 * STEPS + 64, 16000, "voice"), SEQUENCES):
+    for sound in itertools.islice(data.sounds(512 * STEPS + 64, 16000, "voice"), data.sequences):
         state, sequence = np.zeros((2, 1, 128), np.float32), []
         for i in range(STEPS):
             frame = sound[:, i * 512 : i * 512 + 576]
@@ -47,7 +47,7 @@ def denoiser_streams(data: Data, model: Path) -> Iterator[list[Feeds]]:
     """Yield sequences for a denoiser: consecutive frames or spectra, by the model's input, and states."""
     session = ort.InferenceSession(str(model))
     frame, state_input = session.get_inputs()
-    for sound in itertools.islice(data.sounds(512 + 128 * STEPS, 16000), SEQUENCES):
+    for sound in itertools.islice(data.sounds(512 + 128 * STEPS, 16000), data.sequences):
         state, sequence = np.zeros((1, 2, 128, 2), np.float32), []
         for i in range(STEPS):
             values = sound[:, i * 128 : i * 128 + 512]
@@ -57,10 +57,10 @@ def denoiser_streams(data: Data, model: Path) -> Iterator[list[Feeds]]:
         yield sequence
 
 
-def tokens(_: Data, __: Path) -> Iterator[Feeds]:
+def tokens(data: Data, _: Path) -> Iterator[Feeds]:
     """Yield random sentences of 6 to 39 tokens from a vocabulary of 30,000."""
     rng = np.random.default_rng(0)
-    for length in rng.integers(6, 40, COUNT):
+    for length in rng.integers(6, 40, data.count):
         ids = rng.integers(1000, 30000, (1, length))
         yield {"input_ids": ids, "attention_mask": np.ones((1, length), np.int64)}
 

