@@ -140,11 +140,13 @@ def _with_validation_samples(
     """
     calibrated = set(map(id, inputs.samples.calibration))
     more = [sample for sample in inputs.samples.validation if id(sample) not in calibrated]
-    names = recipe.plan.sources()
-    if inputs.options.stats or not more or not names:
+    found, sources = candidates.statistics, recipe.plan.sources()
+    if inputs.options.stats or not more or not sources:
         return candidates
-    found = candidates.statistics
+    # with more nodes in float, a plan names other tensors of a chain of views
+    known = found.sketches
+    names = list(dict.fromkeys(name if name in known else found.aliases[name] for name in sources))
     later = _collect(inputs, variants, names, more, found)
-    statistics = replace(found, sketches={name: found.sketches[name] for name in later.sketches})
+    statistics = replace(found, sketches={name: known[name] for name in later.sketches})
     statistics.merge(later)
     return candidates.with_statistics(statistics)

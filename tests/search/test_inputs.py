@@ -1,11 +1,15 @@
 """Inputs of a quantization: models whose inputs have defaults, and samples whose rare values all count."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 
 import onnxq
 from onnxq.options import QuantizeOptions, Technique
+from onnxq.plan.reasons import TOO_NOISY
+from onnxq.search.best_recipe import choose_best
 from onnxq.search.inputs import prepare
 from tests.conftest import normal, parse
 
@@ -56,3 +60,26 @@ def test_rare_values_of_validation_samples_are_within_the_ranges(rng, tmp_path):
     sessions = [ort.InferenceSession(tmp_path / name) for name in ("model.onnx", "int8.onnx")]
     exact, int8 = (session.run(None, {"x": np.load(tmp_path / "data" / rare)})[0] for session in sessions)
     assert np.square(exact).sum() > 10**3 * np.square(exact - int8).sum()
+
+
+def test_a_plan_that_names_other_views_of_a_tensor_has_ranges(rng, tmp_path, monkeypatch):
+    """With the first convolution in float, the quantized tensors are the results of the Split behind it."""
+    text = """g (float[1,4,8,8] x) => (float[1,4,8,8] y) { h = Conv<pads=[1,1,1,1]>(x, w) a, b = Split<axis=1>(h, parts)
+        c = Conv<pads=[1,1,1,1]>(a, u) d = Conv<pads=[1,1,1,1]>(b, v) y = Concat<axis=1>(c, d) }"""
+    weights = {"w": normal(rng, 4, 4, 3, 3), "u": normal(rng, 2, 2, 3, 3), "v": normal(rng, 2, 2, 3, 3)}
+    onnx.save(parse(text, weights | {"parts": np.int64([2, 2])}), tmp_path / "model.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(24):
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 4, 8, 8))
+
+    def first_in_float(*arguments):
+        candidates, choice = choose_best(*arguments)
+        name = next(iter(choice.recipe.plan.nodes))
+        return candidates, replace(choice, recipe=choice.recipe.leaving({name: TOO_NOISY}))
+
+    monkeypatch.setattr("onnxq.modes.static.choose_best", first_in_float)
+    report = onnxq.quantize(
+        tmp_path / "model.onnx", tmp_path / "data", tmp_path / "out.onnx", skip_slow_nodes=False
+    )
+    assert report.planned == 2
+    assert report.outputs.sqnr_db > 20
