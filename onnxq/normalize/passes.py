@@ -29,6 +29,7 @@ from onnxq.normalize.outputs import separate_outputs
 from onnxq.normalize.reshapes import fix_reshapes
 from onnxq.normalize.stated_shapes import infer_without_stated_shapes
 from onnxq.normalize.unique_names import make_names_unique
+from onnxq.normalize.written_out_slopes import join_slopes
 
 Pass = Callable[[ir.Model], bool]
 """Rewrites a model in place and returns whether it modified the model."""
@@ -83,6 +84,7 @@ PASSES: tuple[Pass, ...] = (
     _library(lambda: common.DeduplicateInitializersPass(SMALL_CONSTANT)),  # makes more nodes equal
     _library(common.CommonSubexpressionEliminationPass),  # the runtime does so before selecting kernels
     name_all_axes,
+    join_slopes,  # before canonicalize, which rewrites arithmetic with constants
     canonicalize,  # before the folds, which know Conv and Gemm only
     fold_channel_arithmetic,  # before fold_forward: arithmetic between two Convs goes into the first
     fold_forward,
