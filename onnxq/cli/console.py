@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import os
 import sys
 import warnings as python_warnings
@@ -142,7 +141,6 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
     @option(OptionGroup.GENERAL, "-q", "--quiet", is_flag=True, help="Print only errors.")
     @functools.wraps(command)
     def run(*, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> None:
-        logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # its warnings concern its own passes
         context = click.get_current_context()
         with loading_modules():
             from onnxq.runtime.interruption import stopping_runs

@@ -3,6 +3,7 @@
 Each pass is a function that rewrites a model in place and returns whether it modified the model.
 """
 
+import logging
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -30,6 +31,8 @@ from onnxq.normalize.reshapes import fix_reshapes
 from onnxq.normalize.stated_shapes import infer_without_stated_shapes
 from onnxq.normalize.unique_names import make_names_unique
 from onnxq.normalize.written_out_slopes import join_slopes
+
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # its warnings concern its own passes
 
 Pass = Callable[[ir.Model], bool]
 """Rewrites a model in place and returns whether it modified the model."""
