@@ -1,6 +1,5 @@
 """The command `onnxq`: its subcommands and its configuration file."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,6 @@ def main(context: click.Context, config: Path | None) -> None:
 
     Exit code 0: success. 1: a gate failed. 2: wrong usage or bad input. 70: a fault of onnxq itself.
     """
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its warnings concern its own passes
     path = config or (DEFAULT if DEFAULT.is_file() else None)
     if path is None:
         return
