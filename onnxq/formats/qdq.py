@@ -8,11 +8,11 @@ import onnx_ir as ir
 
 from onnxq.graph.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, nodes_of, tidy
 from onnxq.graph.shapes import opset_of
-from onnxq.normalize.opset import LEAST_OPSET
 from onnxq.plan.constraints import clamp_bounds
 from onnxq.plan.operators import Role
 from onnxq.plan.plan import Plan, PlannedTensor
 from onnxq.quantization.parameters import Parameters, QuantizedConstant
+from onnxq.runtime.release import has_standard_qdq
 from onnxq.techniques.arithmetic import clip_bounds
 from onnxq.types import QuantParams
 
@@ -28,8 +28,8 @@ class QdqWriter:
         self.nodes = {node.name: node for node in nodes_of(self.model)}
         self.values = {value.name: value for node in nodes_of(self.model) for value in node.outputs}
         self.values |= {value.name: value for graph in self.model.graphs() for value in graph.inputs}
-        # before opset 13 the standard Q/DQ have no axis; the runtime's own do at any opset
-        self.domain = "" if opset_of(self.model) >= LEAST_OPSET else MICROSOFT
+        # the runtime's own Q/DQ have an axis at any opset
+        self.domain = "" if has_standard_qdq(opset_of(self.model)) else MICROSOFT
         self._params: dict[str, tuple[ir.Value, ir.Value]] = {}
         self._stored: dict[int, tuple[ir.Value, ir.Value, ir.Value]] = {}
 

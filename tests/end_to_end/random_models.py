@@ -5,12 +5,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxq.errors import ModelError
+from onnxq.runtime.sessions import open_session
 from onnxq.types import Array, Feeds
 
 FLOAT = TensorProto.FLOAT
-OPSETS = range(7, 27)
+
+
+def _is_taken(opset: int) -> bool:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[1] x) => (float[1] y) {{ y = Neg(x) }}'
+    )
+    try:
+        open_session(ir.from_proto(model))
+    except ModelError:
+        return False
+    return True
+
+
+OPSETS = [opset for opset in range(7, 27) if _is_taken(opset)]
 """Opsets that the runtime takes."""
 Draw = Callable[[np.random.Generator], Array]
 

@@ -80,7 +80,7 @@ def test_bad_input_of_the_action_is_no_failed_gate_and_reports_are_written_anew(
     for name in ("quantize-args", "eval-args"):
         result = run_action(tmp_path, INPUTS | {name: "--unknown 'a b'"}, skip=("Install",))
         assert result.returncode == 2
-        assert "No such option '--unknown'" in result.stderr
+        assert re.search("No such option:? '?--unknown", result.stderr)
 
 
 @pytest.mark.slow

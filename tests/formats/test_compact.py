@@ -40,7 +40,8 @@ def hybrid(rng, *, transposed=False):
         scales = np.abs(weight).max(axis=1) / 127
         codes = np.rint(weight / scales[:, None]).astype(np.int8)
         constants += [numpy_helper.from_array(codes, f"q{i}"), numpy_helper.from_array(scales, f"s{i}")]
-        nodes.append(helper.make_node("DequantizeLinear", [f"q{i}", f"s{i}"], [f"d{i}"], axis=0))
+        constants.append(numpy_helper.from_array(np.zeros(CHANNELS, np.int8), f"z{i}"))
+        nodes.append(helper.make_node("DequantizeLinear", [f"q{i}", f"s{i}", f"z{i}"], [f"d{i}"], axis=0))
         if transposed:
             nodes.append(helper.make_node("Transpose", [f"d{i}"], [f"t{i}"], perm=[1, 0]))
             nodes.append(helper.make_node("MatMul", [x, f"t{i}"], [f"h{i}"]))

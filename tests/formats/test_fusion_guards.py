@@ -149,16 +149,19 @@ def test_a_pool_on_integers_by_plan_is_left_alone(rng):
 @pytest.mark.parametrize("order", ["m, b", "b, m"])
 @pytest.mark.parametrize("rows", ["1,1", "1,32", "4,32", "2,3,5"])
 def test_a_product_of_static_shape_runs_on_integers(rows, order, tmp_path, rng):
-    """The runtime would make it a float Gemm between Reshapes, and widen its weights in every run."""
-    text = f"""g (float[{rows},16] x) => (float[{rows},24] y) {{
+    """The runtime would make it a float Gemm between Reshapes, and widen its weights in every run.
+
+    With 24 channels, ONNX Runtime 1.23 computes wrong values for 32 rows on CPUs with AMX.
+    """
+    text = f"""g (float[{rows},16] x) => (float[{rows},40] y) {{
         q = QuantizeLinear(x, s, zp) d = DequantizeLinear(q, s, zp) v = DequantizeLinear<axis=1>(w, ws, wz)
         m = MatMul(d, v) y = Add({order}) }}"""
     weights = {
-        "w": rng.integers(-60, 61, (16, 24)).astype(np.int8),
-        "ws": np.full(24, 0.01, np.float32),
-        "wz": np.zeros(24, np.int8),
+        "w": rng.integers(-60, 61, (16, 40)).astype(np.int8),
+        "ws": np.full(40, 0.01, np.float32),
+        "wz": np.zeros(40, np.int8),
     }
-    proto = parse(text, weights | {"s": np.float32(0.02), "zp": np.uint8(128), "b": normal(rng, 24)})
+    proto = parse(text, weights | {"s": np.float32(0.02), "zp": np.uint8(128), "b": normal(rng, 40)})
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
     x = normal(rng, *map(int, rows.split(",")), 16)
     before = open_session(model).run(None, {"x": x})[0]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from onnxq.errors import ModelError
 from onnxq.normalize.passes import normalize
 from tests.conftest import Quantized, normal, parse, run, to_ir
 
@@ -30,6 +31,10 @@ def test_axes_vanish_and_outputs_stay(rng, name, batch):
     model = parse(f"g (float[{batch},4,8,9] x, int64 n) => (float y) {{ {text} }}", constants, opset=18)
     model.graph.output[0].type.tensor_type.ClearField("shape")
     feeds = {"x": normal(rng, 2, 4, 8, 9), "n": np.array(1)}
+    try:
+        run(model, feeds)
+    except ModelError:
+        pytest.skip("this ONNX Runtime does not take the model")
     normalized = normalize(to_ir(model))
     assert not any("axes" in node.attributes or len(node.inputs) > 4 for node in normalized.graph)
     assert np.array_equal(run(model, feeds)[0], run(normalized, feeds)[0])

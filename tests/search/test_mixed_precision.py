@@ -278,7 +278,7 @@ def test_models_that_are_only_measured_keep_float_weights(fragile, monkeypatch):
 
     def listening(measure):
         def heard(references, model, *most, **where):
-            stored = [value.dtype for value in model.graph.initializers.values()]
+            stored = [value.const_value.dtype for value in model.graph.initializers.values()]
             narrowed.setdefault((measure.__name__, bool(most)), []).append(ir.DataType.FLOAT16 in stored)
             return measure(references, model, *most, **where)
 
