@@ -13,7 +13,7 @@ from onnxq.comparison.observation import Comparison, Observation, Observed, obse
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
-from onnxq.runtime.sessions import InputSpec, open_session
+from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Array, Feeds
 
 MAX_NODE_SAMPLES, MAX_STATEFUL_SAMPLES = 8, 20
@@ -101,8 +101,8 @@ class References:
         samples = [(sample.name, check_feeds(sample, specs)) for sample in (*held_out, *others)]
         observation = observe(model, [feeds for _, feeds in samples], feedback)
         opened = observation.opened(model)
-        session = open_session(opened.model)
-        expected = [values for _, values in run_all(session, opened, samples, observation.feedback)]
+        session = observation.session(opened)
+        expected = [values for _, values in run_all(session, opened, samples, observation)]
         return References(observation, samples, expected, len(held_out), verification_samples)
 
     @property
@@ -214,7 +214,7 @@ class References:
         samples = [self.samples[i] for i in indices]
         try:
             opened = self.observation.opened(model)
-            found = run_all(open_session(opened.model), opened, samples, self.observation.feedback)
+            found = run_all(self.observation.session(opened), opened, samples, self.observation)
             for i, (name, values) in zip(indices, found, strict=True):
                 comparison.add(name, self.expected[i], values)
         except ModelError:
@@ -225,7 +225,8 @@ class References:
         """Return the runtime's words about a form that it cannot load or run; an empty text if it can."""
         try:
             opened = self.observation.opened(model)
-            for _ in run_all(open_session(opened.model), opened, self.samples, self.observation.feedback):
+            session = self.observation.session(opened)
+            for _ in run_all(session, opened, self.samples, self.observation):
                 pass
         except ModelError as error:
             return str(error)
