@@ -64,10 +64,17 @@ class Observation:
         """Return a copy of a form of the model with all compared values among its outputs."""
         return Opened.of(model.clone(), self)
 
-    def session(self, opened: "Opened", *, optimize: bool = True) -> ort.InferenceSession:
+    def session(
+        self, opened: "Opened", *, optimize: bool = True, integer_kernels: bool = True
+    ) -> ort.InferenceSession:
         """Open a session of an opened form for `run_all`, with the threads that its workers leave."""
         threads = max(1, available_cores() // self.workers)
-        return open_session(opened.model, optimize=optimize, threads=threads, tuning=Tuning(spin=False))
+        return open_session(
+            opened.model,
+            optimize=optimize,
+            threads=threads,
+            tuning=Tuning(spin=False, integer_kernels=integer_kernels),
+        )
 
 
 @dataclass(frozen=True)

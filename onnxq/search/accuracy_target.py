@@ -26,7 +26,7 @@ from onnxq.runtime.sessions import InputSpec
 from onnxq.search.candidates import Candidates, Variant
 from onnxq.search.inputs import Inputs
 from onnxq.search.mixed_precision import FallbackNodes, FloatCost, Goal, Step, fall_back, grouped
-from onnxq.search.references import References
+from onnxq.search.references import References, Toggled
 from onnxq.search.settings import SearchSettings
 from onnxq.search.trade_off import Point
 from onnxq.search.trial import Choice
@@ -145,9 +145,13 @@ class _Target:
         values = self.references.fewest_values(samples)
         nodes = FallbackNodes(self.float_costs, elementwise, len(self.recipe.model.graph), values)
 
+        toggled = self._toggled()
+
         def measure_few(names: frozenset[str]) -> Sequence[float]:
-            model = self.candidates.model(self.in_float(names, MEASURING))
-            return self.references.measure_before_softmax(model, samples).noise
+            recipe = self.in_float(names, MEASURING)
+            if toggled is not None:
+                return self.references.measure_toggled(toggled, recipe.plan, samples).noise
+            return self.references.measure_before_softmax(self.candidates.model(recipe), samples).noise
 
         def measure_all(names: frozenset[str]) -> Sequence[float]:
             model = self.candidates.model(self.in_float(names))
@@ -158,6 +162,13 @@ class _Target:
             known = self.goal.asked or fallback.after_db < self.settings.unusable_db
             return replace(self.choice, fallback=fallback if known else None)
         return replace(self.choice, recipe=self.in_float(frozenset(fallback.nodes)), fallback=fallback)
+
+    def _toggled(self) -> Toggled | None:
+        """Return the toggle model of the recipe; None where two copies of the weights may not fit."""
+        if self.inputs.large:
+            return None
+        toggles = self.candidates.writer.toggles(self.recipe, self.candidates.parameters(self.recipe))
+        return None if toggles is None else self.references.toggled(toggles)
 
     def all_float(self, choice: Choice) -> Choice:
         """Return the plain model in float, its weights in half precision where the choice allows it."""

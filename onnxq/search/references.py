@@ -6,13 +6,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 
 from onnxq.comparison.errors import OutputErrors, bounds, decibels
 from onnxq.comparison.feedback import Feedback, evenly
-from onnxq.comparison.observation import Comparison, Observation, Observed, observe, run_all
+from onnxq.comparison.observation import Comparison, Observation, Observed, Opened, observe, run_all
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
+from onnxq.formats.toggles import ToggleModel
+from onnxq.plan.plan import Plan
 from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Array, Feeds
 
@@ -68,6 +71,20 @@ class OutputNoise:
         count = len(differences)
         deviation = differences.std(ddof=min(1, count - 1))
         return bool(differences.sum() <= STANDARD_ERRORS * math.sqrt(count) * deviation)
+
+
+@dataclass(frozen=True, eq=False)
+class Toggled:
+    """A toggle model in an open session.
+
+    toggles  the model and its additional inputs
+    opened   the model with all compared values among its outputs
+    session  its session
+    """
+
+    toggles: ToggleModel
+    opened: Opened
+    session: ort.InferenceSession
 
 
 @dataclass(frozen=True)
@@ -154,6 +171,26 @@ class References:
         comparison = self._compare(model, indices)
         return self._failed() if comparison is None else self._noise_of(comparison.inner, indices, comparison)
 
+    def toggled(self, toggles: ToggleModel) -> Toggled | None:
+        """Open a session of a toggle model; None where it cannot be loaded, or lacks compared values."""
+        if not self.observation.fits(toggles.model):
+            return None
+        try:
+            opened = self.observation.opened(toggles.model)
+            session = self.observation.session(opened, integer_kernels=False)
+        except ModelError:
+            return None
+        return Toggled(toggles, opened, session)
+
+    def measure_toggled(self, toggled: Toggled, plan: Plan, indices: Sequence[int]) -> OutputNoise:
+        """Measure the noise of a plan in front of a final Softmax in a toggle model."""
+        try:
+            flags = toggled.toggles.flags(plan)
+            comparison = self._compare_runs(toggled.opened, toggled.session, indices, flags)
+        except ModelError:
+            return self._failed()
+        return self._noise_of(comparison.inner, indices, comparison)
+
     def bound_db(self, model: ir.Model) -> float:
         """Measure the SQNR of the outputs that is expected on new samples, dB."""
         return self.measure(model).bound_db
@@ -210,15 +247,25 @@ class References:
 
     def _compare(self, model: ir.Model, indices: Sequence[int]) -> Comparison | None:
         """Run a candidate and compare its values with float; None where it cannot run."""
-        comparison = Comparison(self.observation)
-        samples = [self.samples[i] for i in indices]
         try:
             opened = self.observation.opened(model)
-            found = run_all(self.observation.session(opened), opened, samples, self.observation)
-            for i, (name, values) in zip(indices, found, strict=True):
-                comparison.add(name, self.expected[i], values)
+            return self._compare_runs(opened, self.observation.session(opened), indices)
         except ModelError:
             return None
+
+    def _compare_runs(
+        self, opened: Opened, session: ort.InferenceSession, indices: Sequence[int], more: Feeds | None = None
+    ) -> Comparison:
+        """Run an opened form, with more feeds than those of the samples, and compare its values with float.
+
+        Raises:
+            ModelError: it fails on a sample.
+        """
+        comparison = Comparison(self.observation)
+        samples = [(self.samples[i][0], self.samples[i][1] | (more or {})) for i in indices]
+        found = run_all(session, opened, samples, self.observation)
+        for i, (name, values) in zip(indices, found, strict=True):
+            comparison.add(name, self.expected[i], values)
         return comparison
 
     def complaint(self, model: ir.Model) -> str:
