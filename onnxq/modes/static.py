@@ -55,6 +55,8 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     if references is None and to_be_compared(inputs, variants):
         references = find_references(inputs)
     candidates, choice = choose_best(inputs, variants, references, statistics, task)
+    if references is not None:
+        references.budget.close()
     lap("choose")
     # the file
     del variants, references

@@ -140,8 +140,9 @@ class _Target:
         before = self.references.measure(
             self.candidates.model(self.in_float(frozenset())), at_outputs=self.goal.asked
         )
-        samples = self.references.representative_samples(before, self.settings.node_samples)
-        elementwise = _elementwise_groups(self.recipe.plan, self.shapes, self.costs, self.settings)
+        settings = self._affordable()
+        samples = self.references.representative_samples(before, settings.node_samples)
+        elementwise = _elementwise_groups(self.recipe.plan, self.shapes, self.costs, settings)
         values = self.references.fewest_values(samples)
         nodes = FallbackNodes(self.float_costs, elementwise, len(self.recipe.model.graph), values)
 
@@ -157,11 +158,29 @@ class _Target:
             model = self.candidates.model(self.in_float(names))
             return self.references.measure(model, at_outputs=self.goal.asked).bound
 
-        fallback = fall_back(nodes, measure_few, measure_all, before.bound, self.goal, self.settings)
+        fallback = fall_back(nodes, measure_few, measure_all, before.bound, self.goal, settings)
         if not fallback.nodes:
             known = self.goal.asked or fallback.after_db < self.settings.unusable_db
             return replace(self.choice, fallback=fallback if known else None)
         return replace(self.choice, recipe=self.in_float(frozenset(fallback.nodes)), fallback=fallback)
+
+    def _affordable(self) -> SearchSettings:
+        """Return the settings with as many groups, samples and steps as the budget's remaining runs allow.
+
+        A third is for each of the two ways to measure nodes, and for the steps.
+        """
+        settings, third = self.settings, min(self.references.budget.left, 1e9) / 3
+        groups = max(1, min(len(self.float_costs), settings.max_groups))
+        samples = min(settings.node_samples, max(settings.least_node_samples, int(third / groups)))
+        most = max(settings.min_groups, int(third / samples))
+        steps = max(settings.least_steps, int(third / len(self.references.samples)))
+        return replace(
+            settings,
+            node_samples=samples,
+            max_groups=min(settings.max_groups, most),
+            max_elementwise_groups=min(settings.max_elementwise_groups, most),
+            max_steps=min(settings.max_steps, steps),
+        )
 
     def _toggled(self) -> Toggled | None:
         """Return the toggle model of the recipe; None where two copies of the weights may not fit."""

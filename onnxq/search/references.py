@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -17,10 +17,11 @@ from onnxq.errors import ModelError
 from onnxq.formats.toggles import ToggleModel
 from onnxq.plan.plan import Plan
 from onnxq.runtime.sessions import InputSpec
+from onnxq.search.budget import Budget
 from onnxq.types import Array, Feeds
 
-MAX_NODE_SAMPLES, MAX_STATEFUL_SAMPLES = 8, 20
-"""Number of samples, at most, on which single nodes are measured: of a stateless and of a stateful model."""
+ADDED_SAMPLES, MAX_STATEFUL_SAMPLES = 2, 20
+"""Samples added, at most, where some do not show all noise; samples of a stateful model, at most."""
 STANDARD_ERRORS = 1.01
 """Standard errors within which two candidates count as alike; a single differing sample makes exactly one."""
 
@@ -97,6 +98,7 @@ class References:
     held_out              number of validation samples, which come first; calibration samples follow where
                           these are few
     verification_samples  number of samples on which the written file will be verified
+    budget                counts the runs of the search
     """
 
     observation: Observation
@@ -104,6 +106,7 @@ class References:
     expected: Sequence[Observed]
     held_out: int
     verification_samples: int = 0
+    budget: Budget = field(default_factory=Budget)
 
     @staticmethod
     def of(
@@ -220,7 +223,7 @@ class References:
         if noise.ndim != 2 or not np.isfinite(noise).all():
             return chosen
         shares = noise / np.maximum(noise.sum(0), 1e-30)
-        while len(chosen) < min(available, MAX_NODE_SAMPLES):
+        while len(chosen) < min(available, count + ADDED_SAMPLES):
             carried = shares[chosen].sum(0)
             part = int(np.argmin(carried))
             if carried[part] >= len(chosen) / available / 2:
@@ -266,6 +269,7 @@ class References:
         found = run_all(session, opened, samples, self.observation)
         for i, (name, values) in zip(indices, found, strict=True):
             comparison.add(name, self.expected[i], values)
+            self.budget.spend()
         return comparison
 
     def complaint(self, model: ir.Model) -> str:
