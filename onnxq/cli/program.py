@@ -11,8 +11,6 @@ from onnxq.cli.interrupts import answer_while_loading
 def run() -> None:
     """Run the command line; Ctrl-C is answered before the commands' modules are loaded."""
     answer_while_loading()
-    # the samples and the layers are what runs side by side; threads of each matrix product add waiting alone
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _open_closed_streams()
     from onnxq.cli.commands import main
 

@@ -1,5 +1,6 @@
 """`onnxq quantize`."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ from onnxq.options import (
     WeightType,
     output_file,
 )
+from onnxq.runtime.blas import one_thread
 from onnxq.runtime.memory import loading, reuse_freed_memory
 
 if TYPE_CHECKING:
@@ -251,7 +253,8 @@ def quantize(console: Console, **options: Any) -> None:
     float model's on validation samples.
     """
     reuse_freed_memory()
-    with loading_modules(), loading("onnxq.pipeline"):
+    side_by_side = options["mode"] in (Mode.STATIC, Mode.AUTO)
+    with one_thread() if side_by_side else nullcontext(), loading_modules(), loading("onnxq.pipeline"):
         from onnxq.graph.files import check_target
         from onnxq.pipeline import quantize as run
         from onnxq.report.files import check_reports, needs_details, write_reports

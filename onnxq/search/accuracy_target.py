@@ -14,7 +14,7 @@ from onnxq.errors import DataError
 from onnxq.evaluation.evaluate import EvalOptions, evaluate, evaluated_samples
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import sizes
-from onnxq.graph.files import file_bytes, save
+from onnxq.graph.files import SINGLE_FILE_LIMIT, file_bytes, save, weight_bytes
 from onnxq.graph.macs import ShapeByName, node_macs
 from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 from onnxq.plan.plan import Plan
@@ -35,6 +35,9 @@ from onnxq.types import Feeds
 
 ELEMENTWISE = frozenset({"HardSigmoid", "LeakyRelu", "Mul", "Sigmoid"})
 """Elementwise operators whose integer kernels round values that are small beside the output's range."""
+
+TOGGLED_COPIES = 4
+"""Copies of the weights while a session of a toggle model opens: two forms, in the file and in the session."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +186,8 @@ class _Target:
         )
 
     def _toggled(self) -> Toggled | None:
-        """Return the toggle model of the recipe; None where two copies of the weights may not fit."""
-        if self.inputs.large:
+        """Return the toggle model of the recipe; None where copies of the weights may not fit into memory."""
+        if TOGGLED_COPIES * weight_bytes(self.recipe.model) > SINGLE_FILE_LIMIT:
             return None
         toggles = self.candidates.writer.toggles(self.recipe, self.candidates.parameters(self.recipe))
         return None if toggles is None else self.references.toggled(toggles)
