@@ -37,7 +37,7 @@ ELEMENTWISE = frozenset({"HardSigmoid", "LeakyRelu", "Mul", "Sigmoid"})
 """Elementwise operators whose integer kernels round values that are small beside the output's range."""
 
 TOGGLED_COPIES = 4
-"""Copies of the weights while a session of a toggle model opens: two forms, in the file and in the session."""
+"""Copies of the weights while a toggle model's session opens: two forms, in the file and in the session."""
 
 
 @dataclass(frozen=True)
