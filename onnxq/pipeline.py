@@ -123,6 +123,8 @@ def quantize(
             references = find_references(inputs) if options.mode == Mode.DYNAMIC else None
             laps.end("prepare")
             outcome = MODES[options.mode](inputs, references)
+            if references is not None:
+                references.budget.close()
             laps.end("quantize")
     # write, verify and report
     with staged(options.destination, force=options.force) as building:

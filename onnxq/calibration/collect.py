@@ -191,4 +191,6 @@ def collect_moments(
             moments[layer].add(found)
 
     observe(model, [layer.tensor for layer in moments], samples, take, add, "layers")
+    for found in moments.values():
+        found.flush()
     return moments

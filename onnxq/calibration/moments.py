@@ -232,9 +232,10 @@ class Moments:
         if self.second is not None:
             self._waiting.append(rows)
             if sum(each.nbytes for each in self._waiting) >= self.chunk:
-                self._flush()
+                self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Multiply the rows that wait; then several threads may read the moments."""
         if self._waiting and self.second is not None:
             rows = np.concatenate(self._waiting).transpose(1, 0, 2)
             self.second += rows.transpose(0, 2, 1) @ rows
@@ -250,7 +251,7 @@ class Moments:
 
     def divided(self, scales: Floats) -> "Moments":
         """Return the moments of x / scales; `scales` is [size] or [groups, size]."""
-        self._flush()
+        self.flush()
         changed = self.first / scales, self.squares / scales**2, self.low / scales, self.high / scales
         return Moments(
             *changed, self.second, self.rows, scales=scales if self.scales is None else self.scales * scales
@@ -261,7 +262,7 @@ class Moments:
 
         Entries of channels that are next to nothing may underflow to 0.
         """
-        self._flush()
+        self.flush()
         if self.second is None or self.rows == 0:
             return None
         products = self.second / self.rows

@@ -1,7 +1,8 @@
 """Observation of a model: the values to compare, found once from the float model, and comparisons at them."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -13,12 +14,17 @@ from onnxq.comparison.feedback import Feedback, evenly
 from onnxq.comparison.parts import Part, find_parts
 from onnxq.comparison.taps import Selection, Tap, find_selections, find_taps
 from onnxq.graph.edit import Names
-from onnxq.graph.macs import concrete_shapes
-from onnxq.runtime.sessions import open_session, run
+from onnxq.graph.macs import ShapeByName, concrete_shapes
+from onnxq.runtime.machine import available_cores
+from onnxq.runtime.parallel import in_order
+from onnxq.runtime.random_seeds import unseeded_nodes
+from onnxq.runtime.sessions import Tuning, open_session, run
 from onnxq.types import Array, Feeds
 
 SEEN = 16
 """Samples whose values show the parts of outputs."""
+IN_FLIGHT_VALUES, MOST_WORKERS = 1 << 26, 8
+"""Most values around the largest nodes of samples that run side by side, and most such samples."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Observation:
     inner       the same in front of a final Softmax
     selections  nodes that select by computed values
     feedback    outputs that are inputs of the next sample
+    workers     number of samples that run side by side, each on its share of the cores
     """
 
     taps: tuple[Tap, ...]
@@ -37,6 +44,7 @@ class Observation:
     inner: tuple[Part, ...]
     selections: tuple[Selection, ...] = ()
     feedback: Feedback = field(default_factory=Feedback)
+    workers: int = 1
 
     @property
     def has_final_softmax(self) -> bool:
@@ -55,6 +63,18 @@ class Observation:
     def opened(self, model: ir.Model) -> "Opened":
         """Return a copy of a form of the model with all compared values among its outputs."""
         return Opened.of(model.clone(), self)
+
+    def session(
+        self, opened: "Opened", *, optimize: bool = True, integer_kernels: bool = True
+    ) -> ort.InferenceSession:
+        """Open a session of an opened form for `run_all`, with the threads that its workers leave."""
+        threads = max(1, available_cores() // self.workers)
+        return open_session(
+            opened.model,
+            optimize=optimize,
+            threads=threads,
+            tuning=Tuning(spin=False, integer_kernels=integer_kernels),
+        )
 
 
 @dataclass(frozen=True)
@@ -110,11 +130,12 @@ def observe(
         else tuple(Tap(i, value.name or "") for i, value in enumerate(model.graph.outputs))
     )
     selections = () if at_outputs else tuple(find_selections(model))
-    first = Observation(taps, (), (), selections, feedback or Feedback())
-    opened = first.opened(model)
-    session = open_session(opened.model)
     shapes = concrete_shapes(model, feeds[0]) if feeds else {}
-    seen = [run(session, each, "a sample") for each in evenly(feeds, SEEN)]
+    feedback = feedback or Feedback()
+    first = Observation(taps, (), (), selections, feedback, _workers(model, shapes, feedback))
+    opened = first.opened(model)
+    session = first.session(opened)
+    seen = list(in_order(lambda each: run(session, each, "a sample"), evenly(feeds, SEEN), first.workers))
     found: dict[str, tuple[Part, ...]] = {}
     for level, columns in (("inner", opened.inner), ("outer", opened.outer)):
         parts: list[Part] = []
@@ -126,7 +147,23 @@ def observe(
             elif all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays):
                 parts += find_parts(value, number, tap.name, shapes, arrays)
         found[level] = tuple(parts)
-    return Observation(taps, found["outer"], found["inner"], selections, feedback or Feedback())
+    return replace(first, outer=found["outer"], inner=found["inner"])
+
+
+def _workers(model: ir.Model, shapes: ShapeByName, feedback: Feedback) -> int:
+    """Return how many samples may run side by side: one where their order matters, few where they are large.
+
+    The numbers that a random node draws depend on the order of its runs.
+    """
+    if feedback.states or unseeded_nodes(model):
+        return 1
+
+    def values(node: ir.Node) -> int:
+        computed = (v for v in (*node.inputs, *node.outputs) if v is not None and not v.is_initializer())
+        return sum(math.prod(shapes.get(value.name or "", (0,))) for value in computed)
+
+    largest = max((values(node) for node in model.graph), default=1)
+    return min(available_cores(), MOST_WORKERS, max(1, IN_FLIGHT_VALUES // max(largest, 1)))
 
 
 @dataclass
@@ -210,23 +247,28 @@ def run_all(
     session: ort.InferenceSession,
     opened: Opened,
     samples: Sequence[tuple[str, Feeds]],
-    feedback: Feedback,
+    observation: Observation,
     states: list[Sequence[Array] | None] | None = None,
     slot: int = 0,
 ) -> Iterator[tuple[str, Observed]]:
-    """Run samples in their order; a stateful model gets the state after the sample before.
+    """Run samples; yield their values in order. A stateful model gets the state after the sample before.
 
     Args:
         session: the opened form.
         opened: its outputs.
         samples: names and feeds.
-        feedback: the model's states.
+        observation: the model's states, and how many samples run side by side.
         states: `states[slot]` keeps the outputs of the last run, for a call that continues the sequence.
         slot: place in `states`.
     """
     kept: list[Sequence[Array] | None] = states if states is not None else [None]
-    for name, given in samples:
+    feedback = observation.feedback
+
+    def values_of(sample: tuple[str, Feeds]) -> tuple[str, Observed]:
+        name, given = sample
         values = run(session, feedback.feeds(name, given, kept[slot]), name)
         if feedback.states:
             kept[slot] = values[: opened.own]
-        yield name, Observed.of(opened, values)
+        return name, Observed.of(opened, values)
+
+    yield from in_order(values_of, samples, min(observation.workers, len(samples)))

@@ -289,14 +289,14 @@ def _run(
 ) -> list[Feeds]:
     """Run all samples through all models; return the first few feeds for the latency measurement."""
     first: list[Feeds] = []
-    feedback = tallies[0].comparison.observation.feedback
+    observation = tallies[0].comparison.observation
     states: list[Sequence[Array] | None] = [None] * len(sessions)
     for sample in tqdm(samples, desc="eval", unit="sample", disable=no_progress()):
         feeds = check_feeds(sample, specs)
         first = [*first, feeds][:LATENCY_SAMPLES]
         results = []
         for slot, (session, form) in enumerate(zip(sessions, opened, strict=True)):
-            ((_, found),) = run_all(session, form, [(sample.name, feeds)], feedback, states, slot)
+            ((_, found),) = run_all(session, form, [(sample.name, feeds)], observation, states, slot)
             results.append(found)
         for tally, result in zip(tallies, results, strict=True):
             _check_ranks(sample, tally.names, results[0].own, result.own)

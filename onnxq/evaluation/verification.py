@@ -28,6 +28,7 @@ from onnxq.graph.macs import ShapeByName, node_macs
 from onnxq.graph.scratch import ScratchFolder
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.plan.plan import Plan
+from onnxq.runtime.parallel import in_order
 from onnxq.runtime.sessions import InputSpec, open_session
 from onnxq.types import Array, Feeds
 
@@ -252,19 +253,19 @@ def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
     states: list[Sequence[Array] | None] = [None, None, None]
     done = 0
     while done < len(samples):
-        block = _float_outputs(forms[0], observation.feedback, samples[done:], inputs, states)
+        block = _float_outputs(forms[0], observation, samples[done:], inputs, states)
         if not done:
             samples = _limited(samples, block, inputs)
         for optimize, comparisons in ((True, (everything, optimized)), (False, (written,))):
             part = block if optimize else block[: max(0, CHECKED - done)]
             if not part:
                 continue
-            session = open_session(forms[1].model, optimize=optimize)
+            session = observation.session(forms[1], optimize=optimize)
             runs = run_all(
                 session,
                 forms[1],
                 [(name, feeds) for name, feeds, _ in part],
-                observation.feedback,
+                observation,
                 states,
                 2 - optimize,
             )
@@ -297,21 +298,25 @@ def _limited(
 
 def _float_outputs(
     form: Opened,
-    feedback: Feedback,
+    observation: Observation,
     samples: Sequence[Sample],
     inputs: VerificationInputs,
     states: list[Sequence[Array] | None],
 ) -> list[tuple[str, Feeds, Observed]]:
     """Run samples in float until their arrays exceed `HELD_BYTES`; return names, feeds and values."""
-    session = open_session(form.model)
+    session = observation.session(form)
     block: list[tuple[str, Feeds, Observed]] = []
     held = 0
-    for sample in samples:
+
+    def float_values(sample: Sample) -> tuple[str, Feeds, Observed]:
         feeds = check_feeds(sample, inputs.specs)
         if inputs.finite is not None:
             _check_numbers(sample.name, feeds, inputs.finite)
-        ((_, found),) = run_all(session, form, [(sample.name, feeds)], feedback, states, 0)
-        block.append((sample.name, feeds, found))
+        ((_, found),) = run_all(session, form, [(sample.name, feeds)], observation, states, 0)
+        return sample.name, feeds, found
+
+    for name, feeds, found in in_order(float_values, samples, observation.workers):
+        block.append((name, feeds, found))
         arrays = {
             id(array): array
             for array in (*feeds.values(), *found.own, *found.inner, *found.outer)

@@ -17,6 +17,25 @@ from onnxq.techniques.arithmetic import clip_bounds
 from onnxq.types import QuantParams
 
 
+def integer_result(plan: Plan, value: ir.Value) -> bool:
+    """Whether an integer kernel without a float output produces the value."""
+    producer = value.producer()
+    if producer is not None and producer.name not in plan.nodes and producer.op_type in ("Relu", "Clip"):
+        producer = producer.inputs[0].producer() if producer.inputs[0] is not None else None
+    planned = plan.nodes.get(producer.name or "") if producer is not None else None
+    if planned is None:
+        return False
+    if planned.row.role is Role.VIEW:
+        return True
+    return planned.integer_output and planned.output.name == value.name
+
+
+def takes_integers(plan: Plan, node: ir.Node, index: int) -> bool:
+    """Whether a node's input carries integers."""
+    planned = plan.nodes.get(node.name or "")
+    return planned is not None and index in planned.activations
+
+
 class QdqWriter:
     """Writer of a plan with its parameters into a copy of the normalized model."""
 
@@ -96,8 +115,8 @@ class QdqWriter:
         The runtime fuses within one graph: a body that reads the value gets a pair of its own.
         """
         value = self.values[tensor.name]
-        everywhere = self._integer_result(value)
-        wanting = [use for use in value.uses() if self._takes_integers(use.node, use.idx)]
+        everywhere = integer_result(self.plan, value)
+        wanting = [use for use in value.uses() if takes_integers(self.plan, use.node, use.idx)]
         home = self._home(value)
         uses = list(value.uses()) if everywhere else [use for use in wanting if use.node.graph is home]
         if uses or everywhere:
@@ -178,26 +197,6 @@ class QdqWriter:
         if producer is not None:
             return graph_of(producer)
         return next(graph for graph in self.model.graphs() if value in graph.inputs)
-
-    def _integer_result(self, value: ir.Value) -> bool:
-        """Whether an integer kernel without a float output produces the value."""
-        producer = value.producer()
-        if (
-            producer is not None
-            and producer.name not in self.plan.nodes
-            and producer.op_type in ("Relu", "Clip")
-        ):
-            producer = producer.inputs[0].producer() if producer.inputs[0] is not None else None
-        planned = self.plan.nodes.get(producer.name or "") if producer is not None else None
-        if planned is None:
-            return False
-        if planned.row.role is Role.VIEW:
-            return True
-        return planned.integer_output and planned.output.name == value.name
-
-    def _takes_integers(self, node: ir.Node, index: int) -> bool:
-        planned = self.plan.nodes.get(node.name or "")
-        return planned is not None and index in planned.activations
 
     def _without_clamp(self, value: ir.Value, uses: int, *, everywhere: bool) -> ir.Value:
         """Return the value before a clamp if the integer range replaces the clamp for all consumers."""

@@ -17,6 +17,7 @@ from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.run_time_ranges import quantize_at_run_time, with_clamps
+from onnxq.formats.toggles import ToggleModel, toggle_model
 from onnxq.options import Format
 from onnxq.plan.plan import Plan
 from onnxq.plan.reasons import Cause
@@ -66,6 +67,15 @@ class Writer:
             narrow_weights(result, _narrowed(recipe))
         guard_fusions(result)
         compact(result, recipe.model)
+        return result
+
+    def toggles(self, recipe: Recipe, parameters: Parameters) -> ToggleModel | None:
+        """Return the toggle model of a recipe; None where not all of its ranges are calibrated."""
+        if recipe.lstms or any(name in recipe.plan.nodes for name in recipe.run_time):
+            return None
+        result = toggle_model(recipe.model, recipe.plan, parameters)
+        if any(looked_up(recipe.model)):
+            quantize_tables(result.model, self.known)
         return result
 
 

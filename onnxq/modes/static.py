@@ -53,6 +53,8 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     if references is None and to_be_compared(inputs, variants):
         references = find_references(inputs)
     candidates, choice = choose_best(inputs, variants, references, statistics, task)
+    if references is not None:
+        references.budget.close()
     recipe = choice.recipe
     candidates = _with_validation_samples(inputs, candidates, recipe, variants)
     statistics = candidates.statistics

@@ -3,6 +3,7 @@
 Weights are quantized once; different ranges of the activations change only the biases.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,10 +16,15 @@ from onnxq.graph.edit import attribute, constant, input_at, sizes
 from onnxq.options import Target
 from onnxq.plan.plan import Plan, PlannedNode
 from onnxq.plan.products import channel_axis, has_bias
+from onnxq.runtime.machine import available_cores
+from onnxq.runtime.parallel import in_order
 from onnxq.techniques.arithmetic import smallest_sum_scale, smallest_weight_scale, symmetric_scale
 from onnxq.techniques.row_blocks import by_blocks
 from onnxq.techniques.saturation import kernel_order, original_order, pair_safe_scales, round_pair_safe
 from onnxq.types import INT8, Array, Floats, Integers
+
+IN_FLIGHT_WEIGHTS = 1 << 25
+"""Most weights that are rounded side by side; each needs some ten bytes while it is rounded."""
 
 
 class RoundWeights(Protocol):
@@ -119,10 +125,8 @@ def quantize_weights(
         skip: names of nodes to leave out.
     """
     inputs = layer_inputs(plan)
-    result: dict[str, QuantizedWeight] = {}
-    for names in sharing(plan):
-        if skip.issuperset(names):
-            continue
+
+    def quantized(names: Sequence[str]) -> dict[str, QuantizedWeight]:
         uses = []
         for name in names:
             planned = plan.nodes[name]
@@ -130,8 +134,14 @@ def quantize_weights(
             source = plan.tensors[(activation.name if activation is not None else None) or ""].source
             known = moments.get(inputs[name]) if name in inputs else None
             uses.append(Use(planned, np.float32(input_scales[source]), known))
-        result |= zip(names, quantize_weight(uses, options), strict=True)
-    return result
+        return dict(zip(names, quantize_weight(uses, options), strict=True))
+
+    wanted = [names for names in sharing(plan) if not skip.issuperset(names)]
+    largest = max(
+        (math.prod(sizes(plan.nodes[names[0]].node.inputs[1]) or ()) for names in wanted), default=1
+    )
+    workers = min(available_cores(), max(1, IN_FLIGHT_WEIGHTS // max(largest, 1)))
+    return {name: weight for found in in_order(quantized, wanted, workers) for name, weight in found.items()}
 
 
 def sharing(plan: Plan) -> list[list[str]]:

@@ -54,6 +54,23 @@ class InputSpec:
         return f"{self.dtype}[{sizes}]"
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """How the runtime uses memory, threads and kernels.
+
+    patterns  plan each run's memory as one block; it is larger if most values are fetched
+    spin      let threads wait in a loop, which is faster on an idle machine but takes time from all else
+    integer_kernels  fuse Q/DQ into integer kernels; otherwise Q/DQ run in float between fused float nodes
+    """
+
+    patterns: bool = True
+    spin: bool = True
+    integer_kernels: bool = True
+
+
+USUAL = Tuning()
+
+
 def open_session(
     model: ir.Model | Path,
     *,
@@ -61,7 +78,7 @@ def open_session(
     threads: int = 0,
     save_optimized: Path | None = None,
     profile: Path | None = None,
-    patterns: bool = True,
+    tuning: Tuning = USUAL,
 ) -> ort.InferenceSession:
     """Open a CPU session; random nodes draw the same numbers in each.
 
@@ -72,7 +89,7 @@ def open_session(
         threads: intra-op threads, 0 for the runtime's choice.
         save_optimized: write the optimized graph to this file.
         profile: prefix of the runtime profiler's file.
-        patterns: plan each run's memory as one block; it is larger if most values are fetched.
+        tuning: how the runtime uses memory, threads and kernels.
 
     Raises:
         NotLoadedError: the runtime cannot load the model.
@@ -82,7 +99,11 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    options.enable_mem_pattern = patterns
+    options.enable_mem_pattern = tuning.patterns
+    if not tuning.spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not tuning.integer_kernels:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     if profile is not None:
@@ -148,9 +169,9 @@ def explained(path: Path) -> Iterator[None]:
 def open_exposed(model: ir.Model, *, threads: int = 0, patterns: bool = True) -> ort.InferenceSession:
     """Open a session that returns inner values, without fusions if the runtime fails on a fused value."""
     try:
-        return open_session(model, threads=threads, patterns=patterns)
+        return open_session(model, threads=threads, tuning=Tuning(patterns))
     except ModelError:
-        return open_session(model, threads=threads, patterns=patterns, optimize=False)
+        return open_session(model, threads=threads, tuning=Tuning(patterns), optimize=False)
 
 
 def model_inputs(model: ir.Model) -> list[InputSpec]:

@@ -14,7 +14,7 @@ from onnxq.errors import DataError
 from onnxq.evaluation.evaluate import EvalOptions, evaluate, evaluated_samples
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import sizes
-from onnxq.graph.files import file_bytes, save
+from onnxq.graph.files import SINGLE_FILE_LIMIT, file_bytes, save, weight_bytes
 from onnxq.graph.macs import ShapeByName, node_macs
 from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 from onnxq.plan.plan import Plan
@@ -26,7 +26,7 @@ from onnxq.runtime.sessions import InputSpec
 from onnxq.search.candidates import Candidates, Variant
 from onnxq.search.inputs import Inputs
 from onnxq.search.mixed_precision import FallbackNodes, FloatCost, Goal, Step, fall_back, grouped
-from onnxq.search.references import References
+from onnxq.search.references import References, Toggled
 from onnxq.search.settings import SearchSettings
 from onnxq.search.trade_off import Point
 from onnxq.search.trial import Choice
@@ -35,6 +35,9 @@ from onnxq.types import Feeds
 
 ELEMENTWISE = frozenset({"HardSigmoid", "LeakyRelu", "Mul", "Sigmoid"})
 """Elementwise operators whose integer kernels round values that are small beside the output's range."""
+
+TOGGLED_COPIES = 4
+"""Copies of the weights while a toggle model's session opens: two forms, in the file and in the session."""
 
 
 @dataclass(frozen=True)
@@ -140,24 +143,54 @@ class _Target:
         before = self.references.measure(
             self.candidates.model(self.in_float(frozenset())), at_outputs=self.goal.asked
         )
-        samples = self.references.representative_samples(before, self.settings.node_samples)
-        elementwise = _elementwise_groups(self.recipe.plan, self.shapes, self.costs, self.settings)
+        settings = self._affordable()
+        samples = self.references.representative_samples(before, settings.node_samples)
+        elementwise = _elementwise_groups(self.recipe.plan, self.shapes, self.costs, settings)
         values = self.references.fewest_values(samples)
         nodes = FallbackNodes(self.float_costs, elementwise, len(self.recipe.model.graph), values)
 
+        toggled = self._toggled()
+
         def measure_few(names: frozenset[str]) -> Sequence[float]:
-            model = self.candidates.model(self.in_float(names, MEASURING))
-            return self.references.measure_before_softmax(model, samples).noise
+            recipe = self.in_float(names, MEASURING)
+            if toggled is not None:
+                return self.references.measure_toggled(toggled, recipe.plan, samples).noise
+            return self.references.measure_before_softmax(self.candidates.model(recipe), samples).noise
 
         def measure_all(names: frozenset[str]) -> Sequence[float]:
             model = self.candidates.model(self.in_float(names))
             return self.references.measure(model, at_outputs=self.goal.asked).bound
 
-        fallback = fall_back(nodes, measure_few, measure_all, before.bound, self.goal, self.settings)
+        fallback = fall_back(nodes, measure_few, measure_all, before.bound, self.goal, settings)
         if not fallback.nodes:
             known = self.goal.asked or fallback.after_db < self.settings.unusable_db
             return replace(self.choice, fallback=fallback if known else None)
         return replace(self.choice, recipe=self.in_float(frozenset(fallback.nodes)), fallback=fallback)
+
+    def _affordable(self) -> SearchSettings:
+        """Return the settings with as many groups, samples and steps as the budget's remaining runs allow.
+
+        A third is for each of the two ways to measure nodes, and for the steps.
+        """
+        settings, third = self.settings, min(self.references.budget.left, 1e9) / 3
+        groups = max(1, min(len(self.float_costs), settings.max_groups))
+        samples = min(settings.node_samples, max(settings.least_node_samples, int(third / groups)))
+        most = max(settings.min_groups, int(third / samples))
+        steps = max(settings.least_steps, int(third / len(self.references.samples)))
+        return replace(
+            settings,
+            node_samples=samples,
+            max_groups=min(settings.max_groups, most),
+            max_elementwise_groups=min(settings.max_elementwise_groups, most),
+            max_steps=min(settings.max_steps, steps),
+        )
+
+    def _toggled(self) -> Toggled | None:
+        """Return the toggle model of the recipe; None where copies of the weights may not fit into memory."""
+        if TOGGLED_COPIES * weight_bytes(self.recipe.model) > SINGLE_FILE_LIMIT:
+            return None
+        toggles = self.candidates.writer.toggles(self.recipe, self.candidates.parameters(self.recipe))
+        return None if toggles is None else self.references.toggled(toggles)
 
     def all_float(self, choice: Choice) -> Choice:
         """Return the plain model in float, its weights in half precision where the choice allows it."""

@@ -82,6 +82,8 @@ def _try_variants(
     options, settings = inputs.options, inputs.settings
     tried: list[tuple[Candidates, Choice]] = []
     for variant in variants:
+        if tried and references is not None and not references.budget.left:
+            break
         candidates = Candidates(
             variant,
             statistics,

@@ -219,7 +219,7 @@ class _Search:
         rounds = settings.rounds * (2 if unlimited or before_db < settings.unusable_db else 1)
         chosen: list[_Group] = []
         too_few, measured_alone = 0, False
-        for _ in range(rounds):
+        for _ in range(min(rounds, settings.max_steps)):
             # groups that remove the excess noise
             aim = goal.target_db if goal.drop is None else self.steps[-1].sqnr_db + settings.step_db
             with np.errstate(divide="ignore"):
@@ -270,7 +270,9 @@ class _Search:
     def shrink(self, chosen: Sequence[_Group], too_few: int) -> None:
         """Bisect the groups of the last round while the goal is exceeded."""
         enough = len(chosen)
-        while enough - too_few > 1 and self.goal.exceeded(_best(self.steps, self.goal, self.settings)):
+        while enough - too_few > 1 and len(self.steps) <= self.settings.max_steps:
+            if not self.goal.exceeded(_best(self.steps, self.goal, self.settings)):
+                break
             middle = (too_few + enough) // 2
             if self.goal.holds(self.measure(chosen[:middle])):
                 enough = middle

@@ -2,22 +2,26 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 
 from onnxq.comparison.errors import OutputErrors, bounds, decibels
 from onnxq.comparison.feedback import Feedback, evenly
-from onnxq.comparison.observation import Comparison, Observation, Observed, observe, run_all
+from onnxq.comparison.observation import Comparison, Observation, Observed, Opened, observe, run_all
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
-from onnxq.runtime.sessions import InputSpec, open_session
+from onnxq.formats.toggles import ToggleModel
+from onnxq.plan.plan import Plan
+from onnxq.runtime.sessions import InputSpec
+from onnxq.search.budget import Budget
 from onnxq.types import Array, Feeds
 
-MAX_NODE_SAMPLES, MAX_STATEFUL_SAMPLES = 8, 20
-"""Number of samples, at most, on which single nodes are measured: of a stateless and of a stateful model."""
+ADDED_SAMPLES, MAX_STATEFUL_SAMPLES = 2, 20
+"""Samples added, at most, where some do not show all noise; samples of a stateful model, at most."""
 STANDARD_ERRORS = 1.01
 """Standard errors within which two candidates count as alike; a single differing sample makes exactly one."""
 
@@ -70,6 +74,20 @@ class OutputNoise:
         return bool(differences.sum() <= STANDARD_ERRORS * math.sqrt(count) * deviation)
 
 
+@dataclass(frozen=True, eq=False)
+class Toggled:
+    """A toggle model in an open session.
+
+    toggles  the model and its additional inputs
+    opened   the model with all compared values among its outputs
+    session  its session
+    """
+
+    toggles: ToggleModel
+    opened: Opened
+    session: ort.InferenceSession
+
+
 @dataclass(frozen=True)
 class References:
     """Validation samples with the float model's values.
@@ -80,6 +98,7 @@ class References:
     held_out              number of validation samples, which come first; calibration samples follow where
                           these are few
     verification_samples  number of samples on which the written file will be verified
+    budget                counts the runs of the search
     """
 
     observation: Observation
@@ -87,6 +106,7 @@ class References:
     expected: Sequence[Observed]
     held_out: int
     verification_samples: int = 0
+    budget: Budget = field(default_factory=Budget)
 
     @staticmethod
     def of(
@@ -101,8 +121,8 @@ class References:
         samples = [(sample.name, check_feeds(sample, specs)) for sample in (*held_out, *others)]
         observation = observe(model, [feeds for _, feeds in samples], feedback)
         opened = observation.opened(model)
-        session = open_session(opened.model)
-        expected = [values for _, values in run_all(session, opened, samples, observation.feedback)]
+        session = observation.session(opened)
+        expected = [values for _, values in run_all(session, opened, samples, observation)]
         return References(observation, samples, expected, len(held_out), verification_samples)
 
     @property
@@ -154,6 +174,26 @@ class References:
         comparison = self._compare(model, indices)
         return self._failed() if comparison is None else self._noise_of(comparison.inner, indices, comparison)
 
+    def toggled(self, toggles: ToggleModel) -> Toggled | None:
+        """Open a session of a toggle model; None where it cannot be loaded, or lacks compared values."""
+        if not self.observation.fits(toggles.model):
+            return None
+        try:
+            opened = self.observation.opened(toggles.model)
+            session = self.observation.session(opened, integer_kernels=False)
+        except ModelError:
+            return None
+        return Toggled(toggles, opened, session)
+
+    def measure_toggled(self, toggled: Toggled, plan: Plan, indices: Sequence[int]) -> OutputNoise:
+        """Measure the noise of a plan in front of a final Softmax in a toggle model."""
+        try:
+            flags = toggled.toggles.flags(plan)
+            comparison = self._compare_runs(toggled.opened, toggled.session, indices, flags)
+        except ModelError:
+            return self._failed()
+        return self._noise_of(comparison.inner, indices, comparison)
+
     def bound_db(self, model: ir.Model) -> float:
         """Measure the SQNR of the outputs that is expected on new samples, dB."""
         return self.measure(model).bound_db
@@ -183,7 +223,7 @@ class References:
         if noise.ndim != 2 or not np.isfinite(noise).all():
             return chosen
         shares = noise / np.maximum(noise.sum(0), 1e-30)
-        while len(chosen) < min(available, MAX_NODE_SAMPLES):
+        while len(chosen) < min(available, count + ADDED_SAMPLES):
             carried = shares[chosen].sum(0)
             part = int(np.argmin(carried))
             if carried[part] >= len(chosen) / available / 2:
@@ -210,22 +250,34 @@ class References:
 
     def _compare(self, model: ir.Model, indices: Sequence[int]) -> Comparison | None:
         """Run a candidate and compare its values with float; None where it cannot run."""
-        comparison = Comparison(self.observation)
-        samples = [self.samples[i] for i in indices]
         try:
             opened = self.observation.opened(model)
-            found = run_all(open_session(opened.model), opened, samples, self.observation.feedback)
-            for i, (name, values) in zip(indices, found, strict=True):
-                comparison.add(name, self.expected[i], values)
+            return self._compare_runs(opened, self.observation.session(opened), indices)
         except ModelError:
             return None
+
+    def _compare_runs(
+        self, opened: Opened, session: ort.InferenceSession, indices: Sequence[int], more: Feeds | None = None
+    ) -> Comparison:
+        """Run an opened form, with more feeds than those of the samples, and compare its values with float.
+
+        Raises:
+            ModelError: it fails on a sample.
+        """
+        comparison = Comparison(self.observation)
+        samples = [(self.samples[i][0], self.samples[i][1] | (more or {})) for i in indices]
+        found = run_all(session, opened, samples, self.observation)
+        for i, (name, values) in zip(indices, found, strict=True):
+            comparison.add(name, self.expected[i], values)
+            self.budget.spend()
         return comparison
 
     def complaint(self, model: ir.Model) -> str:
         """Return the runtime's words about a form that it cannot load or run; an empty text if it can."""
         try:
             opened = self.observation.opened(model)
-            for _ in run_all(open_session(opened.model), opened, self.samples, self.observation.feedback):
+            session = self.observation.session(opened)
+            for _ in run_all(session, opened, self.samples, self.observation):
                 pass
         except ModelError as error:
             return str(error)

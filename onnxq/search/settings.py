@@ -29,6 +29,16 @@ class SearchSettings:
     min_technique_gain_db  gain that a technique needs if it adds nodes to the graph
     min_transform_macs     share of the planned MACs that a graph transform has to reach to be tried
 
+    Budget:
+    search_passes          passes over all samples that the search may take; three times as many where the
+                           user sets a target
+    search_macs            MACs that any search may take, even if these are more passes
+    least_samples          number of validation samples, at least, however small the budget is
+    candidates             number of candidates that usually share half of the budget
+    least_node_samples     number of samples, at least, on which single nodes are measured
+    least_steps            number of sets of float nodes, at least, that are tried
+    max_steps              number of sets of float nodes that are tried
+
     Fallback to float:
     target_db              SQNR that each part of the outputs keeps on new samples
     more_samples_db        distance of the outputs from the target below which more validation samples decide
@@ -76,6 +86,14 @@ class SearchSettings:
     min_technique_gain_db: float = 0.5
     min_transform_macs: float = 0.05
 
+    search_passes: float = 10.0
+    search_macs: float = 2e11
+    least_samples: int = 4
+    candidates: int = 14
+    least_node_samples: int = 2
+    least_steps: int = 4
+    max_steps: int = 64
+
     target_db: float = 20.0
     more_samples_db: float = 4.0
     more_samples: int = 64
@@ -117,6 +135,6 @@ class SearchSettings:
                     comparison_samples=8,
                 )
             case Effort.BEST:
-                return cls(all_techniques=True, layer_samples=None, layer_rows=2.0)
+                return cls(all_techniques=True, layer_samples=None, layer_rows=2.0, search_passes=30.0)
             case Effort.BALANCED:
                 return cls()

@@ -1,5 +1,6 @@
 """States of a model: found by name and shape, or in the data, and handed on along sequences."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -253,12 +254,14 @@ def test_each_model_gets_its_own_state_back(rng):
         opened = observation.opened(model)
         found = [
             float(each.own[0].item())
-            for _, each in run_all(open_session(opened.model), opened, samples, feedback)
+            for _, each in run_all(observation.session(opened), opened, samples, observation)
         ]
         assert found == pytest.approx([gain**step for step in (1, 2, 3, 4, 5)] * 2, rel=1e-5)
         alone = [
             float(each.own[0].item())
-            for _, each in run_all(open_session(opened.model), opened, samples, Feedback())
+            for _, each in run_all(
+                observation.session(opened), opened, samples, replace(observation, feedback=Feedback())
+            )
         ]
         assert alone == pytest.approx([gain] * 10, rel=1e-5)
 
@@ -270,13 +273,14 @@ def test_a_run_goes_on_with_the_state_that_was_kept(rng):
     one = np.ones((1, 1), np.float32)
     samples = [(f"{i}", {"x": one, "h0": one}) for i in range(4)]
     feedback = Feedback({"h0": 1}, frozenset({"0"}))
-    opened = observe(model, [samples[0][1]], feedback).opened(model)
-    session = open_session(opened.model)
+    observation = observe(model, [samples[0][1]], feedback)
+    opened = observation.opened(model)
+    session = observation.session(opened)
     kept = [None, None]
     found = [
         float(each.own[1].item())
         for block in (samples[:3], samples[3:])
-        for _, each in run_all(session, opened, block, feedback, kept, 1)
+        for _, each in run_all(session, opened, block, observation, kept, 1)
     ]
     assert found == [2, 4, 8, 16]
     assert kept[0] is None

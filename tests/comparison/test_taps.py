@@ -7,7 +7,6 @@ import pytest
 from onnxq.comparison.observation import Comparison, Observed, observe, run_all
 from onnxq.comparison.taps import Selection, Tap, find_selections, find_taps
 from onnxq.normalize.passes import normalize
-from onnxq.runtime.sessions import open_session
 from onnxq.types import Array
 from tests.conftest import normal, parse, to_ir
 
@@ -222,9 +221,7 @@ def test_how_often_the_same_is_selected_is_counted(rng):
     for model in (one, other):
         opened = observation.opened(model)
         assert opened.own == 3
-        found.append(
-            [each for _, each in run_all(open_session(opened.model), opened, samples, observation.feedback)]
-        )
+        found.append([each for _, each in run_all(observation.session(opened), opened, samples, observation)])
     comparison = Comparison(observation)
     for (name, _), wanted, got in zip(samples, *found, strict=True):
         comparison.add(name, wanted, got)

@@ -9,6 +9,7 @@ import onnxq
 from onnxq.comparison.errors import decibels
 from onnxq.cost import placement
 from onnxq.evaluation.evaluate import EvalOptions
+from onnxq.formats.writer import Writer
 from onnxq.options import Limits, QuantizeOptions
 from onnxq.pipeline import quantize
 from onnxq.search.accuracy_target import Task
@@ -284,12 +285,36 @@ def test_models_that_are_only_measured_keep_float_weights(fragile, monkeypatch):
 
         return heard
 
+    monkeypatch.setattr(Writer, "toggles", lambda *_: None)  # single nodes are measured in their own files
     for measure in (References.measure_before_softmax, References.measure):
         monkeypatch.setattr(References, measure.__name__, listening(measure))
     report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
     assert report.fallback.nodes
     assert narrowed["measure_before_softmax", True] == [False] * (4 + 1)  # each alone, and once everything
     assert narrowed["measure", False] == [False, False, True]
+
+
+def test_single_nodes_are_measured_in_one_session_with_the_result_of_many(fragile, monkeypatch):
+    noises = {"toggled": [], "files": []}
+
+    def listening(measure, kind):
+        def heard(references, model, *most):
+            found = measure(references, model, *most)
+            if most:
+                noises[kind].append(found.noise)
+            return found
+
+        return heard
+
+    for name, kind in (("measure_toggled", "toggled"), ("measure_before_softmax", "files")):
+        monkeypatch.setattr(References, name, listening(getattr(References, name), kind))
+    report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
+    assert (len(noises["toggled"]), len(noises["files"])) == (4 + 1, 0)
+    monkeypatch.setattr(Writer, "toggles", lambda *_: None)
+    other = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "files.onnx")
+    assert other.fallback.nodes == report.fallback.nodes
+    assert len(noises["files"]) == 4 + 1
+    assert np.array(noises["toggled"]) == pytest.approx(np.array(noises["files"]), rel=0.1)
 
 
 def test_only_the_chosen_techniques_weights_are_kept(fragile, monkeypatch):
