@@ -12,6 +12,7 @@ from onnxq.version import __version__
 TYPE_CHECKING = False  # a type checker takes it for typing.TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         Technique,
         WeightType,
     )
+    from onnxq.recording.application import Staged
     from onnxq.report.quantization import QuantizeReport
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "quantize",
+    "record",
 ]
 
 
@@ -122,3 +125,29 @@ def evaluate(
     from onnxq.evaluation.evaluate import evaluate as run
 
     return run(Path(model), [Path(other) for other in others], Path(data), EvalOptions(**options))
+
+
+def record(output: "str | Path", **options: "Any") -> "AbstractContextManager[Staged]":
+    """Record the inputs that models get in a block: those of this process, and of Python processes it starts.
+
+    Example:
+        with onnxq.record("calib/"):
+            application.main()
+        onnxq.quantize("model.onnx", "calib/")
+
+    Args:
+        output: folder to write; it appears at the end of the block, also if the block fails.
+        **options: other fields of `onnxq.recording.application.RecordOptions`.
+
+    Returns:
+        A context manager; its value has `result`, the recording, after the block.
+
+    Raises:
+        OnnxqError: the folder exists already, or cannot be written.
+    """
+    from pathlib import Path
+
+    from onnxq.recording.application import RecordOptions
+    from onnxq.recording.context import record_block
+
+    return record_block(RecordOptions(Path(output), **options))

@@ -14,6 +14,7 @@ from onnxq.cli.console import answer_error
 from onnxq.cli.evaluate import debug, evaluate, inspect
 from onnxq.cli.groups import PrintsHelp, discard_stdout
 from onnxq.cli.quantize import quantize
+from onnxq.cli.record import record
 from onnxq.cli.values import FILE
 from onnxq.version import __version__
 
@@ -70,5 +71,5 @@ def main(context: click.Context, config: Path | None) -> None:
         remember_found_file(context, path)
 
 
-for _command in (inspect, quantize, calibrate, evaluate, debug, bench):
+for _command in (inspect, record, quantize, calibrate, evaluate, debug, bench):
     main.add_command(_command)

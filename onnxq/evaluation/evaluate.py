@@ -183,7 +183,7 @@ def evaluate(
         )
     # choose samples and scores
     forms = read_forms(options.preprocess)
-    samples, warnings = evaluated_samples(data, specs, forms, options)
+    samples, warnings = evaluated_samples(model, data, specs, forms, options)
     has_labels = any(sample.label for sample in samples)
     kind = options.metric or ("classification" if has_labels else None)
     if kind is not None and not has_labels and _needs_labels(kind):
@@ -243,10 +243,10 @@ def _score_options(options: EvalOptions, forms: Forms) -> ScoreOptions:
 
 
 def evaluated_samples(
-    data: Path, specs: list[InputSpec], forms: Forms, options: EvalOptions
+    model: Path, data: Path, specs: list[InputSpec], forms: Forms, options: EvalOptions
 ) -> tuple[list[Sample], list[str]]:
     """Choose the samples to evaluate; return them with warnings about the data."""
-    everything = open_samples(data, specs, forms, options.samples)
+    everything = open_samples(data, specs, forms, options.samples, model)
     chosen = labelled(everything, str(options.labels) if options.labels is not None else None)
     if options.samples is not None and options.metric in KINDS and KINDS[options.metric].pairs:
         pairs = spread(
