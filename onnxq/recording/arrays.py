@@ -1,11 +1,11 @@
-"""Values of the application as arrays: views of them, their digests, and `.npz` files."""
+"""Values of the application as arrays: views of them, their digests, and files of them."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,15 +103,28 @@ def content_digest(feeds: Mapping[str, Any]) -> str:
     return found.hexdigest()
 
 
-def write_npz(path: Path, arrays: Mapping[str, Any]) -> int:
-    """Write an .npz file, whole or not at all; return its bytes."""
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> int:
+    """Write arrays to a file, whole or not at all; return its bytes.
+
+    The file is the names as a line of JSON, then each array as in an `.npy` file: that takes the application
+    a fraction of the time of an `.npz` file.
+    """
     import numpy as np
 
     temporary = path.with_name(f"{path.name}.tmp")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.asarray(_on_cpu(array)), allow_pickle=False)
-    size = temporary.stat().st_size
+    with open(temporary, "wb") as stream:
+        stream.write(json.dumps(list(arrays)).encode() + b"\n")
+        for array in arrays.values():
+            np.lib.format.write_array(stream, np.asarray(_on_cpu(array)), allow_pickle=False)
+        size = stream.tell()
     os.replace(temporary, path)
     return size
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Read a file of `write_arrays`."""
+    import numpy as np
+
+    with open(path, "rb") as stream:
+        names = json.loads(stream.readline())
+        return {name: np.lib.format.read_array(stream, allow_pickle=False) for name in names}

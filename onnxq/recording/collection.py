@@ -6,13 +6,19 @@ calib/decoder-1f0c9a52/outputs/...      the same names, with outputs, where they
 """
 
 import json
-import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from onnxq.recording import reservoir
+from onnxq.recording.arrays import read_arrays
 
 MANIFEST = "recording.json"
 INPUTS, OUTPUTS = "inputs", "outputs"
@@ -67,9 +73,15 @@ class Recording:
 
 @dataclass(frozen=True)
 class _Unit:
-    """A call or a part of a sequence of one process: its folder, priority, content digest and samples."""
+    """A call or a part of a sequence of one process.
 
-    folder: Path
+    start     time of its first call, as text that sorts
+    priority  units of the least stay
+    content   digest of its content
+    samples   files of its calls' inputs
+    """
+
+    start: str
     priority: int
     content: str
     samples: tuple[Path, ...]
@@ -114,11 +126,14 @@ def _merge(folders: Sequence[Path], building: Path, most: int, most_bytes: int) 
     target = building / f"{name}-{digest[:DIGEST_LENGTH]}"
     width = max(4, len(str(len(chosen))))
     size, outputs = sum(unit.bytes for unit in chosen), False
-    for number, unit in enumerate(sorted(chosen, key=lambda unit: unit.folder.name)):
+    for number, unit in enumerate(sorted(chosen, key=lambda unit: unit.start)):
         for position, sample in enumerate(unit.samples):
             place = f"{number:0{width}d}" + (f"/{position:04d}" * stateful) + ".npz"
-            _move(sample, target / INPUTS / place)
-            outputs |= _move(sample.with_suffix(".outputs"), target / OUTPUTS / place)
+            _write(sample, target / INPUTS / place)
+            others = sample.with_suffix(reservoir.OUTPUTS)
+            if others.exists():
+                _write(others, target / OUTPUTS / place)
+                outputs = True
     result = RecordedModel(
         target.name,
         described["path"],
@@ -138,12 +153,10 @@ def _merge(folders: Sequence[Path], building: Path, most: int, most_bytes: int) 
 
 def _units(folders: Sequence[Path]) -> Iterator[_Unit]:
     for folder in folders:
-        for each in folder.iterdir():
-            if each.is_dir():
-                _, priority, content = each.name.split("-")
-                samples = tuple(sorted(each.glob("*.npz")))
-                if samples:
-                    yield _Unit(each, int(priority, 16), content, samples)
+        files = sorted(folder.glob(f"*{reservoir.INPUTS}"))
+        for start, group in groupby(files, lambda file: file.name.rpartition("-")[0]):
+            _, priority, content = start.split("-")
+            yield _Unit(start, int(priority, 16), content, tuple(group))
 
 
 def _chosen(units: Sequence[_Unit], most: int, most_bytes: int, *, distinct: bool) -> list[_Unit]:
@@ -152,7 +165,7 @@ def _chosen(units: Sequence[_Unit], most: int, most_bytes: int, *, distinct: boo
     seen: set[str] = set()
     count = size = 0
     for unit in units:
-        if distinct and unit.content in seen:
+        if distinct and int(unit.content, 16) and unit.content in seen:  # 0: not computed
             continue
         count, size = count + len(unit.samples), size + unit.bytes
         if chosen and (count > most or size > most_bytes):
@@ -162,13 +175,13 @@ def _chosen(units: Sequence[_Unit], most: int, most_bytes: int, *, distinct: boo
     return chosen
 
 
-def _move(source: Path, target: Path) -> bool:
-    """Move a file that exists; tell whether it does."""
-    if not source.exists():
-        return False
+def _write(source: Path, target: Path) -> None:
+    """Write the arrays of a call as an `.npz` file."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)
-    return True
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # np.savez refuses the name "file"
+        for name, array in read_arrays(source).items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any] | None:

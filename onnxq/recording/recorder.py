@@ -17,7 +17,7 @@ from typing import Any
 
 from .arrays import as_array
 from .models import digest_of, file_of
-from .reservoir import Reservoir, Unit, write_into
+from .reservoir import INPUTS, OUTPUTS, Reservoir, Unit
 
 
 class Call:
@@ -80,7 +80,7 @@ class Recorder:
             others = ", ".join(sorted(set(feeds) - set(arrays)))
             self._note(f"{reservoir.name}: the inputs {others} have defaults: they are not recorded")
         try:
-            size = write_into(unit, f"{call.position:04d}.npz", arrays)
+            size = unit.write(call.position, INPUTS, arrays)
         except BaseException:
             self.drop(call)
             raise
@@ -100,7 +100,7 @@ class Recorder:
                 reservoir.remember(call.unit, call.marks, arrays)
             if self.settings["outputs"]:
                 found = dict(zip(names or reservoir.outputs, arrays, strict=False))
-                write_into(call.unit, f"{call.position:04d}.outputs", found)
+                call.unit.write(call.position, OUTPUTS, found)
         except Exception as error:  # the application goes on
             self._note(f"{call.reservoir.name}: the outputs of a call were not recorded", error)
 

@@ -11,7 +11,6 @@ import bisect
 import json
 import mmap
 import random
-import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -19,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 # relative imports: the application's process loads these files under another name than onnxq
-from .arrays import DIGEST_BYTES, content_digest, mark_of, write_npz
+from .arrays import DIGEST_BYTES, content_digest, mark_of, write_arrays
 from .models import file_of
 
+INPUTS, OUTPUTS = ".inputs", ".outputs"
+"""Endings of the files of a call."""
 SEQUENCES, LONGEST = 8, 64
 """Sequences that the samples are to hold at least, and most calls of one."""
 STREAMS = 64
@@ -33,7 +34,7 @@ CALLS_WITHOUT_STATE = 512
 class Unit:
     """Calls that stay together: one, or a part of a sequence.
 
-    folder    where its samples are
+    path      path of its files, without their endings
     priority  random number; the least stay
     content   digest of its content; empty for a part of a sequence
     kept      whether its calls are written
@@ -42,11 +43,31 @@ class Unit:
     bytes     size of these files
     """
 
-    __slots__ = ("bytes", "content", "folder", "kept", "length", "priority", "written")
+    __slots__ = ("bytes", "content", "kept", "length", "path", "priority", "written")
 
-    def __init__(self, folder: Path, priority: float, content: str, *, kept: bool) -> None:
-        self.folder, self.priority, self.content, self.kept = folder, priority, content, kept
+    def __init__(self, path: Path, priority: float, content: str, *, kept: bool) -> None:
+        self.path, self.priority, self.content, self.kept = path, priority, content, kept
         self.length = self.written = self.bytes = 0
+
+    def file(self, position: int, ending: str) -> Path:
+        """Return the path of a file of one of its calls."""
+        return self.path.with_name(f"{self.path.name}-{position:04d}{ending}")
+
+    def write(self, position: int, ending: str, arrays: Mapping[str, Any]) -> int:
+        """Write a file if the unit is kept; return its bytes, 0 for none."""
+        if not self.kept:
+            return 0
+        size = write_arrays(self.file(position, ending), arrays)
+        if not self.kept:  # another thread has dropped the unit in the meantime
+            self.remove()
+            return 0
+        return size
+
+    def remove(self) -> None:
+        """Remove the files."""
+        for position in range(self.length):
+            for ending in (INPUTS, OUTPUTS):
+                self.file(position, ending).unlink(missing_ok=True)
 
 
 class Reservoir:
@@ -121,19 +142,16 @@ class Reservoir:
         kept = priority < (
             self.threshold if fits or not self.units else min(self.threshold, self.units[-1][0])
         )
-        mark = ""
+        content = ""
         if kept and self.has_state is not True:
-            mark = content_digest(feeds)
-            kept = mark not in self.contents
-        folder = (
-            self.folder
-            / f"{time.time_ns():020d}-{int(priority * 2**52):014x}-{mark or '0' * 2 * DIGEST_BYTES}"
-        )
-        unit = Unit(folder, priority, mark, kept=kept)
-        if kept:
-            folder.mkdir()
-            bisect.insort(self.units, (priority, unit), key=lambda each: each[0])
-            self.contents.add(mark)
+            content = content_digest(feeds)
+            kept = content not in self.contents
+        if not kept:
+            return Unit(self.folder, priority, content, kept=False)
+        name = f"{time.time_ns():020d}-{int(priority * 2**52):014x}-{content or '0' * 2 * DIGEST_BYTES}"
+        unit = Unit(self.folder / name, priority, content, kept=True)
+        bisect.insort(self.units, (priority, unit), key=lambda each: each[0])
+        self.contents.add(content)
         return unit
 
     def add(self, unit: Unit, size: int) -> None:
@@ -157,14 +175,4 @@ class Reservoir:
         self.contents.discard(unit.content)
         self.samples -= unit.written
         self.bytes -= unit.bytes
-        shutil.rmtree(unit.folder, ignore_errors=True)
-
-
-def write_into(unit: Unit, name: str, arrays: Mapping[str, Any]) -> int:
-    """Write a file of a unit that is kept; return its bytes, 0 for none."""
-    try:
-        return write_npz(unit.folder / name, arrays) if unit.kept else 0
-    except FileNotFoundError:
-        if unit.kept:
-            raise
-        return 0  # another thread has dropped the unit
+        unit.remove()

@@ -54,13 +54,14 @@ def recorded_sessions(settings: Mapping[str, Any]) -> Iterator[None]:
 
 def _with_arguments(original: Method, wrapper: Method) -> Method:
     """Give a wrapper the arguments by the original's names; wrong arguments fail as without it."""
-    signature = inspect.signature(original)
+    parameters = inspect.signature(original).parameters
+    names = tuple(parameters)
+    required = {name for name, each in parameters.items() if each.default is each.empty}
 
     @functools.wraps(original)
     def method(*given: Any, **named: Any) -> Any:
-        try:
-            arguments = signature.bind(*given, **named).arguments
-        except TypeError:
+        arguments = dict(zip(names, given, strict=False), **named)
+        if len(arguments) != len(given) + len(named) or not required <= arguments.keys() <= set(names):
             return original(*given, **named)
         return wrapper(arguments)
 
