@@ -11,6 +11,7 @@ from onnxq.cli.bench import bench
 from onnxq.cli.calibrate import calibrate
 from onnxq.cli.config import DEFAULT, keys_of, read_config, remember_found_file
 from onnxq.cli.console import answer_error
+from onnxq.cli.drift import drift
 from onnxq.cli.evaluate import debug, evaluate, inspect
 from onnxq.cli.groups import PrintsHelp, discard_stdout
 from onnxq.cli.quantize import quantize
@@ -71,5 +72,5 @@ def main(context: click.Context, config: Path | None) -> None:
         remember_found_file(context, path)
 
 
-for _command in (inspect, record, quantize, calibrate, evaluate, debug, bench):
+for _command in (inspect, record, quantize, calibrate, evaluate, debug, drift, bench):
     main.add_command(_command)

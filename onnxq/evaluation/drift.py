@@ -1,0 +1,282 @@
+"""`onnxq drift`: tell whether a quantized file still fits the values that an application gives it.
+
+Each quantized activation has a calibrated range. Values outside it are clipped; where their share grows, the
+data are no longer those of the calibration, and the file should be calibrated again.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from tqdm import tqdm
+
+from onnxq.data.preprocessing import read_forms
+from onnxq.data.reading import read_json
+from onnxq.data.samples import check_feeds, open_samples, spread
+from onnxq.errors import DataError, ModelError
+from onnxq.evaluation.evaluate import EvalOptions, evaluate
+from onnxq.evaluation.gates import Gate, at_least, at_most
+from onnxq.graph.edit import constant, nodes_of
+from onnxq.graph.files import digest, load
+from onnxq.runtime.inner_values import Exposed, expose
+from onnxq.runtime.progress import no_progress
+from onnxq.runtime.sessions import InputSpec, model_inputs, open_session, run
+from onnxq.types import Array
+
+SCHEMA = 1
+"""Version of the JSON; it changes when a key changes its meaning or is removed."""
+SAMPLES = 100
+QUANTIZERS = frozenset({"QuantizeLinear"})
+
+
+@dataclass(frozen=True)
+class DriftOptions:
+    """Options of `onnxq drift`.
+
+    reference    samples of the calibration, or the JSON report of an earlier drift; None for none
+    model        float model, for the SQNR; None without
+    samples      most samples of each kind, evenly spaced
+    preprocess   preset or TOML file for preprocessing
+    max_clipped  gate: most of a layer's values that are clipped, beyond those of the reference, 0..1
+    min_sqnr     gate: least SQNR of the outputs against the float model, dB
+    """
+
+    reference: Path | None = None
+    model: Path | None = None
+    samples: int = SAMPLES
+    preprocess: str | None = None
+    max_clipped: float | None = None
+    min_sqnr: float | None = None
+
+
+@dataclass(frozen=True)
+class DriftRow:
+    """A quantized activation; a value without a reference is None.
+
+    tensor     name of the activation
+    op_type    operator that makes it; empty for an input of the model
+    low, high  calibrated range
+    seen_low, seen_high  least and largest value in the data
+    clipped    share of its values outside the range, 0..1
+    reference  the same share in the reference
+    """
+
+    tensor: str
+    op_type: str
+    low: float
+    high: float
+    seen_low: float
+    seen_high: float
+    clipped: float
+    reference: float | None = None
+
+    @property
+    def more(self) -> float:
+        """Share of values that are clipped beyond those of the reference."""
+        return max(0.0, self.clipped - (self.reference or 0.0))
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """Report of `onnxq drift`.
+
+    sha256     digest of the model
+    layers     quantized activations, most drifted first
+    sqnr_db    SQNR of the worst output part against the float model, dB; None without that model
+    reference_sqnr_db  the same on the reference
+    """
+
+    model: str
+    sha256: str
+    samples: int
+    layers: list[DriftRow]
+    sqnr_db: float | None
+    reference_sqnr_db: float | None
+    gates: list[Gate] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The calibrated range of an activation: the values that are not clipped.
+
+    folded  whether it begins at zero in place of a Relu: then values below are no drift
+    """
+
+    tensor: str
+    op_type: str
+    low: float
+    high: float
+    folded: bool
+
+    def outside(self, values: Array) -> int:
+        above = np.count_nonzero(values > self.high)
+        return int(above if self.folded else above + np.count_nonzero(values < self.low))
+
+
+@dataclass
+class _Seen:
+    """Sums over samples of one activation."""
+
+    outside: int = 0
+    count: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+
+    def add(self, limits: _Range, values: Array) -> None:
+        if values.size:
+            self.outside += limits.outside(values)
+            self.count += values.size
+            self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+    @property
+    def share(self) -> float:
+        return self.outside / self.count if self.count else 0.0
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What the reference shows: clipped shares by tensor, and the SQNR, dB."""
+
+    clipped: Mapping[str, float] = field(default_factory=dict)
+    sqnr_db: float | None = None
+
+
+def drift(model: Path, data: Path, options: DriftOptions | None = None) -> DriftReport:
+    """Compare the values of a quantized file's activations with their calibrated ranges.
+
+    Args:
+        model: quantized file in QDQ format.
+        data: samples of the application: a recording, another folder or file, or module:function.
+        options: see `DriftOptions`.
+
+    Raises:
+        OnnxqError: the model has no calibrated ranges, or a model or the data cannot be used.
+    """
+    options = options or DriftOptions()
+    quantized = load(model)
+    ranges = _ranges(quantized)
+    if not ranges:
+        raise ModelError(
+            f"{model}: has no calibrated ranges in QDQ format: give a file of onnxq quantize --mode static "
+            "--format qdq"
+        )
+    measuring = _Measuring(model, quantized, ranges, options)
+    # the data, and what they are compared with
+    count, seen = measuring.run(data)
+    reference = _reference(measuring, options)
+    found = measuring.sqnr_db(options.model, data) if options.model is not None else None
+    # the report
+    rows = [
+        DriftRow(
+            each.tensor, each.op_type, each.low, each.high, seen[each.tensor].low, seen[each.tensor].high,
+            seen[each.tensor].share, reference.clipped.get(each.tensor),
+        )
+        for each in ranges
+        if seen[each.tensor].count
+    ]  # fmt: skip
+    if not rows:
+        raise DataError(f"{data}: no sample gives a quantized activation a value: check the data")
+    rows.sort(key=lambda row: (-row.more, -row.clipped))
+    warnings = []
+    if not reference.clipped:
+        warnings.append(
+            "without a reference, values that the calibration clipped on purpose count as drift: "
+            "give its samples with --reference"
+        )
+    name = rows[0].tensor.replace("{", "{{").replace("}", "}}")
+    gates = [
+        *at_most("--max-clipped", str(model), options.max_clipped, rows[0].more,
+                 f"{name}: {{:.4f}} of its values are clipped beyond the reference"),
+        *at_least("--min-sqnr", str(model), options.min_sqnr, found, "SQNR is {:.2f} dB"),
+    ]  # fmt: skip
+    return DriftReport(str(model), digest(model), count, rows, found, reference.sqnr_db, gates, warnings)
+
+
+class _Measuring:
+    """A quantized file that returns its activations, as written: no fusion hides a value."""
+
+    def __init__(
+        self, path: Path, quantized: ir.Model, ranges: Sequence[_Range], options: DriftOptions
+    ) -> None:
+        self.path, self.ranges, self.options = path, ranges, options
+        self.specs: list[InputSpec] = model_inputs(quantized)
+        self.exposed: Exposed = expose(quantized, [each.tensor for each in ranges])
+        self.session = open_session(self.exposed.model, optimize=False)
+
+    def run(self, data: Path) -> tuple[int, dict[str, _Seen]]:
+        """Run samples; return their number and what each activation showed."""
+        forms = read_forms(self.options.preprocess)
+        found = open_samples(data, self.specs, forms, self.options.samples, self.path)
+        samples = spread(found, self.options.samples)
+        seen = {each.tensor: _Seen() for each in self.ranges}
+        outputs = [output for output, _ in self.exposed.outputs.values()]
+        for sample in tqdm(samples, desc="drift", unit="sample", disable=no_progress()):
+            fetched = run(self.session, check_feeds(sample, self.specs), sample.name, outputs)
+            values = self.exposed.values(fetched)
+            for each in self.ranges:
+                seen[each.tensor].add(each, values[each.tensor])
+        return len(samples), seen
+
+    def sqnr_db(self, model: Path, data: Path) -> float | None:
+        """Return the SQNR of the worst output part against the float model, dB."""
+        options = EvalOptions(samples=self.options.samples, latency=False, preprocess=self.options.preprocess)
+        return evaluate(model, [self.path], data, options).scores[1].sqnr_db
+
+
+def _ranges(model: ir.Model) -> list[_Range]:
+    """Return the calibrated ranges of a model's activations, in the order of the graph."""
+    found: dict[str, _Range] = {}
+    for node in nodes_of(model):
+        value = node.inputs[0] if node.op_type in QUANTIZERS else None
+        if value is None or constant(value) is not None or not value.name:
+            continue
+        scale = constant(node.inputs[1])
+        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else np.array(0, np.uint8)
+        if scale is None or zero is None or scale.size != 1 or zero.size != 1 or zero.dtype.kind not in "iu":
+            continue
+        kind, step, middle = np.iinfo(zero.dtype), float(scale.reshape(())), int(zero.reshape(()))
+        producer = value.producer()
+        found[value.name] = _Range(
+            value.name,
+            producer.op_type if producer is not None else "",
+            (kind.min - middle - 0.5) * step,
+            (kind.max - middle + 0.5) * step,
+            middle == kind.min,
+        )
+    return list(found.values())
+
+
+def _reference(measuring: _Measuring, options: DriftOptions) -> _Reference:
+    """Measure the reference samples, or read an earlier report."""
+    path = options.reference
+    if path is None:
+        return _Reference()
+    if path.suffix == ".json" and path.is_file():
+        return _read_reference(path, digest(measuring.path))
+    _, seen = measuring.run(path)
+    found = measuring.sqnr_db(options.model, path) if options.model is not None else None
+    return _Reference({tensor: each.share for tensor, each in seen.items()}, found)
+
+
+def _read_reference(path: Path, model: str) -> _Reference:
+    """Read a report of `onnxq drift --json` on the same model."""
+    try:
+        content = read_json(path)
+        layers: Iterable[Any] = content["layers"]
+        clipped = {str(row["tensor"]): float(row["clipped"]) for row in layers}
+        known, sqnr_db = content["sha256"], content["sqnr_db"]
+        found = _Reference(clipped, None if sqnr_db is None else float(sqnr_db))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"--reference {path}: no report of onnxq drift --json: give one, or the calibration samples"
+        ) from error
+    if known != model:
+        raise DataError(
+            f"--reference {path}: is a report on another model: measure this one's reference again"
+        )
+    return found
