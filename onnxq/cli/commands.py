@@ -16,6 +16,7 @@ from onnxq.cli.evaluate import debug, evaluate, inspect
 from onnxq.cli.groups import PrintsHelp, discard_stdout
 from onnxq.cli.quantize import quantize
 from onnxq.cli.record import record
+from onnxq.cli.settings import init, preview
 from onnxq.cli.values import FILE
 from onnxq.version import __version__
 
@@ -72,5 +73,5 @@ def main(context: click.Context, config: Path | None) -> None:
         remember_found_file(context, path)
 
 
-for _command in (inspect, record, quantize, calibrate, evaluate, debug, drift, bench):
+for _command in (inspect, init, preview, record, quantize, calibrate, evaluate, debug, drift, bench):
     main.add_command(_command)

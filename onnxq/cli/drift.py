@@ -65,6 +65,14 @@ from onnxq.cli.values import COUNT, FILE, Number
 )
 @option(
     OptionGroup.GATES,
+    "--max-shift",
+    type=Number(0),
+    metavar="STD",
+    help="Require that the mean of each layer differs by at most so many standard deviations from that of "
+    "the reference.",
+)
+@option(
+    OptionGroup.GATES,
     "--min-sqnr",
     type=Number(),
     metavar="DB",
@@ -74,7 +82,8 @@ from onnxq.cli.values import COUNT, FILE, Number
 def drift(console: Console, model: Path, data: Path, float_model: Path | None, **options: Any) -> None:
     """Show how many values of an application fall outside the calibrated ranges of the file INT8.
 
-    The table lists the activations that drifted most. Calibrate again where they exceed --max-clipped.
+    The table lists the activations that drifted most. Where they exceed --max-clipped, calibrate
+    again. Values that stay in their ranges but have another mean show as a shift.
     """
     with loading_modules():
         from onnxq.evaluation.drift import DriftOptions

@@ -4,6 +4,7 @@ Each quantized activation has a calibrated range. Values outside it are clipped;
 data are no longer those of the calibration, and the file should be calibrated again.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ class DriftOptions:
     samples      most samples of each kind, evenly spaced
     preprocess   preset or TOML file for preprocessing
     max_clipped  gate: most of a layer's values that are clipped, beyond those of the reference, 0..1
+    max_shift    gate: most that a layer's mean differs from the reference's, in its standard deviations
     min_sqnr     gate: least SQNR of the outputs against the float model, dB
     """
 
@@ -49,6 +51,7 @@ class DriftOptions:
     samples: int = SAMPLES
     preprocess: str | None = None
     max_clipped: float | None = None
+    max_shift: float | None = None
     min_sqnr: float | None = None
 
 
@@ -61,7 +64,9 @@ class DriftRow:
     low, high  calibrated range
     seen_low, seen_high  least and largest value in the data
     clipped    share of its values outside the range, 0..1
-    reference  the same share in the reference
+    mean, std  of its values
+    reference  share in the reference
+    shift      difference of the mean from the reference's, in standard deviations of the reference
     """
 
     tensor: str
@@ -71,7 +76,10 @@ class DriftRow:
     seen_low: float
     seen_high: float
     clipped: float
+    mean: float
+    std: float
     reference: float | None = None
+    shift: float | None = None
 
     @property
     def more(self) -> float:
@@ -124,6 +132,8 @@ class _Seen:
 
     outside: int = 0
     count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
     low: float = np.inf
     high: float = -np.inf
 
@@ -131,18 +141,46 @@ class _Seen:
         if values.size:
             self.outside += limits.outside(values)
             self.count += values.size
+            self.total += float(values.sum(dtype=np.float64))
+            self.squares += float(np.square(values, dtype=np.float64).sum())
             self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 
-    @property
-    def share(self) -> float:
-        return self.outside / self.count if self.count else 0.0
+    def row(self, limits: _Range, reference: "_Values | None") -> DriftRow:
+        """Make a row of the report."""
+        mean = self.total / self.count
+        std = math.sqrt(max(0.0, self.squares / self.count - mean**2))
+        shift = None
+        if reference is not None and reference.std > 0:
+            shift = abs(mean - reference.mean) / reference.std
+        return DriftRow(
+            limits.tensor,
+            limits.op_type,
+            limits.low,
+            limits.high,
+            self.low,
+            self.high,
+            self.outside / self.count,
+            mean,
+            std,
+            None if reference is None else reference.clipped,
+            shift,
+        )
+
+
+@dataclass(frozen=True)
+class _Values:
+    """An activation in the reference: share of clipped values, mean and standard deviation."""
+
+    clipped: float
+    mean: float
+    std: float
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """What the reference shows: clipped shares by tensor, and the SQNR, dB."""
+    """What the reference shows: its activations, by name, and the SQNR, dB."""
 
-    clipped: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, _Values] = field(default_factory=dict)
     sqnr_db: float | None = None
 
 
@@ -167,34 +205,44 @@ def drift(model: Path, data: Path, options: DriftOptions | None = None) -> Drift
         )
     measuring = _Measuring(model, quantized, ranges, options)
     # the data, and what they are compared with
-    count, seen = measuring.run(data)
     reference = _reference(measuring, options)
+    count, rows = measuring.run(data, reference.values)
     found = measuring.sqnr_db(options.model, data) if options.model is not None else None
     # the report
-    rows = [
-        DriftRow(
-            each.tensor, each.op_type, each.low, each.high, seen[each.tensor].low, seen[each.tensor].high,
-            seen[each.tensor].share, reference.clipped.get(each.tensor),
-        )
-        for each in ranges
-        if seen[each.tensor].count
-    ]  # fmt: skip
     if not rows:
         raise DataError(f"{data}: no sample gives a quantized activation a value: check the data")
     rows.sort(key=lambda row: (-row.more, -row.clipped))
     warnings = []
-    if not reference.clipped:
+    if not reference.values:
         warnings.append(
             "without a reference, values that the calibration clipped on purpose count as drift: "
             "give its samples with --reference"
         )
-    name = rows[0].tensor.replace("{", "{{").replace("}", "}}")
-    gates = [
-        *at_most("--max-clipped", str(model), options.max_clipped, rows[0].more,
-                 f"{name}: {{:.4f}} of its values are clipped beyond the reference"),
-        *at_least("--min-sqnr", str(model), options.min_sqnr, found, "SQNR is {:.2f} dB"),
-    ]  # fmt: skip
+    gates = _gates(str(model), rows, found, options)
     return DriftReport(str(model), digest(model), count, rows, found, reference.sqnr_db, gates, warnings)
+
+
+def _gates(model: str, rows: Sequence[DriftRow], sqnr_db: float | None, options: DriftOptions) -> list[Gate]:
+    shifts = [(row.shift, row.tensor) for row in rows if row.shift is not None]
+    shift, shifted = max(shifts, default=(None, ""))
+    clipped, shifted = (name.replace("{", "{{").replace("}", "}}") for name in (rows[0].tensor, shifted))
+    return [
+        *at_most(
+            "--max-clipped",
+            model,
+            options.max_clipped,
+            rows[0].more,
+            f"{clipped}: {{:.4f}} of its values are clipped beyond the reference",
+        ),
+        *at_most(
+            "--max-shift",
+            model,
+            options.max_shift,
+            shift,
+            f"{shifted}: the mean is {{:.2f}} standard deviations from the reference's",
+        ),
+        *at_least("--min-sqnr", model, options.min_sqnr, sqnr_db, "SQNR is {:.2f} dB"),
+    ]
 
 
 class _Measuring:
@@ -208,8 +256,8 @@ class _Measuring:
         self.exposed: Exposed = expose(quantized, [each.tensor for each in ranges])
         self.session = open_session(self.exposed.model, optimize=False)
 
-    def run(self, data: Path) -> tuple[int, dict[str, _Seen]]:
-        """Run samples; return their number and what each activation showed."""
+    def run(self, data: Path, reference: Mapping[str, _Values]) -> tuple[int, list[DriftRow]]:
+        """Run samples; return their number and a row for each activation that gets a value."""
         forms = read_forms(self.options.preprocess)
         found = open_samples(data, self.specs, forms, self.options.samples, self.path)
         samples = spread(found, self.options.samples)
@@ -220,7 +268,11 @@ class _Measuring:
             values = self.exposed.values(fetched)
             for each in self.ranges:
                 seen[each.tensor].add(each, values[each.tensor])
-        return len(samples), seen
+        return len(samples), [
+            seen[each.tensor].row(each, reference.get(each.tensor))
+            for each in self.ranges
+            if seen[each.tensor].count
+        ]
 
     def sqnr_db(self, model: Path, data: Path) -> float | None:
         """Return the SQNR of the worst output part against the float model, dB."""
@@ -258,9 +310,9 @@ def _reference(measuring: _Measuring, options: DriftOptions) -> _Reference:
         return _Reference()
     if path.suffix == ".json" and path.is_file():
         return _read_reference(path, digest(measuring.path))
-    _, seen = measuring.run(path)
+    _, rows = measuring.run(path, {})
     found = measuring.sqnr_db(options.model, path) if options.model is not None else None
-    return _Reference({tensor: each.share for tensor, each in seen.items()}, found)
+    return _Reference({row.tensor: _Values(row.clipped, row.mean, row.std) for row in rows}, found)
 
 
 def _read_reference(path: Path, model: str) -> _Reference:
@@ -268,9 +320,12 @@ def _read_reference(path: Path, model: str) -> _Reference:
     try:
         content = read_json(path)
         layers: Iterable[Any] = content["layers"]
-        clipped = {str(row["tensor"]): float(row["clipped"]) for row in layers}
+        values = {
+            str(row["tensor"]): _Values(*(float(row[key]) for key in ("clipped", "mean", "std")))
+            for row in layers
+        }
         known, sqnr_db = content["sha256"], content["sqnr_db"]
-        found = _Reference(clipped, None if sqnr_db is None else float(sqnr_db))
+        found = _Reference(values, None if sqnr_db is None else float(sqnr_db))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"--reference {path}: no report of onnxq drift --json: give one, or the calibration samples"

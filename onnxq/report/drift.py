@@ -12,7 +12,7 @@ def drift_text(report: DriftReport, *, verbose: bool = False) -> str:
     """Format the report: the layers that drifted most, then the SQNR."""
     report = printable_report(report)
     shown = report.layers if verbose else report.layers[:ROWS]
-    header = ["layer", "made by", "calibrated", "seen", "clipped", "reference"]
+    header = ["layer", "made by", "calibrated", "seen", "clipped", "reference", "shift"]
     lines = [table([header, *map(_cells, shown)], left=2)]
     if len(shown) < len(report.layers):
         lines.append(f"{len(report.layers) - len(shown)} more layers drifted less; -v lists them")
@@ -33,4 +33,5 @@ def _cells(row: DriftRow) -> list[str]:
         f"{row.seen_low:.4g}..{row.seen_high:.4g}",
         f"{row.clipped:.3%}",
         "-" if row.reference is None else f"{row.reference:.3%}",
+        "-" if row.shift is None else f"{row.shift:.2f}",
     ]
