@@ -79,7 +79,7 @@ from onnxq.cli.values import COUNT, FILE, Number
     help="Require an SQNR against --float of at least DB decibels.",
 )
 @with_console
-def drift(console: Console, model: Path, data: Path, float_model: Path | None, **options: Any) -> None:
+def drift(console: Console, model: Path, data: Path, **options: Any) -> None:
     """Show how many values of an application fall outside the calibrated ranges of the file INT8.
 
     The table lists the activations that drifted most. Where they exceed --max-clipped, calibrate
@@ -90,7 +90,7 @@ def drift(console: Console, model: Path, data: Path, float_model: Path | None, *
         from onnxq.evaluation.drift import drift as run
         from onnxq.report.drift import drift_text
 
-    report = run(model, data, DriftOptions(model=float_model, **options))
+    report = run(model, data, DriftOptions(**options))
     console.warn(report.warnings)
     console.show(report, lambda: drift_text(report, verbose=console.verbose))
     exit_on_failed_gate(report.gates)

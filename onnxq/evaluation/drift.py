@@ -8,11 +8,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import onnx_ir as ir
-from tqdm import tqdm
 
 from onnxq.data.preprocessing import read_forms
 from onnxq.data.reading import read_json
@@ -23,7 +22,7 @@ from onnxq.evaluation.gates import Gate, at_least, at_most
 from onnxq.graph.edit import constant, nodes_of
 from onnxq.graph.files import digest, load
 from onnxq.runtime.inner_values import Exposed, expose
-from onnxq.runtime.progress import no_progress
+from onnxq.runtime.progress import progress
 from onnxq.runtime.sessions import InputSpec, model_inputs, open_session, run
 from onnxq.types import Array
 
@@ -38,7 +37,7 @@ class DriftOptions:
     """Options of `onnxq drift`.
 
     reference    samples of the calibration, or the JSON report of an earlier drift; None for none
-    model        float model, for the SQNR; None without
+    float_model  float model, for the SQNR; None without
     samples      most samples of each kind, evenly spaced
     preprocess   preset or TOML file for preprocessing
     max_clipped  gate: most of a layer's values that are clipped, beyond those of the reference, 0..1
@@ -47,12 +46,24 @@ class DriftOptions:
     """
 
     reference: Path | None = None
-    model: Path | None = None
+    float_model: Path | None = None
     samples: int = SAMPLES
     preprocess: str | None = None
     max_clipped: float | None = None
     max_shift: float | None = None
     min_sqnr: float | None = None
+
+
+class DriftKeywords(TypedDict, total=False):
+    """Keyword arguments of `onnxq.drift`: the fields of `DriftOptions`, with objects in memory too."""
+
+    reference: Any
+    float_model: Any
+    samples: int
+    preprocess: str | None
+    max_clipped: float | None
+    max_shift: float | None
+    min_sqnr: float | None
 
 
 @dataclass(frozen=True)
@@ -207,7 +218,7 @@ def drift(model: Path, data: Path, options: DriftOptions | None = None) -> Drift
     # the data, and what they are compared with
     reference = _reference(measuring, options)
     count, rows = measuring.run(data, reference.values)
-    found = measuring.sqnr_db(options.model, data) if options.model is not None else None
+    found = measuring.sqnr_db(options.float_model, data) if options.float_model is not None else None
     # the report
     if not rows:
         raise DataError(f"{data}: no sample gives a quantized activation a value: check the data")
@@ -263,7 +274,7 @@ class _Measuring:
         samples = spread(found, self.options.samples)
         seen = {each.tensor: _Seen() for each in self.ranges}
         outputs = [output for output, _ in self.exposed.outputs.values()]
-        for sample in tqdm(samples, desc="drift", unit="sample", disable=no_progress()):
+        for sample in progress(samples, desc="drift", unit="sample"):
             fetched = run(self.session, check_feeds(sample, self.specs), sample.name, outputs)
             values = self.exposed.values(fetched)
             for each in self.ranges:
@@ -311,7 +322,7 @@ def _reference(measuring: _Measuring, options: DriftOptions) -> _Reference:
     if path.suffix == ".json" and path.is_file():
         return _read_reference(path, digest(measuring.path))
     _, rows = measuring.run(path, {})
-    found = measuring.sqnr_db(options.model, path) if options.model is not None else None
+    found = measuring.sqnr_db(options.float_model, path) if options.float_model is not None else None
     return _Reference({row.tensor: _Values(row.clipped, row.mean, row.std) for row in rows}, found)
 
 

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-from tqdm import tqdm
 
 from onnxq.comparison.errors import decibels
 from onnxq.comparison.feedback import Feedback, evenly, find_feedback
@@ -32,7 +32,7 @@ from onnxq.graph.files import file_bytes, load
 from onnxq.normalize.passes import normalize
 from onnxq.options import Limits
 from onnxq.runtime.latency import medians_ms
-from onnxq.runtime.progress import no_progress
+from onnxq.runtime.progress import progress
 from onnxq.runtime.sessions import InputSpec, input_specs, open_session
 from onnxq.types import Array, Feeds
 
@@ -71,6 +71,21 @@ class EvalOptions:
     limits: Limits = field(default_factory=Limits)
     states: tuple[str, ...] = ()
     baseline: Path | None = None
+
+
+class EvalKeywords(TypedDict, total=False):
+    """Keyword arguments of `onnxq.evaluate`: the fields of `EvalOptions`."""
+
+    labels: str | Path | None
+    metric: str | None
+    score: ScoreOptions
+    samples: int | None
+    threads: int
+    latency: bool
+    preprocess: str | None
+    limits: Limits
+    states: tuple[str, ...]
+    baseline: Path | None
 
 
 class Tally:
@@ -291,7 +306,7 @@ def _run(
     first: list[Feeds] = []
     feedback = tallies[0].comparison.observation.feedback
     states: list[Sequence[Array] | None] = [None] * len(sessions)
-    for sample in tqdm(samples, desc="eval", unit="sample", disable=no_progress()):
+    for sample in progress(samples, desc="eval", unit="sample"):
         feeds = check_feeds(sample, specs)
         first = [*first, feeds][:LATENCY_SAMPLES]
         results = []

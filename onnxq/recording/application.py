@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from onnxq.errors import OnnxqError, OutputError
 from onnxq.graph.files import created_folder, umask
@@ -54,6 +54,16 @@ class RecordOptions:
             "outputs": self.outputs,
             "seed": self.seed,
         }
+
+
+class RecordKeywords(TypedDict, total=False):
+    """Keyword arguments of `onnxq.record`: the fields of `RecordOptions` but the output."""
+
+    samples: int
+    bytes: int
+    outputs: bool
+    seed: int
+    force: bool
 
 
 class Staged:
