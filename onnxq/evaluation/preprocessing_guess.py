@@ -142,10 +142,10 @@ def _images(
     chosen = spread(_labelled(images, root, labels), IMAGES)
     trying = _Trying(session, [root / sample.name for sample in chosen], _classes(chosen))
     form, more, open_questions = _normalization(trying, form)
-    geometry, why = _geometry(trying, form)
+    geometry, why, unsure = _geometry(trying, form)
     return Guess(
         "images", specs, len(images), labels, geometry,
-        reasons=reasons | more | why, undecided=undecided | open_questions,
+        reasons=reasons | more | why, undecided=undecided | open_questions | unsure,
     )  # fmt: skip
 
 
@@ -262,21 +262,26 @@ def _normalization(trying: _Trying, form: ImageForm) -> tuple[ImageForm, dict[st
     return chosen, {"mean": f"{name}: fits {how} best"}, undecided
 
 
-def _geometry(trying: _Trying, form: ImageForm) -> tuple[ImageForm, dict[str, str]]:
+def _geometry(trying: _Trying, form: ImageForm) -> tuple[ImageForm, dict[str, str], dict[str, str]]:
     """Choose how images get the size of the input: not at all, by a resize, or by a resize and a crop."""
     if form.resize is None:
-        return form, {}
+        return form, {}, {}
     height, width = form.resize
     if all(_size_of(image) == (width, height) for image in trying.images):
-        return replace(form, resize=None), {"resize": "images have the size of the input"}
+        return replace(form, resize=None), {"resize": "images have the size of the input"}, {}
     forms = {"resize": form}
     if height == width >= CROPPED_FROM:
         short = round(height / CROP_SHARE)
         forms["crop"] = replace(form, resize=None, resize_short=short, crop=(height, width))
     name, close = trying.best(forms)
-    if name is None or len(close) == len(forms) > 1:
-        return form, {"resize": "a resize to the input's size; resize_short and crop fit as well"}
-    return forms[name], {"resize": "the model's decisions fit best"}
+    if len(forms) == 1:
+        return form, {"resize": "the size of the input"}, {}
+    if name is None or len(close) > 1:
+        crop = forms["crop"]
+        other = f"or resize_short = {crop.resize_short} and crop = [{height}, {width}]"
+        return form, {"resize": "the size of the input"}, {"resize": other}
+    key = "resize" if name == "resize" else "crop"
+    return forms[name], {key: "fits the model's decisions best"}, {}
 
 
 def _size_of(image: Path) -> tuple[int, int]:
