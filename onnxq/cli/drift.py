@@ -15,7 +15,6 @@ from onnxq.cli.values import COUNT, FILE, Number
 @click.command(
     cls=GroupedCommand,
     examples=[
-        "onnxq record -o recorded/ -- python app.py",
         "onnxq drift model.int8.onnx --data recorded/ --reference calib/ --max-clipped 0.01",
     ],
     page="docs/record.md",
