@@ -13,14 +13,19 @@ FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
 """Pillow's numbers of the resampling filters."""
 
 
+def beside(folder: Path | None) -> list[Path]:
+    """Return the places of a model's settings: its folder, and the one above, as in `onnx/model.onnx`."""
+    return [] if folder is None else [folder, folder.parent]
+
+
 def image_form(folder: Path) -> ImageForm | None:
-    """Return the image preprocessing of a folder's `preprocessor_config.json`; None if it is of no images.
+    """Return the image preprocessing that `preprocessor_config.json` beside a model sets; None without one.
 
     Raises:
         DataError: the file cannot be read, or is no such file.
     """
-    path = folder / PREPROCESSOR
-    if not path.is_file():
+    path = next((each / PREPROCESSOR for each in beside(folder) if (each / PREPROCESSOR).is_file()), None)
+    if path is None:
         return None
     try:
         config = read_json(path)

@@ -68,12 +68,15 @@ def open_samples(
         specs: the model's inputs.
         forms: the preprocessing; None for the defaults.
         most: most items to read from an iterable of module:function.
-        model: file that the samples are for, which finds its own among the models of a recording.
+        model: file that the samples are for: it finds its own among the models of a recording, and the
+            tokenizer and preprocessing beside it are used where `forms` sets none.
 
     Raises:
         DataError: The path does not exist, or has no readable sample.
     """
     forms = forms or Forms()
+    if model is not None:
+        forms = replace(forms, beside=model.absolute().parent)
     samples = _open(recorded_inputs(path, specs, model), specs, forms, most)
     if not forms.cast:
         return samples
