@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxq.data.arrays import read_npz
+from onnxq.data.reading import library_errors
 from onnxq.errors import DataError
-from onnxq.recording.collection import INPUTS, read_manifest, recorded_folders
+from onnxq.recording.collection import INPUTS, OUTPUTS, read_manifest, recorded_folders
 from onnxq.runtime.sessions import NUMPY_TYPES, InputSpec
+from onnxq.types import Feeds
 
 NAMES_SHOWN = 8
 """Most models that a message lists."""
@@ -22,15 +25,43 @@ def recorded_inputs(path: Path, specs: list[InputSpec], model: Path | None) -> P
     Raises:
         DataError: no recorded model fits, or several do.
     """
+    folder = _recorded_folder(path, specs, model)
+    return path if folder is None else folder / INPUTS
+
+
+def recorded_outputs(path: Path, specs: list[InputSpec], model: Path) -> Path | None:
+    """Return the folder with a model's recorded outputs; None if `path` is no recording, or has none.
+
+    Raises:
+        DataError: as `recorded_inputs`.
+    """
+    folder = _recorded_folder(path, specs, model)
+    return folder / OUTPUTS if folder is not None and (folder / OUTPUTS).is_dir() else None
+
+
+def read_recorded(folder: Path, sample: str) -> Feeds:
+    """Return the outputs of a sample by name; none if they were not recorded.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / sample
+    if not path.is_file():
+        return {}
+    with library_errors(f"sample {path}: not an .npz file of plain arrays, or truncated", "remove it"):
+        return read_npz(path)
+
+
+def _recorded_folder(path: Path, specs: list[InputSpec], model: Path | None) -> Path | None:
     folders = recorded_folders(path)
     if not folders:
-        return path
+        return None
     found = {folder: manifest for folder in folders if (manifest := read_manifest(folder)) is not None}
     digests = _digests(model) if model is not None else set()
     same = [folder for folder, manifest in found.items() if _digests_of(manifest) & digests]
     fitting = same or [folder for folder, manifest in found.items() if _fits(manifest, specs)]
     if len(fitting) == 1:
-        return fitting[0] / INPUTS
+        return fitting[0]
     names = ", ".join(folder.name for folder in folders[:NAMES_SHOWN])
     if fitting:
         raise DataError(

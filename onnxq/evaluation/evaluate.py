@@ -12,11 +12,12 @@ import onnxruntime as ort
 
 from onnxq.comparison.errors import decibels
 from onnxq.comparison.feedback import Feedback, evenly, find_feedback
-from onnxq.comparison.metrics import aligned
+from onnxq.comparison.metrics import Noise, aligned
 from onnxq.comparison.observation import SEEN, Comparison, Observation, Observed, Opened, observe, run_all
 from onnxq.data.checks import check_samples
 from onnxq.data.labels import labelled
 from onnxq.data.preprocessing import Forms, read_forms
+from onnxq.data.recordings import read_recorded, recorded_outputs
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import DataError, ModelError
@@ -33,11 +34,13 @@ from onnxq.normalize.passes import normalize
 from onnxq.options import Limits
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.progress import progress
-from onnxq.runtime.sessions import InputSpec, input_specs, open_session
+from onnxq.runtime.sessions import InputSpec, input_specs, open_session, run
 from onnxq.types import Array, Feeds
 
 WORST_SAMPLES = 10
 LATENCY_SAMPLES = 4
+COMPARED_OUTPUTS, SAME_OUTPUTS_DB = 8, 60.0
+"""Samples whose outputs are compared with those that an application saw, and SQNR (dB) of equal ones."""
 MIN_LABELS, CHANCE_DEVIATIONS = 20, 2.0
 """Least labels for the test against chance, and standard deviations above chance that pass it."""
 DEFAULT_CLASS_AXIS = -1
@@ -230,10 +233,37 @@ def evaluate(
     metric = next(iter(rows[0].metrics), None)
     count = sum(bool(sample.label) for sample in samples)
     warnings += _label_warnings(rows[0], tallies[0], samples)
+    warnings += _application_warnings(model, data, specs, samples)
     gates = _all_gates(rows, metric, tallies[0].scores, options)
     return EvalReport(
         str(data), len(samples), count, options.score.output or names[0], metric, rows, gates, warnings
     )
+
+
+def _application_warnings(
+    model: Path, data: Path, specs: list[InputSpec], samples: Sequence[Sample]
+) -> list[str]:
+    """Warn where the float model does not answer what the application saw, in a recording with outputs."""
+    folder = recorded_outputs(data, specs, model)
+    if folder is None:
+        return []
+    session, noise, count = open_session(model), Noise(), 0
+    names = [node.name for node in session.get_outputs()]
+    for sample in evenly(samples, COMPARED_OUTPUTS):
+        seen = read_recorded(folder, sample.name)
+        found = dict(zip(names, run(session, check_feeds(sample, specs), sample.name), strict=True))
+        for name, want in seen.items():
+            have = found.get(name)
+            if want.dtype.kind == "f" and have is not None and have.shape == want.shape:
+                noise.add(want, have)
+                count += 1
+    found_db = noise.sqnr_db()
+    if not count or found_db is None or found_db >= SAME_OUTPUTS_DB:
+        return []
+    return [
+        f"the application saw other outputs of the float model (SQNR {found_db:.1f} dB): it runs another "
+        "file of the model, other settings or another runtime"
+    ]
 
 
 def _needs_labels(kind: str) -> bool:

@@ -1,5 +1,6 @@
 """Models and data in memory, for each function of the API."""
 
+import sys
 import typing
 from dataclasses import fields
 
@@ -15,6 +16,7 @@ from onnxq.evaluation.drift import DriftKeywords, DriftOptions
 from onnxq.evaluation.evaluate import EvalKeywords, EvalOptions
 from onnxq.options import QuantizeKeywords, QuantizeOptions
 from onnxq.recording.application import RecordKeywords, RecordOptions
+from onnxq.runtime import progress
 from onnxq.runtime.sessions import InputSpec
 from tests.conftest import CNN, SAMPLES
 
@@ -163,3 +165,30 @@ def test_wrong_models_are_one_line(tmp_path):
 )
 def test_typed_keywords_are_the_fields_of_the_options(keywords, options, others):
     assert set(typing.get_type_hints(keywords)) == {each.name for each in fields(options)} - others
+
+
+@pytest.mark.slow
+def test_a_type_checker_knows_the_keywords(tmp_path):
+    api = pytest.importorskip("mypy.api")
+    (tmp_path / "user.py").write_text(
+        "import onnxq\n"
+        'onnxq.quantize("a.onnx", [1], effort=onnxq.Effort.FAST, samples=8)\n'
+        'onnxq.quantize("a.onnx", [1], efort=onnxq.Effort.FAST)\n'
+        'onnxq.evaluate("a.onnx", ["b.onnx"], [1], samples="eight")\n'
+        'reveal_type(onnxq.drift("a.onnx", [1]).layers[0].clipped)\n'
+    )
+    output, _, code = api.run([str(tmp_path / "user.py"), "--config-file", "", "--cache-dir", str(tmp_path)])
+    lines = [line.split("user.py:")[1] for line in output.splitlines() if "user.py:" in line]
+    assert code == 1
+    assert [line[0] for line in lines] == ["3", "4", "5"], output
+    assert "efort" in lines[0] and "samples" in lines[1] and "float" in lines[2]
+
+
+def test_notebooks_with_widgets_get_their_own_bars(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert not progress.in_notebook()
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.setattr(progress, "find_spec", lambda _: None)
+    assert not progress.in_notebook()
+    monkeypatch.setattr(progress, "find_spec", lambda _: object())
+    assert progress.in_notebook()

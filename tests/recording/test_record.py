@@ -119,6 +119,17 @@ def test_outputs_are_recorded_beside_the_inputs(models):
         np.testing.assert_array_equal(np.load(folder / name)["y"], np.maximum(each["x"], 0))
 
 
+def test_eval_says_where_the_application_saw_other_outputs(models):
+    recorded(models, "plain", outputs=True)
+    line = [models / "plain.onnx"], models / "calib"
+    assert onnxq.evaluate(models / "plain.onnx", *line, latency=False).warnings == []
+    (folder,) = (models / "calib").glob("*/outputs")
+    for path in folder.iterdir():
+        np.savez(path, y=np.load(path)["y"] + 1)
+    (warning,) = onnxq.evaluate(models / "plain.onnx", *line, latency=False).warnings
+    assert "the application saw other outputs" in warning
+
+
 def test_the_application_sees_nothing_of_the_recorder(models):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "onnxq", "record", "-o", str(models / "calib"), "--"]
