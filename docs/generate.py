@@ -14,10 +14,18 @@ from pydantic import TypeAdapter
 
 from onnxq.cli.commands import main as commands
 from onnxq.evaluation.benchmark import BenchReport
+from onnxq.evaluation.drift import DriftReport
 from onnxq.evaluation.report import EvalReport
 from onnxq.report.quantization import QuantizeReport
 
 HERE = Path(__file__).parent
+KINDS = (
+    ("quantize", QuantizeReport),
+    ("eval", EvalReport),
+    ("bench", BenchReport),
+    ("drift", DriftReport),
+)
+"""Reports whose JSON has a schema."""
 WIDTH = 100
 """Columns of the terminal that the reference shows."""
 
@@ -45,7 +53,7 @@ def _block(text: str) -> str:
 def schemas() -> dict[str, str]:
     """Return the JSON Schemas of the output of `--json`, by file name."""
     found = {}
-    for name, kind in (("quantize", QuantizeReport), ("eval", EvalReport), ("bench", BenchReport)):
+    for name, kind in KINDS:
         schema = TypeAdapter(kind).json_schema(mode="serialization")
         version = schema["properties"]["schema"]["default"]
         schema = {

@@ -12,9 +12,17 @@ from onnxq.version import __version__
 TYPE_CHECKING = False  # a type checker takes it for typing.TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
-    from typing import Any
+    from typing import Any, TypeAlias, Unpack
 
+    from onnx import ModelProto
+
+    from onnxq.calibration.statistics import Statistics
+    from onnxq.evaluation.debugging import DebugReport
+    from onnxq.evaluation.drift import DriftKeywords, DriftReport
+    from onnxq.evaluation.evaluate import EvalKeywords
+    from onnxq.evaluation.inspection import InspectReport
     from onnxq.evaluation.report import EvalReport
     from onnxq.options import (
         Effort,
@@ -22,13 +30,19 @@ if TYPE_CHECKING:
         Method,
         Mode,
         Prefer,
+        QuantizeKeywords,
         QuantizeOptions,
         Rounding,
         Target,
         Technique,
         WeightType,
     )
+    from onnxq.recording.application import RecordKeywords, Staged
     from onnxq.report.quantization import QuantizeReport
+
+    Model: TypeAlias = str | Path | bytes | ModelProto
+    Data: TypeAlias = Any
+    """Samples: see `quantize`."""
 
 __all__ = [
     "Effort",
@@ -43,8 +57,13 @@ __all__ = [
     "Technique",
     "WeightType",
     "__version__",
+    "calibrate",
+    "debug",
+    "drift",
     "evaluate",
+    "inspect",
     "quantize",
+    "record",
 ]
 
 
@@ -58,10 +77,10 @@ def __getattr__(name: str) -> "Any":
 
 
 def quantize(
-    model: "str | Path",
-    calib: "str | Path | None" = None,
+    model: "Model",
+    calib: "Data | None" = None,
     output: "str | Path | None" = None,
-    **options: "Any",
+    **options: "Unpack[QuantizeKeywords]",
 ) -> "QuantizeReport":
     """Quantize a float model, write the result to a file and return the report.
 
@@ -70,8 +89,10 @@ def quantize(
         print(report.output, report.kernels.integer_share, report.outputs.bound_db)
 
     Args:
-        model: float model.
-        calib: calibration samples: folder or module:function; may be None with `stats`.
+        model: float model: a file, bytes, or a ModelProto.
+        calib: calibration samples: folder or module:function; an array or a dict of arrays with a sample a
+            row; a list, generator, DataLoader or data set of samples; or a function that returns one of
+            these. May be None with `stats`.
         output: file to write, or a folder as text that ends in a slash; None for `<model>.int8.onnx` beside
             the model.
         **options: other fields of `QuantizeOptions`.
@@ -83,20 +104,32 @@ def quantize(
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
-    from dataclasses import replace
-    from pathlib import Path
+    from onnxq import api
 
-    from onnxq.options import QuantizeOptions, output_file
-    from onnxq.pipeline import quantize as run
+    return api.quantize(model, calib, output, dict(options))
 
-    chosen = QuantizeOptions(Path(model), None if calib is None else Path(calib), **options)
-    if output is not None:
-        chosen = replace(chosen, output=output_file(str(output), chosen.default_name))
-    return run(chosen)
+
+def calibrate(
+    model: "Model", calib: "Data", output: "str | Path", **options: "Unpack[QuantizeKeywords]"
+) -> "Statistics":
+    """Write calibration statistics to a file, for `quantize(stats=(file,))`, and return them.
+
+    Args:
+        model: float model, as for `quantize`.
+        calib: calibration samples, as for `quantize`.
+        output: .npz file to write, or a folder as text that ends in a slash.
+        **options: other fields of `QuantizeOptions`.
+
+    Raises:
+        OnnxqError: the model, the data or the output cannot be used; nothing was written.
+    """
+    from onnxq import api
+
+    return api.calibrate(model, calib, output, dict(options))
 
 
 def evaluate(
-    model: "str | Path", others: "Sequence[str | Path]", data: "str | Path", **options: "Any"
+    model: "Model", others: "Sequence[Model]", data: "Data", **options: "Unpack[EvalKeywords]"
 ) -> "EvalReport":
     """Compare a float model with other models on samples.
 
@@ -105,9 +138,9 @@ def evaluate(
         print(report.scores[1].metrics["top-1"].drop, report.scores[1].sqnr_db)
 
     Args:
-        model: float model.
+        model: float model: a file, bytes, or a ModelProto.
         others: models to compare with it.
-        data: samples: folder or module:function.
+        data: samples, as for `quantize`; `(sample, label)` brings labels.
         **options: fields of `onnxq.evaluation.evaluate.EvalOptions`.
 
     Returns:
@@ -116,9 +149,71 @@ def evaluate(
     Raises:
         OnnxqError: a model, the data or the labels cannot be used.
     """
+    from onnxq import api
+
+    return api.evaluate(model, others, data, dict(options))
+
+
+def drift(model: "Model", data: "Data", **options: "Unpack[DriftKeywords]") -> "DriftReport":
+    """Compare the values of a quantized model's activations with their calibrated ranges.
+
+    Args:
+        model: quantized file in QDQ format.
+        data: samples of the application, as for `quantize`.
+        **options: fields of `onnxq.evaluation.drift.DriftOptions`; `reference` and
+            `float_model` may be in memory too.
+
+    Raises:
+        OnnxqError: the model has no calibrated ranges, or a model or the data cannot be used.
+    """
+    from onnxq import api
+
+    return api.drift(model, data, dict(options))
+
+
+def debug(model: "Model", other: "Model", data: "Data", preprocess: "str | None" = None) -> "DebugReport":
+    """Compare a quantized model with its float model layer by layer, as `onnxq debug` does.
+
+    Raises:
+        OnnxqError: a model or the data cannot be used, or the models have no layer in common.
+    """
+    from onnxq import api
+
+    return api.debug(model, other, data, preprocess)
+
+
+def inspect(model: "Model") -> "InspectReport":
+    """Show the operators of a model, and which nodes would become int8, as `onnxq inspect` does.
+
+    Raises:
+        OnnxqError: the model cannot be used.
+    """
+    from onnxq import api
+
+    return api.inspect(model)
+
+
+def record(output: "str | Path", **options: "Unpack[RecordKeywords]") -> "AbstractContextManager[Staged]":
+    """Record the inputs that models get in a block: those of this process, and of Python processes it starts.
+
+    Example:
+        with onnxq.record("calib/"):
+            application.main()
+        onnxq.quantize("model.onnx", "calib/")
+
+    Args:
+        output: folder to write; it appears at the end of the block, also if the block fails.
+        **options: other fields of `onnxq.recording.application.RecordOptions`.
+
+    Returns:
+        A context manager; its value has `result`, the recording, after the block.
+
+    Raises:
+        OnnxqError: the folder exists already, or cannot be written.
+    """
     from pathlib import Path
 
-    from onnxq.evaluation.evaluate import EvalOptions
-    from onnxq.evaluation.evaluate import evaluate as run
+    from onnxq.recording.application import RecordOptions
+    from onnxq.recording.context import record_block
 
-    return run(Path(model), [Path(other) for other in others], Path(data), EvalOptions(**options))
+    return record_block(RecordOptions(Path(output), **options))

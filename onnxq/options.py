@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 Options = TypeVar("Options")
 
@@ -261,3 +261,38 @@ class QuantizeOptions:
         """Name of the file to write where no other is given."""
         kinds: dict[str, str] = {Mode.WEIGHTS: str(self.weight_type), Mode.FP16: "fp16"}
         return f"{self.model.stem}.{kinds.get(self.mode, 'int8')}.onnx"
+
+
+class QuantizeKeywords(TypedDict, total=False):
+    """Keyword arguments of `onnxq.quantize`: the fields of `QuantizeOptions` but three."""
+
+    mode: str
+    prefer: Prefer
+    weight_type: WeightType
+    block: str
+    symmetric: bool
+    rounding: str
+    standard: bool
+    integer_compute: bool
+    effort: Effort
+    method: str
+    percentile: float
+    samples: int
+    target: Target
+    per_channel: bool
+    format: str
+    preprocess: str | None
+    states: tuple[str, ...]
+    stats: tuple[Path, ...]
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    op_types: tuple[str, ...]
+    skip_slow_nodes: bool
+    measure: bool
+    dynamic_lstm: bool | None
+    without: tuple[str, ...]
+    allow_nonfinite: bool
+    limits: Limits
+    keep_failed: bool
+    details: bool
+    force: bool

@@ -115,7 +115,7 @@ def quantize(
         inputs = prepare(options, settings)
         laps.weights = weight_bytes(inputs.model)
         if task is not None:
-            task.check(inputs.specs)
+            task.check(options.model, inputs.specs)
         # the mode
         if options.mode == Mode.STATIC:
             outcome = quantize_static(inputs, task, laps.end)

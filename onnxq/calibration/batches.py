@@ -15,14 +15,13 @@ from typing import TypeVar
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-from tqdm import tqdm
 
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
 from onnxq.runtime.inner_values import Exposed, expose
 from onnxq.runtime.machine import available_cores
-from onnxq.runtime.progress import no_progress
+from onnxq.runtime.progress import progress
 from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import InputSpec, input_specs, open_exposed, run
 from onnxq.types import Array, Feeds
@@ -105,7 +104,7 @@ def observe(
     pending: deque[Future[tuple[bytes, list[T], int]]] = deque()
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(samples), desc=title, unit="sample", disable=no_progress()) as bar,
+        progress(total=len(samples), desc=title, unit="sample") as bar,
     ):
 
         def finish() -> None:

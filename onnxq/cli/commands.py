@@ -10,9 +10,12 @@ from onnxq.cli.bench import bench
 from onnxq.cli.calibrate import calibrate
 from onnxq.cli.config import DEFAULT, keys_of, read_config, remember_found_file
 from onnxq.cli.console import answer_error
+from onnxq.cli.drift import drift
 from onnxq.cli.evaluate import debug, evaluate, inspect
 from onnxq.cli.groups import PrintsHelp, discard_stdout
 from onnxq.cli.quantize import quantize
+from onnxq.cli.record import record
+from onnxq.cli.settings import init, preview
 from onnxq.cli.values import FILE
 from onnxq.version import __version__
 
@@ -68,5 +71,5 @@ def main(context: click.Context, config: Path | None) -> None:
         remember_found_file(context, path)
 
 
-for _command in (inspect, quantize, calibrate, evaluate, debug, bench):
+for _command in (inspect, init, preview, record, quantize, calibrate, evaluate, debug, drift, bench):
     main.add_command(_command)

@@ -3,9 +3,11 @@
 from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from onnxq.cli.console import Console, exit_on_failed_gate, with_console
 from onnxq.cli.groups import GroupedCommand, OptionGroup, choice, completing, name_of, option
@@ -41,6 +43,7 @@ from onnxq.options import (
 )
 
 if TYPE_CHECKING:
+    from onnxq.exports.folder import FolderReport
     from onnxq.search.accuracy_target import Task
 
 ENUMS: dict[str, type[StrEnum]] = {
@@ -254,6 +257,9 @@ model_file_options = combined(
 def quantize(console: Console, **options: Any) -> None:
     """Quantize MODEL and write the result to a new file.
 
+    A folder of models, as exporters write it, is quantized to the folder of -o: each model in the mode that
+    suits it, under its name, and all other files copied.
+
     By default, clipping ranges, techniques and nodes in float are chosen by comparing the outputs with the
     float model's on validation samples.
     """
@@ -275,6 +281,9 @@ def quantize(console: Console, **options: Any) -> None:
     _check_block(options["block"])
     options |= {name: kind(options[name]) for name, kind in ENUMS.items()}
     chosen = QuantizeOptions(limits=limits, details=needs_details(files.values()), **options)
+    if chosen.model.is_dir():
+        _quantize_folder(console, chosen, output, plain=not files and task is None)
+        return
     if output is not None:
         chosen = replace(chosen, output=output_file(output, chosen.default_name))
     check_target(chosen.destination, inputs, force=chosen.force)
@@ -284,6 +293,51 @@ def quantize(console: Console, **options: Any) -> None:
     write_reports(report, files, force=chosen.force)
     console.show(report, lambda: quantize_text(report, verbose=console.verbose))
     exit_on_failed_gate(report.gates)
+
+
+def _quantize_folder(console: Console, chosen: QuantizeOptions, output: str | None, *, plain: bool) -> None:
+    """Quantize the models of a folder.
+
+    Raises:
+        OnnxqError: an option is of single models only.
+    """
+    with loading_modules():
+        from onnxq.exports.folder import quantize_folder
+
+    if not plain:
+        raise OnnxqError(
+            f"{chosen.model}: is a folder: --report, --junit, --markdown and --max-drop are of single models"
+        )
+    named = click.get_current_context().get_parameter_source("mode") is not ParameterSource.DEFAULT
+    report = quantize_folder(
+        replace(chosen, output=None if output is None else Path(output)), own_mode=not named
+    )
+    console.warn(report.warnings)
+    console.show(report, lambda: _folder_text(report))
+    exit_on_failed_gate(report.gates)
+
+
+def _folder_text(report: "FolderReport") -> str:
+    """Format the report of a folder."""
+    from onnxq.report.text import size, table
+
+    rows = [["model", "mode", "size", "SQNR dB", "latency", ""]]
+    for row in report.models:
+        found = row.report
+        outputs, latency = (found.outputs, found.latency) if found is not None else (None, None)
+        bound = outputs.bound_db if outputs is not None else None
+        rows.append(
+            [
+                row.file,
+                row.mode,
+                f"{size(row.bytes_before)} -> {size(row.bytes_after)}",
+                "-" if bound is None else f"{bound:.1f}",
+                "-" if latency is None else f"{latency.ratio:.2f}x",
+                row.note,
+            ]
+        )
+    written = f"wrote {report.output}: {len(report.models)} models, {report.copied} other files"
+    return f"{table(rows, left=2)}\n{written}"
 
 
 def _pop_task(limits: Limits, options: dict[str, Any]) -> "Task | None":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxq.data.hugging_face import image_form as image_form_beside
 from onnxq.data.preprocessing import PRESETS, Forms, ImageForm, Size
 from onnxq.data.reading import FLOAT_BYTES, check_bytes, library_errors
 from onnxq.data.sample import Sample
@@ -34,6 +35,8 @@ def image_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Samp
 def image_form(where: Path, specs: list[InputSpec], forms: Forms) -> ImageForm:
     """Return the image preprocessing with its input."""
     form = guess(specs) if forms.guess else forms.image
+    if form is None and forms.beside is not None:
+        form = image_form_beside(forms.beside)
     if form is None:
         raise DataError(
             f"{where}: an image, but no preprocessing is set: give --preprocess FILE.toml or one of the "
@@ -41,6 +44,9 @@ def image_form(where: Path, specs: list[InputSpec], forms: Forms) -> ImageForm:
         )
     if form.input is not None:
         return form
+    pictures = [spec.name for spec in specs if len(spec.shape) == 4]
+    if len(specs) != 1 and len(pictures) == 1 and forms.image is None:
+        return replace(form, input=pictures[0])
     if len(specs) != 1:
         raise DataError(
             f"{where}: the model has {len(specs)} inputs: set the one for images with 'input' in [preprocess]"

@@ -133,6 +133,7 @@ class Forms:
     guess  guess the preprocessing of images from the shape of the model's input
     cast   convert inputs to the model's types even if values change
     where  base folder of relative paths; None for the data folder
+    beside  folder of the model, whose settings are used where no others are; None for none
     """
 
     image: ImageForm | None = None
@@ -142,6 +143,7 @@ class Forms:
     guess: bool = False
     cast: bool = False
     where: Path | None = None
+    beside: Path | None = None
 
 
 _IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}

@@ -23,6 +23,7 @@ from onnxq.data.model_zoo import zoo_folders, zoo_samples
 from onnxq.data.preprocessing import Forms
 from onnxq.data.python_functions import REFERENCE, function_samples
 from onnxq.data.reading import check_bytes, exists, library_errors
+from onnxq.data.recordings import recorded_inputs
 from onnxq.data.sample import Sample
 from onnxq.data.tables import arrow_folders, arrow_samples, csv_samples, parquet_samples
 from onnxq.data.text import text_samples
@@ -54,7 +55,11 @@ FOLDERS: tuple[tuple[Callable[[Path], list[Path]], Reader], ...] = (
 
 
 def open_samples(
-    path: Path, specs: list[InputSpec], forms: Forms | None = None, most: int | None = None
+    path: Path,
+    specs: list[InputSpec],
+    forms: Forms | None = None,
+    most: int | None = None,
+    model: Path | None = None,
 ) -> list[Sample]:
     """List the samples of a folder or a file in order of names, or of `module:function`.
 
@@ -63,12 +68,16 @@ def open_samples(
         specs: the model's inputs.
         forms: the preprocessing; None for the defaults.
         most: most items to read from an iterable of module:function.
+        model: file that the samples are for: it finds its own among the models of a recording, and the
+            tokenizer and preprocessing beside it are used where `forms` sets none.
 
     Raises:
         DataError: The path does not exist, or has no readable sample.
     """
     forms = forms or Forms()
-    samples = _open(path, specs, forms, most)
+    if model is not None:
+        forms = replace(forms, beside=model.absolute().parent)
+    samples = _open(recorded_inputs(path, specs, model), specs, forms, most)
     if not forms.cast:
         return samples
     dtypes = {spec.name: spec.dtype for spec in specs}

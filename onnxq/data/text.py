@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxq.data.hugging_face import beside
 from onnxq.data.preprocessing import Forms, TextForm
 from onnxq.data.reading import MOST_CHARACTERS, check_count, exists, library_errors
 from onnxq.data.sample import Sample
@@ -137,6 +138,7 @@ def tokenizer_of(folder: Path, specs: Sequence[InputSpec], forms: Forms) -> Toke
     """Read the tokenizer set in [preprocess.text], or the one in the data folder."""
     places = [forms.where / forms.text.tokenizer] if forms.where is not None else []
     places += [parent / forms.text.tokenizer for parent in (folder, *folder.parents)][:2]
+    places += [place / forms.text.tokenizer for place in beside(forms.beside)]
     path = next((place for place in places if exists(place) and place.is_file()), None)
     if path is None:
         raise DataError(

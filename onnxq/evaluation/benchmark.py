@@ -131,7 +131,7 @@ def bench(paths: Sequence[Path], options: BenchOptions) -> BenchReport:
         load(path)
     specs = input_specs(open_session(paths[0]))
     forms = read_forms(options.preprocess)
-    feeds = _feeds(specs, forms, options)
+    feeds = _feeds(paths[0], specs, forms, options)
     timings: list[list[Timing]] = [[] for _ in paths]
     for batch in options.batches:
         batched = [
@@ -149,7 +149,7 @@ def bench(paths: Sequence[Path], options: BenchOptions) -> BenchReport:
     return BenchReport(this_machine(), len(feeds), models, _gates(models, options.limits))
 
 
-def _feeds(specs: list[InputSpec], forms: Forms, options: BenchOptions) -> list[Feeds]:
+def _feeds(model: Path, specs: list[InputSpec], forms: Forms, options: BenchOptions) -> list[Feeds]:
     unknown = set(options.shapes) - {spec.name for spec in specs}
     if unknown:
         raise DataError(
@@ -159,7 +159,7 @@ def _feeds(specs: list[InputSpec], forms: Forms, options: BenchOptions) -> list[
     if options.data is not None:
         return [
             check_feeds(sample, specs)
-            for sample in open_samples(options.data, specs, forms, SAMPLES)[:SAMPLES]
+            for sample in open_samples(options.data, specs, forms, SAMPLES, model)[:SAMPLES]
         ]
     random = np.random.default_rng(0)
     return [{spec.name: _random(spec, options.shapes.get(spec.name), random) for spec in specs}]

@@ -184,7 +184,7 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
     with explained(model):
         source = normalize(load(model))
     specs = model_inputs(source)
-    samples = spread(open_samples(data, specs, read_forms(preprocess), SAMPLES * 25), SAMPLES)
+    samples = spread(open_samples(data, specs, read_forms(preprocess), SAMPLES * 25, model), SAMPLES)
     pairs = pairs_of(make_plan(source), written)
     if not pairs:
         raise ModelError(

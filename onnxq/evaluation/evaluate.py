@@ -4,19 +4,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-from tqdm import tqdm
 
 from onnxq.comparison.errors import decibels
 from onnxq.comparison.feedback import Feedback, evenly, find_feedback
-from onnxq.comparison.metrics import aligned
+from onnxq.comparison.metrics import Noise, aligned
 from onnxq.comparison.observation import SEEN, Comparison, Observation, Observed, Opened, observe, run_all
 from onnxq.data.checks import check_samples
 from onnxq.data.labels import labelled
 from onnxq.data.preprocessing import Forms, read_forms
+from onnxq.data.recordings import read_recorded, recorded_outputs
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import DataError, ModelError
@@ -32,12 +33,14 @@ from onnxq.graph.files import file_bytes, load
 from onnxq.normalize.passes import normalize
 from onnxq.options import Limits
 from onnxq.runtime.latency import medians_ms
-from onnxq.runtime.progress import no_progress
-from onnxq.runtime.sessions import InputSpec, input_specs, open_session
+from onnxq.runtime.progress import progress
+from onnxq.runtime.sessions import InputSpec, input_specs, open_session, run
 from onnxq.types import Array, Feeds
 
 WORST_SAMPLES = 10
 LATENCY_SAMPLES = 4
+COMPARED_OUTPUTS, SAME_OUTPUTS_DB = 8, 60.0
+"""Samples whose outputs are compared with those that an application saw, and SQNR (dB) of equal ones."""
 MIN_LABELS, CHANCE_DEVIATIONS = 20, 2.0
 """Least labels for the test against chance, and standard deviations above chance that pass it."""
 DEFAULT_CLASS_AXIS = -1
@@ -71,6 +74,21 @@ class EvalOptions:
     limits: Limits = field(default_factory=Limits)
     states: tuple[str, ...] = ()
     baseline: Path | None = None
+
+
+class EvalKeywords(TypedDict, total=False):
+    """Keyword arguments of `onnxq.evaluate`: the fields of `EvalOptions`."""
+
+    labels: str | Path | None
+    metric: str | None
+    score: ScoreOptions
+    samples: int | None
+    threads: int
+    latency: bool
+    preprocess: str | None
+    limits: Limits
+    states: tuple[str, ...]
+    baseline: Path | None
 
 
 class Tally:
@@ -183,7 +201,7 @@ def evaluate(
         )
     # choose samples and scores
     forms = read_forms(options.preprocess)
-    samples, warnings = evaluated_samples(data, specs, forms, options)
+    samples, warnings = evaluated_samples(model, data, specs, forms, options)
     has_labels = any(sample.label for sample in samples)
     kind = options.metric or ("classification" if has_labels else None)
     if kind is not None and not has_labels and _needs_labels(kind):
@@ -215,10 +233,37 @@ def evaluate(
     metric = next(iter(rows[0].metrics), None)
     count = sum(bool(sample.label) for sample in samples)
     warnings += _label_warnings(rows[0], tallies[0], samples)
+    warnings += _application_warnings(model, data, specs, samples)
     gates = _all_gates(rows, metric, tallies[0].scores, options)
     return EvalReport(
         str(data), len(samples), count, options.score.output or names[0], metric, rows, gates, warnings
     )
+
+
+def _application_warnings(
+    model: Path, data: Path, specs: list[InputSpec], samples: Sequence[Sample]
+) -> list[str]:
+    """Warn where the float model does not answer what the application saw, in a recording with outputs."""
+    folder = recorded_outputs(data, specs, model)
+    if folder is None:
+        return []
+    session, noise, count = open_session(model), Noise(), 0
+    names = [node.name for node in session.get_outputs()]
+    for sample in evenly(samples, COMPARED_OUTPUTS):
+        seen = read_recorded(folder, sample.name)
+        found = dict(zip(names, run(session, check_feeds(sample, specs), sample.name), strict=True))
+        for name, want in seen.items():
+            have = found.get(name)
+            if want.dtype.kind == "f" and have is not None and have.shape == want.shape:
+                noise.add(want, have)
+                count += 1
+    found_db = noise.sqnr_db()
+    if not count or found_db is None or found_db >= SAME_OUTPUTS_DB:
+        return []
+    return [
+        f"the application saw other outputs of the float model (SQNR {found_db:.1f} dB): it runs another "
+        "file of the model, other settings or another runtime"
+    ]
 
 
 def _needs_labels(kind: str) -> bool:
@@ -243,10 +288,10 @@ def _score_options(options: EvalOptions, forms: Forms) -> ScoreOptions:
 
 
 def evaluated_samples(
-    data: Path, specs: list[InputSpec], forms: Forms, options: EvalOptions
+    model: Path, data: Path, specs: list[InputSpec], forms: Forms, options: EvalOptions
 ) -> tuple[list[Sample], list[str]]:
     """Choose the samples to evaluate; return them with warnings about the data."""
-    everything = open_samples(data, specs, forms, options.samples)
+    everything = open_samples(data, specs, forms, options.samples, model)
     chosen = labelled(everything, str(options.labels) if options.labels is not None else None)
     if options.samples is not None and options.metric in KINDS and KINDS[options.metric].pairs:
         pairs = spread(
@@ -291,7 +336,7 @@ def _run(
     first: list[Feeds] = []
     observation = tallies[0].comparison.observation
     states: list[Sequence[Array] | None] = [None] * len(sessions)
-    for sample in tqdm(samples, desc="eval", unit="sample", disable=no_progress()):
+    for sample in progress(samples, desc="eval", unit="sample"):
         feeds = check_feeds(sample, specs)
         first = [*first, feeds][:LATENCY_SAMPLES]
         results = []

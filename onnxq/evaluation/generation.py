@@ -4,7 +4,7 @@ A model with a cache has inputs `past_key_values.*` and outputs `present.*` in t
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,14 +44,18 @@ class Generator:
                 "the first: set 'state' in [preprocess.text] to the inputs of the cache"
             )
 
-    def generate(self, prompt: Sequence[int], steps: int) -> Generated:
-        """Generate the most likely next tokens one by one."""
+    def generate(
+        self, prompt: Sequence[int], steps: int, seen: Callable[[Feeds], None] = lambda _: None
+    ) -> Generated:
+        """Generate the most likely next tokens one by one; `seen` gets the feeds of each step."""
         found, ids = Generated(), list(prompt)
         state: Feeds = {name: empty_state(self.specs[name]) for name in self.state}
         fresh = ids
         for _ in range(steps):
             start = time.perf_counter()
-            results = run(self.session, self._feeds(ids, fresh, state), "prompt")
+            feeds = self._feeds(ids, fresh, state)
+            seen(feeds)
+            results = run(self.session, feeds, "prompt")
             token = int(np.asarray(results[0])[0, -1].argmax())
             found.times_ms.append((time.perf_counter() - start) * 1000)
             found.tokens.append(token)

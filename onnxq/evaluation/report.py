@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from onnxq.evaluation.gates import Gate
+from onnxq.evaluation.notebook import html_table
 from onnxq.evaluation.scores.uncertainty import Value
 from onnxq.evaluation.verification import DecisionShare, SampleError
 
@@ -122,3 +123,17 @@ class EvalReport:
     warnings: list[str]
     schema: int = SCHEMA
     checksum: str = ""
+
+    def __repr__(self) -> str:
+        others = ", ".join(repr(score.model) for score in self.scores[1:])
+        return f"<EvalReport {others} against {self.scores[0].model!r}: {self.samples} samples>"
+
+    def _repr_html_(self) -> str:
+        """Return the scores for a notebook."""
+        metrics = list(dict.fromkeys(name for score in self.scores for name in score.metrics))
+        rows = [["model", *metrics, "agreement", "SQNR dB", "bytes", "latency ms"]]
+        for score in self.scores:
+            values = [score.metrics[name].value if name in score.metrics else None for name in metrics]
+            numbers = [*values, score.agreement, score.sqnr_db, score.bytes, score.latency_ms]
+            rows.append([score.model, *("" if each is None else f"{each:.6g}" for each in numbers)])
+        return html_table(rows, header=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from onnxq.evaluation.gates import Gate, at_least, at_most
 from onnxq.evaluation.layer_errors import Histogram, Layer
+from onnxq.evaluation.notebook import html_table
 from onnxq.evaluation.verification import Kernels, Outputs
 from onnxq.options import Limits
 from onnxq.plan.float_nodes import FloatNodes
@@ -96,6 +97,20 @@ class QuantizeReport:
     layers: list[Layer] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
     schema: int = field(default=SCHEMA)
+
+    def __repr__(self) -> str:
+        found = self.outputs.sqnr_db if self.outputs is not None else None
+        sqnr = "" if found is None else f", {found:.1f} dB"
+        times = "" if self.latency is None else f", {self.latency.ratio:.2f}x latency"
+        size = f"{self.bytes_after / self.bytes_before:.2f}x size"
+        return f"<QuantizeReport {self.output!r}: {self.mode}, {size}{times}{sqnr}>"
+
+    def _repr_html_(self) -> str:
+        """Return the summary for a notebook."""
+        from onnxq.report.text import quantize_rows
+
+        rows = [["warning", line] for line in self.warnings]
+        return html_table([*quantize_rows(self), *rows])
 
     def gated(self, limits: Limits) -> "QuantizeReport":
         """Return the report with gates for the limits that are set."""

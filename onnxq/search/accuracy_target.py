@@ -47,13 +47,13 @@ class Task:
     data: Path
     options: EvalOptions
 
-    def check(self, specs: list[InputSpec]) -> None:
+    def check(self, model: Path, specs: list[InputSpec]) -> None:
         """Open the samples and their labels early, before the search starts.
 
         Raises:
             DataError: they cannot be read, or do not fit each other or the model.
         """
-        evaluated_samples(self.data, specs, read_forms(self.options.preprocess), self.options)
+        evaluated_samples(model, self.data, specs, read_forms(self.options.preprocess), self.options)
 
     def drop(self, model: Path, other: Path) -> tuple[str, float]:
         """Return the metric's name and its drop from `model` to `other`.

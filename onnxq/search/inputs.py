@@ -232,7 +232,7 @@ def _find_samples(
     """Open and divide the samples of `--calib`; return warnings about them, too."""
     assert options.calib is not None
     forms, feedback = read_forms(options.preprocess), Feedback()
-    found = open_samples(options.calib, specs, forms, options.samples)
+    found = open_samples(options.calib, specs, forms, options.samples, options.model)
     if outputs > 1 and len(specs) > 1:
         feedback = find_feedback(open_session(options.model), found, options.states)
     elif options.states:

@@ -1,5 +1,6 @@
 """Every end of a command: one line on stderr, and an exit code that a gate's failure cannot be taken for."""
 
+import io
 import os
 import shutil
 import signal
@@ -198,10 +199,16 @@ def test_quiet_prints_errors_only(work):
     assert [line.split(":")[1] for line in failed.stderr.splitlines()] == [" gate failed"]
 
 
-def test_quiet_shows_no_progress(monkeypatch):
-    from onnxq.runtime.progress import hidden_progress, no_progress
+class StandsForTerminal(io.StringIO):
+    def isatty(self):
+        return True
 
-    assert no_progress() is None
+
+def test_quiet_shows_no_progress(monkeypatch):
+    from onnxq.runtime.progress import hidden_progress, progress
+
+    monkeypatch.setattr("sys.stderr", StandsForTerminal())
+    assert not progress([]).disable
     with hidden_progress(True), hidden_progress(False):
-        assert no_progress() is True
-    assert no_progress() is None
+        assert progress([]).disable
+    assert not progress([]).disable

@@ -57,13 +57,16 @@ def test_every_option_that_runs_code_or_writes_is_marked():
         for option in command.params
         if isinstance(option, click.Option) and "function" in f"{option.help} {option.metavar}".lower()
         and option.opts[-1] in ("--calib", "--data", "--metric", "--decoder")
-    } | {("quantize", "--data")}  # fmt: skip
+    } | {("quantize", "--data"), ("drift", "--reference")}  # fmt: skip
     assert options_with("writes") == {
-        *((command, "--force") for command in ("quantize", "calibrate", "eval", "debug")),
+        *(
+            (command, "--force")
+            for command in ("quantize", "calibrate", "eval", "debug", "record", "init", "preview")
+        ),
         *((command, "--report") for command in ("quantize", "eval", "debug")),
         *((command, each) for command in ("quantize", "eval") for each in ("--junit", "--markdown")),
         ("quantize", "--output"),
-        ("calibrate", "--output"),
+        *((command, "--output") for command in ("calibrate", "record", "init", "preview")),
     }
 
 

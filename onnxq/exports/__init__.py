@@ -1,0 +1,1 @@
+"""Folders that exporters write: several models with their settings, quantized together; no numerics."""
