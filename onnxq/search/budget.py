@@ -9,9 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
-from onnxq.runtime.progress import no_progress
+from onnxq.runtime.progress import progress
 
 
 @dataclass(eq=False)
@@ -38,9 +36,7 @@ class Budget:
             return
         if self._bar is None:
             shown = "{desc}: {percentage:3.0f}% of {total} runs |{bar}| {elapsed}"
-            self._bar = tqdm(
-                total=int(self.total), desc="search", bar_format=shown, disable=no_progress(), leave=False
-            )
+            self._bar = progress(total=int(self.total), desc="search", bar_format=shown, leave=False)
         self._bar.update(min(runs, max(0, int(self.total) - self._bar.n)))
 
     def close(self) -> None:
