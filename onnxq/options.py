@@ -194,6 +194,7 @@ class QuantizeOptions:
     samples      largest number of samples, evenly spaced
     target       CPU family that the file is made for
     per_channel  one weight scale per output channel, else one per tensor
+    weight_bits  bits of a weight with `Mode.STATIC`, 2 to 8; fewer than 8 are stored as int8, too
     format       representation of quantized operators
     preprocess   preset or TOML file that describes how a file becomes an input
     states       pairs "input=output" of a stateful model: the output is the next sample's input; () detects
@@ -231,6 +232,7 @@ class QuantizeOptions:
     samples: int = 200
     target: Target = Target.PORTABLE
     per_channel: bool = True
+    weight_bits: int = 8
     format: str = Format.QDQ
     preprocess: str | None = None
     states: tuple[str, ...] = ()

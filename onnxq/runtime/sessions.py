@@ -127,6 +127,25 @@ def open_session(
         ) from error
 
 
+def open_fake_quantized(model: ir.Model, *, threads: int = 0) -> ort.InferenceSession:
+    """Open a CPU session in which Q/DQ nodes stay: they round values, and all operators compute in float.
+
+    Raises:
+        NotLoadedError: the runtime cannot load the model.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:
+        payload = ir.serde.serialize_model(model).SerializeToString()
+        return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as error:  # as in `open_session`
+        raise NotLoadedError(
+            f"training graph: onnxruntime {ort.__version__} cannot load it: {first_line(error)}"
+        ) from error
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Raise the runtime's reason, where the block fails on a model that the runtime refuses.

@@ -43,6 +43,8 @@ def gradients(model: onnx.ModelProto, feeds: Feeds, weights: list[Array]) -> tup
     parameters = [value for value in form.graph.inputs if feeds[value.name or ""].dtype == np.float32]
     seeds = {value: tape.constant(array) for value, array in zip(form.graph.outputs, weights, strict=True) if array is not None}
     found, frozen = append_gradients(tape, nodes, seeds, parameters)
+    if not found:
+        return {}, frozen
     form.graph.outputs.extend(found.values())
     sort_nodes(form)
     arrays = open_session(form, optimize=False, threads=1).run([value.name for value in found.values()], feeds)
