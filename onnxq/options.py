@@ -150,6 +150,37 @@ class Limits:
         return self.max_drop is not None or self.min_sqnr is not None or self.min_agreement is not None
 
 
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """Options of `onnxq finetune` besides those of quantization.
+
+    labels         labels of the calibration samples: a CSV with the header file,label, or "folders"; None for
+                   none
+    label_share    weight of the labels against the float model's outputs, 0..1
+    bits           bits of the weights in each part of the training; the last are those of the file
+    steps          training steps; None for a number by the model's size
+    batch          samples per step
+    rate           multiple of the learning rates
+    gradient_bits  bits of the gradients: 32, or 8 or 4 with stochastic rounding and error feedback
+    augment        change images at random: flip and shift them
+    seed           of the order of the samples and of random numbers
+    checkpoint     file that keeps the state of the training, from which it is resumed
+    memory         most bytes of examples kept in memory
+    """
+
+    labels: str | None = None
+    label_share: float = 0.5
+    bits: tuple[int, ...] = (8,)
+    steps: int | None = None
+    batch: int = 16
+    rate: float = 1.0
+    gradient_bits: int = 32
+    augment: bool = False
+    seed: int = 0
+    checkpoint: Path | None = None
+    memory: int = 512 << 20
+
+
 def renamed_fields(**names: str) -> Callable[[type[Options]], type[Options]]:
     """Let a dataclass take old names of its fields as keyword arguments.
 

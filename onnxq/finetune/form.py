@@ -40,6 +40,7 @@ class Weight:
 
     place      of one of its uses
     params     parameters of the stored integers
+    origin     the float weight
     start      trained value at the start, in the shape of the weight
     limit      largest magnitude of an integer
     axis       channel axis
@@ -48,6 +49,7 @@ class Weight:
 
     place: Place
     params: QuantParams
+    origin: Floats
     start: Floats
     limit: int
     axis: int
@@ -161,6 +163,22 @@ class TrainingForm:
     def start(self) -> dict[str, Floats]:
         """Return the trained values at the start."""
         return {name: each.start for name, each in self.trained.items()}
+
+    def real(self, values: Values) -> dict[str, Floats]:
+        """Return the values that another form of the same recipe can start with."""
+        return {
+            name: value * self.trained[name].unit if isinstance(self.trained[name], Weight) else value
+            for name, value in values.items()
+        }
+
+    def carried(self, real: Values | None) -> dict[str, Floats]:
+        """Return trained values from those of another form (`real`); those at the start for None."""
+        if real is None:
+            return self.start()
+        return {
+            name: each.clipped(np.asarray(real[name] / each.unit, np.float32)) if isinstance(each, Weight) else real[name]
+            for name, each in self.trained.items()
+        }
 
     def fed(self, values: Values) -> dict[str, Floats]:
         """Return the inputs of the graph."""
@@ -310,7 +328,7 @@ def _weights(
         stored = quantized.stored.astype(np.float32)
         start = np.clip(steps, stored - CELL, stored + CELL).astype(np.float32)
         safe = must_be_pair_safe(planned, options)
-        found.append((value, Weight(place, params, start, options.limit, axis, safe)))
+        found.append((value, Weight(place, params, array, start, options.limit, axis, safe)))
     return found  # type: ignore[return-value]
 
 
@@ -347,6 +365,25 @@ def _scale(plan: Plan, source: str, parameters: Parameters) -> Scale | None:
             if steps:
                 most = min(most, bound / steps)
     return Scale(source, float(params.scale), max(most, float(params.scale)))
+
+
+def with_bits(form: TrainingForm, limit: int) -> TrainingForm:
+    """Return the form with weights of other bits, over the same range; its weights start at the float model's.
+
+    Args:
+        form: the training form.
+        limit: largest magnitude of an integer.
+    """
+    trained = dict(form.trained)
+    for name, each in trained.items():
+        if isinstance(each, Weight):
+            ratio = np.float32(each.limit / limit)
+            params = replace(each.params, scale=np.asarray(each.params.scale * ratio, np.float32))
+            start = np.asarray(each.origin / along(params.scale, params.axis, each.start.ndim), np.float32)
+            trained[name] = replace(
+                each, params=params, start=np.clip(start, -limit - CELL, limit + CELL), limit=limit, pair_safe=False
+            )
+    return replace(form, trained=trained)
 
 
 def with_units(form: TrainingForm, units: Mapping[str, Floats]) -> TrainingForm:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from onnxq.comparison.errors import decibels
 from onnxq.finetune.examples import Batches
 from onnxq.finetune.form import Bias, Scale, TrainingForm, Weight
 from onnxq.finetune.gradients import GradientGraph
+from onnxq.runtime.interruption import going_on_after_interrupt
 from onnxq.runtime.progress import no_progress
 from onnxq.techniques.adamw import AdamState, adamw, warm_up_and_cosine
 from onnxq.techniques.stochastic_gradients import with_feedback
@@ -32,6 +34,10 @@ class Rates:
     weight: float = 0.05
     bias: float = 0.02
     scale: float = 0.002
+
+    def times(self, factor: float, bits: int) -> "Rates":
+        """Return the rates times a factor; the steps of weights of few bits are larger, so they take fewer."""
+        return Rates(self.weight * factor * 2.0 ** ((bits - 8) / 2), self.bias * factor, self.scale * factor)
 
     def of(self, trained: Weight | Bias | Scale) -> float:
         """Return the rate of a trained value."""
@@ -66,6 +72,7 @@ class State:
     noise    their noise / signal
     losses   loss of each step
     checks   noise / signal at each check, with its step
+    interrupted  whether the user ended the training
     """
 
     step: int
@@ -76,6 +83,7 @@ class State:
     noise: float
     losses: tuple[float, ...] = ()
     checks: tuple[tuple[int, float], ...] = ()
+    interrupted: bool = False
 
     @property
     def best_step(self) -> int:
@@ -92,9 +100,10 @@ class Training:
     batches        the examples
     schedule       how long
     rates          how fast
-    judge          measures trained values on samples kept aside
+    judge          measures trained values on samples kept aside; None to train without checks
     gradient_bits  bits of the gradients, 32 for floats
     seed           of random rounding
+    saved          takes the state after each check
     """
 
     form: TrainingForm
@@ -102,40 +111,48 @@ class Training:
     batches: Batches
     schedule: Schedule
     rates: Rates
-    judge: Judge
+    judge: Judge | None
     gradient_bits: int = 32
     seed: int = 0
     saved: Callable[[State], None] = field(default=lambda _: None)
 
-    def begin(self) -> State:
+    def begin(self, values: dict[str, Floats]) -> State:
         """Return the state before the first step."""
-        values = self.form.start()
         adam = {name: AdamState.zero(value) for name, value in values.items()}
         errors = {name: np.zeros_like(value) for name, value in values.items()} if self.gradient_bits < 32 else {}
         return State(0, values, adam, errors, values, math.inf)
 
     def run(self, state: State, title: str) -> State:
         """Train until the schedule ends, nothing is gained any more, or the user interrupts."""
-        state = state if state.checks else self._checked(state)
-        with tqdm(total=self.schedule.steps, initial=state.step, desc=title, unit="step", disable=no_progress()) as bar:
-            while state.step < self.schedule.steps and not self._exhausted(state):
-                state = self._step(state)
-                bar.update()
-                if state.step % self.schedule.checks == 0 or state.step == self.schedule.steps:
-                    state = self._checked(state)
-                    self.saved(state)
-                bar.set_postfix_str(self._figures(state), refresh=False)
+        steps = self.schedule.steps
+        with (
+            going_on_after_interrupt(),
+            tqdm(total=steps, initial=state.step, desc=title, unit="step", disable=no_progress()) as bar,
+        ):
+            try:
+                state = state if state.checks else self._checked(state)
+                while state.step < steps and not self._exhausted(state):
+                    state = self._step(state)
+                    if state.step % self.schedule.checks == 0 or state.step == steps:
+                        state = self._checked(state)
+                        self.saved(state)
+                    bar.set_postfix_str(self._figures(state), refresh=False)
+                    bar.update()
+            except KeyboardInterrupt:
+                return replace(state, interrupted=True)
         return state
 
     def _figures(self, state: State) -> str:
-        sqnr = -10 * math.log10(max(state.checks[-1][1], 1e-20))
-        return f"loss {np.mean(state.losses[-10:]):.3g}, validation {sqnr:.2f} dB"
+        loss = f"loss {np.mean(state.losses[-10:]):.3g}"
+        return f"{loss}, validation {decibels(state.checks[-1][1]):.2f} dB" if state.checks else loss
 
     def _exhausted(self, state: State) -> bool:
         waited = [step for step, _ in state.checks if step > state.best_step]
         return len(waited) >= self.schedule.patience
 
     def _checked(self, state: State) -> State:
+        if self.judge is None:
+            return replace(state, best=state.values)
         noise = self.judge(state.values)
         checks = (*state.checks, (state.step, noise))
         if noise < state.noise:
