@@ -1,7 +1,7 @@
-"""The stages of `onnxq quantize` and `onnxq calibrate`, in order.
+"""The stages of `onnxq quantize`, `onnxq finetune` and `onnxq calibrate`, in order.
 
 1. prepare: load, normalize and plan the model, split the samples
-2. a mode: placement, calibration, search
+2. a mode: placement, calibration, search; then finetuning, where it is asked for
 3. write
 4. verify
 5. report
@@ -29,6 +29,7 @@ from onnxq.evaluation.verification import (
     compare_outputs,
     inspect_kernels,
 )
+from onnxq.finetune.finetune import Finetuning, finetuned, set_aside
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import (
@@ -48,7 +49,7 @@ from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.fp16 import convert_to_fp16
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
-from onnxq.options import Effort, Limits, Method, Mode, QuantizeOptions, Rounding
+from onnxq.options import Effort, FinetuneOptions, Limits, Method, Mode, QuantizeOptions, Rounding
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
@@ -78,7 +79,10 @@ MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
 
 
 def quantize(
-    options: QuantizeOptions, task: Task | None = None, settings: SearchSettings | None = None
+    options: QuantizeOptions,
+    task: Task | None = None,
+    settings: SearchSettings | None = None,
+    tuning: FinetuneOptions | None = None,
 ) -> QuantizeReport:
     """Quantize a model in the mode of the options, verify the file and report.
 
@@ -86,6 +90,7 @@ def quantize(
         options: options of the user.
         task: labelled samples for `limits.max_drop`.
         settings: thresholds of the accuracy search; by default those of the effort.
+        tuning: options of finetuning, for `Mode.STATIC`; None for none.
 
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
@@ -108,8 +113,13 @@ def quantize(
         laps.weights = weight_bytes(inputs.model)
         if task is not None:
             task.check(inputs.specs)
+        finetuning = None
         # the mode
-        if options.mode == Mode.STATIC:
+        if tuning is not None:
+            inputs, aside = set_aside(inputs)
+            outcome, finetuning = finetuned(inputs, aside, quantize_static(inputs, task, laps.end), tuning)
+            laps.end("finetune")
+        elif options.mode == Mode.STATIC:
             outcome = quantize_static(inputs, task, laps.end)
         else:
             references = find_references(inputs) if options.mode == Mode.DYNAMIC else None
@@ -118,7 +128,7 @@ def quantize(
             laps.end("quantize")
     # write, verify and report
     with staged(options.destination, force=options.force) as building:
-        save(_with_metadata(outcome, options), building, inputs.interface)
+        save(_with_metadata(outcome, options, finetuning), building, inputs.interface)
         # the weights are on disk: free the memory
         outcome = replace(
             outcome,
@@ -127,7 +137,7 @@ def quantize(
         )
         laps.end("write")
         with explained(options.model):
-            report = _verified(inputs, building, outcome, task)
+            report = replace(_verified(inputs, building, outcome, task), finetuning=finetuning)
         report = named_by_gates(report, building, options)
     laps.end("verify")
     return replace(report, seconds=laps.seconds)
@@ -186,6 +196,24 @@ def named_by_gates(report: QuantizeReport, building: Path, options: QuantizeOpti
     return replace(report, output=output, warnings=[*report.warnings, message])
 
 
+def finetune(options: QuantizeOptions, tuning: FinetuneOptions, task: Task | None = None) -> QuantizeReport:
+    """Quantize a model with `Mode.STATIC`, train the result, verify the better of both files and report.
+
+    Args:
+        options: options of quantization; the bits of the weights are the last of `tuning.bits`.
+        tuning: options of finetuning.
+        task: labelled samples for `limits.max_drop`.
+
+    Raises:
+        OnnxqError: the model, the data or the output cannot be used; nothing was written.
+    """
+    if options.calib is None:
+        raise DataError("finetuning trains on samples: give a folder with --calib")
+    if tuning.checkpoint is not None:
+        check_output(tuning.checkpoint, options.model, force=True)
+    return quantize(replace(options, mode=Mode.STATIC, weight_bits=tuning.bits[-1]), task, tuning=tuning)
+
+
 def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (1, 1)) -> Statistics:
     """Write the calibration statistics alone, for `--stats`.
 
@@ -227,10 +255,10 @@ class _Laps:
         self.seconds[stage], self.start = now - self.start, now
 
 
-def _with_metadata(outcome: Outcome, options: QuantizeOptions) -> ir.Model:
+def _with_metadata(outcome: Outcome, options: QuantizeOptions, finetuning: Finetuning | None) -> ir.Model:
     """Add metadata to the model: how it was made, without anything that differs from run to run."""
     recipe, statistics = outcome.choice.recipe, outcome.statistics
-    chosen = {
+    chosen: dict[str, object] = {
         "effort": options.effort,
         "exclude": options.exclude,
         "format": options.format,
@@ -244,6 +272,8 @@ def _with_metadata(outcome: Outcome, options: QuantizeOptions) -> ir.Model:
         "target": options.target,
         "techniques": recipe.all_techniques,
     }
+    if finetuning is not None:
+        chosen["finetuned"] = {"bits": finetuning.bits, "kept": finetuning.kept, "steps": finetuning.steps}
     properties = outcome.written.metadata_props
     properties["onnxq.version"] = __version__
     properties["onnxq.options"] = json.dumps(chosen, sort_keys=True)

@@ -12,6 +12,7 @@ from onnxq.cli.calibrate import calibrate
 from onnxq.cli.config import DEFAULT, keys_of, read_config, remember_found_file
 from onnxq.cli.console import answer_error
 from onnxq.cli.evaluate import debug, evaluate, inspect
+from onnxq.cli.finetune import finetune
 from onnxq.cli.groups import PrintsHelp, discard_stdout
 from onnxq.cli.quantize import quantize
 from onnxq.cli.values import FILE
@@ -70,5 +71,5 @@ def main(context: click.Context, config: Path | None) -> None:
         remember_found_file(context, path)
 
 
-for _command in (inspect, quantize, calibrate, evaluate, debug, bench):
+for _command in (inspect, quantize, finetune, calibrate, evaluate, debug, bench):
     main.add_command(_command)

@@ -52,6 +52,23 @@ ENUMS: dict[str, type[StrEnum]] = {
 """Parameters whose texts are values of an enum."""
 BLOCKS = ("16", "32", "64", "128", "256", "channel", "tensor")
 
+placement_options = combined(
+    option(
+        OptionGroup.MODE,
+        "--target",
+        **choice(QuantizeOptions.target),
+        help="Quantize for this CPU family; portable keeps integer sums from saturating on x86 CPUs without "
+        "VNNI.",
+    ),
+    option(
+        OptionGroup.MODE,
+        "--per-channel/--per-tensor",
+        default=QuantizeOptions.per_channel,
+        help="Use one weight scale per output channel, or one per tensor.",
+    ),
+    node_options,
+)
+
 mode_options = combined(
     option(
         OptionGroup.MODE,
@@ -67,20 +84,7 @@ mode_options = combined(
         **choice(QuantizeOptions.prefer),
         help="Choose the best result of --mode auto by speed, size or accuracy.",
     ),
-    option(
-        OptionGroup.MODE,
-        "--target",
-        **choice(QuantizeOptions.target),
-        help="Quantize for this CPU family; portable keeps integer sums from saturating on x86 CPUs without "
-        "VNNI.",
-    ),
-    option(
-        OptionGroup.MODE,
-        "--per-channel/--per-tensor",
-        default=QuantizeOptions.per_channel,
-        help="Use one weight scale per output channel, or one per tensor.",
-    ),
-    node_options,
+    placement_options,
 )
 
 accuracy_options = combined(
@@ -206,6 +210,21 @@ model_file_options = combined(
     ),
 )
 
+keep_failed_option = option(
+    OptionGroup.GATES,
+    "--keep-failed",
+    is_flag=True,
+    help="Write a model that fails a gate to the output file, not to NAME.rejected.onnx.",
+)
+
+metric_data_option = option(
+    OptionGroup.METRIC,
+    "--data",
+    type=FILE,
+    function=True,
+    help="Measure the metric of --max-drop on these samples; by default on those of --calib.",
+)
+
 
 @click.command(
     cls=GroupedCommand,
@@ -229,19 +248,8 @@ model_file_options = combined(
 @model_file_options
 @report_options
 @gate_options
-@option(
-    OptionGroup.GATES,
-    "--keep-failed",
-    is_flag=True,
-    help="Write a model that fails a gate to the output file, not to NAME.rejected.onnx.",
-)
-@option(
-    OptionGroup.METRIC,
-    "--data",
-    type=FILE,
-    function=True,
-    help="Measure the metric of --max-drop on these samples; by default on those of --calib.",
-)
+@keep_failed_option
+@metric_data_option
 @metric_options
 @with_console
 def quantize(console: Console, **options: Any) -> None:
@@ -260,7 +268,7 @@ def quantize(console: Console, **options: Any) -> None:
     files, output = pop_report_files(options), options.pop("output")
     inputs = input_files(options)
     limits = pop_limits(options)
-    task = _pop_task(limits, options)
+    task = pop_task(limits, options)
     _check_block(options["block"])
     options |= {name: kind(options[name]) for name, kind in ENUMS.items()}
     chosen = QuantizeOptions(limits=limits, details=needs_details(files.values()), **options)
@@ -275,8 +283,13 @@ def quantize(console: Console, **options: Any) -> None:
     exit_on_failed_gate(report.gates)
 
 
-def _pop_task(limits: Limits, options: dict[str, Any]) -> "Task | None":
+def pop_task(limits: Limits, options: dict[str, Any], *, labels_train: bool = False) -> "Task | None":
     """Remove `metric_options` and return the task of --max-drop; None without --max-drop.
+
+    Args:
+        limits: the gates.
+        options: options of the command.
+        labels_train: whether --labels has another use, too: it may stand alone, and belongs to --calib.
 
     Raises:
         OnnxqError: --max-drop has no calibration samples, or its options stand alone.
@@ -288,11 +301,15 @@ def _pop_task(limits: Limits, options: dict[str, Any]) -> "Task | None":
     score = ScoreOptions(**pop_score_options(options))
     data, labels, metric = (options.pop(name) for name in ("data", "labels", "metric"))
     if limits.max_drop is None:
-        if data or labels or metric:
+        if data or metric or (labels and not labels_train):
             raise OnnxqError(
                 "--data, --labels and --metric have no effect without --max-drop: add --max-drop"
             )
         return None
+    if labels_train and labels and data:
+        raise OnnxqError(
+            "--labels belongs to the samples of --calib: leave --data out, and use onnxq eval for others"
+        )
     if options["calib"] is None:
         raise OnnxqError("--max-drop compares several models on samples: give a folder with --calib")
     return Task(

@@ -41,9 +41,7 @@ def measure(model: ir.Model, feeds: Feeds) -> Measured:
     found = {name: array for name, array in zip(names, arrays, strict=True) if isinstance(array, np.ndarray)}
     varying = {value.name for value in data_dependent(model)}
     known = {
-        name: array
-        for name, array in found.items()
-        if name not in varying and array.size <= KNOWN_VALUES
+        name: array for name, array in found.items() if name not in varying and array.size <= KNOWN_VALUES
     }
     shapes = {name: array.shape for name, array in (found | feeds).items()}
     return Measured(shapes, known)

@@ -45,7 +45,9 @@ class Checkpoint:
                 arrays = {name: stored[name] for name in stored.files}
             facts = json.loads(str(arrays.pop("facts")))
         except Exception as error:  # numpy and json raise many types about a file that is none of theirs
-            raise OnnxqError(f"--checkpoint {self.path}: not a checkpoint of onnxq: choose another file") from error
+            raise OnnxqError(
+                f"--checkpoint {self.path}: not a checkpoint of onnxq: choose another file"
+            ) from error
         if facts["key"] != self.key:
             raise OnnxqError(
                 f"--checkpoint {self.path}: it belongs to a training with other options, samples or model: "
@@ -53,13 +55,24 @@ class Checkpoint:
             )
 
         def group(name: str) -> dict[str, Floats]:
-            return {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
+            return {
+                key.removeprefix(f"{name}/"): array
+                for key, array in arrays.items()
+                if key.startswith(f"{name}/")
+            }
 
         first, second, values = group("first"), group("second"), group("values")
         adam = {name: AdamState(first[name], second[name], facts["adam"][name]) for name in values}
         checks = tuple((int(step), float(noise)) for step, noise in facts["checks"])
         state = State(
-            facts["step"], values, adam, group("errors"), group("best"), facts["noise"], tuple(facts["losses"]), checks
+            facts["step"],
+            values,
+            adam,
+            group("errors"),
+            group("best"),
+            facts["noise"],
+            tuple(facts["losses"]),
+            checks,
         )
         return facts["part"], state
 

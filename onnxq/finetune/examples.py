@@ -115,7 +115,9 @@ def make_examples(
     targets = [teacher.run(sample.name, feeds) for sample, feeds in zip(samples, seen, strict=False)]
     points = points_of(model, observation, targets, labels=bool(labels))
     if not points:
-        raise ModelError(f"{inputs.options.model}: no output holds float32 values: there is nothing to compare")
+        raise ModelError(
+            f"{inputs.options.model}: no output holds float32 values: there is nothing to compare"
+        )
     if feedback.states:
         teacher.remember_states(samples, feedback)
     if labels:
@@ -124,13 +126,18 @@ def make_examples(
 
 
 def _check_labels(
-    points: Sequence[Point], targets: Sequence[Sequence[Array]], samples: Sequence[Sample], labels: Sequence[int | None]
+    points: Sequence[Point],
+    targets: Sequence[Sequence[Array]],
+    samples: Sequence[Sample],
+    labels: Sequence[int | None],
 ) -> None:
     deciding = next(point for point in points if point.axis is not None)
     classes = targets[0][deciding.tap].shape[deciding.axis or 0]
     for sample, label in zip(samples, labels, strict=True):
         if label is not None and not 0 <= label < classes:
-            raise DataError(f"sample {sample.name}: label {label}, but the model has {classes} classes: correct it")
+            raise DataError(
+                f"sample {sample.name}: label {label}, but the model has {classes} classes: correct it"
+            )
 
 
 @dataclass(eq=False)
@@ -188,5 +195,3 @@ def runs_together(examples: Examples) -> bool:
         return is_stackable(*(teacher.run("of a batch", feeds) for feeds in (one, other, both)))
     except ModelError:
         return False
-
-

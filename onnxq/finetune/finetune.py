@@ -124,7 +124,10 @@ def finetuned(
         OnnxqError: nothing can be trained, a label does not fit, or the checkpoint is another training's.
     """
     recipe = outcome.choice.recipe
-    samples = [*inputs.samples.calibration, *(s for s in inputs.samples.validation if s not in inputs.samples.calibration)]
+    samples = [
+        *inputs.samples.calibration,
+        *(s for s in inputs.samples.validation if s not in inputs.samples.calibration),
+    ]
     form = training_form(recipe, outcome.parameters, weight_options(inputs.options))
     if not form.trained:
         return outcome, Finetuning(False, "the file has no integer weights", 0, 0, options.bits, 0, 0, 0, 0)
@@ -133,7 +136,9 @@ def finetuned(
     batches = Batches(examples, min(options.batch, len(samples)), runs_together(examples), options.seed)
     form = with_units(form, _bias_units(form, batches))
     steps = options.steps or default_steps(inputs, samples[0], batches.size)
-    judge = _Judge(inputs, recipe, References.of(inputs.model, aside.stopping, [], inputs.specs, inputs.feedback))
+    judge = _Judge(
+        inputs, recipe, References.of(inputs.model, aside.stopping, [], inputs.specs, inputs.feedback)
+    )
     checkpoint = Checkpoint.of(
         options.checkpoint, outcome.statistics.model, outcome.statistics.data, replace(options, checkpoint=None),
         replace(inputs.options, output=None, force=False), steps,
@@ -147,7 +152,10 @@ def finetuned(
     after = deciding.measure_before_softmax(writer.write(recipe, parameters))
     start = judge.noise(outcome.parameters)
     kept, reason = _verdict(before, after, start, state)
-    counts = [sum(isinstance(each, kind) for name, each in form.trained.items() if name in graph.reached) for kind in (Weight, Bias)]
+    counts = [
+        sum(isinstance(each, kind) for name, each in form.trained.items() if name in graph.reached)
+        for kind in (Weight, Bias)
+    ]
     finetuning = Finetuning(
         kept, reason, done, batches.size, options.bits, len(samples), *counts,
         len(graph.reached) - sum(counts),
@@ -274,8 +282,10 @@ def _bias_units(form: TrainingForm, batches: Batches) -> dict[str, Floats]:
     names = [name for name, _ in exposed.outputs.values()]
     arrays = run(session, example.feeds | form.fed(form.start()), "of a batch", names)
     deviation = {
-        name: float(np.std(array, dtype=np.float64)) for name, array in zip(exposed.outputs, arrays, strict=True)
+        name: float(np.std(array, dtype=np.float64))
+        for name, array in zip(exposed.outputs, arrays, strict=True)
     }
     return {
-        name: np.asarray(BIAS_UNIT * max(deviation[place], 1e-6), np.float32) for name, place in places.items()
+        name: np.asarray(BIAS_UNIT * max(deviation[place], 1e-6), np.float32)
+        for name, place in places.items()
     }

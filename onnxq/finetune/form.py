@@ -176,7 +176,9 @@ class TrainingForm:
         if real is None:
             return self.start()
         return {
-            name: each.clipped(np.asarray(real[name] / each.unit, np.float32)) if isinstance(each, Weight) else real[name]
+            name: each.clipped(np.asarray(real[name] / each.unit, np.float32))
+            if isinstance(each, Weight)
+            else real[name]
             for name, each in self.trained.items()
         }
 
@@ -298,10 +300,16 @@ def _round_at_run_time(model: ir.Model, names: list[str]) -> None:
         assert value is not None
         assert isinstance(graph, ir.Graph)
         if value not in made:
-            parts = [ir.Value(name=fresh.fresh(f"{value.name}_{part}")) for part in ("integers", "step", "zero")]
-            made[value] = ir.Value(name=fresh.fresh(f"{value.name}_rounded"), shape=value.shape, type=value.type)
+            parts = [
+                ir.Value(name=fresh.fresh(f"{value.name}_{part}")) for part in ("integers", "step", "zero")
+            ]
+            made[value] = ir.Value(
+                name=fresh.fresh(f"{value.name}_rounded"), shape=value.shape, type=value.type
+            )
             add_node(graph, "DynamicQuantizeLinear", [value], parts, name=fresh.fresh(f"{value.name}_find"))
-            add_node(graph, "DequantizeLinear", list(parts), [made[value]], name=fresh.fresh(f"{value.name}_round"))
+            add_node(
+                graph, "DequantizeLinear", list(parts), [made[value]], name=fresh.fresh(f"{value.name}_round")
+            )
         node.replace_input_with(0, made[value])
     tidy(model)
 
@@ -352,7 +360,10 @@ def _biases(writer: QdqWriter, parameters: Parameters) -> list[tuple[ir.Value, T
 
 def _scale(plan: Plan, source: str, parameters: Parameters) -> Scale | None:
     """Return what is trained of a tensor's scale; None where it must stay as it is."""
-    if any(tensor.ramp is not None and source in (tensor.name, tensor.ramp.source) for tensor in plan.tensors.values()):
+    if any(
+        tensor.ramp is not None and source in (tensor.name, tensor.ramp.source)
+        for tensor in plan.tensors.values()
+    ):
         return None
     tensors = [tensor for tensor in plan.tensors.values() if tensor.source == source]
     if any(tensor.known is not None for tensor in tensors):
@@ -381,7 +392,11 @@ def with_bits(form: TrainingForm, limit: int) -> TrainingForm:
             params = replace(each.params, scale=np.asarray(each.params.scale * ratio, np.float32))
             start = np.asarray(each.origin / along(params.scale, params.axis, each.start.ndim), np.float32)
             trained[name] = replace(
-                each, params=params, start=np.clip(start, -limit - CELL, limit + CELL), limit=limit, pair_safe=False
+                each,
+                params=params,
+                start=np.clip(start, -limit - CELL, limit + CELL),
+                limit=limit,
+                pair_safe=False,
             )
     return replace(form, trained=trained)
 
@@ -407,5 +422,3 @@ def bias_outputs(form: TrainingForm) -> dict[str, str]:
                 node = next(iter(node.outputs[0].uses())).node
             found[value.name or ""] = node.outputs[0].name or ""
     return found
-
-

@@ -73,7 +73,9 @@ class GradientGraph:
     reached: frozenset[str] = frozenset()
     _sessions: "OrderedDict[object, _Opened]" = field(default_factory=OrderedDict)
 
-    def __call__(self, example: Example, batch: int, fed: Mapping[str, Floats]) -> tuple[float, dict[str, Floats]]:
+    def __call__(
+        self, example: Example, batch: int, fed: Mapping[str, Floats]
+    ) -> tuple[float, dict[str, Floats]]:
         """Return the loss of an example, a mean over its samples, and the gradient of each value in `fed`."""
         key = batch, example.shapes
         if key not in self._sessions:

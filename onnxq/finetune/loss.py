@@ -146,5 +146,3 @@ def target_of(point: Point, target: Array, label: int | None, share: float) -> F
         np.moveaxis(hot, point.axis, -1)[..., label] = 1
         probabilities = (1 - share) * probabilities + share * hot
     return np.asarray(probabilities, np.float32)
-
-

@@ -92,7 +92,9 @@ class Tape:
     ) -> list[ir.Value]:
         """Append a node with several results and return them."""
         outputs = [ir.Value(name=self._names.fresh(f"gradient_{op_type}")) for _ in range(results)]
-        inputs = [each if each is None or isinstance(each, ir.Value) else self.constant(each) for each in operands]
+        inputs = [
+            each if each is None or isinstance(each, ir.Value) else self.constant(each) for each in operands
+        ]
         name = self._names.fresh(f"gradient_{op_type}_node")
         add_node(self.graph, op_type, inputs, outputs, name=name, domain=domain, **attributes)
         return outputs
@@ -107,9 +109,7 @@ class Tape:
 
     def add_input(self, wish: str, kind: ir.DataType, shape: Sequence[int]) -> ir.Value:
         """Add an input to the graph."""
-        value = ir.Value(
-            name=self._names.fresh(wish), type=ir.TensorType(kind), shape=ir.Shape(list(shape))
-        )
+        value = ir.Value(name=self._names.fresh(wish), type=ir.TensorType(kind), shape=ir.Shape(list(shape)))
         self.graph.inputs.append(value)
         return value
 
@@ -144,7 +144,9 @@ class Tape:
             return value
         return self.op("Transpose", value, perm=list(order))
 
-    def slice(self, value: Operand, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]) -> ir.Value:
+    def slice(
+        self, value: Operand, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]
+    ) -> ir.Value:
         """Return a part of a value."""
         return self.op("Slice", value, integers(starts), integers(stops), integers(axes))
 

@@ -119,7 +119,9 @@ class Training:
     def begin(self, values: dict[str, Floats]) -> State:
         """Return the state before the first step."""
         adam = {name: AdamState.zero(value) for name, value in values.items()}
-        errors = {name: np.zeros_like(value) for name, value in values.items()} if self.gradient_bits < 32 else {}
+        errors = (
+            {name: np.zeros_like(value) for name, value in values.items()} if self.gradient_bits < 32 else {}
+        )
         return State(0, values, adam, errors, values, math.inf)
 
     def run(self, state: State, title: str) -> State:
@@ -194,5 +196,3 @@ class Training:
         """Return the gradient of a trained value from that of the value in the graph."""
         unit: Any = trained.unit if not isinstance(trained, Scale) else trained.fed(value)
         return np.asarray(gradient * unit, np.float32)
-
-

@@ -234,7 +234,9 @@ def _round(
         return round_pair_safe(rows, scales) if pair_safe else round_to_nearest(rows, scales, options.limit)
     groups = 1 if second is None else len(second)
     grouped = rows.reshape(groups, -1, rows.shape[1])
-    stored = options.round(grouped, second, scales.reshape(groups, -1), pair_safe=pair_safe, limit=options.limit)
+    stored = options.round(
+        grouped, second, scales.reshape(groups, -1), pair_safe=pair_safe, limit=options.limit
+    )
     return stored.reshape(rows.shape)
 
 

@@ -277,6 +277,8 @@ def _rounded(weight: Floats, moments: Moments | None, options: WeightOptions) ->
             stored.append(round_pair_safe(rows, scale) if pair_safe else round_to_nearest(rows, scale))
         else:  # the directions share the input; each has its own output
             group = None if second is None else second[min(direction, len(second) - 1)][None].copy()
-            stored.append(options.round(rows[None], group, scale[None], pair_safe=pair_safe, limit=INT8.high)[0])
+            stored.append(
+                options.round(rows[None], group, scale[None], pair_safe=pair_safe, limit=INT8.high)[0]
+            )
         scales.append(scale)
     return np.stack(stored), np.stack(scales)

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxq.types import Floats
 
+SHARED = False
 BETAS, EPSILON = (0.9, 0.99), 1e-12
 """Forgetting factors of both moments; steps are few, so the second one forgets faster than 0.999."""
 
@@ -31,7 +32,12 @@ class AdamState:
 
 
 def adamw(
-    value: Floats, gradient: Floats, state: AdamState, rate: float, decay: float = 0.0, start: Floats | None = None
+    value: Floats,
+    gradient: Floats,
+    state: AdamState,
+    rate: float,
+    decay: float = 0.0,
+    start: Floats | None = None,
 ) -> tuple[Floats, AdamState]:
     """Return the value and the state after one step.
 
@@ -45,7 +51,15 @@ def adamw(
     """
     steps = state.steps + 1
     first = BETAS[0] * state.first + (1 - BETAS[0]) * gradient
-    second = BETAS[1] * state.second + (1 - BETAS[1]) * np.square(gradient)
+    square = np.square(gradient)
+    if SHARED and square.ndim > 1:
+        square = np.broadcast_to(
+            square.reshape(len(square), -1).mean(1).reshape(-1, *[1] * (square.ndim - 1))
+            if SHARED == "row"
+            else square.mean(),
+            square.shape,
+        )
+    second = BETAS[1] * state.second + (1 - BETAS[1]) * square
     deviation = np.sqrt(second / (1 - BETAS[1] ** steps)) + EPSILON
     value = value - rate / (1 - BETAS[0] ** steps) * first / deviation
     if decay:

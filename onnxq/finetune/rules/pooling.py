@@ -85,7 +85,9 @@ def max_pool(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
         flat = [tape.reshape(each, [-1]) for each in (indices, g)]
         return [tape.reshape(tape.op("ScatterElements", tape.zeros([total]), *flat, axis=0), before)]
     # for each place in the window: the gradients of the results that it won
-    base = np.arange(math.prod(before[:2])).reshape(*before[:2], *([1] * len(windows))) * math.prod(before[2:])
+    base = np.arange(math.prod(before[:2])).reshape(*before[:2], *([1] * len(windows))) * math.prod(
+        before[2:]
+    )
     whole: ir.Value | None = None
     for place in itertools.product(*(range(each.shape[1]) for each in windows)):
         positions = np.zeros([1] * len(windows), np.int64)

@@ -16,7 +16,10 @@ def matmul(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
     a, b, g = operand(node), operand(node, 1), first(gradients)
     a_shape, b_shape, y_shape = tape.shape(a), tape.shape(b), tape.shape(node.outputs[0])
     # vectors become matrices
-    rows, columns = (1, *a_shape) if len(a_shape) == 1 else a_shape, (*b_shape, 1) if len(b_shape) == 1 else b_shape
+    rows, columns = (
+        (1, *a_shape) if len(a_shape) == 1 else a_shape,
+        (*b_shape, 1) if len(b_shape) == 1 else b_shape,
+    )
     if rows != a_shape:
         a = tape.reshape(a, rows)
     if columns != b_shape:
@@ -168,7 +171,9 @@ def transposed_convolution(tape: Tape, node: ir.Node, gradients: Gradients) -> G
         )
         if tape.wants(node, 0)
         else None,
-        filter_gradient(tape, g, x, wide, tape.shape(w), tape.shape(x), form) if tape.wants(node, 1) else None,
+        filter_gradient(tape, g, x, wide, tape.shape(w), tape.shape(x), form)
+        if tape.wants(node, 1)
+        else None,
         tape.sum(g, [0, *spatial], keep=False) if tape.wants(node, 2) else None,
     ]
 

@@ -94,9 +94,7 @@ def pad(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
     return [gradient]
 
 
-def _untaken(
-    tape: Tape, gradient: ir.Value, indices: Array, size: int, axis: int, rank: int
-) -> ir.Value:
+def _untaken(tape: Tape, gradient: ir.Value, indices: Array, size: int, axis: int, rank: int) -> ir.Value:
     """`Tape.untake`, as a slice where the values come from x in one piece and as a whole."""
     held = np.flatnonzero(indices >= 0)
     if len(held) == size and np.array_equal(indices[held], np.arange(size)):
@@ -120,7 +118,11 @@ def gather(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
         indices = None
     if indices is not None:
         known = indices.reshape(-1).astype(np.int64)
-        return [_untaken(tape, gradient, np.where(known < 0, known + before[axis], known), before[axis], axis, rank)]
+        return [
+            _untaken(
+                tape, gradient, np.where(known < 0, known + before[axis], known), before[axis], axis, rank
+            )
+        ]
     depth = np.array(before[axis], np.int64)
     hot = tape.op("OneHot", tape.reshape(operand(node, 1), [-1]), depth, np.array([0, 1], np.float32), axis=0)
     order = [*(each for each in range(rank) if each != axis)]
@@ -131,7 +133,11 @@ def gather(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
 
 def gather_elements(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
     """Rule of GatherElements: gradients are added where they came from."""
-    return [_scattered(tape, node, operand(node, 1), first(gradients), _axis(node, len(tape.shape(operand(node)))))]
+    return [
+        _scattered(
+            tape, node, operand(node, 1), first(gradients), _axis(node, len(tape.shape(operand(node))))
+        )
+    ]
 
 
 def _scattered(tape: Tape, node: ir.Node, indices: ir.Value, gradient: ir.Value, axis: int) -> ir.Value:
