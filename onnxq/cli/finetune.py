@@ -46,8 +46,8 @@ training_options = combined(
         OptionGroup.TRAINING,
         "--bits",
         metavar="N,N,...",
-        help="Train with weights of these bits one after another, such as 8,6,4 or 4,6,8; the last are those of "
-        "the file.",
+        help="Train with weights of these bits one after another, such as 8,6,4 or 4,6,8; the last are those "
+        "of the file.",
     ),
     option(
         OptionGroup.TRAINING,
@@ -78,8 +78,8 @@ training_options = combined(
         type=Number(0, 1),
         default=FinetuneOptions.label_share,
         metavar="SHARE",
-        help="Weigh the labels against the outputs of the float model, from 0 (its outputs alone) to 1 (labels "
-        "alone).",
+        help="Weigh the labels against the outputs of the float model, from 0 (its outputs alone) to 1 "
+        "(labels alone).",
     ),
     option(
         OptionGroup.TRAINING,

@@ -76,8 +76,8 @@ def append_gradients(
         parameters: values whose gradients are wanted.
 
     Returns:
-        The gradient of each parameter that the loss depends on; and the nodes behind which gradients end because
-        they have no rule, with the reason, by name.
+        The gradient of each parameter that the loss depends on; and the nodes behind which gradients end
+        because they have no rule, with the reason, by name.
     """
     tape.wanted.update(parameters)
     for node in nodes:

@@ -1,5 +1,6 @@
 """Finetuning of a quantized model: what is trained on which samples, and whether the result is kept."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,8 +12,16 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
 from onnxq.finetune.checkpoint import Checkpoint
-from onnxq.finetune.examples import Batches, Examples, make_examples, runs_together
-from onnxq.finetune.form import Bias, TrainingForm, Weight, bias_outputs, training_form, with_bits, with_units
+from onnxq.finetune.examples import Batches, make_examples, runs_together
+from onnxq.finetune.form import (
+    Bias,
+    TrainingForm,
+    Weight,
+    bias_outputs,
+    training_form,
+    with_bits,
+    with_units,
+)
 from onnxq.finetune.gradients import GradientGraph, without_shapes
 from onnxq.finetune.training import Rates, Schedule, State, Training
 from onnxq.formats.recipe import Recipe
@@ -80,13 +89,13 @@ class Finetuning:
 
     kept: bool
     reason: str
-    steps: int
-    batch: int
-    bits: tuple[int, ...]
-    samples: int
-    weights: int
-    biases: int
-    scales: int
+    steps: int = 0
+    batch: int = 0
+    bits: tuple[int, ...] = (8,)
+    samples: int = 0
+    weights: int = 0
+    biases: int = 0
+    scales: int = 0
     checks: list[Check] = field(default_factory=list)
     before_db: float | None = None
     after_db: float | None = None
@@ -101,12 +110,12 @@ def set_aside(inputs: Inputs) -> tuple[Inputs, Aside]:
         DataError: there are too few samples.
     """
     samples, starts = inputs.samples, inputs.feedback.starts if inputs.feedback.states else None
-    stopping: list[Sample] = []
-    kept: list[Sample] = []
+    halves: tuple[list[Sample], list[Sample]] = ([], [])
     number = -1
     for sample in samples.validation:
         number += starts is None or sample.name in starts
-        (stopping if number % 2 else kept).append(sample)
+        halves[number % 2].append(sample)
+    kept, stopping = halves
     if not stopping or not samples.unseen:
         raise DataError(
             f"{len(samples.every)} samples are too few to finetune and to judge the result: "
@@ -124,117 +133,147 @@ def finetuned(
         OnnxqError: nothing can be trained, a label does not fit, or the checkpoint is another training's.
     """
     recipe = outcome.choice.recipe
-    samples = [
-        *inputs.samples.calibration,
-        *(s for s in inputs.samples.validation if s not in inputs.samples.calibration),
-    ]
     form = training_form(recipe, outcome.parameters, weight_options(inputs.options))
-    if not form.trained:
-        return outcome, Finetuning(False, "the file has no integer weights", 0, 0, options.bits, 0, 0, 0, 0)
-    labels = _labels(samples, options.labels)
-    examples = make_examples(inputs, samples, labels, options.label_share, options.memory)
+    if not any(isinstance(each, Weight) for each in form.trained.values()):
+        return outcome, Finetuning(False, "the file has no integer weights to train", bits=options.bits)
+    # the examples
+    calibrating = list(inputs.samples.calibration)
+    samples = calibrating + [each for each in inputs.samples.validation if each not in calibrating]
+    examples = make_examples(inputs, samples, _labels(samples, options.labels), options)
     batches = Batches(examples, min(options.batch, len(samples)), runs_together(examples), options.seed)
     form = with_units(form, _bias_units(form, batches))
+    # the training
+    judge = _Judge.of(inputs, recipe, aside.stopping)
     steps = options.steps or default_steps(inputs, samples[0], batches.size)
-    judge = _Judge(
-        inputs, recipe, References.of(inputs.model, aside.stopping, [], inputs.specs, inputs.feedback)
-    )
-    checkpoint = Checkpoint.of(
-        options.checkpoint, outcome.statistics.model, outcome.statistics.data, replace(options, checkpoint=None),
-        replace(inputs.options, output=None, force=False), steps,
-    )  # fmt: skip
-    state, graph, done = _trained(form, examples, batches, steps, options, judge, checkpoint)
+    decisions = replace(options, checkpoint=None), replace(inputs.options, output=None, force=False), steps
+    statistics = outcome.statistics
+    checkpoint = Checkpoint.of(options.checkpoint, statistics.model, statistics.data, *decisions)
+    result = _Trainer(form, batches, steps, options, judge, checkpoint).run()
     # whether to keep it
-    parameters = form.updated(state.best)
-    deciding = References.of(inputs.model, aside.deciding, [], inputs.specs, inputs.feedback)
-    writer = inputs.writer()
-    before = deciding.measure_before_softmax(outcome.written)
-    after = deciding.measure_before_softmax(writer.write(recipe, parameters))
-    start = judge.noise(outcome.parameters)
-    kept, reason = _verdict(before, after, start, state)
-    counts = [
-        sum(isinstance(each, kind) for name, each in form.trained.items() if name in graph.reached)
-        for kind in (Weight, Bias)
-    ]
+    parameters = form.updated(result.state.best)
+    deciding = _Judge.of(inputs, recipe, aside.deciding)
+    before, after = deciding.measure(outcome.parameters), deciding.measure(parameters)
+    kept, reason = _verdict(before, after, judge.noise(outcome.parameters), result.state)
+    reached = [form.trained[name] for name in result.graph.reached]
+    weights, biases = (sum(isinstance(each, kind) for each in reached) for kind in (Weight, Bias))
     finetuning = Finetuning(
-        kept, reason, done, batches.size, options.bits, len(samples), *counts,
-        len(graph.reached) - sum(counts),
-        [Check(step, decibels(noise)) for step, noise in state.checks],
-        decibels(before.mean_noise), decibels(after.mean_noise), graph.frozen, state.interrupted,
+        kept, reason, result.steps, batches.size, options.bits, len(samples), weights, biases,
+        len(reached) - weights - biases,
+        [Check(step, decibels(noise)) for step, noise in result.state.checks],
+        decibels(before.mean_noise), decibels(after.mean_noise), result.graph.frozen,
+        result.state.interrupted,
     )  # fmt: skip
     if not kept:
         return outcome, finetuning
-    return replace(outcome, written=writer.write(recipe, parameters), parameters=parameters), finetuning
+    written = inputs.writer().write(recipe, parameters)
+    return replace(outcome, written=written, parameters=parameters), finetuning
 
 
 @dataclass(frozen=True, eq=False)
 class _Judge:
-    """Measurement of trained values in the runtime's integer kernels, on samples kept aside."""
+    """Measurement of parameters in the runtime's integer kernels, on samples kept aside."""
 
     inputs: Inputs
     recipe: Recipe
     references: References
 
+    @staticmethod
+    def of(inputs: Inputs, recipe: Recipe, samples: Sequence[Sample]) -> "_Judge":
+        """Run the float model on the samples."""
+        return _Judge(inputs, recipe, References.of(inputs.model, samples, [], inputs.specs, inputs.feedback))
+
+    def measure(self, parameters: Parameters) -> OutputNoise:
+        """Measure the noise of the outputs."""
+        model = self.inputs.writer().write(self.recipe, parameters)
+        return self.references.measure_before_softmax(model)
+
     def noise(self, parameters: Parameters) -> float:
         """Return noise / signal of the outputs, mean over their parts."""
-        return self.references.measure_before_softmax(
-            self.inputs.writer().write(self.recipe, parameters)
-        ).mean_noise
+        return self.measure(parameters).mean_noise
 
 
-def _trained(
-    form: TrainingForm,
-    examples: Examples,
-    batches: Batches,
-    steps: int,
-    options: FinetuneOptions,
-    judge: _Judge,
-    checkpoint: Checkpoint,
-) -> tuple[State, GradientGraph, int]:
-    """Train through all parts of the schedule; return the last state, its graph and the number of steps."""
-    found = checkpoint.load()
-    first, resumed = found if found is not None else (0, None)
-    values: Mapping[str, Floats] | None = None
-    done, last = 0, len(options.bits) - 1
-    rates = Rates()
-    for part, bits in enumerate(options.bits):
-        each = max(1, steps // len(options.bits))
-        if part < first:
-            done += each
-            continue
-        own = with_bits(form, largest_magnitude(bits)) if part < last else form
-        graph = GradientGraph(own, examples.observation, examples.points)
-        training = Training(
-            own,
-            graph,
-            replace(batches, seed=options.seed + part),
-            Schedule(each, max(1, each // CHECKS) if part == last else each),
-            rates.times(options.rate, bits),
-            (lambda chosen: judge.noise(form.updated(chosen))) if part == last else None,
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """The end of a training: the last state, its graph, and the steps of all parts."""
+
+    state: State
+    graph: GradientGraph
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Trainer:
+    """A training through all parts of a schedule of bits."""
+
+    form: TrainingForm
+    batches: Batches
+    steps: int
+    options: FinetuneOptions
+    judge: _Judge
+    checkpoint: Checkpoint
+
+    def run(self) -> _Result:
+        """Train, or go on from the checkpoint.
+
+        Raises:
+            ModelError: the loss depends on no quantized weight.
+        """
+        found = self.checkpoint.load()
+        first, resumed = found if found is not None else (0, None)
+        each = max(1, self.steps // len(self.options.bits))
+        values: Mapping[str, Floats] | None = None
+        done = first * each
+        for part in range(first, len(self.options.bits)):
+            training = self._training(part, each)
+            start = training.begin(training.form.carried(values))
+            state = training.run(resumed or start, self._title(part))
+            resumed, done, values = None, done + state.step, training.form.real(state.values)
+            if state.step and not training.graph.reached:
+                raise ModelError(_unreachable(training.graph))
+            if state.interrupted and part + 1 < len(self.options.bits):
+                # nothing was trained with the bits of the file
+                start = self.form.start()
+                state = replace(state, best=start, noise=math.inf, checks=())
+                break
+        return _Result(state, training.graph, done)
+
+    def _title(self, part: int) -> str:
+        bits = self.options.bits
+        return "finetune" if len(bits) == 1 else f"finetune, {bits[part]} bits"
+
+    def _training(self, part: int, steps: int) -> Training:
+        """Return the training of one part; only the last one, with the bits of the file, is judged."""
+        options, bits, last = self.options, self.options.bits[part], part + 1 == len(self.options.bits)
+        form = self.form if last else with_bits(self.form, largest_magnitude(bits))
+        observed = self.batches.examples
+        return Training(
+            form,
+            GradientGraph(form, observed.observation, observed.points),
+            replace(self.batches, seed=options.seed + part),
+            Schedule(steps, max(1, steps // CHECKS) if last else steps),
+            Rates().times(options.rate, bits),
+            (lambda chosen: self.judge.noise(self.form.updated(chosen))) if last else None,
             options.gradient_bits,
             options.seed + part,
-            checkpoint.saver(part),
+            self.checkpoint.saver(part),
         )
-        state = resumed if resumed is not None and part == first else training.begin(own.carried(values))
-        state = training.run(state, f"finetune {bits} bits" if last else "finetune")
-        if not graph.reached and state.step:
-            raise ModelError(_unreachable(graph))
-        done, values = done + state.step, own.real(state.values)
-        if state.interrupted and part < last:
-            # nothing was trained with the bits of the file: keep what it began with
-            state = replace(state, best=form.start(), noise=float("inf"), checks=())
-            break
-    return state, graph, done
 
 
 def _unreachable(graph: GradientGraph) -> str:
     name, reason = next(iter(graph.frozen.items()), ("", "no output depends on a trained value"))
-    where = f" at node '{name}'" if name else ""
-    return f"no gradient reaches a quantized weight{where}: {reason}: quantize it without finetuning"
+    where = f" behind node '{name}'" if name else ""
+    return f"no gradient reaches a quantized weight{where}: {reason}: use onnxq quantize"
 
 
 def _verdict(before: OutputNoise, after: OutputNoise, start: float, state: State) -> tuple[bool, str]:
-    """Tell whether the trained values are kept, and why."""
+    """Tell whether the trained values are kept, and why.
+
+    Args:
+        before: on the samples that decide, with the values before the training.
+        after: with the trained values.
+        start: noise / signal before the training on the samples that chose the step.
+        state: the training.
+    """
     if not state.noise < start:
         return False, "no step came closer to float on the samples kept aside"
     if not after.mean_noise < before.mean_noise:
@@ -259,7 +298,7 @@ def _labels(samples: Sequence[Sample], labels: str | None) -> list[int | None]:
                 found[sample.name] = int(sample.label)
             except ValueError as error:
                 raise DataError(
-                    f"sample {sample.name}: label '{sample.label}' is no class: finetuning takes numbers of classes"
+                    f"sample {sample.name}: label '{sample.label}' is no number of a class: correct it"
                 ) from error
     return [found.get(sample.name) for sample in samples]
 
@@ -272,7 +311,7 @@ def default_steps(inputs: Inputs, sample: Sample, batch: int) -> int:
 
 
 def _bias_units(form: TrainingForm, batches: Batches) -> dict[str, Floats]:
-    """Return the unit of each bias: a share of the deviation of the values that it is added to, in one batch."""
+    """Return the unit of each bias: a share of the deviation of the values that it is added to."""
     places = bias_outputs(form)
     if not places:
         return {}
@@ -281,11 +320,8 @@ def _bias_units(form: TrainingForm, batches: Batches) -> dict[str, Floats]:
     session = open_fake_quantized(without_shapes(exposed.model, example.feeds))
     names = [name for name, _ in exposed.outputs.values()]
     arrays = run(session, example.feeds | form.fed(form.start()), "of a batch", names)
-    deviation = {
-        name: float(np.std(array, dtype=np.float64))
+    deviations = {
+        name: max(float(np.std(array, dtype=np.float64)), 1e-6)
         for name, array in zip(exposed.outputs, arrays, strict=True)
     }
-    return {
-        name: np.asarray(BIAS_UNIT * max(deviation[place], 1e-6), np.float32)
-        for name, place in places.items()
-    }
+    return {name: np.asarray(BIAS_UNIT * deviations[place], np.float32) for name, place in places.items()}

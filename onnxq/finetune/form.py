@@ -26,7 +26,7 @@ from onnxq.techniques.arithmetic import (
     quantize_bias,
 )
 from onnxq.techniques.saturation import kernel_order, original_order, round_pair_safe
-from onnxq.types import INT8, INT32, Array, Floats, QuantParams
+from onnxq.types import INT8, INT32, Floats, QuantParams
 
 CELL = 0.49
 """Farthest distance of a latent weight from its integer at the start, in steps."""
@@ -140,7 +140,7 @@ class Scale:
 
 
 Trained = Weight | Bias | Scale
-"""Something that is trained; `fed` is the value in the graph, and a step of the trained value is `unit` there."""
+"""Something that is trained; `fed` is its value in the graph, where a trained value of 1 means `unit`."""
 Values = Mapping[str, Floats]
 """Trained values by the name of their input."""
 
@@ -233,7 +233,7 @@ def training_form(recipe: Recipe, parameters: Parameters, options: WeightOptions
     """
     if opset_of(recipe.model) < LEAST_OPSET:
         raise ModelError(
-            f"the model's opset {opset_of(recipe.model)} cannot be raised to {LEAST_OPSET}, which finetuning needs: "
+            f"the model's opset {opset_of(recipe.model)} cannot be raised to {LEAST_OPSET}, as finetuning needs: "
             "export it again with a newer opset"
         )
     plan = recipe.plan
@@ -379,7 +379,7 @@ def _scale(plan: Plan, source: str, parameters: Parameters) -> Scale | None:
 
 
 def with_bits(form: TrainingForm, limit: int) -> TrainingForm:
-    """Return the form with weights of other bits, over the same range; its weights start at the float model's.
+    """Return the form with weights of other bits over the same range, which start at the float weights.
 
     Args:
         form: the training form.

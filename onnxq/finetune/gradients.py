@@ -118,7 +118,7 @@ class GradientGraph:
 
 
 def without_shapes(model: ir.Model, feeds: Feeds) -> ir.Model:
-    """Give the inputs of a model the shapes of feeds, and take the stated shapes of all other values, in place."""
+    """Give inputs the shapes of feeds, and take away the stated shapes of inner values, in place."""
     for value in model.graph.inputs:
         if value.name in feeds:
             value.shape = ir.Shape(feeds[value.name].shape)

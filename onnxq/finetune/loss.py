@@ -44,7 +44,7 @@ class Point:
 def points_of(
     model: ir.Model, observation: Observation, targets: Sequence[Sequence[Array]], *, labels: bool
 ) -> list[Point]:
-    """Return the compared values: squared errors relative to the signal, and KL divergence in front of a Softmax.
+    """Return the compared values: errors relative to the signal, and KL divergence in front of a Softmax.
 
     Args:
         model: the float model.

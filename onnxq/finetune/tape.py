@@ -155,7 +155,7 @@ class Tape:
         return self.op("Expand", np.zeros((1,) * len(shape), np.float32), integers(shape))
 
     def unbroadcast(self, gradient: ir.Value, after: Sequence[int], before: Sequence[int]) -> ir.Value:
-        """Sum a gradient of shape `after` over the axes along which an operand of shape `before` was repeated."""
+        """Sum a gradient of shape `after` over the axes that repeat an operand of shape `before`."""
         if tuple(after) == tuple(before):
             return gradient
         padded = (1,) * (len(after) - len(before)) + tuple(before)

@@ -1,4 +1,4 @@
-"""The training of a quantized model: batches, AdamW, checks on samples kept aside, and the best values found."""
+"""The training of a quantized model: AdamW, and checks on samples kept aside."""
 
 import math
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Rates:
     scale: float = 0.002
 
     def times(self, factor: float, bits: int) -> "Rates":
-        """Return the rates times a factor; the steps of weights of few bits are larger, so they take fewer."""
+        """Return the rates times a factor; weights of few bits have larger steps and take fewer of them."""
         return Rates(self.weight * factor * 2.0 ** ((bits - 8) / 2), self.bias * factor, self.scale * factor)
 
     def of(self, trained: Weight | Bias | Scale) -> float:
@@ -52,7 +52,7 @@ class Schedule:
 
     steps     number of steps
     checks    steps between two checks on the samples kept aside
-    patience  checks without a gain after which the training ends
+    patience  checks without a gain, in the second half, after which the training ends
     """
 
     steps: int
@@ -149,7 +149,9 @@ class Training:
         return f"{loss}, validation {decibels(state.checks[-1][1]):.2f} dB" if state.checks else loss
 
     def _exhausted(self, state: State) -> bool:
-        waited = [step for step, _ in state.checks if step > state.best_step]
+        """Tell whether nothing is gained any more; while the rate is high, a training may lose for a time."""
+        half = self.schedule.steps // 2
+        waited = [step for step, _ in state.checks if step > max(state.best_step, half)]
         return len(waited) >= self.schedule.patience
 
     def _checked(self, state: State) -> State:

@@ -1,8 +1,8 @@
 """AdamW: steps of a gradient descent whose size does not depend on the gradient's scale.
 
-I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019. The decay pulls to the value at
-the start, not to zero: what is trained is a correction of a model that works (X. Li et al., "Explicit Inductive
-Bias for Transfer Learning with Convolutional Networks", ICML 2018).
+I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019. The decay pulls to the value
+at the start, not to zero: what is trained is a correction of a model that works (X. Li et al., "Explicit
+Inductive Bias for Transfer Learning with Convolutional Networks", ICML 2018).
 """
 
 import math

@@ -1,9 +1,9 @@
 """Gradients in few bits: stochastic rounding without bias, and feedback of the rounding error.
 
-D. Alistarh et al., "QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding", NeurIPS 2017:
-each value is rounded up or down at random, so that its mean is exact. F. Seide et al., "1-Bit Stochastic Gradient
-Descent", Interspeech 2014, and S. P. Karimireddy et al., "Error Feedback Fixes SignSGD and other Gradient
-Compression Schemes", ICML 2019: the error of a step is added to the next gradient.
+Each value is rounded up or down at random, so that its mean is exact (D. Alistarh et al., "QSGD:
+Communication-Efficient SGD via Gradient Quantization and Encoding", NeurIPS 2017). The error of a step is
+added to the next gradient (F. Seide et al., "1-Bit Stochastic Gradient Descent", Interspeech 2014; S. P.
+Karimireddy et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", ICML 2019).
 """
 
 from dataclasses import dataclass

@@ -24,7 +24,7 @@ def single(
     **attributes: object,
 ) -> onnx.ModelProto:
     """Return a model of one node; inputs whose name starts with `c` are constants."""
-    names = [name for name in inputs]
+    names = list(inputs)
     results = [f"y{i}" for i in range(outputs)]
     node = onnx.helper.make_node(
         op_type,

@@ -56,7 +56,7 @@ def _thresholded_relu(t: Tape, n: ir.Node, x: ir.Value, _: ir.Value, g: ir.Value
 
 
 def _exponential(alpha: float, gamma: float) -> Derivative:
-    """Elu and Selu: gamma * (x, or alpha * (exp(x) - 1) below zero)."""
+    """Derive Elu and Selu: gamma * (x, or alpha * (exp(x) - 1) below zero)."""
 
     def derivative(t: Tape, n: ir.Node, x: ir.Value, y: ir.Value, g: ir.Value) -> ir.Value:
         a, c = factor(n, "alpha", alpha), factor(n, "gamma", gamma)
@@ -107,14 +107,14 @@ def _mish(t: Tape, _: ir.Node, x: ir.Value, _y: ir.Value, g: ir.Value) -> ir.Val
 
 
 def _swish(t: Tape, n: ir.Node, x: ir.Value, y: ir.Value, g: ir.Value) -> ir.Value:
-    """x sigmoid(a x): the derivative is s + a y (1 - s)."""
+    """Derive x sigmoid(a x): s + a y (1 - s)."""
     alpha = factor(n, "alpha", 1.0)
     s = t.op("Sigmoid", t.op("Mul", x, alpha))
     return t.op("Mul", g, t.op("Add", s, t.op("Mul", t.op("Mul", y, alpha), t.op("Sub", 1.0, s))))
 
 
 def _exact_gelu(t: Tape, x: ir.Value, g: ir.Value) -> ir.Value:
-    """Phi(x) + x phi(x)."""
+    """Derive x Phi(x): Phi(x) + x phi(x)."""
     phi = t.op("Add", t.op("Mul", t.op("Erf", t.op("Mul", x, math.sqrt(0.5))), 0.5), 0.5)
     density = t.op("Exp", t.op("Mul", t.op("Mul", x, x), -0.5))
     bell = t.op("Mul", density, 1 / math.sqrt(2 * math.pi))
@@ -122,7 +122,7 @@ def _exact_gelu(t: Tape, x: ir.Value, g: ir.Value) -> ir.Value:
 
 
 def _tanh_gelu(t: Tape, x: ir.Value, g: ir.Value) -> ir.Value:
-    """The derivative of 0.5 x (1 + tanh(c (x + 0.044715 x^3))), c = sqrt(2 / pi)."""
+    """Derive 0.5 x (1 + tanh(c (x + 0.044715 x^3))), c = sqrt(2 / pi)."""
     c, square = math.sqrt(2 / math.pi), t.op("Mul", x, x)
     cubic = t.op("Mul", x, t.op("Add", t.op("Mul", square, 0.044715), 1.0))
     tanh = t.op("Tanh", t.op("Mul", cubic, c))

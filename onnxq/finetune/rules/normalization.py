@@ -1,6 +1,7 @@
 """Rules of normalizations."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -10,27 +11,41 @@ from onnxq.finetune.tape import NoRuleError, Tape
 from onnxq.graph.edit import attribute, factor, input_at
 
 
-def _standardized(
-    tape: Tape, x: ir.Value, axes: Sequence[int], count: int, epsilon: float, *, centred: bool = True
-) -> tuple[ir.Value, ir.Value]:
-    """Return x with mean 0 and variance 1 along axes, and the inverse of its deviation."""
-    if centred:
-        x = tape.op("Sub", x, tape.mean(x, axes, count))
-    variance = tape.mean(tape.op("Mul", x, x), axes, count)
-    inverse = tape.op("Reciprocal", tape.op("Sqrt", tape.op("Add", variance, epsilon)))
-    return tape.op("Mul", x, inverse), inverse
+@dataclass(frozen=True)
+class Standard:
+    """Values with mean 0 and variance 1 along axes.
 
+    value    the values
+    inverse  inverse of the deviation that they had
+    axes     the axes
+    count    number of values along them
+    centred  whether their mean was subtracted
+    """
 
-def _through(
-    tape: Tape, g: ir.Value, standard: ir.Value, inverse: ir.Value, axes: Sequence[int], count: int,
-    *, centred: bool = True,
-) -> ir.Value:  # fmt: skip
-    """Return the gradient of x from that of the standardized x."""
-    along = tape.op("Mul", standard, tape.mean(tape.op("Mul", g, standard), axes, count))
-    rest = tape.op("Sub", g, along)
-    if centred:
-        rest = tape.op("Sub", rest, tape.mean(g, axes, count))
-    return tape.op("Mul", rest, inverse)
+    value: ir.Value
+    inverse: ir.Value
+    axes: Sequence[int]
+    count: int
+    centred: bool
+
+    @staticmethod
+    def of(
+        tape: Tape, x: ir.Value, axes: Sequence[int], count: int, epsilon: float, *, centred: bool = True
+    ) -> "Standard":
+        """Standardize x."""
+        if centred:
+            x = tape.op("Sub", x, tape.mean(x, axes, count))
+        variance = tape.mean(tape.op("Mul", x, x), axes, count)
+        inverse = tape.op("Reciprocal", tape.op("Sqrt", tape.op("Add", variance, epsilon)))
+        return Standard(tape.op("Mul", x, inverse), inverse, axes, count, centred)
+
+    def through(self, tape: Tape, g: ir.Value) -> ir.Value:
+        """Return the gradient of x from that of the values."""
+        share = tape.mean(tape.op("Mul", g, self.value), self.axes, self.count)
+        rest = tape.op("Sub", g, tape.op("Mul", self.value, share))
+        if self.centred:
+            rest = tape.op("Sub", rest, tape.mean(g, self.axes, self.count))
+        return tape.op("Mul", rest, self.inverse)
 
 
 def layer_normalization(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
@@ -42,13 +57,13 @@ def layer_normalization(tape: Tape, node: ir.Node, gradients: Gradients) -> Grad
     axis = axis_of(int(attribute(node, "axis", -1)), len(shape))  # type: ignore[arg-type]
     axes, count = list(range(axis, len(shape))), int(np.prod(shape[axis:]))
     epsilon = factor(node, "epsilon", 1e-5)
-    standard, inverse = _standardized(tape, x, axes, count, epsilon, centred=centred)
+    standard = Standard.of(tape, x, axes, count, epsilon, centred=centred)
     result: list[ir.Value | None] = [None, None, None]
     if tape.wants(node, 0):
         scaled = tape.op("Mul", g, scale)
-        result[0] = _through(tape, scaled, standard, inverse, axes, count, centred=centred)
+        result[0] = standard.through(tape, scaled)
     if tape.wants(node, 1):
-        result[1] = tape.unbroadcast(tape.op("Mul", g, standard), shape, tape.shape(scale))
+        result[1] = tape.unbroadcast(tape.op("Mul", g, standard.value), shape, tape.shape(scale))
     if tape.wants(node, 2):
         result[2] = tape.unbroadcast(g, shape, tape.shape(input_at(node, 2)))
     return result
@@ -59,12 +74,12 @@ def instance_normalization(tape: Tape, node: ir.Node, gradients: Gradients) -> G
     x, scale, g = operand(node), operand(node, 1), first(gradients)
     shape = tape.shape(x)
     axes, count = list(range(2, len(shape))), int(np.prod(shape[2:]))
-    standard, inverse = _standardized(tape, x, axes, count, factor(node, "epsilon", 1e-5))
+    standard = Standard.of(tape, x, axes, count, factor(node, "epsilon", 1e-5))
     along = [1, -1, *([1] * len(axes))]
     scaled = tape.op("Mul", g, tape.reshape(scale, along))
     return [
-        _through(tape, scaled, standard, inverse, axes, count),
-        tape.sum(tape.op("Mul", g, standard), [0, *axes], keep=False) if tape.wants(node, 1) else None,
+        standard.through(tape, scaled),
+        tape.sum(tape.op("Mul", g, standard.value), [0, *axes], keep=False) if tape.wants(node, 1) else None,
         tape.sum(g, [0, *axes], keep=False) if tape.wants(node, 2) else None,
     ]
 
@@ -78,7 +93,7 @@ def group_normalization(tape: Tape, node: ir.Node, gradients: Gradients) -> Grad
     wide = [1, groups, channels // groups, 1] if tape.shape(scale) == (channels,) else [1, groups, 1, 1]
     axes, count = [2, 3], apart[2] * apart[3]
     x, g = tape.reshape(x, apart), tape.reshape(g, apart)
-    standard, inverse = _standardized(tape, x, axes, count, factor(node, "epsilon", 1e-5))
+    standard = Standard.of(tape, x, axes, count, factor(node, "epsilon", 1e-5))
     summed = [axis for axis, size in enumerate(wide) if size == 1]
 
     def parameter(value: ir.Value, index: int) -> ir.Value | None:
@@ -88,8 +103,8 @@ def group_normalization(tape: Tape, node: ir.Node, gradients: Gradients) -> Grad
 
     scaled = tape.op("Mul", g, tape.reshape(scale, wide))
     return [
-        tape.reshape(_through(tape, scaled, standard, inverse, axes, count), shape),
-        parameter(tape.op("Mul", g, standard), 1),
+        tape.reshape(standard.through(tape, scaled), shape),
+        parameter(tape.op("Mul", g, standard.value), 1),
         parameter(g, 2),
     ]
 

@@ -1,6 +1,5 @@
 """Rules of matrix products and convolutions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,8 +95,15 @@ def _with_text(value: ir.Value, name: str, text: str) -> ir.Value:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Strides, dilations, padding in front and behind, groups; the padding is that of the convolution."""
+    """Geometry of a convolution, or of the convolution whose gradient a ConvTranspose computes.
 
+    wide, narrow  shapes of its input and output
+    filter        shape of its filter
+    """
+
+    wide: tuple[int, ...]
+    narrow: tuple[int, ...]
+    filter: tuple[int, ...]
     strides: list[int]
     dilations: list[int]
     front: list[int]
@@ -108,6 +114,16 @@ class Geometry:
     def pads(self) -> list[int]:
         """The attribute `pads`."""
         return [*self.front, *self.back]
+
+    @property
+    def spatial(self) -> list[int]:
+        """The axes behind batch and channels."""
+        return list(range(2, len(self.filter)))
+
+    @property
+    def outside(self) -> list[int]:
+        """All axes but that of the channels."""
+        return [0, *self.spatial]
 
     @property
     def plain(self) -> bool:
@@ -121,88 +137,75 @@ def _listed(node: ir.Node, name: str, default: list[int]) -> list[int]:
 
 
 def geometry(tape: Tape, node: ir.Node) -> Geometry:
-    """Return the geometry of a Conv, or that of the Conv whose gradient a ConvTranspose computes."""
-    narrow, wide = tape.shape(node.outputs[0])[2:], tape.shape(operand(node))[2:]
+    """Return the geometry of a Conv or ConvTranspose."""
+    wide, narrow = tape.shape(operand(node)), tape.shape(node.outputs[0])
     if node.op_type == "ConvTranspose":
         narrow, wide = wide, narrow
-    kernel = tape.shape(operand(node, 1))[2:]
+    filter_ = tape.shape(operand(node, 1))
+    kernel = filter_[2:]
     ones = [1] * len(kernel)
     strides, dilations = _listed(node, "strides", ones), _listed(node, "dilations", ones)
     pads = _listed(node, "pads", [0] * (2 * len(kernel)))
     front, back = pads[: len(kernel)], pads[len(kernel) :]
     mode = str(attribute(node, "auto_pad", "NOTSET"))
-    stated = "output_shape" in node.attributes
-    if mode in ("SAME_UPPER", "SAME_LOWER") or stated:
+    if mode in ("SAME_UPPER", "SAME_LOWER") or "output_shape" in node.attributes:
         extra = _listed(node, "output_padding", [0] * len(kernel))
-        total = [
-            max((n - 1) * s + (k - 1) * d + 1 + e - w, 0)
-            for n, s, k, d, e, w in zip(narrow, strides, kernel, dilations, extra, wide, strict=True)
-        ]
+        sizes = zip(narrow[2:], strides, kernel, dilations, extra, wide[2:], strict=True)
+        total = [max((n - 1) * s + (k - 1) * d + 1 + e - w, 0) for n, s, k, d, e, w in sizes]
         less, more = [each // 2 for each in total], [each - each // 2 for each in total]
         front, back = (less, more) if mode == "SAME_UPPER" else (more, less)
     elif mode == "VALID":
         front, back = [0] * len(kernel), [0] * len(kernel)
-    return Geometry(strides, dilations, front, back, int(attribute(node, "group", 1)))  # type: ignore[arg-type]
+    groups = int(attribute(node, "group", 1))  # type: ignore[arg-type]
+    return Geometry(wide, narrow, filter_, strides, dilations, front, back, groups)
 
 
 def convolution(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
     """Rule of Conv with any number of spatial axes and groups."""
-    x, w, g = operand(node), operand(node, 1), first(gradients)
-    form, spatial = geometry(tape, node), list(range(2, len(tape.shape(x))))
+    x, w, g, form = operand(node), operand(node, 1), first(gradients), geometry(tape, node)
     return [
-        _wide_gradient(tape, g, w, tape.shape(x), tape.shape(w), tape.shape(node.outputs[0]), form)
-        if tape.wants(node, 0)
-        else None,
-        filter_gradient(tape, x, g, tape.shape(x), tape.shape(w), tape.shape(node.outputs[0]), form)
-        if tape.wants(node, 1)
-        else None,
-        tape.sum(g, [0, *spatial], keep=False) if tape.wants(node, 2) else None,
+        _wide_gradient(tape, g, w, form) if tape.wants(node, 0) else None,
+        _filter_gradient(tape, x, g, form) if tape.wants(node, 1) else None,
+        tape.sum(g, form.outside, keep=False) if tape.wants(node, 2) else None,
     ]
 
 
 def transposed_convolution(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
     """Rule of ConvTranspose: a Conv, and the gradient of its filter with x and dY exchanged."""
-    x, w, g = operand(node), operand(node, 1), first(gradients)
-    form, wide = geometry(tape, node), tape.shape(node.outputs[0])
-    spatial = list(range(2, len(wide)))
-    return [
-        tape.op(
+    x, w, g, form = operand(node), operand(node, 1), first(gradients), geometry(tape, node)
+    back = None
+    if tape.wants(node, 0):
+        back = tape.op(
             "Conv", g, w, strides=form.strides, dilations=form.dilations, pads=form.pads, group=form.groups
         )
-        if tape.wants(node, 0)
-        else None,
-        filter_gradient(tape, g, x, wide, tape.shape(w), tape.shape(x), form)
-        if tape.wants(node, 1)
-        else None,
-        tape.sum(g, [0, *spatial], keep=False) if tape.wants(node, 2) else None,
+    return [
+        back,
+        _filter_gradient(tape, g, x, form) if tape.wants(node, 1) else None,
+        tape.sum(g, form.outside, keep=False) if tape.wants(node, 2) else None,
     ]
 
 
-def _wide_gradient(
-    tape: Tape, g: ir.Value, w: ir.Value, x_shape: Sequence[int], w_shape: Sequence[int],
-    y_shape: Sequence[int], form: Geometry,
-) -> ir.Value:  # fmt: skip
+def _wide_gradient(tape: Tape, g: ir.Value, w: ir.Value, form: Geometry) -> ir.Value:
     """Return the gradient of a convolution's input."""
-    kernel, spatial = w_shape[2:], range(len(w_shape) - 2)
+    channels, (features, share, *kernel), axes = form.wide[1], form.filter, form.spatial
     reach = [(k - 1) * d for k, d in zip(kernel, form.dilations, strict=True)]
     flipped = [r - p for r, p in zip([*reach, *reach], form.pads, strict=True)]
     if set(form.strides) == {1} and min(flipped) >= 0:
         # a convolution with the flipped filter, for which the runtime has faster kernels
         if max(kernel) > 1:
-            steps = integers([-1] * len(kernel))
-            ends = integers([-(2**31)] * len(kernel))
-            w = tape.op("Slice", w, steps, ends, integers([2 + axis for axis in spatial]), steps)
+            steps, ends = integers([-1] * len(kernel)), integers([-(2**31)] * len(kernel))
+            w = tape.op("Slice", w, steps, ends, integers(axes), steps)
         if form.groups == 1:
-            w = tape.transpose(w, [1, 0, *(2 + axis for axis in spatial)])
-        elif w_shape[1] * form.groups != w_shape[0] or w_shape[1] != 1:
-            apart = tape.reshape(w, [form.groups, w_shape[0] // form.groups, w_shape[1], *kernel])
-            swapped = tape.transpose(apart, [0, 2, 1, *(3 + axis for axis in spatial)])
-            w = tape.reshape(swapped, [x_shape[1], w_shape[0] // form.groups, *kernel])
+            w = tape.transpose(w, [1, 0, *axes])
+        elif (features, share) != (form.groups, 1):
+            apart = tape.reshape(w, [form.groups, features // form.groups, share, *kernel])
+            swapped = tape.transpose(apart, [0, 2, 1, *(1 + axis for axis in axes)])
+            w = tape.reshape(swapped, [channels, features // form.groups, *kernel])
         return tape.op("Conv", g, w, dilations=form.dilations, pads=flipped, group=form.groups)
     missing = [
-        x_shape[2 + i]
-        - ((y_shape[2 + i] - 1) * form.strides[i] + reach[i] + 1 - form.front[i] - form.back[i])
-        for i in spatial
+        form.wide[2 + i]
+        - ((form.narrow[2 + i] - 1) * form.strides[i] + reach[i] + 1 - form.front[i] - form.back[i])
+        for i in range(len(kernel))
     ]
     return tape.op(
         "ConvTranspose", g, w, strides=form.strides, dilations=form.dilations, pads=form.pads,
@@ -210,33 +213,29 @@ def _wide_gradient(
     )  # fmt: skip
 
 
-def filter_gradient(
-    tape: Tape, x: ir.Value, g: ir.Value, x_shape: Sequence[int], w_shape: Sequence[int],
-    y_shape: Sequence[int], form: Geometry,
-) -> ir.Value:  # fmt: skip
+def _filter_gradient(tape: Tape, x: ir.Value, g: ir.Value, form: Geometry) -> ir.Value:
     """Return the gradient of a convolution's filter.
 
     It is a convolution of x with dY as filter: samples and channels exchanged, strides and dilations too.
     """
-    kernel, axes = list(w_shape[2:]), list(range(2, len(w_shape)))
-    batch, channels, groups = x_shape[0], x_shape[1], form.groups
+    kernel, axes, groups = list(form.filter[2:]), form.spatial, form.groups
+    batch, channels, *sizes = form.wide
     if groups == 1 and form.plain and set(kernel) == {1}:
-        rows = tape.reshape(g, [batch, w_shape[0], -1])
+        rows = tape.reshape(g, [batch, form.filter[0], -1])
         columns = tape.transpose(tape.reshape(x, [batch, channels, -1]), [0, 2, 1])
-        return tape.reshape(tape.sum(tape.op("MatMul", rows, columns), [0], keep=False), w_shape)
+        return tape.reshape(tape.sum(tape.op("MatMul", rows, columns), [0], keep=False), form.filter)
     if groups == 1:
         images = tape.transpose(x, [1, 0, *axes])
     else:
-        apart = tape.reshape(x, [batch, groups, channels // groups, *x_shape[2:]])
+        apart = tape.reshape(x, [batch, groups, channels // groups, *sizes])
         moved = tape.transpose(apart, [2, 1, 0, *(axis + 1 for axis in axes)])
-        images = tape.reshape(moved, [channels // groups, groups * batch, *x_shape[2:]])
-    filters = tape.transpose(g, [1, 0, *axes])
+        images = tape.reshape(moved, [channels // groups, groups * batch, *sizes])
     back = []
     for i, size in enumerate(kernel):
-        needed = (size - 1) * form.dilations[i] + (y_shape[2 + i] - 1) * form.strides[i] + 1
-        back.append(max(needed - x_shape[2 + i] - form.front[i], 0))
+        needed = (size - 1) * form.dilations[i] + (form.narrow[2 + i] - 1) * form.strides[i] + 1
+        back.append(max(needed - sizes[i] - form.front[i], 0))
     found = tape.op(
-        "Conv", images, filters, strides=form.dilations, dilations=form.strides,
+        "Conv", images, tape.transpose(g, [1, 0, *axes]), strides=form.dilations, dilations=form.strides,
         pads=[*form.front, *back], group=groups,
     )  # fmt: skip
     found = tape.transpose(found, [1, 0, *axes])

@@ -9,7 +9,9 @@ from onnxq.finetune.tape import Tape, integers
 from onnxq.graph.edit import attribute
 
 Reduced = Callable[[Tape, ir.Value, ir.Value, ir.Value, int, list[int]], ir.Value]
-"""Signature: tape, x, result and gradient (both with the reduced axes), values per result, axes -> gradient of x.
+"""Signature: tape, x, result, gradient, values per result, axes -> gradient of x.
+
+Result and gradient have the reduced axes, of size 1.
 
 The gradient may still lack the repetition along the reduced axes.
 """

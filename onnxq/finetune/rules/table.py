@@ -68,8 +68,9 @@ RULES: dict[str, Rule] = {
     "Where": elementwise.where,
     **dict.fromkeys(
         (
-            "ArgMax", "ArgMin", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less",
-            "LessOrEqual", "NonMaxSuppression", "NonZero", "Not", "OneHot", "Round", "Shape", "Sign", "Size",
+            "ArgMax", "ArgMin", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN",
+            "Less", "LessOrEqual", "NonMaxSuppression", "NonZero", "Not", "OneHot", "Round", "Shape", "Sign",
+            "Size",
         ),
         elementwise.no_gradient,
     ),
