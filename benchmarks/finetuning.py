@@ -4,8 +4,8 @@
                                     [-- OPTIONS OF onnxq finetune]
 
 The table has one row a case: metric of the float model and of both files, SQNR of both, CPU seconds and peak
-memory of both commands, and what the training did. The evaluation samples are used for nothing else. Start it
-with `python benchmarks/older_cpu.py python benchmarks/finetuning.py ...` for the numbers of a CPU without VNNI.
+memory of both commands, and what the training did. The evaluation samples are used for nothing else. For the
+numbers of a CPU without VNNI start it with `python benchmarks/older_cpu.py python benchmarks/finetuning.py ...`.
 """
 
 import argparse
@@ -45,7 +45,8 @@ import sys, onnxq
 model, calib, output, preprocess, bits, *flags = sys.argv[1:]
 onnxq.quantize(
     model, calib, output, preprocess=preprocess, weight_bits=int(bits),
-    skip_slow_nodes="--all-int8" not in flags, without=tuple(flags[i + 1] for i, f in enumerate(flags) if f == "--without"),
+    skip_slow_nodes="--all-int8" not in flags,
+    without=tuple(flags[i + 1] for i, flag in enumerate(flags) if flag == "--without"),
 )
 """
 """Program for the file without finetuning; `onnxq quantize` has no option for the bits of a weight."""
@@ -75,10 +76,9 @@ def run_case(cases: ModuleType, folder: Path, bits: int, options: list[str]) -> 
             _, plain_cpu = measured(
                 [sys.executable, "-c", QUANTIZE, model, calib, str(plain), settings, str(bits), *options]
             )
-            run, cpu = measured(
-                [sys.executable, "-m", "onnxq", "finetune", model, "--calib", calib, "--preprocess", settings]
-                + ["--weight-bits", str(bits), "-o", str(tuned), "--json", *options]
-            )
+            command = [sys.executable, "-m", "onnxq", "finetune", model, "--calib", calib]
+            command += ["--preprocess", settings, "--weight-bits", str(bits), "-o", str(tuned), "--json"]
+            run, cpu = measured([*command, *options])
         except RuntimeError as error:
             return {"case": case.name, "error": str(error)}
         tuning = json.loads(run.process.stdout)["finetuning"]

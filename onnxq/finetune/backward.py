@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from onnxq.finetune.rules.table import rule_of
 from onnxq.finetune.tape import NoRuleError, Tape
-from onnxq.runtime.inner_values import expose
+from onnxq.graph.edit import Names, add_node, sort_nodes
+from onnxq.graph.shapes import SEQUENCES
 from onnxq.runtime.sessions import open_session, run
 from onnxq.types import Array, Feeds
 
@@ -34,16 +35,33 @@ def measure(model: ir.Model, feeds: Feeds) -> Measured:
     Raises:
         ModelError: the model does not run on these feeds.
     """
-    names = [value.name or "" for node in model.graph for value in node.outputs if value.name]
-    exposed = expose(model, names)
-    session = open_session(exposed.model, optimize=False)
-    arrays = run(session, feeds, "a batch", [name for name, _ in exposed.outputs.values()])
-    found = {name: array for name, array in zip(names, arrays, strict=True) if isinstance(array, np.ndarray)}
-    varying = {value.name for value in data_dependent(model)}
-    known = {
-        name: array for name, array in found.items() if name not in varying and array.size <= KNOWN_VALUES
-    }
-    shapes = {name: array.shape for name, array in (found | feeds).items()}
+    copy = model.clone()
+    names, varying = Names(copy), data_dependent(copy)
+    copy.graph.outputs.clear()
+    measured: list[str] = []
+    for value in [value for node in copy.graph for value in node.outputs]:
+        producer = value.producer()
+        if not value.name or producer is None or producer.op_type in SEQUENCES:
+            continue
+        if value in varying:  # its shape alone, so that no activation is kept
+            size = ir.Value(name=names.fresh(f"{value.name}_size"), type=ir.TensorType(ir.DataType.INT64))
+            add_node(copy.graph, "Shape", [value], [size], name=names.fresh(f"{value.name}_Shape"))
+            copy.graph.outputs.append(size)
+        else:
+            copy.graph.outputs.append(value)
+        measured.append(value.name)
+    sort_nodes(copy)
+    arrays = run(open_session(copy, optimize=False), feeds, "a batch")
+    shapes = {name: array.shape for name, array in feeds.items()}
+    known: dict[str, Array] = {}
+    computed = {value.name for value in varying}
+    for name, array in zip(measured, arrays, strict=True):
+        if name in computed:
+            shapes[name] = tuple(array.tolist())
+        elif isinstance(array, np.ndarray):
+            shapes[name] = array.shape
+            if array.size <= KNOWN_VALUES:
+                known[name] = array
     return Measured(shapes, known)
 
 

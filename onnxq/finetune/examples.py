@@ -20,6 +20,8 @@ from onnxq.types import Array, Feeds
 
 SEEN = 16
 """Samples whose values show the size of the signal."""
+ACTIVATION_BYTES = 400 << 20
+"""Bytes of the values of the forward pass that samples which run as one may have."""
 
 
 @dataclass(eq=False)
@@ -126,7 +128,7 @@ def make_examples(
     observation = observe(model, seen, feedback)
     teacher = Teacher(observation.opened(model), inputs.specs)
     targets = [teacher.run(sample.name, feeds) for sample, feeds in zip(samples, seen, strict=False)]
-    points = points_of(model, observation, targets, labels=bool(labels))
+    points = points_of(model, observation, targets, options.label_share if labels else 0.0)
     if not points:
         raise ModelError(f"{inputs.options.model}: no output holds float32 values: nothing can be compared")
     if feedback.states:
@@ -165,13 +167,13 @@ class Batches:
 
     examples   where they come from
     size       samples of a batch
-    together   whether samples of equal shapes run as one
+    most       largest number of samples of equal shapes that run as one
     seed       of the order and of changes
     """
 
     examples: Examples
     size: int
-    together: bool
+    most: int
     seed: int
 
     def indices(self, step: int) -> list[int]:
@@ -184,30 +186,36 @@ class Batches:
         return chosen
 
     def of(self, step: int) -> Iterator[tuple[Example, int]]:
-        """Yield the examples of a batch and the samples in each; samples of equal shapes together."""
+        """Yield the examples of a batch and the samples in each; a few samples of equal shapes together."""
         rng = np.random.default_rng((self.seed, 1, step))
         alone = [self.examples.drawn(index, rng) for index in self.indices(step)]
-        if not self.together:
-            yield from ((example, 1) for example in alone)
-            return
         groups: dict[object, list[Example]] = {}
         for example in alone:
             groups.setdefault(example.shapes, []).append(example)
         for group in groups.values():
-            yield stacked(group) if len(group) > 1 else group[0], len(group)
+            for start in range(0, len(group), self.most):
+                part = group[start : start + self.most]
+                yield stacked(part) if len(part) > 1 else part[0], len(part)
 
 
-def runs_together(examples: Examples) -> bool:
-    """Tell whether the float model runs two samples as one with the same results."""
+def most_together(examples: Examples, model_bytes: int) -> int:
+    """Return how many samples of equal shapes to run as one: 1 if the model does not treat them one by one.
+
+    Args:
+        examples: the examples.
+        model_bytes: bytes of all values that the training computes for one sample.
+    """
     teacher = examples.teacher
     fixed = any(not spec.shape or spec.shape[0] is not None for spec in teacher.specs)
-    if len(examples.samples) < 2 or fixed or teacher.stated:
-        return False
+    room = max(1, ACTIVATION_BYTES // max(model_bytes, 1))
+    if len(examples.samples) < 2 or fixed or teacher.stated or room < 2:
+        return 1
     one, other = (examples.example(i).feeds for i in (0, 1))
     if any(one[name].shape != other[name].shape for name in one):
         other = one
     both = {name: np.concatenate([one[name], other[name]]) for name in one}
     try:
-        return is_stackable(*(teacher.run("of a batch", feeds) for feeds in (one, other, both)))
+        values = [teacher.run("of a batch", feeds) for feeds in (one, other, both)]
     except ModelError:
-        return False
+        return 1
+    return room if is_stackable(*values) else 1

@@ -11,8 +11,9 @@ from onnxq.data.labels import labelled
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
+from onnxq.finetune.backward import measure
 from onnxq.finetune.checkpoint import Checkpoint
-from onnxq.finetune.examples import Batches, make_examples, runs_together
+from onnxq.finetune.examples import Batches, make_examples, most_together
 from onnxq.finetune.form import (
     Bias,
     TrainingForm,
@@ -140,7 +141,9 @@ def finetuned(
     calibrating = list(inputs.samples.calibration)
     samples = calibrating + [each for each in inputs.samples.validation if each not in calibrating]
     examples = make_examples(inputs, samples, _labels(samples, options.labels), options)
-    batches = Batches(examples, min(options.batch, len(samples)), runs_together(examples), options.seed)
+    shapes = measure(form.model, examples.example(0).feeds | form.fed(form.start())).shapes
+    together = most_together(examples, sum(4 * math.prod(shape) for shape in shapes.values()))
+    batches = Batches(examples, min(options.batch, len(samples)), together, options.seed)
     form = with_units(form, _bias_units(form, batches))
     # the training
     judge = _Judge.of(inputs, recipe, aside.stopping)

@@ -136,7 +136,8 @@ class Scale:
 
     def clipped(self, value: Floats) -> Floats:
         """Return a trained value within the range."""
-        return np.clip(value, *np.log(SCALE_RANGE)).astype(np.float32)
+        low, high = (float(np.log(each)) for each in SCALE_RANGE)
+        return np.asarray(np.clip(value, low, min(high, float(np.log(self.most / self.initial)))), np.float32)
 
 
 Trained = Weight | Bias | Scale
@@ -233,8 +234,8 @@ def training_form(recipe: Recipe, parameters: Parameters, options: WeightOptions
     """
     if opset_of(recipe.model) < LEAST_OPSET:
         raise ModelError(
-            f"the model's opset {opset_of(recipe.model)} cannot be raised to {LEAST_OPSET}, as finetuning needs: "
-            "export it again with a newer opset"
+            f"finetuning needs opset {LEAST_OPSET}, and the model's opset {opset_of(recipe.model)} cannot be raised: "
+            "export it again with a newer one"
         )
     plan = recipe.plan
     run_time = [name for name in recipe.run_time if name in plan.nodes]

@@ -42,7 +42,7 @@ class Point:
 
 
 def points_of(
-    model: ir.Model, observation: Observation, targets: Sequence[Sequence[Array]], *, labels: bool
+    model: ir.Model, observation: Observation, targets: Sequence[Sequence[Array]], label_share: float
 ) -> list[Point]:
     """Return the compared values: errors relative to the signal, and KL divergence in front of a Softmax.
 
@@ -50,20 +50,24 @@ def points_of(
         model: the float model.
         observation: its observed values.
         targets: the float model's observed values, by sample and tap.
-        labels: whether labels are given, so that the first output decides between classes.
+        label_share: weight of labels against the float model, 0..1; above 0 the first output decides between
+            classes.
     """
     powers = _powers(observation, targets)
     points: list[Point] = []
     for number, tap in enumerate(observation.taps):
         if not all(each[number].dtype == np.float32 and each[number].size for each in targets):
             continue
-        parts = [part for part in observation.inner if part.value == number]
-        shares = [(part, 1 / (powers[part] * len(observation.inner))) for part in parts if powers[part] > 0]
-        if shares:
-            points.append(Point(number, parts=tuple(shares)))
         axis = _classes(model, tap.node) if tap.node is not None and not tap.selected else None
-        if axis is None and labels and number == 0:
+        if axis is None and label_share and number == 0:
             axis = -1
+        follows = 1.0 if axis is None else 1 - label_share
+        parts = [part for part in observation.inner if part.value == number]
+        shares = [
+            (part, follows / (powers[part] * len(observation.inner))) for part in parts if powers[part] > 0
+        ]
+        if shares and follows:
+            points.append(Point(number, parts=tuple(shares)))
         if axis is not None:
             points.append(Point(number, axis))
     return points

@@ -36,8 +36,8 @@ class Rates:
     scale: float = 0.002
 
     def times(self, factor: float, bits: int) -> "Rates":
-        """Return the rates times a factor; weights of few bits have larger steps and take fewer of them."""
-        return Rates(self.weight * factor * 2.0 ** ((bits - 8) / 2), self.bias * factor, self.scale * factor)
+        """Return the rates times a factor; weights change as much in any number of bits, but in steps."""
+        return Rates(self.weight * factor * 2.0 ** (bits - 8), self.bias * factor, self.scale * factor)
 
     def of(self, trained: Weight | Bias | Scale) -> float:
         """Return the rate of a trained value."""

@@ -56,7 +56,9 @@ def test_a_clip_of_the_integers_reads_them_with_another_scale() -> None:
     found, frozen = gradients_of(to_ir(parse(text, constants)), {"x": X}, ["x"])
     assert not frozen
     integers = np.clip(np.rint(X / 0.1) + 2, 0, 255)
-    np.testing.assert_allclose(found["x"], np.where((integers >= 5) & (integers <= 55), G * 0.2, 0), rtol=1e-6)
+    np.testing.assert_allclose(
+        found["x"], np.where((integers >= 5) & (integers <= 55), G * 0.2, 0), rtol=1e-6
+    )
 
 
 def test_a_range_found_at_run_time_passes_gradients_on() -> None:

@@ -9,7 +9,9 @@ from onnxq.techniques.stochastic_gradients import BLOCK, quantize_gradient, with
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_the_mean_over_many_draws_is_the_gradient(bits: int) -> None:
     rng = np.random.default_rng(0)
-    gradient = (rng.normal(size=(7, 11)) * np.array([[1e-4], [1], [1], [1], [1], [1], [30]])).astype(np.float32)
+    gradient = (rng.normal(size=(7, 11)) * np.array([[1e-4], [1], [1], [1], [1], [1], [30]])).astype(
+        np.float32
+    )
     draws = np.array([quantize_gradient(gradient, bits, rng).dequantize() for _ in range(4000)])
     step = np.abs(gradient).max() / (2 ** (bits - 1) - 1)
     # the error of a mean of n draws, each within a step, is at most step / 2 / sqrt(n): five of these
