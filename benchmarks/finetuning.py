@@ -5,7 +5,7 @@
 
 The table has one row a case: metric of the float model and of both files, SQNR of both, CPU seconds and peak
 memory of both commands, and what the training did. The evaluation samples are used for nothing else. For the
-numbers of a CPU without VNNI start it with `python benchmarks/older_cpu.py python benchmarks/finetuning.py ...`.
+numbers of a CPU without VNNI: `python benchmarks/older_cpu.py python benchmarks/finetuning.py ...`.
 """
 
 import argparse

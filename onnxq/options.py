@@ -101,6 +101,7 @@ class Technique(StrEnum):
     NO_SATURATION = "no-saturation"
     SPLIT = "split"
     FALLBACK = "fallback"
+    FINETUNING = "finetuning"
 
 
 class Target(StrEnum):
@@ -116,7 +117,7 @@ class Effort(StrEnum):
 
     fast      correct biases, try SmoothQuant and ranges at run time
     balanced  try all techniques, and fall back to float where the outputs are not accurate enough
-    best      also try weights rounded to nearest; collect moments over more samples and rows
+    best      also try weights rounded to nearest, and finetune; collect moments over more samples and rows
     """
 
     FAST = "fast"

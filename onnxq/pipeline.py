@@ -29,7 +29,7 @@ from onnxq.evaluation.verification import (
     compare_outputs,
     inspect_kernels,
 )
-from onnxq.finetune.finetune import Finetuning, finetuned, set_aside
+from onnxq.finetune.finetune import Finetuning, set_aside, tuned, tunes_by_itself
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import (
@@ -115,12 +115,14 @@ def quantize(
             task.check(inputs.specs)
         finetuning = None
         # the mode
-        if tuning is not None:
-            inputs, aside = set_aside(inputs)
-            outcome, finetuning = finetuned(inputs, aside, quantize_static(inputs, task, laps.end), tuning)
-            laps.end("finetune")
-        elif options.mode == Mode.STATIC:
+        if options.mode == Mode.STATIC:
+            aside = None
+            if tuning is not None or tunes_by_itself(inputs):
+                inputs, aside = set_aside(inputs)
             outcome = quantize_static(inputs, task, laps.end)
+            if aside is not None:
+                outcome, finetuning = tuned(inputs, aside, outcome, tuning)
+                laps.end("finetune")
         else:
             references = find_references(inputs) if options.mode == Mode.DYNAMIC else None
             laps.end("prepare")

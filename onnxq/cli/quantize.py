@@ -93,8 +93,8 @@ accuracy_options = combined(
         "--effort",
         **choice(QuantizeOptions.effort),
         help="Correct biases, and try SmoothQuant and ranges at run time (fast); try all techniques and fall "
-        "back to float where needed (balanced); or also try weights rounded to nearest, on more samples "
-        "(best).",
+        "back to float where needed (balanced); or also finetune and try weights rounded to nearest, on more "
+        "samples (best).",
     ),
     option(
         OptionGroup.ACCURACY,
@@ -119,7 +119,7 @@ accuracy_options = combined(
         shell_complete=completing(Technique),
         help=f"Disable this accuracy technique: {', '.join(Technique)}; ranges-at-run-time quantizes the "
         "inputs of MatMul and Gemm layers dynamically, split divides a wide-range LSTM input into a coarse "
-        "and a fine part.",
+        "and a fine part, and finetuning belongs to --effort best.",
     ),
 )
 

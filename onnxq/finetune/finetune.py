@@ -27,12 +27,14 @@ from onnxq.finetune.gradients import GradientGraph, without_shapes
 from onnxq.finetune.training import Rates, Schedule, State, Training
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import nodes_of
+from onnxq.graph.files import weight_bytes
 from onnxq.graph.macs import concrete_shapes, node_macs
-from onnxq.options import FinetuneOptions
+from onnxq.options import Effort, FinetuneOptions, Technique
 from onnxq.quantization.parameters import Parameters
 from onnxq.quantization.weights import largest_magnitude
 from onnxq.runtime.inner_values import expose
 from onnxq.runtime.sessions import open_fake_quantized, run
+from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
 from onnxq.search.inputs import Inputs
 from onnxq.search.references import OutputNoise, References
 from onnxq.search.trial import Outcome
@@ -125,6 +127,30 @@ def set_aside(inputs: Inputs) -> tuple[Inputs, Aside]:
     return replace(inputs, samples=replace(samples, validation=kept)), Aside(stopping, samples.unseen)
 
 
+def tunes_by_itself(inputs: Inputs) -> bool:
+    """Tell whether finetuning is one of the techniques that the options try, and there are samples for it."""
+    options = inputs.options
+    wanted = options.effort is Effort.BEST and Technique.FINETUNING not in options.without
+    enough = len(inputs.samples.validation) > 1 and bool(inputs.samples.unseen)
+    return wanted and enough and not inputs.feedback.states and weight_bytes(inputs.model) < DISK_THRESHOLD
+
+
+def tuned(
+    inputs: Inputs, aside: Aside, outcome: Outcome, options: FinetuneOptions | None
+) -> tuple[Outcome, Finetuning]:
+    """Finetune as the user asks; without options as one technique of several, which may be impossible.
+
+    Raises:
+        OnnxqError: the user asks for it, and it is impossible.
+    """
+    try:
+        return finetuned(inputs, aside, outcome, options or FinetuneOptions())
+    except ModelError as error:
+        if options is not None:
+            raise
+        return outcome, Finetuning(False, str(error))
+
+
 def finetuned(
     inputs: Inputs, aside: Aside, outcome: Outcome, options: FinetuneOptions
 ) -> tuple[Outcome, Finetuning]:
@@ -134,6 +160,8 @@ def finetuned(
         OnnxqError: nothing can be trained, a label does not fit, or the checkpoint is another training's.
     """
     recipe = outcome.choice.recipe
+    if weight_bytes(inputs.model) >= DISK_THRESHOLD:
+        raise ModelError(f"{inputs.options.model}: too large to be finetuned: use onnxq quantize")
     form = training_form(recipe, outcome.parameters, weight_options(inputs.options))
     if not any(isinstance(each, Weight) for each in form.trained.values()):
         return outcome, Finetuning(False, "the file has no integer weights to train", bits=options.bits)
@@ -169,7 +197,9 @@ def finetuned(
     if not kept:
         return outcome, finetuning
     written = inputs.writer().write(recipe, parameters)
-    return replace(outcome, written=written, parameters=parameters), finetuning
+    recipe = replace(recipe, techniques=(*recipe.techniques, Technique.FINETUNING))
+    choice = replace(outcome.choice, recipe=recipe)
+    return replace(outcome, written=written, choice=choice, parameters=parameters), finetuning
 
 
 @dataclass(frozen=True, eq=False)

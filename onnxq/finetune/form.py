@@ -234,8 +234,8 @@ def training_form(recipe: Recipe, parameters: Parameters, options: WeightOptions
     """
     if opset_of(recipe.model) < LEAST_OPSET:
         raise ModelError(
-            f"finetuning needs opset {LEAST_OPSET}, and the model's opset {opset_of(recipe.model)} cannot be raised: "
-            "export it again with a newer one"
+            f"finetuning needs opset {LEAST_OPSET}, and that of the model, {opset_of(recipe.model)}, "
+            "cannot be raised: export it again with a newer one"
         )
     plan = recipe.plan
     run_time = [name for name in recipe.run_time if name in plan.nodes]
