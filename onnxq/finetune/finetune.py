@@ -27,14 +27,12 @@ from onnxq.finetune.gradients import GradientGraph, without_shapes
 from onnxq.finetune.training import Rates, Schedule, State, Training
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import nodes_of
-from onnxq.graph.files import weight_bytes
 from onnxq.graph.macs import concrete_shapes, node_macs
 from onnxq.options import Effort, FinetuneOptions, Technique
 from onnxq.quantization.parameters import Parameters
 from onnxq.quantization.weights import largest_magnitude
 from onnxq.runtime.inner_values import expose
 from onnxq.runtime.sessions import open_fake_quantized, run
-from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
 from onnxq.search.inputs import Inputs
 from onnxq.search.references import OutputNoise, References
 from onnxq.search.trial import Outcome
@@ -132,7 +130,7 @@ def tunes_by_itself(inputs: Inputs) -> bool:
     options = inputs.options
     wanted = options.effort is Effort.BEST and Technique.FINETUNING not in options.without
     enough = len(inputs.samples.validation) > 1 and bool(inputs.samples.unseen)
-    return wanted and enough and not inputs.feedback.states and weight_bytes(inputs.model) < DISK_THRESHOLD
+    return wanted and enough and not inputs.feedback.states and not inputs.large
 
 
 def tuned(
@@ -160,7 +158,7 @@ def finetuned(
         OnnxqError: nothing can be trained, a label does not fit, or the checkpoint is another training's.
     """
     recipe = outcome.choice.recipe
-    if weight_bytes(inputs.model) >= DISK_THRESHOLD:
+    if inputs.large:
         raise ModelError(f"{inputs.options.model}: too large to be finetuned: use onnxq quantize")
     form = training_form(recipe, outcome.parameters, weight_options(inputs.options))
     if not any(isinstance(each, Weight) for each in form.trained.values()):
