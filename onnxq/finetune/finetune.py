@@ -177,12 +177,13 @@ def finetuned(
     decisions = replace(options, checkpoint=None), replace(inputs.options, output=None, force=False), steps
     statistics = outcome.statistics
     checkpoint = Checkpoint.of(options.checkpoint, statistics.model, statistics.data, *decisions)
-    result = _Trainer(form, batches, steps, options, judge, checkpoint).run()
+    start = judge.noise(outcome.parameters)
+    result = _Trainer(form, batches, steps, options, judge, start, checkpoint).run()
     # whether to keep it
     parameters = form.updated(result.state.best)
     deciding = _Judge.of(inputs, recipe, aside.deciding)
     before, after = deciding.measure(outcome.parameters), deciding.measure(parameters)
-    kept, reason = _verdict(before, after, judge.noise(outcome.parameters), result.state)
+    kept, reason = _verdict(before, after, start, result.state)
     reached = [form.trained[name] for name in result.graph.reached]
     weights, biases = (sum(isinstance(each, kind) for each in reached) for kind in (Weight, Bias))
     finetuning = Finetuning(
@@ -234,13 +235,14 @@ class _Result:
 
 @dataclass(frozen=True, eq=False)
 class _Trainer:
-    """A training through all parts of a schedule of bits."""
+    """A training through all parts of a schedule of bits; `noise` is noise / signal before it."""
 
     form: TrainingForm
     batches: Batches
     steps: int
     options: FinetuneOptions
     judge: _Judge
+    noise: float
     checkpoint: Checkpoint
 
     def run(self) -> _Result:
@@ -263,8 +265,7 @@ class _Trainer:
                 raise ModelError(_unreachable(training.graph))
             if state.interrupted and part + 1 < len(self.options.bits):
                 # nothing was trained with the bits of the file
-                start = self.form.start()
-                state = replace(state, best=start, noise=math.inf, checks=())
+                state = replace(state, best=self.form.start(), noise=math.inf, checks=())
                 break
         return _Result(state, training.graph, done)
 
@@ -282,7 +283,7 @@ class _Trainer:
             GradientGraph(form, observed.observation, observed.points),
             replace(self.batches, seed=options.seed + part),
             Schedule(steps, max(1, steps // CHECKS) if last else steps),
-            Rates().times(options.rate, bits),
+            Rates().for_noise(self.noise).times(options.rate, bits),
             (lambda chosen: self.judge.noise(self.form.updated(chosen))) if last else None,
             options.gradient_bits,
             options.seed + part,

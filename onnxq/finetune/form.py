@@ -28,8 +28,11 @@ from onnxq.techniques.arithmetic import (
 from onnxq.techniques.saturation import kernel_order, original_order, round_pair_safe
 from onnxq.types import INT8, INT32, Floats, QuantParams
 
-CELL = 0.49
-"""Farthest distance of a latent weight from its integer at the start, in steps."""
+CELL = 0.25
+"""Farthest distance of a latent weight from its integer at the start, in steps.
+
+Closer to the edge of the cell, the first steps undo what GPTQ chose: half of these weights flip by chance.
+"""
 SCALE_RANGE = 0.5, 2.0
 """Bounds of a trained scale, as multiples of the calibrated one: biases keep their room in int32."""
 
@@ -214,15 +217,16 @@ class TrainingForm:
                 result.constants[place] = stored[id(constant_.stored)]
         # biases: their scale is the product of two others
         for planned in self.recipe.plan.nodes.values():
-            place = planned.name, planned.row.bias
-            known = old.constants.get(place)  # type: ignore[arg-type]
-            if known is None or known.params.type is not INT32:
+            row = planned.row
+            if row.bias is None or row.weight is None or (planned.name, row.bias) not in old.constants:
                 continue
+            place = planned.name, row.bias
+            known = old.constants[place]
             source = self.recipe.plan.tensors[_activation(planned)].source
-            weight = result.constants[planned.name, planned.row.weight]  # type: ignore[index]
+            weight = result.constants[planned.name, row.weight]
             kind = bias_params(result.activations[source].scale, weight.params.scale)
-            real = biases.get(place, dequantize(known.stored, known.params))  # type: ignore[arg-type]
-            result.constants[place] = QuantizedConstant(quantize_bias(real, kind), kind)  # type: ignore[index]
+            real = biases.get(place, dequantize(known.stored, known.params))
+            result.constants[place] = QuantizedConstant(quantize_bias(real, kind), kind)
         return result
 
 

@@ -20,11 +20,13 @@ from onnxq.types import Floats
 
 Judge = Callable[[dict[str, Floats]], float]
 """Signature: trained values -> noise / signal of the outputs on samples kept aside, mean over their parts."""
+USUAL_NOISE, MOST_NOISE = 1e-3, 1e-2
+"""Noise / signal at which `Rates` hold as they stand, and beyond which they do not grow."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Largest change per step of each kind of trained value.
+    """Largest change per step of each kind of trained value, for outputs at 30 dB; see `for_noise`.
 
     weight  in steps of the weight's scale, for 8 bits; fewer bits take smaller parts of their larger steps
     bias    in units of `form.with_units`
@@ -34,6 +36,10 @@ class Rates:
     weight: float = 0.05
     bias: float = 0.02
     scale: float = 0.002
+
+    def for_noise(self, noise: float) -> "Rates":
+        """Return the rates for outputs of another noise / signal: values are as far from their best as these."""
+        return self.times(float(np.sqrt(min(noise, MOST_NOISE) / USUAL_NOISE)), 8)
 
     def times(self, factor: float, bits: int) -> "Rates":
         """Return the rates times a factor; weights change as much in any number of bits, but in steps."""

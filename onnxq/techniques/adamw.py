@@ -12,7 +12,6 @@ import numpy as np
 
 from onnxq.types import Floats
 
-SHARED = False
 BETAS, EPSILON = (0.9, 0.99), 1e-12
 """Forgetting factors of both moments; steps are few, so the second one forgets faster than 0.999."""
 
@@ -50,21 +49,13 @@ def adamw(
         start: value at the start; zero by default.
     """
     steps = state.steps + 1
-    first = BETAS[0] * state.first + (1 - BETAS[0]) * gradient
-    square = np.square(gradient)
-    if SHARED and square.ndim > 1:
-        square = np.broadcast_to(
-            square.reshape(len(square), -1).mean(1).reshape(-1, *[1] * (square.ndim - 1))
-            if SHARED == "row"
-            else square.mean(),
-            square.shape,
-        )
-    second = BETAS[1] * state.second + (1 - BETAS[1]) * square
+    first = np.asarray(BETAS[0] * state.first + (1 - BETAS[0]) * gradient, np.float32)
+    second = np.asarray(BETAS[1] * state.second + (1 - BETAS[1]) * np.square(gradient), np.float32)
     deviation = np.sqrt(second / (1 - BETAS[1] ** steps)) + EPSILON
-    value = value - rate / (1 - BETAS[0] ** steps) * first / deviation
+    moved = value - rate / (1 - BETAS[0] ** steps) * first / deviation
     if decay:
-        value = value - rate * decay * (value - (0 if start is None else start))
-    return np.asarray(value, np.float32), AdamState(first, second, steps)
+        moved = moved - rate * decay * (moved - (0 if start is None else start))
+    return np.asarray(moved, np.float32), AdamState(first, second, steps)
 
 
 def warm_up_and_cosine(step: int, steps: int, warm_up: float = 0.05) -> float:

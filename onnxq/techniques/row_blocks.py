@@ -37,4 +37,4 @@ def by_blocks(
             else np.concatenate([function(rows[b], scales[b], *more, **named) for b in blocks])
         )
 
-    return blocked
+    return blocked  # type: ignore[return-value]  # `wraps` hides that both arguments are positional

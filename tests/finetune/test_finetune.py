@@ -140,7 +140,7 @@ def test_the_same_seed_gives_the_same_bytes_also_after_a_stop(tmp_path: Path, mo
         finetune(options(CNN, tmp_path / "four.onnx"), replace(kept, checkpoint=CNN.with_name("README.md")))
 
 
-def test_an_interrupt_keeps_the_best_step_so_far(tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupt_keeps_the_best_step_so_far(tmp_path: Path, monkeypatch, request) -> None:
     plain = Training._step
 
     def interrupted(self: Training, state: State) -> State:
@@ -149,6 +149,8 @@ def test_an_interrupt_keeps_the_best_step_so_far(tmp_path: Path, monkeypatch) ->
         return plain(self, state)
 
     monkeypatch.setattr(Training, "_step", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have let it be ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     report = finetune(options(CNN, tmp_path / "out.onnx"), replace(SHORT, steps=12))
     assert report.finetuning is not None
     assert report.finetuning.interrupted

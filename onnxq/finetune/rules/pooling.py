@@ -65,7 +65,7 @@ def average_pool(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
         counted = (windows < end) if padded else inside
         matrix = np.zeros((size, len(windows)))
         for result, positions in enumerate(windows):
-            matrix[positions[inside[result]], result] = 1 / max(np.count_nonzero(counted[result]), 1)
+            matrix[positions[inside[result]], result] = 1 / max(int(np.count_nonzero(counted[result])), 1)
         gradient = tape.along(gradient, matrix, 2 + i, rank)
     return [gradient]
 

@@ -234,6 +234,6 @@ def trilu(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
 
 def cumulative_sum(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
     """Rule of CumSum: the sum in the other direction."""
-    settings = {name: int(attribute(node, name, 0)) for name in ("exclusive", "reverse")}  # type: ignore[arg-type]
-    settings["reverse"] = 1 - settings["reverse"]
-    return [tape.op("CumSum", first(gradients), operand(node, 1), **settings)]
+    exclusive, reverse = (int(attribute(node, name, 0)) for name in ("exclusive", "reverse"))  # type: ignore[arg-type]
+    back = tape.op("CumSum", first(gradients), operand(node, 1), exclusive=exclusive, reverse=1 - reverse)
+    return [back]
