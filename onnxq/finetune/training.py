@@ -38,7 +38,7 @@ class Rates:
     scale: float = 0.002
 
     def for_noise(self, noise: float) -> "Rates":
-        """Return the rates for outputs of another noise / signal: values are as far from their best as these."""
+        """Return the rates for outputs of another noise / signal, whose values are as far from their best."""
         return self.times(float(np.sqrt(min(noise, MOST_NOISE) / USUAL_NOISE)), 8)
 
     def times(self, factor: float, bits: int) -> "Rates":
