@@ -41,7 +41,7 @@ from onnxq.types import Floats
 
 LEAST_SAMPLES = 9
 """Fewer samples leave none to judge by."""
-BUDGET, LEAST_STEPS, MOST_STEPS = 1.2e12, 60, 300
+BUDGET, LEAST_STEPS, MOST_STEPS = 1.2e12, 60, 200
 """MACs of the default number of steps, three times those of an inference for each, and its bounds."""
 CHECKS = 12
 """Checks on samples kept aside during a training."""

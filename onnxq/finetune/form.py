@@ -7,12 +7,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.errors import ModelError
+from onnxq.finetune.tape import LEAST_OPSET
 from onnxq.formats.qdq import QdqWriter
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.run_time_ranges import with_clamps
 from onnxq.graph.edit import Names, add_node, constant, nodes_of, tidy
 from onnxq.graph.shapes import opset_of
-from onnxq.normalize.opset import LEAST_OPSET
 from onnxq.plan.plan import Plan, PlannedNode
 from onnxq.plan.products import channel_axis, following_bias
 from onnxq.quantization.parameters import Parameters, Place, QuantizedConstant

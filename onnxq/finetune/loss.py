@@ -8,8 +8,9 @@ import onnx_ir as ir
 
 from onnxq.comparison.observation import Observation
 from onnxq.comparison.parts import Part
-from onnxq.finetune.tape import Tape
+from onnxq.finetune.tape import AXES_OPSET, Tape
 from onnxq.graph.edit import attribute
+from onnxq.graph.shapes import opset_of
 from onnxq.types import Array, Floats
 
 
@@ -53,7 +54,7 @@ def points_of(
         label_share: weight of labels against the float model, 0..1; above 0 the first output decides between
             classes.
     """
-    powers = _powers(observation, targets)
+    powers = [_power(part, targets) for part in observation.inner]
     points: list[Point] = []
     for number, tap in enumerate(observation.taps):
         if not all(each[number].dtype == np.float32 and each[number].size for each in targets):
@@ -62,9 +63,10 @@ def points_of(
         if axis is None and label_share and number == 0:
             axis = -1
         follows = 1.0 if axis is None else 1 - label_share
-        parts = [part for part in observation.inner if part.value == number]
         shares = [
-            (part, follows / (powers[part] * len(observation.inner))) for part in parts if powers[part] > 0
+            (part, follows / (power * len(powers)))
+            for part, power in zip(observation.inner, powers, strict=True)
+            if part.value == number and power > 0
         ]
         if shares and follows:
             points.append(Point(number, parts=tuple(shares)))
@@ -73,16 +75,15 @@ def points_of(
     return points
 
 
-def _powers(observation: Observation, targets: Sequence[Sequence[Array]]) -> dict[Part, float]:
-    """Return the mean sum of squares of each part over samples, zero for an empty part."""
-    found = {}
-    for part in observation.inner:
-        values = [part.of(each[part.value]) for each in targets]
-        held = [array.astype(np.float64) for array in values if array is not None and array.size]
-        signal = np.mean([np.square(each[np.isfinite(each)]).sum() for each in held]) if held else 0.0
-        size = np.mean([array.size for array in held]) if held else 0.0
-        found[part] = float(max(signal, part.floor * size, part.least)) if held else 0.0
-    return found
+def _power(part: Part, targets: Sequence[Sequence[Array]]) -> float:
+    """Return the mean sum of squares of a part over samples, zero for an empty part."""
+    values = [part.of(each[part.value]) for each in targets]
+    held = [array.astype(np.float64) for array in values if array is not None and array.size]
+    if not held:
+        return 0.0
+    signal = np.mean([np.square(each[np.isfinite(each)]).sum() for each in held])
+    size = np.mean([array.size for array in held])
+    return float(max(signal, part.floor * size, part.least))
 
 
 def _classes(model: ir.Model, name: str) -> int | None:
@@ -90,7 +91,7 @@ def _classes(model: ir.Model, name: str) -> int | None:
     node = next((each for each in model.graph if each.name == name), None)
     if node is None or node.op_type not in ("Softmax", "LogSoftmax"):
         return None
-    return int(attribute(node, "axis", -1))  # type: ignore[arg-type]
+    return int(attribute(node, "axis", -1 if opset_of(model) >= AXES_OPSET else 1))  # type: ignore[arg-type]
 
 
 def append_loss(
@@ -120,15 +121,29 @@ def append_loss(
             weighted = tape.op("Mul", difference, weights)
             loss, seed = tape.dot(weighted, difference), tape.op("Add", weighted, weighted)
         else:
-            rows = int(np.prod(shape)) // max(shape[point.axis], 1)
-            probabilities = tape.op("Softmax", value, axis=point.axis)
-            logarithms = tape.op("LogSoftmax", value, axis=point.axis)
-            loss = tape.op("Mul", tape.dot(target, logarithms), -point.weight / rows)
-            seed = tape.op("Mul", tape.op("Sub", probabilities, target), point.weight / rows)
+            loss, seed = _divergence(tape, value, target, point)
         total = loss if total is None else tape.op("Add", total, loss)
         seeds[value] = seed if value not in seeds else tape.op("Add", seeds[value], seed)
     assert total is not None
     return total, seeds, targets
+
+
+def _divergence(tape: Tape, value: ir.Value, target: ir.Value, point: Point) -> tuple[ir.Value, ir.Value]:
+    """Append the KL divergence of Softmax(value) from the target, without the target's entropy.
+
+    Returns:
+        The divergence, and its gradient.
+    """
+    shape = tape.shape(value)
+    axis = (point.axis or 0) % len(shape)
+    rows, last = int(np.prod(shape)) // max(shape[axis], 1), len(shape) - 1
+    # the Softmax of old opsets knows the last axis alone
+    order = [*(each for each in range(len(shape)) if each != axis), axis]
+    moved, back = tape.transpose(value, order), [order.index(each) for each in range(len(shape))]
+    probabilities = tape.transpose(tape.op("Softmax", moved, axis=last), back)
+    logarithms = tape.transpose(tape.op("LogSoftmax", moved, axis=last), back)
+    loss = tape.op("Mul", tape.dot(target, logarithms), -point.weight / rows)
+    return loss, tape.op("Mul", tape.op("Sub", probabilities, target), point.weight / rows)
 
 
 def target_of(point: Point, target: Array, label: int | None, share: float) -> Floats:

@@ -10,6 +10,10 @@ from onnxq.graph.edit import Names, add_initializer, add_node, attribute, consta
 from onnxq.graph.shapes import opset_of
 from onnxq.types import Array
 
+LEAST_OPSET = 11
+"""First opset whose operators are those that rules append: Pad with inputs, Equal of floats."""
+AXES_OPSET = 13
+"""First opset whose ReduceSum takes its axes as an input, and whose Softmax has one axis."""
 Operand = ir.Value | Array | float
 """An operand of a new node: a value of the graph, or a constant; a float is a float32 scalar."""
 
@@ -123,6 +127,8 @@ class Tape:
         """Return sums along axes; the value itself without axes."""
         if not axes and isinstance(value, ir.Value):
             return value
+        if self.opset < AXES_OPSET:
+            return self.op("ReduceSum", value, axes=list(axes), keepdims=int(keep))
         return self.op("ReduceSum", value, integers(axes), keepdims=int(keep))
 
     def mean(self, value: Operand, axes: Sequence[int], count: int) -> ir.Value:

@@ -33,17 +33,17 @@ class Rates:
     scale   of the logarithm of an activation's scale
     """
 
-    weight: float = 0.05
-    bias: float = 0.02
-    scale: float = 0.002
+    weight: float = 0.02
+    bias: float = 0.005
+    scale: float = 0.001
 
     def for_noise(self, noise: float) -> "Rates":
         """Return the rates for outputs of another noise / signal, whose values are as far from their best."""
         return self.times(float(np.sqrt(min(noise, MOST_NOISE) / USUAL_NOISE)), 8)
 
     def times(self, factor: float, bits: int) -> "Rates":
-        """Return the rates times a factor; weights change as much in any number of bits, but in steps."""
-        return Rates(self.weight * factor * 2.0 ** (bits - 8), self.bias * factor, self.scale * factor)
+        """Return the rates times a factor; the steps of weights of few bits are larger, so they take fewer."""
+        return Rates(self.weight * factor * 2.0 ** ((bits - 8) / 2), self.bias * factor, self.scale * factor)
 
     def of(self, trained: Weight | Bias | Scale) -> float:
         """Return the rate of a trained value."""

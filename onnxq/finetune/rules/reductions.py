@@ -5,7 +5,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from onnxq.finetune.rules.rule import Gradients, Rule, axis_of, first, operand
-from onnxq.finetune.tape import Tape, integers
+from onnxq.finetune.tape import AXES_OPSET, Tape, integers
 from onnxq.graph.edit import attribute
 
 Reduced = Callable[[Tape, ir.Value, ir.Value, ir.Value, int, list[int]], ir.Value]
@@ -66,16 +66,21 @@ REDUCTIONS: dict[str, Rule] = {
 """Rules of reductions."""
 
 
+def softmax_axes(tape: Tape, node: ir.Node) -> list[int]:
+    """Return the axes along which a Softmax sums up to 1: before opset 13, all from `axis` on."""
+    rank, old = len(tape.shape(node.outputs[0])), tape.opset < AXES_OPSET
+    axis = axis_of(int(attribute(node, "axis", 1 if old else -1)), rank)  # type: ignore[arg-type]
+    return list(range(axis, rank)) if old else [axis]
+
+
 def softmax(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
     """Rule of Softmax."""
     y, g = node.outputs[0], first(gradients)
-    axis = axis_of(int(attribute(node, "axis", -1)), len(tape.shape(y)))  # type: ignore[arg-type]
-    total = tape.sum(tape.op("Mul", g, y), [axis])
+    total = tape.sum(tape.op("Mul", g, y), softmax_axes(tape, node))
     return [tape.op("Mul", y, tape.op("Sub", g, total))]
 
 
 def log_softmax(tape: Tape, node: ir.Node, gradients: Gradients) -> Gradients:
     """Rule of LogSoftmax."""
     y, g = node.outputs[0], first(gradients)
-    axis = axis_of(int(attribute(node, "axis", -1)), len(tape.shape(y)))  # type: ignore[arg-type]
-    return [tape.op("Sub", g, tape.op("Mul", tape.op("Exp", y), tape.sum(g, [axis])))]
+    return [tape.op("Sub", g, tape.op("Mul", tape.op("Exp", y), tape.sum(g, softmax_axes(tape, node))))]
