@@ -101,7 +101,7 @@ class Bias:
         if not self.stored:
             return real
         params = asymmetric_params(float(real.min()), float(real.max()))
-        return dequantize(quantize(real, params), params)
+        return np.asarray(dequantize(quantize(real, params), params), np.float32)
 
     def clipped(self, value: Floats) -> Floats:
         """Return the value: a bias has no range."""

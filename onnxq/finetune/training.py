@@ -42,7 +42,7 @@ class Rates:
         return self.times(float(np.sqrt(min(noise, MOST_NOISE) / USUAL_NOISE)), 8)
 
     def times(self, factor: float, bits: int) -> "Rates":
-        """Return the rates times a factor; the steps of weights of few bits are larger, so they take fewer."""
+        """Return the rates times a factor; weights of few bits have larger steps and take fewer."""
         return Rates(self.weight * factor * 2.0 ** ((bits - 8) / 2), self.bias * factor, self.scale * factor)
 
     def of(self, trained: Weight | Bias | Scale) -> float:
