@@ -1,6 +1,7 @@
 """Quantize ONNX models to integers for ONNX Runtime on CPUs, and verify accuracy and speed.
 
-`quantize` and `evaluate` do the work of `onnxq quantize` and `onnxq eval` and return their reports.
+`quantize`, `finetune` and `evaluate` do the work of `onnxq quantize`, `onnxq finetune` and `onnxq eval` and
+return their reports.
 NumPy, ONNX and ONNX Runtime are imported when a function is called.
 """
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from onnxq.evaluation.report import EvalReport
     from onnxq.options import (
         Effort,
+        FinetuneOptions,
         Format,
         Method,
         Mode,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Effort",
+    "FinetuneOptions",
     "Format",
     "Method",
     "Mode",
@@ -61,6 +64,7 @@ __all__ = [
     "debug",
     "drift",
     "evaluate",
+    "finetune",
     "inspect",
     "quantize",
     "record",
@@ -126,6 +130,46 @@ def calibrate(
     from onnxq import api
 
     return api.calibrate(model, calib, output, dict(options))
+
+
+def finetune(
+    model: "str | Path",
+    calib: "str | Path",
+    output: "str | Path | None" = None,
+    *,
+    tuning: "FinetuneOptions | None" = None,
+    **options: "Any",
+) -> "QuantizeReport":
+    """Quantize a float model, train the result on the samples, and write the better of both files.
+
+    Example:
+        tuning = onnxq.FinetuneOptions(labels="data/labels.csv", bits=(4,))
+        report = onnxq.finetune("model.onnx", "data/", tuning=tuning)
+        print(report.finetuning.kept, report.finetuning.before_db, report.finetuning.after_db)
+
+    Args:
+        model: float model.
+        calib: samples: folder or module:function.
+        output: as for `quantize`.
+        tuning: options of finetuning; by default those of `onnxq finetune`.
+        **options: other fields of `QuantizeOptions`; the mode is static.
+
+    Returns:
+        The report that `onnxq finetune --json` prints.
+
+    Raises:
+        OnnxqError: the model, the data or the output cannot be used; nothing was written.
+    """
+    from dataclasses import replace
+    from pathlib import Path
+
+    from onnxq.options import FinetuneOptions, QuantizeOptions, output_file
+    from onnxq.pipeline import finetune as run
+
+    chosen = QuantizeOptions(Path(model), Path(calib), **options)
+    if output is not None:
+        chosen = replace(chosen, output=output_file(str(output), chosen.default_name))
+    return run(chosen, tuning or FinetuneOptions())
 
 
 def evaluate(

@@ -101,6 +101,7 @@ class Technique(StrEnum):
     NO_SATURATION = "no-saturation"
     SPLIT = "split"
     FALLBACK = "fallback"
+    FINETUNING = "finetuning"
 
 
 class Target(StrEnum):
@@ -116,7 +117,7 @@ class Effort(StrEnum):
 
     fast      correct biases, try SmoothQuant and ranges at run time
     balanced  try all techniques, and fall back to float where the outputs are not accurate enough
-    best      also try weights rounded to nearest; collect moments over more samples and rows
+    best      also try weights rounded to nearest, and finetune; collect moments over more samples and rows
     """
 
     FAST = "fast"
@@ -148,6 +149,37 @@ class Limits:
     def asked(self) -> bool:
         """Whether a gate limits the loss of accuracy."""
         return self.max_drop is not None or self.min_sqnr is not None or self.min_agreement is not None
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """Options of `onnxq finetune` besides those of quantization.
+
+    labels         labels of the calibration samples: a CSV with the header file,label, or "folders"; None for
+                   none
+    label_share    weight of the labels against the float model's outputs, 0..1
+    bits           bits of the weights in each part of the training; the last are those of the file
+    steps          training steps; None for a number by the model's size
+    batch          samples per step
+    rate           multiple of the learning rates
+    gradient_bits  bits of the gradients: 32, or 8 or 4 with stochastic rounding and error feedback
+    augment        change images at random: flip and shift them
+    seed           of the order of the samples and of random numbers
+    checkpoint     file that keeps the state of the training, from which it is resumed
+    memory         most bytes of examples kept in memory
+    """
+
+    labels: str | None = None
+    label_share: float = 0.5
+    bits: tuple[int, ...] = (8,)
+    steps: int | None = None
+    batch: int = 16
+    rate: float = 1.0
+    gradient_bits: int = 32
+    augment: bool = False
+    seed: int = 0
+    checkpoint: Path | None = None
+    memory: int = 512 << 20
 
 
 def renamed_fields(**names: str) -> Callable[[type[Options]], type[Options]]:
@@ -194,6 +226,7 @@ class QuantizeOptions:
     samples      largest number of samples, evenly spaced
     target       CPU family that the file is made for
     per_channel  one weight scale per output channel, else one per tensor
+    weight_bits  bits of a weight with `Mode.STATIC`, 2 to 8; fewer than 8 are stored as int8, too
     format       representation of quantized operators
     preprocess   preset or TOML file that describes how a file becomes an input
     states       pairs "input=output" of a stateful model: the output is the next sample's input; () detects
@@ -233,6 +266,7 @@ class QuantizeOptions:
     samples: int = 200
     target: Target = Target.PORTABLE
     per_channel: bool = True
+    weight_bits: int = 8
     format: str = Format.QDQ
     preprocess: str | None = None
     states: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""The stages of `onnxq quantize` and `onnxq calibrate`, in order.
+"""The stages of `onnxq quantize`, `onnxq finetune` and `onnxq calibrate`, in order.
 
 1. prepare: load, normalize and plan the model, split the samples
-2. a mode: placement, calibration, search
+2. a mode: placement, calibration, search; then finetuning, where it is asked for
 3. write
 4. verify
 5. report
@@ -32,6 +32,7 @@ from onnxq.evaluation.verification import (
     compare_outputs,
     inspect_kernels,
 )
+from onnxq.finetune.finetune import Finetuning, set_aside, tuned, tunes_by_itself
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import (
@@ -53,7 +54,7 @@ from onnxq.modes.float_form import Shortfall, float_form
 from onnxq.modes.fp16 import convert_to_fp16
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
-from onnxq.options import Effort, Limits, Method, Mode, QuantizeOptions, Rounding
+from onnxq.options import Effort, FinetuneOptions, Limits, Method, Mode, QuantizeOptions, Rounding
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
@@ -86,7 +87,10 @@ SURELY_FASTER, SPEED_CHECKS = 0.97, 4
 
 
 def quantize(
-    options: QuantizeOptions, task: Task | None = None, settings: SearchSettings | None = None
+    options: QuantizeOptions,
+    task: Task | None = None,
+    settings: SearchSettings | None = None,
+    tuning: FinetuneOptions | None = None,
 ) -> QuantizeReport:
     """Quantize a model in the mode of the options, verify the file and report.
 
@@ -94,6 +98,7 @@ def quantize(
         options: options of the user.
         task: labelled samples for `limits.max_drop`.
         settings: thresholds of the accuracy search; by default those of the effort.
+        tuning: options of finetuning, for `Mode.STATIC`; None for none.
 
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
@@ -116,9 +121,16 @@ def quantize(
         laps.weights = weight_bytes(inputs.model)
         if task is not None:
             task.check(options.model, inputs.specs)
+        finetuning = None
         # the mode
         if options.mode == Mode.STATIC:
+            aside = None
+            if tuning is not None or tunes_by_itself(inputs):
+                inputs, aside = set_aside(inputs)
             outcome = quantize_static(inputs, task, laps.end)
+            if aside is not None:
+                outcome, finetuning = tuned(inputs, aside, outcome, tuning)
+                laps.end("finetune")
         else:
             references = find_references(inputs) if options.mode == Mode.DYNAMIC else None
             laps.end("prepare")
@@ -128,7 +140,7 @@ def quantize(
             laps.end("quantize")
     # write, verify and report
     with staged(options.destination, force=options.force) as building:
-        save(_with_metadata(outcome, options), building, inputs.interface)
+        save(_with_metadata(outcome, options, finetuning), building, inputs.interface)
         # the weights are on disk: free the memory
         outcome = replace(
             outcome,
@@ -137,7 +149,7 @@ def quantize(
         )
         laps.end("write")
         with explained(options.model):
-            report = _verified(inputs, building, outcome, task)
+            report = replace(_verified(inputs, building, outcome, task), finetuning=finetuning)
             if why := _worse_than_float(inputs, building, outcome, report):
                 report = _float_instead(inputs, building, outcome, task, why)
         report = named_by_gates(report, building, options)
@@ -179,7 +191,7 @@ def _float_instead(
     """Write the float model with half-precision weights, or unchanged where that is larger; report it."""
     options = inputs.options
     outcome = float_form(inputs, outcome, why)
-    save(_with_metadata(outcome, options, why), path, inputs.interface)
+    save(_with_metadata(outcome, options, why_float=why), path, inputs.interface)
     form = "the model stays float, its weights in half precision"
     if file_bytes(path) > file_bytes(options.model) and not external_files(options.model):
         shutil.copyfile(options.model, path)
@@ -243,6 +255,24 @@ def named_by_gates(report: QuantizeReport, building: Path, options: QuantizeOpti
     return replace(report, output=output, warnings=[*report.warnings, message])
 
 
+def finetune(options: QuantizeOptions, tuning: FinetuneOptions, task: Task | None = None) -> QuantizeReport:
+    """Quantize a model with `Mode.STATIC`, train the result, verify the better of both files and report.
+
+    Args:
+        options: options of quantization; the bits of the weights are the last of `tuning.bits`.
+        tuning: options of finetuning.
+        task: labelled samples for `limits.max_drop`.
+
+    Raises:
+        OnnxqError: the model, the data or the output cannot be used; nothing was written.
+    """
+    if options.calib is None:
+        raise DataError("finetuning trains on samples: give a folder with --calib")
+    if tuning.checkpoint is not None:
+        check_output(tuning.checkpoint, options.model, force=True)
+    return quantize(replace(options, mode=Mode.STATIC, weight_bits=tuning.bits[-1]), task, tuning=tuning)
+
+
 def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (1, 1)) -> Statistics:
     """Write the calibration statistics alone, for `--stats`.
 
@@ -285,17 +315,21 @@ class _Laps:
 
 
 def _with_metadata(
-    outcome: Outcome, options: QuantizeOptions, why_float: Shortfall | None = None
+    outcome: Outcome,
+    options: QuantizeOptions,
+    finetuning: Finetuning | None = None,
+    why_float: Shortfall | None = None,
 ) -> ir.Model:
     """Add metadata to the model: how it was made, without anything that differs from run to run.
 
     Args:
         outcome: the outcome; its model changes.
         options: options of the user.
+        finetuning: how the parameters were trained, if they were.
         why_float: why the model stays float after the int8 file was measured.
     """
     recipe, found = outcome.choice.recipe, outcome.statistics
-    chosen = {
+    chosen: dict[str, object] = {
         "effort": options.effort,
         "exclude": options.exclude,
         "format": options.format,
@@ -312,6 +346,8 @@ def _with_metadata(
     }
     if why_float is not None:
         chosen["float_because_int8_is"] = why_float.kind
+    if finetuning is not None:
+        chosen["finetuned"] = {"bits": finetuning.bits, "kept": finetuning.kept, "steps": finetuning.steps}
     properties = outcome.written.metadata_props
     properties["onnxq.version"] = __version__
     properties["onnxq.options"] = json.dumps(chosen, sort_keys=True)

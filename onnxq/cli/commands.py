@@ -12,6 +12,7 @@ from onnxq.cli.config import DEFAULT, keys_of, read_config, remember_found_file
 from onnxq.cli.console import answer_error
 from onnxq.cli.drift import drift
 from onnxq.cli.evaluate import debug, evaluate, inspect
+from onnxq.cli.finetune import finetune
 from onnxq.cli.groups import PrintsHelp, discard_stdout
 from onnxq.cli.quantize import quantize
 from onnxq.cli.record import record
@@ -71,5 +72,7 @@ def main(context: click.Context, config: Path | None) -> None:
         remember_found_file(context, path)
 
 
-for _command in (inspect, init, preview, record, quantize, calibrate, evaluate, debug, drift, bench):
+for _command in (
+    inspect, init, preview, record, quantize, finetune, calibrate, evaluate, debug, drift, bench
+):  # fmt: skip
     main.add_command(_command)

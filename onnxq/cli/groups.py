@@ -20,6 +20,7 @@ class OptionGroup(StrEnum):
 
     DATA = "Data"
     MODE = "Mode"
+    TRAINING = "Training"
     ACCURACY = "Accuracy"
     SPEED = "Speed"
     WEIGHT_ONLY = "Weight-only (--mode weights)"

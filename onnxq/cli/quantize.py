@@ -55,21 +55,7 @@ ENUMS: dict[str, type[StrEnum]] = {
 """Parameters whose texts are values of an enum."""
 BLOCKS = ("16", "32", "64", "128", "256", "channel", "tensor")
 
-mode_options = combined(
-    option(
-        OptionGroup.MODE,
-        "--mode",
-        **name_of(Mode, QuantizeOptions.mode),
-        help="Quantize to int8 with calibrated ranges (static) or ranges computed at run time (dynamic), "
-        "quantize weights only (weights), store weights in half precision (fp16), or try all and keep the "
-        "best (auto).",
-    ),
-    option(
-        OptionGroup.MODE,
-        "--prefer",
-        **choice(QuantizeOptions.prefer),
-        help="Choose the best result of --mode auto by speed, size or accuracy.",
-    ),
+placement_options = combined(
     option(
         OptionGroup.MODE,
         "--target",
@@ -86,14 +72,32 @@ mode_options = combined(
     node_options,
 )
 
+mode_options = combined(
+    option(
+        OptionGroup.MODE,
+        "--mode",
+        **name_of(Mode, QuantizeOptions.mode),
+        help="Quantize to int8 with calibrated ranges (static) or ranges computed at run time (dynamic), "
+        "quantize weights only (weights), store weights in half precision (fp16), or try all and keep the "
+        "best (auto).",
+    ),
+    option(
+        OptionGroup.MODE,
+        "--prefer",
+        **choice(QuantizeOptions.prefer),
+        help="Choose the best result of --mode auto by speed, size or accuracy.",
+    ),
+    placement_options,
+)
+
 accuracy_options = combined(
     option(
         OptionGroup.ACCURACY,
         "--effort",
         **choice(QuantizeOptions.effort),
         help="Correct biases, and try SmoothQuant and ranges at run time (fast); try all techniques and fall "
-        "back to float where needed (balanced); or also try weights rounded to nearest, on more samples "
-        "(best).",
+        "back to float where needed (balanced); or also finetune and try weights rounded to nearest, on more "
+        "samples (best).",
     ),
     option(
         OptionGroup.ACCURACY,
@@ -118,7 +122,7 @@ accuracy_options = combined(
         shell_complete=completing(Technique),
         help=f"Disable this accuracy technique: {', '.join(Technique)}; ranges-at-run-time quantizes the "
         "inputs of MatMul and Gemm layers dynamically, split divides a wide-range LSTM input into a coarse "
-        "and a fine part.",
+        "and a fine part, and finetuning belongs to --effort best.",
     ),
 )
 
@@ -216,6 +220,21 @@ model_file_options = combined(
     ),
 )
 
+keep_failed_option = option(
+    OptionGroup.GATES,
+    "--keep-failed",
+    is_flag=True,
+    help="Write a model that fails a gate to the output file, not to NAME.rejected.onnx.",
+)
+
+metric_data_option = option(
+    OptionGroup.METRIC,
+    "--data",
+    type=FILE,
+    function=True,
+    help="Measure the metric of --max-drop on these samples; by default on those of --calib.",
+)
+
 
 @click.command(
     cls=GroupedCommand,
@@ -239,19 +258,8 @@ model_file_options = combined(
 @model_file_options
 @report_options
 @gate_options
-@option(
-    OptionGroup.GATES,
-    "--keep-failed",
-    is_flag=True,
-    help="Write a model that fails a gate to the output file, not to NAME.rejected.onnx.",
-)
-@option(
-    OptionGroup.METRIC,
-    "--data",
-    type=FILE,
-    function=True,
-    help="Measure the metric of --max-drop on these samples; by default on those of --calib.",
-)
+@keep_failed_option
+@metric_data_option
 @metric_options
 @with_console
 def quantize(console: Console, **options: Any) -> None:
@@ -277,7 +285,7 @@ def quantize(console: Console, **options: Any) -> None:
     files, output = pop_report_files(options), options.pop("output")
     inputs = input_files(options)
     limits = pop_limits(options)
-    task = _pop_task(limits, options)
+    task = pop_task(limits, options)
     _check_block(options["block"])
     options |= {name: kind(options[name]) for name, kind in ENUMS.items()}
     chosen = QuantizeOptions(limits=limits, details=needs_details(files.values()), **options)
@@ -340,8 +348,13 @@ def _folder_text(report: "FolderReport") -> str:
     return f"{table(rows, left=2)}\n{written}"
 
 
-def _pop_task(limits: Limits, options: dict[str, Any]) -> "Task | None":
+def pop_task(limits: Limits, options: dict[str, Any], *, labels_train: bool = False) -> "Task | None":
     """Remove `metric_options` and return the task of --max-drop; None without --max-drop.
+
+    Args:
+        limits: the gates.
+        options: options of the command.
+        labels_train: whether --labels has another use, too: it may stand alone, and belongs to --calib.
 
     Raises:
         OnnxqError: --max-drop has no calibration samples, or its options stand alone.
@@ -353,11 +366,15 @@ def _pop_task(limits: Limits, options: dict[str, Any]) -> "Task | None":
     score = ScoreOptions(**pop_score_options(options))
     data, labels, metric = (options.pop(name) for name in ("data", "labels", "metric"))
     if limits.max_drop is None:
-        if data or labels or metric:
+        if data or metric or (labels and not labels_train):
             raise OnnxqError(
                 "--data, --labels and --metric have no effect without --max-drop: add --max-drop"
             )
         return None
+    if labels_train and labels and data:
+        raise OnnxqError(
+            "--labels belongs to the samples of --calib: leave --data out, and use onnxq eval for others"
+        )
     if options["calib"] is None:
         raise OnnxqError("--max-drop compares several models on samples: give a folder with --calib")
     return Task(

@@ -13,8 +13,13 @@ MOST_LINE = 1 << 20
 """Most characters of a line of a labels file."""
 
 
-def labelled(samples: list[Sample], labels: str | None) -> list[Sample]:
+def labelled(samples: list[Sample], labels: str | None, *, every: bool = True) -> list[Sample]:
     """Return the labelled samples in the order of the labels file; all samples for None.
+
+    Args:
+        samples: of a data folder.
+        labels: CSV with the header file,label, "folders", or None.
+        every: whether each file of the CSV must be among the samples; otherwise others are left out.
 
     Raises:
         DataError: The labels cannot be read, or do not match the samples.
@@ -29,9 +34,9 @@ def labelled(samples: list[Sample], labels: str | None) -> list[Sample]:
     if not set(given) & set(by_name):
         raise DataError(f"{path}: names no file of the data folder: write paths relative to that folder")
     missing = set(given) - set(by_name)
-    if missing:
+    if missing and every:
         raise DataError(f"{path}: {min(missing)} is not in the data folder: remove the row or add the file")
-    return [Sample(name, by_name[name].load, label) for name, label in given.items()]
+    return [Sample(name, by_name[name].load, label) for name, label in given.items() if name in by_name]
 
 
 def _by_folder(samples: list[Sample]) -> list[Sample]:

@@ -11,7 +11,7 @@ from onnxq.graph.shapes import opset_of
 from onnxq.plan.constraints import clamp_bounds
 from onnxq.plan.operators import Role
 from onnxq.plan.plan import Plan, PlannedTensor
-from onnxq.quantization.parameters import Parameters, QuantizedConstant
+from onnxq.quantization.parameters import Parameters, Place, QuantizedConstant
 from onnxq.runtime.release import has_standard_qdq
 from onnxq.techniques.arithmetic import clip_bounds
 from onnxq.types import QuantParams
@@ -37,7 +37,11 @@ def takes_integers(plan: Plan, node: ir.Node, index: int) -> bool:
 
 
 class QdqWriter:
-    """Writer of a plan with its parameters into a copy of the normalized model."""
+    """Writer of a plan with its parameters into a copy of the normalized model.
+
+    Once written, `constants` are the float values that stand for quantized and corrected constants, by place,
+    and `scales` the scale and zero point of each source tensor that has a quantizer, by name.
+    """
 
     def __init__(self, model: ir.Model, plan: Plan, parameters: Parameters) -> None:
         self.model = model.clone()
@@ -49,7 +53,8 @@ class QdqWriter:
         self.values |= {value.name: value for graph in self.model.graphs() for value in graph.inputs}
         # the runtime's own Q/DQ have an axis at any opset
         self.domain = "" if has_standard_qdq(opset_of(self.model)) else MICROSOFT
-        self._params: dict[str, tuple[ir.Value, ir.Value]] = {}
+        self.constants: dict[Place, ir.Value] = {}
+        self.scales: dict[str, tuple[ir.Value, ir.Value]] = {}
         self._stored: dict[int, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def write(self) -> ir.Model:
@@ -61,19 +66,13 @@ class QdqWriter:
                     self.parameters.constants.get((planned.name, index)) if index is not None else None
                 )
                 if quantized is not None and index is not None:
-                    if index >= len(node.inputs):
-                        node.resize_inputs(index + 1)
-                    wish = input_at(node, index) or planned.output
-                    node.replace_input_with(
-                        index, self._constant(graph_of(node), wish.name or "constant", quantized)
-                    )
+                    wish = (input_at(node, index) or planned.output).name or "constant"
+                    self._replace(node, index, self._constant(graph_of(node), wish, quantized))
         for (name, index), array in self.parameters.replaced.items():
             if (name, index) not in self.parameters.constants:
                 node = self.nodes[name]
                 fresh = self.names.fresh(f"{name}_corrected")
-                if index >= len(node.inputs):
-                    node.resize_inputs(index + 1)
-                node.replace_input_with(index, add_initializer(self.graph, fresh, array))
+                self._replace(node, index, add_initializer(self.graph, fresh, array))
         for tensor in self.plan.tensors.values():
             if tensor.ramp is not None:
                 self._ramp(tensor)
@@ -83,6 +82,13 @@ class QdqWriter:
             self.model.graph.opset_imports[MICROSOFT] = 1
         tidy(self.model)
         return self.model
+
+    def _replace(self, node: ir.Node, index: int, value: ir.Value) -> None:
+        """Replace an input, which may have been left out."""
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        node.replace_input_with(index, value)
+        self.constants[node.name or "", index] = value
 
     def _scale_and_zero_point(self, name: str, params: QuantParams) -> tuple[ir.Value, ir.Value]:
         return (
@@ -136,10 +142,10 @@ class QdqWriter:
     def _pair(self, graph: ir.Graph, tensor: PlannedTensor, source: ir.Value) -> ir.Value:
         """Add QuantizeLinear and DequantizeLinear behind `source`; return the dequantized value."""
         params = self.parameters.activations[tensor.source]
-        scale, zero_point = self._params.get(tensor.source) or self._scale_and_zero_point(
+        scale, zero_point = self.scales.get(tensor.source) or self._scale_and_zero_point(
             tensor.source, params
         )
-        self._params[tensor.source] = scale, zero_point
+        self.scales[tensor.source] = scale, zero_point
         value = self.values[tensor.name]
         stored = ir.TensorType(ir.DataType.from_numpy(params.type.dtype))
         quantized = ir.Value(

@@ -18,9 +18,20 @@ from onnxq.plan.plan import Plan, PlannedNode
 from onnxq.plan.products import channel_axis, has_bias
 from onnxq.runtime.machine import available_cores
 from onnxq.runtime.parallel import in_order
-from onnxq.techniques.arithmetic import smallest_sum_scale, smallest_weight_scale, symmetric_scale
+from onnxq.techniques.arithmetic import (
+    least_error_scales,
+    smallest_sum_scale,
+    smallest_weight_scale,
+    symmetric_scale,
+)
 from onnxq.techniques.row_blocks import by_blocks
-from onnxq.techniques.saturation import kernel_order, original_order, pair_safe_scales, round_pair_safe
+from onnxq.techniques.saturation import (
+    PAIR_LIMIT,
+    kernel_order,
+    original_order,
+    pair_safe_scales,
+    round_pair_safe,
+)
 from onnxq.types import INT8, Array, Floats, Integers
 
 IN_FLIGHT_WEIGHTS = 1 << 25
@@ -30,8 +41,10 @@ IN_FLIGHT_WEIGHTS = 1 << 25
 class RoundWeights(Protocol):
     """Signature of a rounding technique."""
 
-    def __call__(self, rows: Floats, second: Any, scales: Floats, /, *, pair_safe: bool) -> Integers:
-        """Round weights [groups, channels, K] to int8.
+    def __call__(
+        self, rows: Floats, second: Any, scales: Floats, /, *, pair_safe: bool, limit: int
+    ) -> Integers:
+        """Round weights [groups, channels, K] to integers of at most `limit`, stored as int8.
 
         Args:
             rows: the weights.
@@ -39,6 +52,7 @@ class RoundWeights(Protocol):
                 the technique needs none.
             scales: [groups, channels].
             pair_safe: keep sums of two neighbouring products within int16 (see `saturation`).
+            limit: largest magnitude of the integers.
         """
 
 
@@ -58,6 +72,7 @@ class WeightOptions:
     round          rounding technique; None for rounding to nearest
     needs_moments  `round` needs second moments of the layer's input and is not used without them
     shift          correction of the bias for the mean rounding error; None for no correction
+    bits           bits of a weight, at most 8; fewer are stored as int8, too
     """
 
     per_channel: bool = True
@@ -65,6 +80,17 @@ class WeightOptions:
     round: RoundWeights | None = None
     needs_moments: bool = True
     shift: ShiftOutput | None = None
+    bits: int = 8
+
+    @property
+    def limit(self) -> int:
+        """Largest magnitude of a stored integer."""
+        return largest_magnitude(self.bits)
+
+
+def largest_magnitude(bits: int) -> int:
+    """Return the largest magnitude of a symmetric integer of so many bits."""
+    return int(2 ** (bits - 1)) - 1
 
 
 @dataclass(frozen=True)
@@ -190,8 +216,10 @@ def quantize_weight(
     rows = kernel_order(array, axis).astype(np.float32, copy=False)
     del array  # large weights: one copy at a time
     # scales
-    safe = options.target is Target.PORTABLE and _can_saturate(first, shape)
-    scales = weight_scales(rows, _bias_steps(uses), per_channel=options.per_channel, pair_safe=safe)
+    safe = must_be_pair_safe(first, options)
+    scales = weight_scales(
+        rows, _bias_steps(uses), per_channel=options.per_channel, pair_safe=safe, limit=options.limit
+    )
     # integers; a bias takes back the mean error, so second moments are centred then
     shifted = [options.shift is not None and (always_shift or has_bias(use.planned)) for use in uses]
     wanted = options.round is not None and options.needs_moments
@@ -213,10 +241,12 @@ def _round(
 ) -> Integers:
     """Round a weight in kernel order by the technique of the options, or to nearest."""
     if options.round is None or (second is None and options.needs_moments):
-        return round_pair_safe(rows, scales) if pair_safe else round_to_nearest(rows, scales)
+        return round_pair_safe(rows, scales) if pair_safe else round_to_nearest(rows, scales, options.limit)
     groups = 1 if second is None else len(second)
     grouped = rows.reshape(groups, -1, rows.shape[1])
-    stored = options.round(grouped, second, scales.reshape(groups, -1), pair_safe=pair_safe)
+    stored = options.round(
+        grouped, second, scales.reshape(groups, -1), pair_safe=pair_safe, limit=options.limit
+    )
     return stored.reshape(rows.shape)
 
 
@@ -241,12 +271,15 @@ def second_moments(uses: Sequence[Use], *, centred: bool) -> Floats | None:
     return None if total is None else np.asarray(total, np.float32)
 
 
-def _can_saturate(planned: PlannedNode, shape: tuple[int, ...]) -> bool:
-    """Tell whether sums of pairs can saturate: depthwise kernels add no pairs."""
+def must_be_pair_safe(planned: PlannedNode, options: WeightOptions) -> bool:
+    """Tell whether sums of pairs can saturate: depthwise kernels add no pairs, 7 bits are too few."""
+    if options.target is not Target.PORTABLE or 2 * options.limit <= PAIR_LIMIT:
+        return False
     if planned.node.op_type != "Conv":
         return True
-    group = attribute(planned.node, "group", 1)
-    return not (shape[1] == 1 and shape[0] == group)
+    shape = sizes(planned.node.inputs[1])
+    assert shape is not None
+    return not (shape[1] == 1 and shape[0] == attribute(planned.node, "group", 1))
 
 
 def _bias_steps(uses: Sequence[Use]) -> Array | None:
@@ -258,7 +291,9 @@ def _bias_steps(uses: Sequence[Use]) -> Array | None:
     return np.max(found, axis=0) if found else None
 
 
-def weight_scales(rows: Floats, bias: Array | None, *, per_channel: bool, pair_safe: bool) -> Floats:
+def weight_scales(
+    rows: Floats, bias: Array | None, *, per_channel: bool, pair_safe: bool, limit: int = INT8.high
+) -> Floats:
     """Return the scales [channels] of a weight in kernel order; all equal for a scale per tensor.
 
     A channel of zeros gets a scale with which its bias keeps 20 bits.
@@ -268,11 +303,15 @@ def weight_scales(rows: Floats, bias: Array | None, *, per_channel: bool, pair_s
         bias: largest bias of each channel, as a multiple of the activation's scale; None without one.
         per_channel: one scale per output channel, otherwise one per tensor.
         pair_safe: keep sums of two neighbouring products within int16.
+        limit: largest magnitude of the integers; below that of int8, the scales clip the largest weights.
     """
     largest = (
         np.maximum(rows.max(axis=1), -rows.min(axis=1)) if rows.shape[1] else np.zeros(len(rows), np.float32)
     )
     scales = symmetric_scale(largest if per_channel else np.full_like(largest, largest.max(initial=0)))
+    if limit < INT8.high:
+        scales = least_error_scales(rows, scales * np.float32(INT8.high / limit), limit)
+        scales = scales if per_channel else np.full_like(scales, scales.max(initial=0))
     if pair_safe:
         scales = pair_safe_scales(rows, scales)
     if bias is not None:
@@ -292,7 +331,7 @@ def weight_scales(rows: Floats, bias: Array | None, *, per_channel: bool, pair_s
 
 
 @by_blocks
-def round_to_nearest(rows: Floats, scales: Floats) -> Integers:
-    """Round weights [channels, K] with scales [channels] to int8."""
-    stored: Integers = np.clip(np.rint(rows / scales[:, None]), INT8.low, INT8.high).astype(np.int8)
+def round_to_nearest(rows: Floats, scales: Floats, limit: int = INT8.high) -> Integers:
+    """Round weights [channels, K] with scales [channels] to integers of at most `limit`, as int8."""
+    stored: Integers = np.clip(np.rint(rows / scales[:, None]), -limit, limit).astype(np.int8)
     return stored

@@ -6,6 +6,7 @@ from onnxq.evaluation.gates import Gate, at_least, at_most
 from onnxq.evaluation.layer_errors import Histogram, Layer
 from onnxq.evaluation.notebook import html_table
 from onnxq.evaluation.verification import Kernels, Outputs
+from onnxq.finetune.finetune import Finetuning
 from onnxq.options import Limits
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.search.mixed_precision import Fallback
@@ -67,6 +68,7 @@ class QuantizeReport:
     frontier    files tried by `--mode auto` or to reach a limit, for the trade-off of accuracy, latency and
                 size
     drop        loss of the metric on the labelled samples of --max-drop
+    finetuning  training of the quantized model; None where none was asked for
     layers, histograms  details, if requested
     """
 
@@ -94,6 +96,7 @@ class QuantizeReport:
     gates: list[Gate] = field(default_factory=list)
     frontier: list[Point] = field(default_factory=list)
     drop: Drop | None = None
+    finetuning: Finetuning | None = None
     layers: list[Layer] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
     schema: int = field(default=SCHEMA)

@@ -8,6 +8,7 @@ from onnxq.evaluation.inspection import InspectReport
 from onnxq.evaluation.report import EvalReport, ModelScore
 from onnxq.evaluation.scores.kinds import in_percent
 from onnxq.evaluation.verification import Outputs
+from onnxq.finetune.finetune import Finetuning
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.report.escaping import printable_report
 from onnxq.report.quantization import QuantizeReport
@@ -92,6 +93,7 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
         else ""
     )
     share = f"{kernels.model_share:.1%} of the model's MACs" if integer else "the file has no integer kernels"
+    rows += _finetuning_rows(report.finetuning) if report.finetuning is not None else []
     rows += [
         ["integer", planned + share],
         ["kernels", f"{integer or 'none'}; {kernels.leftover} Q/DQ nodes left"],
@@ -126,6 +128,25 @@ def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list
     if hidden:
         rows.append(["", f"{hidden} more nodes; -v lists them"])
     rows.append(["time", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())])
+    return rows
+
+
+def _finetuning_rows(tuning: Finetuning) -> list[list[str]]:
+    """List what finetuning did as rows."""
+    bits = " then ".join(map(str, tuning.bits))
+    trained = f"{tuning.weights} weights, {tuning.biases} biases, {tuning.scales} scales"
+    how = f"{tuning.steps} steps of {tuning.batch} samples ({trained}; {bits} bits)"
+    rows = [["finetuned" if tuning.kept else "not finetuned", f"{how}: {tuning.reason}"]]
+    if tuning.before_db is not None and tuning.after_db is not None:
+        rows.append(
+            ["", f"SQNR {tuning.before_db:.1f} dB before, {tuning.after_db:.1f} dB after, on these samples"]
+        )
+    if tuning.interrupted:
+        rows.append(["", "the training was interrupted: the best step so far counts"])
+    if tuning.frozen:
+        rows.append(
+            ["", f"gradients end at {_some([f'{name} ({why})' for name, why in tuning.frozen.items()])}"]
+        )
     return rows
 
 

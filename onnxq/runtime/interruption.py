@@ -25,11 +25,12 @@ class Stoppable(Protocol):
 
 
 class _State:
-    """Current runs, and whether a signal has arrived."""
+    """Current runs, whether a signal has arrived, and how many blocks go on after Ctrl-C."""
 
     def __init__(self) -> None:
         self.runs: set[Stoppable] = set()
         self.stopped = False
+        self.kept = 0
         self.lock = threading.Lock()
 
 
@@ -74,14 +75,31 @@ def stopping_runs(message: str) -> Iterator[None]:
         _state.stopped = False
 
 
+@contextmanager
+def going_on_after_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end the current run in the block, and not the process; after the block, runs work again.
+
+    The block gets its `KeyboardInterrupt` and must leave soon.
+    """
+    with _state.lock:
+        _state.kept += 1
+    try:
+        yield
+    finally:
+        with _state.lock:
+            _state.kept -= 1
+            _state.stopped = False
+
+
 def _watch(reader: socket.socket, message: str) -> None:
     """Stop all runs when a signal is noted; end the process if the command does not end by itself."""
     number = 0
     try:
         while noted := reader.recv(1):
             if noted[0] in (signal.SIGINT, signal.SIGTERM):
-                number = number or noted[0]
-                reader.settimeout(PATIENCE)
+                if not (_state.kept and noted[0] == signal.SIGINT):
+                    number = number or noted[0]
+                    reader.settimeout(PATIENCE)
                 _stop_runs()
     except TimeoutError:
         remove_all()

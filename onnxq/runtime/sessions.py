@@ -125,12 +125,7 @@ def open_session(
             return ort.InferenceSession(
                 str(model), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-        with weights_on_disk(model) as root, seeded(model):
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
-            payload = ir.serde.serialize_model(model).SerializeToString()
-            return ort.InferenceSession(
-                payload, options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
+        return _opened(model, options)
     except OnnxqError:
         raise
     except OSError as error:  # the runtime has other errors of its own
@@ -145,6 +140,34 @@ def open_session(
         where = name or "model"
         raise NotLoadedError(
             f"{where}: onnxruntime {ort.__version__} cannot load it: {first_line(error)}"
+        ) from error
+
+
+def _opened(model: ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Open a session of a model in memory; its large weights pass through a file."""
+    with weights_on_disk(model) as root, seeded(model):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
+        payload = ir.serde.serialize_model(model).SerializeToString()
+        return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
+def open_fake_quantized(model: ir.Model, *, threads: int = 0) -> ort.InferenceSession:
+    """Open a CPU session in which Q/DQ nodes stay: they round values, and all operators compute in float.
+
+    Raises:
+        NotLoadedError: the runtime cannot load the model.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:
+        return _opened(model, options)
+    except OnnxqError:
+        raise
+    except Exception as error:  # as in `open_session`
+        raise NotLoadedError(
+            f"training graph: onnxruntime {ort.__version__} cannot load it: {first_line(error)}"
         ) from error
 
 

@@ -26,7 +26,7 @@ from onnxq.techniques.input_split import WIDER, Split, column_steps, digits, spl
 from onnxq.techniques.lstm_gradients import gate_gradients, row_gradients
 from onnxq.techniques.saturation import pair_safe_scales, round_pair_safe
 from onnxq.transforms.registry import weight_options, weight_techniques
-from onnxq.types import Floats, Integers
+from onnxq.types import INT8, Floats, Integers
 
 SAMPLES, DRAWS = 48, 4
 """Calibration samples for the moments of the operands; random gradients per sample for a split input."""
@@ -277,6 +277,8 @@ def _rounded(weight: Floats, moments: Moments | None, options: WeightOptions) ->
             stored.append(round_pair_safe(rows, scale) if pair_safe else round_to_nearest(rows, scale))
         else:  # the directions share the input; each has its own output
             group = None if second is None else second[min(direction, len(second) - 1)][None].copy()
-            stored.append(options.round(rows[None], group, scale[None], pair_safe=pair_safe)[0])
+            stored.append(
+                options.round(rows[None], group, scale[None], pair_safe=pair_safe, limit=INT8.high)[0]
+            )
         scales.append(scale)
     return np.stack(stored), np.stack(scales)

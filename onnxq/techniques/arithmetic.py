@@ -6,6 +6,7 @@ q = saturate(round_half_even(x / scale) + zero_point), x' = (q - zero_point) * s
 
 import numpy as np
 
+from onnxq.techniques.row_blocks import by_blocks
 from onnxq.types import INT8, INT32, UINT8, Array, Floats, Integers, IntegerType, QuantParams
 
 LONGEST_SUM = 1 << 22
@@ -96,6 +97,31 @@ def symmetric_scale(largest: Array, kind: IntegerType = INT8) -> Floats:
     """Return scales that just represent +-`largest` (any shape, >= 0); 1 where it is zero."""
     scale = np.asarray(largest, np.float64) / kind.high
     return np.where(scale < TINY, 1.0, scale).astype(np.float32)
+
+
+_SHRINKING = np.arange(1.0, 0.4, -0.02)
+"""Multiples of a channel's scale to try."""
+
+
+@by_blocks
+def least_error_scales(rows: Floats, scales: Floats, limit: int) -> Floats:
+    """Return the scales [channels], at most those given, with the least squared rounding error.
+
+    With few bits, a finer grid gains more than the largest weights lose where they are clipped.
+
+    Args:
+        rows: weights [channels, K].
+        scales: scales that just represent the largest weights.
+        limit: largest magnitude of the integers.
+    """
+    best, best_error = scales, np.full(len(scales), np.inf)
+    for factor in _SHRINKING:
+        tried = (scales * factor).astype(np.float32)
+        stored = np.clip(np.rint(rows / tried[:, None]), -limit, limit)
+        error = np.square(stored * tried[:, None] - rows).sum(axis=1, dtype=np.float64)
+        better = error < best_error
+        best, best_error = np.where(better, tried, best), np.where(better, error, best_error)
+    return best
 
 
 def along(values: Array, axis: int | None, rank: int) -> Array:

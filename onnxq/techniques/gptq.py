@@ -28,7 +28,9 @@ DAMPING = 0.01
 """Share of the mean diagonal added to H, so that H is invertible and few samples are not overfitted."""
 
 
-def gptq_round(rows: Floats, moments: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
+def gptq_round(
+    rows: Floats, moments: Floats, scales: Floats, *, pair_safe: bool, limit: int = INT8.high
+) -> Integers:
     """Round weights to int8 by the second moments of the inputs.
 
     Args:
@@ -36,8 +38,9 @@ def gptq_round(rows: Floats, moments: Floats, scales: Floats, *, pair_safe: bool
         moments: [groups, K, K], E[x x^T], or the covariance where bias correction handles the mean.
         scales: [groups, channels].
         pair_safe: obey the pair rule.
+        limit: largest magnitude of the integers.
     """
-    return _in_blocks(rows, propagation_factors(moments), scales, pair_safe=pair_safe)
+    return _in_blocks(rows, propagation_factors(moments), scales, pair_safe=pair_safe, limit=limit)
 
 
 def gptq_search(
@@ -81,15 +84,17 @@ def gptq_search(
     return best[0], best[1]
 
 
-def _in_blocks(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
+def _in_blocks(
+    rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool, limit: int = INT8.high
+) -> Integers:
     """Round a block of channels at a time; see `row_blocks`."""
     blocks = row_blocks((rows.shape[1], rows.shape[0] * rows.shape[2]))
     return np.concatenate(
-        [_round(rows[:, b], shares, scales[:, b], pair_safe=pair_safe) for b in blocks], axis=1
+        [_round(rows[:, b], shares, scales[:, b], pair_safe=pair_safe, limit=limit) for b in blocks], axis=1
     )
 
 
-def _round(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool) -> Integers:
+def _round(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool, limit: int) -> Integers:
     """Round weights [groups, channels, K] along K."""
     # weights in steps, [groups, K, channels]; each becomes its rounding error
     errors = np.ascontiguousarray((rows / scales[..., None]).transpose(0, 2, 1))
@@ -104,7 +109,7 @@ def _round(rows: Floats, shares: Floats, scales: Floats, *, pair_safe: bool) -> 
             target = (
                 _in_pair(steps, stored[:, start:stop], i)
                 if pair_safe
-                else np.clip(np.rint(steps[:, i]), INT8.low, INT8.high)
+                else np.clip(np.rint(steps[:, i]), -limit, limit)
             )
             stored[:, start + i] = target
             errors[:, start + i] -= target

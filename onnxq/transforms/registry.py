@@ -116,7 +116,7 @@ def weight_options(options: QuantizeOptions, techniques: Iterable[str] = ()) -> 
     """
     saturates = Technique.NO_SATURATION in options.without
     target = Target.VNNI if saturates else options.target
-    return with_techniques(WeightOptions(options.per_channel, target), techniques)
+    return with_techniques(WeightOptions(options.per_channel, target, bits=options.weight_bits), techniques)
 
 
 def with_techniques(options: WeightOptions, names: Iterable[str]) -> WeightOptions:

@@ -22,7 +22,7 @@ PRODUCTS = "g (float[64,64] x) => (float[64,32] y) { a = MatMul(x, w) b = Relu(a
 LSTM = "g (float[7,1,64] x) => (float[7,1,1,96] s) { h = LSTM<hidden_size=96>(x, wi, wr) s = Tanh(h) }"
 
 
-def round_toward_zero(rows, second, scales, /, *, pair_safe):
+def round_toward_zero(rows, second, scales, /, *, pair_safe, limit):
     """A rounding technique that needs no statistics."""
     return np.clip(np.trunc(rows / scales[..., None]), -127, 127).astype(np.int8)
 

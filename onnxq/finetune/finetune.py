@@ -1,0 +1,359 @@
+"""Finetuning of a quantized model: what is trained on which samples, and whether the result is kept."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from onnxq.comparison.errors import decibels
+from onnxq.data.labels import labelled
+from onnxq.data.sample import Sample
+from onnxq.data.samples import check_feeds
+from onnxq.errors import DataError, ModelError
+from onnxq.finetune.backward import measure
+from onnxq.finetune.checkpoint import Checkpoint
+from onnxq.finetune.examples import Batches, make_examples, most_together
+from onnxq.finetune.form import (
+    Bias,
+    TrainingForm,
+    Weight,
+    bias_outputs,
+    training_form,
+    with_bits,
+    with_units,
+)
+from onnxq.finetune.gradients import GradientGraph, without_shapes
+from onnxq.finetune.training import Rates, Schedule, State, Training
+from onnxq.formats.recipe import Recipe
+from onnxq.graph.edit import nodes_of
+from onnxq.graph.macs import concrete_shapes, node_macs
+from onnxq.options import Effort, FinetuneOptions, Technique
+from onnxq.quantization.parameters import Parameters
+from onnxq.quantization.weights import largest_magnitude
+from onnxq.runtime.inner_values import expose
+from onnxq.runtime.sessions import open_fake_quantized, run
+from onnxq.search.inputs import Inputs
+from onnxq.search.references import OutputNoise, References
+from onnxq.search.trial import Outcome
+from onnxq.transforms.registry import weight_options
+from onnxq.types import Floats
+
+LEAST_SAMPLES = 9
+"""Fewer samples leave none to judge by."""
+BUDGET, LEAST_STEPS, MOST_STEPS = 1.2e12, 60, 200
+"""MACs of the default number of steps, three times those of an inference for each, and its bounds."""
+CHECKS = 12
+"""Checks on samples kept aside during a training."""
+WORST_LOSS_DB = 0.1
+"""Loss of the worst part of the outputs that a gain of the others may cost, dB."""
+BIAS_UNIT = 1 / 64
+"""Unit of a bias, as a share of the deviation of the values that it is added to."""
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Samples that neither calibration nor the choice of methods sees.
+
+    stopping  decide when to stop, and which step is best
+    deciding  decide whether the result is kept; nothing else uses them
+    """
+
+    stopping: Sequence[Sample]
+    deciding: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a training: SQNR of the outputs on the samples kept aside, mean over their parts, dB."""
+
+    step: int
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """What finetuning did.
+
+    kept           whether the file holds the trained values
+    reason         why, in words
+    steps          steps done, over all parts of the schedule
+    batch          samples per step
+    bits           bits of the weights in each part of the schedule
+    samples        samples trained on
+    weights, biases, scales  trained tensors of each kind
+    checks         checks on samples kept aside, in the last part of the schedule
+    before_db, after_db      SQNR on the samples that decide, before and after, dB
+    frozen         nodes behind which gradients end, with the reason
+    interrupted    whether the user ended the training
+    """
+
+    kept: bool
+    reason: str
+    steps: int = 0
+    batch: int = 0
+    bits: tuple[int, ...] = (8,)
+    samples: int = 0
+    weights: int = 0
+    biases: int = 0
+    scales: int = 0
+    checks: list[Check] = field(default_factory=list)
+    before_db: float | None = None
+    after_db: float | None = None
+    frozen: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def set_aside(inputs: Inputs) -> tuple[Inputs, Aside]:
+    """Take half of the validation samples, and the unseen ones, away from the search.
+
+    Raises:
+        DataError: there are too few samples.
+    """
+    samples, starts = inputs.samples, inputs.feedback.starts if inputs.feedback.states else None
+    halves: tuple[list[Sample], list[Sample]] = ([], [])
+    number = -1
+    for sample in samples.validation:
+        number += starts is None or sample.name in starts
+        halves[number % 2].append(sample)
+    kept, stopping = halves
+    if not stopping or not samples.unseen:
+        raise DataError(
+            f"{len(samples.every)} samples are too few to finetune and to judge the result: "
+            f"give at least {LEAST_SAMPLES}"
+        )
+    return replace(inputs, samples=replace(samples, validation=kept)), Aside(stopping, samples.unseen)
+
+
+def tunes_by_itself(inputs: Inputs) -> bool:
+    """Tell whether finetuning is one of the techniques that the options try, and there are samples for it."""
+    options = inputs.options
+    wanted = options.effort is Effort.BEST and Technique.FINETUNING not in options.without
+    enough = len(inputs.samples.validation) > 1 and bool(inputs.samples.unseen)
+    return wanted and enough and not inputs.feedback.states and not inputs.large
+
+
+def tuned(
+    inputs: Inputs, aside: Aside, outcome: Outcome, options: FinetuneOptions | None
+) -> tuple[Outcome, Finetuning]:
+    """Finetune as the user asks; without options as one technique of several, which may be impossible.
+
+    Raises:
+        OnnxqError: the user asks for it, and it is impossible.
+    """
+    try:
+        return finetuned(inputs, aside, outcome, options or FinetuneOptions())
+    except ModelError as error:
+        if options is not None:
+            raise
+        return outcome, Finetuning(False, str(error))
+
+
+def finetuned(
+    inputs: Inputs, aside: Aside, outcome: Outcome, options: FinetuneOptions
+) -> tuple[Outcome, Finetuning]:
+    """Train the quantized model of an outcome; return the better of both, and what was done.
+
+    Raises:
+        OnnxqError: nothing can be trained, a label does not fit, or the checkpoint is another training's.
+    """
+    recipe = outcome.choice.recipe
+    if inputs.large:
+        raise ModelError(f"{inputs.options.model}: too large to be finetuned: use onnxq quantize")
+    form = training_form(recipe, outcome.parameters, weight_options(inputs.options))
+    if not any(isinstance(each, Weight) for each in form.trained.values()):
+        return outcome, Finetuning(False, "the file has no integer weights to train", bits=options.bits)
+    # the examples
+    calibrating = list(inputs.samples.calibration)
+    samples = calibrating + [each for each in inputs.samples.validation if each not in calibrating]
+    examples = make_examples(inputs, samples, _labels(samples, options.labels), options)
+    shapes = measure(form.model, examples.example(0).feeds | form.fed(form.start())).shapes
+    together = most_together(examples, sum(4 * math.prod(shape) for shape in shapes.values()))
+    batches = Batches(examples, min(options.batch, len(samples)), together, options.seed)
+    form = with_units(form, _bias_units(form, batches))
+    # the training
+    judge = _Judge.of(inputs, recipe, aside.stopping)
+    steps = options.steps or default_steps(inputs, samples[0], batches.size)
+    decisions = replace(options, checkpoint=None), replace(inputs.options, output=None, force=False), steps
+    statistics = outcome.statistics
+    checkpoint = Checkpoint.of(options.checkpoint, statistics.model, statistics.data, *decisions)
+    start = judge.noise(outcome.parameters)
+    result = _Trainer(form, batches, steps, options, judge, start, checkpoint).run()
+    # whether to keep it
+    parameters = form.updated(result.state.best)
+    deciding = _Judge.of(inputs, recipe, aside.deciding)
+    before, after = deciding.measure(outcome.parameters), deciding.measure(parameters)
+    kept, reason = _verdict(before, after, start, result.state)
+    reached = [form.trained[name] for name in result.graph.reached]
+    weights, biases = (sum(isinstance(each, kind) for each in reached) for kind in (Weight, Bias))
+    finetuning = Finetuning(
+        kept, reason, result.steps, batches.size, options.bits, len(samples), weights, biases,
+        len(reached) - weights - biases,
+        [Check(step, decibels(noise)) for step, noise in result.state.checks],
+        decibels(before.mean_noise), decibels(after.mean_noise), result.graph.frozen,
+        result.state.interrupted,
+    )  # fmt: skip
+    if not kept:
+        return outcome, finetuning
+    written = inputs.writer().write(recipe, parameters)
+    recipe = replace(recipe, techniques=(*recipe.techniques, Technique.FINETUNING))
+    choice = replace(outcome.choice, recipe=recipe)
+    return replace(outcome, written=written, choice=choice, parameters=parameters), finetuning
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """Measurement of parameters in the runtime's integer kernels, on samples kept aside."""
+
+    inputs: Inputs
+    recipe: Recipe
+    references: References
+
+    @staticmethod
+    def of(inputs: Inputs, recipe: Recipe, samples: Sequence[Sample]) -> "_Judge":
+        """Run the float model on the samples."""
+        return _Judge(inputs, recipe, References.of(inputs.model, samples, [], inputs.specs, inputs.feedback))
+
+    def measure(self, parameters: Parameters) -> OutputNoise:
+        """Measure the noise of the outputs."""
+        model = self.inputs.writer().write(self.recipe, parameters)
+        return self.references.measure_before_softmax(model)
+
+    def noise(self, parameters: Parameters) -> float:
+        """Return noise / signal of the outputs, mean over their parts."""
+        return self.measure(parameters).mean_noise
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """The end of a training: the last state, its graph, and the steps of all parts."""
+
+    state: State
+    graph: GradientGraph
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Trainer:
+    """A training through all parts of a schedule of bits; `noise` is noise / signal before it."""
+
+    form: TrainingForm
+    batches: Batches
+    steps: int
+    options: FinetuneOptions
+    judge: _Judge
+    noise: float
+    checkpoint: Checkpoint
+
+    def run(self) -> _Result:
+        """Train, or go on from the checkpoint.
+
+        Raises:
+            ModelError: the loss depends on no quantized weight.
+        """
+        found = self.checkpoint.load()
+        first, resumed = found if found is not None else (0, None)
+        each = max(1, self.steps // len(self.options.bits))
+        values: Mapping[str, Floats] | None = None
+        done = first * each
+        for part in range(first, len(self.options.bits)):
+            training = self._training(part, each)
+            start = training.begin(training.form.carried(values))
+            state = training.run(resumed or start, self._title(part))
+            resumed, done, values = None, done + state.step, training.form.real(state.values)
+            if state.step and not training.graph.reached:
+                raise ModelError(_unreachable(training.graph))
+            if state.interrupted and part + 1 < len(self.options.bits):
+                # nothing was trained with the bits of the file
+                state = replace(state, best=self.form.start(), noise=math.inf, checks=())
+                break
+        return _Result(state, training.graph, done)
+
+    def _title(self, part: int) -> str:
+        bits = self.options.bits
+        return "finetune" if len(bits) == 1 else f"finetune, {bits[part]} bits"
+
+    def _training(self, part: int, steps: int) -> Training:
+        """Return the training of one part; only the last one, with the bits of the file, is judged."""
+        options, bits, last = self.options, self.options.bits[part], part + 1 == len(self.options.bits)
+        form = self.form if last else with_bits(self.form, largest_magnitude(bits))
+        observed = self.batches.examples
+        return Training(
+            form,
+            GradientGraph(form, observed.observation, observed.points),
+            replace(self.batches, seed=options.seed + part),
+            Schedule(steps, max(1, steps // CHECKS) if last else steps),
+            Rates().for_noise(self.noise).times(options.rate, bits),
+            (lambda chosen: self.judge.noise(self.form.updated(chosen))) if last else None,
+            options.gradient_bits,
+            options.seed + part,
+            self.checkpoint.saver(part),
+        )
+
+
+def _unreachable(graph: GradientGraph) -> str:
+    name, reason = next(iter(graph.frozen.items()), ("", "no output depends on a trained value"))
+    where = f" behind node '{name}'" if name else ""
+    return f"no gradient reaches a quantized weight{where}: {reason}: use onnxq quantize"
+
+
+def _verdict(before: OutputNoise, after: OutputNoise, start: float, state: State) -> tuple[bool, str]:
+    """Tell whether the trained values are kept, and why.
+
+    Args:
+        before: on the samples that decide, with the values before the training.
+        after: with the trained values.
+        start: noise / signal before the training on the samples that chose the step.
+        state: the training.
+    """
+    if not state.noise < start:
+        return False, "no step came closer to float on the samples kept aside"
+    if not after.mean_noise < before.mean_noise:
+        return False, "it came no closer to float on the samples that decide"
+    if after.sqnr_db < before.sqnr_db - WORST_LOSS_DB:
+        return False, "its worst output came farther from float on the samples that decide"
+    return True, "it is closer to float on samples that nothing was trained on"
+
+
+def _labels(samples: Sequence[Sample], labels: str | None) -> list[int | None]:
+    """Return the class of each sample, None for one without a label; empty without labels.
+
+    Raises:
+        DataError: the labels cannot be read, are no classes, or belong to none of the samples.
+    """
+    if labels is None:
+        return []
+    found: dict[str, int] = {}
+    for sample in labelled(list(samples), labels, every=False):
+        if sample.label:
+            try:
+                found[sample.name] = int(sample.label)
+            except ValueError as error:
+                raise DataError(
+                    f"sample {sample.name}: label '{sample.label}' is no number of a class: correct it"
+                ) from error
+    return [found.get(sample.name) for sample in samples]
+
+
+def default_steps(inputs: Inputs, sample: Sample, batch: int) -> int:
+    """Return the number of steps that a model of this size is worth: about as many seconds for any."""
+    shapes = concrete_shapes(inputs.model, check_feeds(sample, inputs.specs))
+    macs = sum(node_macs(node, shapes) for node in nodes_of(inputs.model))
+    return int(np.clip(BUDGET / (3 * max(macs, 1) * batch), LEAST_STEPS, MOST_STEPS))
+
+
+def _bias_units(form: TrainingForm, batches: Batches) -> dict[str, Floats]:
+    """Return the unit of each bias: a share of the deviation of the values that it is added to."""
+    places = bias_outputs(form)
+    if not places:
+        return {}
+    example, _ = next(batches.of(0))
+    exposed = expose(form.model, list(dict.fromkeys(places.values())))
+    session = open_fake_quantized(without_shapes(exposed.model, example.feeds))
+    names = [name for name, _ in exposed.outputs.values()]
+    arrays = run(session, example.feeds | form.fed(form.start()), "of a batch", names)
+    deviations = {
+        name: max(float(np.std(array, dtype=np.float64)), 1e-6)
+        for name, array in zip(exposed.outputs, arrays, strict=True)
+    }
+    return {name: np.asarray(BIAS_UNIT * deviations[place], np.float32) for name, place in places.items()}

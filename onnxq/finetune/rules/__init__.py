@@ -1,0 +1,1 @@
+"""Rules: the gradient of each operator as a few ONNX nodes."""
