@@ -25,6 +25,7 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
 from onnxq.evaluation.layer_errors import histograms, layer_rows
+from onnxq.evaluation.origin import origin
 from onnxq.evaluation.verification import (
     Kernels,
     Outputs,
@@ -362,6 +363,10 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         frontier=list(choice.points),
         drop=Drop(*task.drop(options.model, path)) if task is not None else None,
     )
+    found = {str(options.model): outcome.statistics.model, str(options.destination): digest(path)}
+    if options.calib is not None and outcome.statistics.data:
+        found[str(options.calib)] = outcome.statistics.data
+    report = replace(report, origin=origin(found))
     # details of layers and tensors
     if options.details and timed:
         named = [(sample.name, feeds) for sample, feeds in zip(_timed(inputs), timed, strict=True)]

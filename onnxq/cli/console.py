@@ -7,8 +7,8 @@ import os
 import sys
 import warnings as python_warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -22,6 +22,7 @@ from onnxq.runtime.progress import hidden_progress
 if TYPE_CHECKING:
     from onnxq.evaluation.gates import Gate
 
+T = TypeVar("T")
 GATE_FAILED, BAD_INPUT, OWN_FAULT, TERMINATED = 1, 2, 70, 143
 """Exit codes; 70 is EX_SOFTWARE of sysexits.h."""
 INTERRUPTION = "onnxq: error: interrupted, nothing was written"
@@ -35,11 +36,20 @@ class Console:
     as_json  print the report as JSON
     verbose  print more, and the traceback of an error
     quiet    print errors only
+    command  the command line
     """
 
     as_json: bool
     verbose: bool
     quiet: bool
+    command: str = ""
+
+    def signed(self, report: T) -> T:
+        """Return a report whose origin names the command."""
+        made = getattr(report, "origin", None)
+        if made is None:
+            return report
+        return cast(T, replace(cast(Any, report), origin=replace(made, command=self.command)))
 
     def show(self, report: Any, text: Callable[[], str]) -> None:
         """Print a report on stdout, as JSON or as its text.
@@ -159,7 +169,7 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
                 check_found_file(context)
                 if found_file(context) is not None and not quiet:
                     say(f"using {found_file(context)}")
-                command(Console(as_json, verbose, quiet), **options)
+                command(Console(as_json, verbose, quiet, context.obj or ""), **options)
         except (Exception, KeyboardInterrupt, Terminated) as error:
             sys.exit(answer_error(error, verbose=verbose))
 

@@ -113,7 +113,7 @@ def evaluate(
     data = options.pop("data")
     limits = pop_limits(options)
     score = ScoreOptions(output=output, **pop_score_options(options))
-    report = run(model, others, data, EvalOptions(score=score, limits=limits, **options))
+    report = console.signed(run(model, others, data, EvalOptions(score=score, limits=limits, **options)))
     console.warn(report.warnings)
     write_reports(report, files, force=force)
     console.show(report, lambda: eval_text(report, verbose=console.verbose))
@@ -159,7 +159,7 @@ def debug(console: Console, model: Path, other: Path, **options: Any) -> None:
 
     files = pop_report_files(options)
     check_reports(files, [model, other, *input_files(options)], force=options["force"], debug=True)
-    report = run(model, other, options["data"], options["preprocess"])
+    report = console.signed(run(model, other, options["data"], options["preprocess"]))
     write_reports(report, files, force=options["force"])
     console.show(report, lambda: debug_text(report, verbose=console.verbose))
 

@@ -276,7 +276,7 @@ def quantize(console: Console, **options: Any) -> None:
         chosen = replace(chosen, output=output_file(output, chosen.default_name))
     check_target(chosen.destination, inputs, force=chosen.force)
     check_reports(files, inputs, output=chosen.destination, force=chosen.force)
-    report = run(chosen, task)
+    report = console.signed(run(chosen, task))
     console.warn(report.warnings)
     write_reports(report, files, force=chosen.force)
     console.show(report, lambda: quantize_text(report, verbose=console.verbose))

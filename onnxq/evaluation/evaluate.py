@@ -1,5 +1,6 @@
 """`onnxq eval`: compare a float model with other models over samples, one sample at a time."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,13 +23,14 @@ from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.baseline import read_baseline
 from onnxq.evaluation.gates import Gate, at_least, at_most, unchecked
+from onnxq.evaluation.origin import origin
 from onnxq.evaluation.report import ChangedDecision, ClassRow, EvalReport, ModelScore, PartScore, WorstSample
 from onnxq.evaluation.scores.classification import class_of, is_classes
 from onnxq.evaluation.scores.kinds import KINDS, make_scores
 from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, pick
 from onnxq.evaluation.scores.uncertainty import measure
 from onnxq.evaluation.verification import decision_shares, heavy_samples
-from onnxq.graph.files import file_bytes, load
+from onnxq.graph.files import digest, file_bytes, load
 from onnxq.normalize.passes import normalize
 from onnxq.options import Limits
 from onnxq.runtime.latency import medians_ms
@@ -205,7 +207,7 @@ def evaluate(
         )
         for _ in paths
     ]
-    feeds = _run(samples, specs, sessions, opened, tallies)
+    feeds, data_digest = _run(samples, specs, sessions, opened, tallies)
     del sessions
     times = medians_ms(paths, feeds, options.threads) if options.latency else [None] * len(paths)
     # score and check
@@ -216,8 +218,17 @@ def evaluate(
     count = sum(bool(sample.label) for sample in samples)
     warnings += _label_warnings(rows[0], tallies[0], samples)
     gates = _all_gates(rows, metric, tallies[0].scores, options)
+    digests = {str(path): digest(path) for path in paths}
     return EvalReport(
-        str(data), len(samples), count, options.score.output or names[0], metric, rows, gates, warnings
+        str(data),
+        len(samples),
+        count,
+        options.score.output or names[0],
+        metric,
+        rows,
+        gates,
+        warnings,
+        origin(digests | {str(data): data_digest}),
     )
 
 
@@ -286,14 +297,19 @@ def _run(
     sessions: Sequence[ort.InferenceSession],
     opened: Sequence[Opened],
     tallies: Sequence[Tally],
-) -> list[Feeds]:
-    """Run all samples through all models; return the first few feeds for the latency measurement."""
+) -> tuple[list[Feeds], str]:
+    """Run all samples through all models; return the first few feeds, for latency, and the data's SHA-256."""
     first: list[Feeds] = []
+    content = hashlib.sha256()
     feedback = tallies[0].comparison.observation.feedback
     states: list[Sequence[Array] | None] = [None] * len(sessions)
     for sample in tqdm(samples, desc="eval", unit="sample", disable=no_progress()):
         feeds = check_feeds(sample, specs)
         first = [*first, feeds][:LATENCY_SAMPLES]
+        for array in feeds.values():
+            content.update(
+                repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).data
+            )
         results = []
         for slot, (session, form) in enumerate(zip(sessions, opened, strict=True)):
             ((_, found),) = run_all(session, form, [(sample.name, feeds)], feedback, states, slot)
@@ -301,7 +317,7 @@ def _run(
         for tally, result in zip(tallies, results, strict=True):
             _check_ranks(sample, tally.names, results[0].own, result.own)
             tally.add(sample, feeds, results[0], result)
-    return first
+    return first, content.hexdigest()
 
 
 def _check_same_interface(paths: Sequence[Path], sessions: Sequence[ort.InferenceSession]) -> None:

@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,15 @@ FUSED = frozenset({"Add", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid"}
 
 @dataclass(frozen=True)
 class Layer:
-    """A node with MACs or in the plan; a value without a measurement is None.
+    """A node of the normalized model; a value without a measurement is None.
 
     macs      share of the model's MACs, 0..1
     planned   whether the plan quantizes it
     reason    why it stays in float
     sqnr_db   SQNR of its output against float, all layers before it quantized too, dB
     float_ms, int8_ms  median time of its kernel in the float model and in the file, one thread, ms
+    inputs    indices of the layers whose outputs it reads
+    outputs   names of its output values
     """
 
     name: str
@@ -54,6 +56,8 @@ class Layer:
     sqnr_db: float | None
     float_ms: float | None
     int8_ms: float | None
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Histogram:
 def layer_rows(
     model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str, Feeds]], shapes: ShapeByName
 ) -> list[Layer]:
-    """Measure all layers, in graph order.
+    """Measure all nodes, in graph order.
 
     Args:
         model: the normalized float model.
@@ -96,24 +100,27 @@ def layer_rows(
     after = times | claimed_ms(nodes_of(load(path)), times)
     macs = {node.name or "": node_macs(node, shapes) for node in nodes}
     total = max(1, sum(macs.values()))
-    rows = []
+    rows: list[Layer] = []
+    producers: dict[ir.Value | None, int] = {}
     for node in nodes:
+        if node.op_type == "Constant":
+            continue
         name = node.name or ""
-        if macs[name] or name in plan.nodes:
-            reason = str(plan.floats[name][1]) if name in plan.floats else None
-            share, planned = macs[name] / total, name in plan.nodes
-            rows.append(
-                Layer(
-                    name,
-                    node.op_type,
-                    share,
-                    planned,
-                    reason,
-                    errors.get(name),
-                    before.get(name),
-                    after.get(name),
-                )
+        rows.append(
+            Layer(
+                name,
+                node.op_type,
+                macs[name] / total,
+                name in plan.nodes,
+                str(plan.floats[name][1]) if name in plan.floats else None,
+                errors.get(name),
+                before.get(name),
+                after.get(name),
+                sorted({producers[value] for value in node.inputs if value in producers}),
+                [value.name or "" for value in node.outputs],
             )
+        )
+        producers |= dict.fromkeys(node.outputs, len(rows) - 1)
     return rows
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from onnxq.evaluation.gates import Gate
+from onnxq.evaluation.origin import Origin
 from onnxq.evaluation.scores.uncertainty import Value
 from onnxq.evaluation.verification import DecisionShare, SampleError
 
@@ -109,6 +110,7 @@ class EvalReport:
     output    name of the evaluated output
     metric    name of the score for gates; None without one
     gates     required limits
+    origin    command, machine, versions, digests
     checksum  SHA-256 of the rest, in the JSON file: a baseline that was changed is refused
     """
 
@@ -120,5 +122,6 @@ class EvalReport:
     scores: list[ModelScore]
     gates: list[Gate]
     warnings: list[str]
+    origin: Origin | None = None
     schema: int = SCHEMA
     checksum: str = ""

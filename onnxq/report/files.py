@@ -53,9 +53,9 @@ def _finite(value: Any) -> Any:
 
 
 def _page(report: Report) -> bytes:
-    from onnxq.report.html import page
+    from onnxq.report.html import measurement_date, page
 
-    return page(report).encode()
+    return page(report, measurement_date(report)).encode()
 
 
 def _plots(report: QuantizeReport | EvalReport) -> bytes:

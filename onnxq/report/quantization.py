@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from onnxq.evaluation.gates import Gate, at_least, at_most
 from onnxq.evaluation.layer_errors import Histogram, Layer
+from onnxq.evaluation.origin import Origin
 from onnxq.evaluation.verification import Kernels, Outputs
 from onnxq.options import Limits
 from onnxq.plan.float_nodes import FloatNodes
@@ -67,6 +68,7 @@ class QuantizeReport:
                 size
     drop        loss of the metric on the labelled samples of --max-drop
     layers, histograms  details, if requested
+    origin      command, machine, versions, digests
     """
 
     version: str
@@ -95,6 +97,7 @@ class QuantizeReport:
     drop: Drop | None = None
     layers: list[Layer] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
+    origin: Origin | None = None
     schema: int = field(default=SCHEMA)
 
     def gated(self, limits: Limits) -> "QuantizeReport":
