@@ -96,8 +96,8 @@ def layer_rows(
     nodes = list(nodes_of(model))
     before = claimed_ms(nodes, kernel_ms([model], feeds)[0])
     times = kernel_ms([path], feeds)[0]  # one session at a time: each may hold all weights
-    # joined products are not nodes of the file, so names from the profile stay
-    after = times | claimed_ms(nodes_of(load(path)), times)
+    claimed, left = assign_ms(nodes_of(load(path)), times)
+    after = left | claimed  # joined products are not nodes of the file, so names from the profile stay
     macs = {node.name or "": node_macs(node, shapes) for node in nodes}
     total = max(1, sum(macs.values()))
     rows: list[Layer] = []
@@ -189,7 +189,14 @@ def _dequantized(value: ir.Value) -> ir.Value | None:
 
 
 def claimed_ms(nodes: Iterable[ir.Node], times: Mapping[str, float]) -> dict[str, float]:
-    """Assign profiled times (ms) to nodes; each time goes to the first node that fits.
+    """Assign profiled times (ms) to nodes; see `assign_ms`."""
+    return assign_ms(nodes, times)[0]
+
+
+def assign_ms(
+    nodes: Iterable[ir.Node], times: Mapping[str, float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Assign profiled times (ms) to nodes, and return the rest too; a time goes to the first node that fits.
 
     The runtime names a rewritten node after its output, which is the output of the last fused activation.
     """
@@ -202,7 +209,7 @@ def claimed_ms(nodes: Iterable[ir.Node], times: Mapping[str, float]) -> dict[str
         name = next((name for name in names if name in left), None)
         if name is not None:
             found[node.name or ""] = left.pop(name)
-    return found
+    return found, left
 
 
 def kernel_ms(models: Sequence[ir.Model | Path], feeds: Sequence[Feeds]) -> list[dict[str, float]]:

@@ -42,7 +42,9 @@ class Axis:
         return (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
 
 
-def axis(values: Sequence[float], most: int = 5, include: float | None = None) -> Axis:
+def axis(
+    values: Sequence[float], most: int = 5, include: float | None = None, highest: float = math.inf
+) -> Axis:
     """Return an axis around finite values, with at most `most` + 1 round values.
 
     Values that are equal, or nearly, get a range of 2 % around them: noise must not fill the chart.
@@ -51,12 +53,13 @@ def axis(values: Sequence[float], most: int = 5, include: float | None = None) -
         values: at least one.
         most: most steps between round values.
         include: another value to show.
+        highest: largest value that there can be.
     """
     known = [*values, *([include] if include is not None else [])]
     low, high = min(known), max(known)
     least = max(abs(low), abs(high)) * 0.02 or 1.0
     pad = max((high - low) * 0.08, (least - (high - low)) / 2)
-    low, high = (low if low == include == 0 else low - pad), high + pad
+    low, high = (low if low == include == 0 else low - pad), max(high, min(high + pad, highest))
     step = _round_step((high - low) / most)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -70,7 +73,13 @@ def _round_step(least: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
 
 
-def scatter(points: Sequence[Point], x_title: str, y_title: str, line: float | None = None) -> str:
+def scatter(
+    points: Sequence[Point],
+    x_title: str,
+    y_title: str,
+    line: float | None = None,
+    highest: float = math.inf,
+) -> str:
     """Draw numbered points; the numbers are those of the table beside it, from 1.
 
     Args:
@@ -78,9 +87,10 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, line: float | N
         x_title: of the axis.
         y_title: of the axis.
         line: x of a dashed line.
+        highest: largest y that there can be.
     """
     across = axis([point.x for point in points], include=line)
-    up = axis([point.y for point in points])
+    up = axis([point.y for point in points], highest=highest)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     places = [
         (LEFT + (right - LEFT) * across.share(point.x), bottom - (bottom - TOP) * up.share(point.y))
@@ -104,7 +114,14 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, line: float | N
             parts.append(f'<path d="M{dot_x:.1f} {dot_y:.1f}L{x:.1f} {y:.1f}" class="leader"/>')
         parts.append(f'<text x="{x:.1f}" y="{y + TEXT / 2 - 3:.1f}" text-anchor="middle">{text}</text>')
     label = escape(f"{y_title} over {x_title}, {len(points)} points")
-    return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return _picture("chart", WIDTH, HEIGHT, label, parts)
+
+
+def _picture(kind: str, width: int, height: int, label: str, parts: Sequence[str]) -> str:
+    inside = "".join(parts)
+    return (
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{inside}</svg>'
+    )
 
 
 def spread_labels(
@@ -185,11 +202,11 @@ def layers_chart(names: Sequence[str], lines: Sequence[Line], y_title: str, low:
         return ""
     width, top, bottom = 1000, 26, 190
     up = axis([min(max(known), 100.0)], include=low, most=6)
-    step = (width - LEFT - 90) / max(1, len(names) - 1)
+    step = (width - LEFT - 150) / max(1, len(names) - 1)
     parts = [f'<text x="4" y="15">{escape(y_title)}</text>']
     for value, text in up.ticks:
         y = bottom - (bottom - top) * up.share(value)
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{width - 80}" class="grid-line"/>')
+        parts.append(f'<path d="M{LEFT} {y:.1f}H{width - 140}" class="grid-line"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     every = -(-len(names) // NAMED_LAYERS)
     for i in range(0, len(names), every):
@@ -206,12 +223,10 @@ def layers_chart(names: Sequence[str], lines: Sequence[Line], y_title: str, low:
         path = "L".join(f"{x:.1f} {y:.1f}" for _, x, y, _ in spots)
         parts.append(f'<path d="M{path}" class="line {line.kind}"/>')
         for i, x, y, value in spots:
-            title = escape(f"{names[i]}: {value:.1f}")
-            parts.append(
-                f'<circle class="dot {line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{title}</title></circle>'
-            )
+            title = f"<title>{escape(names[i])}: {value:.1f}</title>"
+            parts.append(f'<circle class="dot {line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3">{title}</circle>')
     label = escape(f"{y_title} of {len(names)} layers")
-    return f'<svg class="layers" viewBox="0 0 {width} 300" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return _picture("layers", width, 272, label, parts)
 
 
 def bars(counts: Sequence[int], width: int, height: int) -> str:
@@ -226,7 +241,7 @@ def bars(counts: Sequence[int], width: int, height: int) -> str:
 
 
 def curve(values: Sequence[float], width: int, height: int) -> str:
-    """Draw values, such as a waveform, as an SVG path over the whole width: the least and largest per pixel."""
+    """Draw values, such as a waveform, as an SVG path: the least and largest of each pixel."""
     if not values:
         return ""
     low, high = min(values), max(values)

@@ -4,8 +4,8 @@ GLOSSARY = {
     "SQNR": "Signal-to-quantization-noise ratio of the outputs against the float model, in decibels: "
     "10 log10(mean square of the float values / mean square of the differences). 20 dB is an error of about "
     "10 % of the values, 30 dB about 3 %, 40 dB about 1 %. Of several output parts, the worst one counts.",
-    "expected SQNR": "Lower bound of the SQNR on samples that nothing was chosen on, from the spread over the "
-    "validation samples.",
+    "expected SQNR": "Lower bound of the SQNR on samples that nothing was chosen on, from the spread over "
+    "the validation samples.",
     "clipping range": "Range of values that the integers of a tensor can represent; values outside become "
     "its ends.",
     "clipped": "Share of values outside the clipping range.",

@@ -7,6 +7,7 @@ thousands of nodes fits on a screen.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 LONG = 40
 """Ranks up to which an edge keeps a lane between the nodes; longer edges go around them."""
@@ -14,6 +15,8 @@ SWEEPS, ALIGNMENTS = 8, 6
 """Passes that order the ranks, and passes that set positions."""
 GAP, LANE, BETWEEN, GUTTER, MARGIN = 12.0, 12.0, 18.0, 34.0, 16.0
 """Pixels between two nodes, for an edge, between two ranks, between two columns and around all."""
+FEWEST, MOST, GROUPED = 12, 90, 6
+"""Groups of a small and of a large graph, and the mean number of nodes in a group between them."""
 RATIO = 1.9
 """Width of the drawing / its height."""
 
@@ -49,7 +52,7 @@ def layout(inputs: Sequence[Sequence[int]], node_width: float, node_height: floa
     rows: list[list[int]] = [[] for _ in range(max(ranks) + 1)]
     for item, rank in enumerate(ranks):
         rows[rank].append(item)
-    links = [(a, b) for lane in lanes for a, b in zip(lane, lane[1:], strict=False)]
+    links = [(a, b) for lane in lanes for a, b in pairwise(lane)]
     near = _neighbours([link for link in links if ranks[link[1]] - ranks[link[0]] == 1], len(ranks))
     _order(rows, near)
     xs = _positions(rows, near, widths)
@@ -96,7 +99,7 @@ def _order(rows: list[list[int]], near: tuple[list[list[int]], list[list[int]]])
         side = near[sweep % 2]
         for row in rows if sweep % 2 == 0 else reversed(rows):
             means = {item: _mean([position[each] for each in side[item]], position[item]) for item in row}
-            row.sort(key=lambda item: (means[item], position[item]))  # noqa: B023 (used at once)
+            row.sort(key=lambda item: (means[item], position[item]))
             position.update({item: float(i) for i, item in enumerate(row)})
 
 
@@ -152,7 +155,9 @@ class _Columns:
         self.high = [max(xs[item] + widths[item] / 2 for item in row) for row in rows]
         self.widths = widths
         lengths = sorted({-(-len(rows) // columns) for columns in range(1, min(len(rows), 200) + 1)})
-        self.length = min(lengths, key=lambda length: (abs(self._width(length) - RATIO * length * self.pitch), length))
+        self.length = min(
+            lengths, key=lambda length: (abs(self._width(length) - RATIO * length * self.pitch), length)
+        )
         self.lefts, self.shifts = [], []
         left = MARGIN + GUTTER
         for low, high in self._extents(self.length):
@@ -177,9 +182,7 @@ class _Columns:
     def drawn(self, ranks: list[int], lanes: list[list[int]], nodes: int) -> Layout:
         """Return the layout of the nodes, the first items, and of their edges."""
         places = [
-            (x - self.widths[item] / 2, y)
-            for item in range(nodes)
-            for x, y in [self._at(item, ranks[item])]
+            (x - self.widths[item] / 2, y) for item in range(nodes) for x, y in [self._at(item, ranks[item])]
         ]
         return Layout(places, [self._path(lane, ranks) for lane in lanes], self.width, self.height)
 
@@ -187,7 +190,7 @@ class _Columns:
         x, y = self._at(lane[0], ranks[lane[0]])
         y += self.node_height
         parts = [f"M{x:.0f} {y:.0f}"]
-        for a, b in zip(lane, lane[1:], strict=False):
+        for a, b in pairwise(lane):
             column = ranks[b] // self.length
             to_x, to_y = self._at(b, ranks[b])
             if ranks[b] - ranks[a] > 1 or column != ranks[a] // self.length:
@@ -215,7 +218,7 @@ class _Columns:
         )
 
 
-def blocks(names: Sequence[str], most: int = 80) -> list[list[int]]:
+def blocks(names: Sequence[str]) -> list[list[int]]:
     """Group consecutive nodes by the scopes in their names, such as /layer1/block0/conv.
 
     Without enough scopes the groups are of equal length. Edges between groups of consecutive nodes have no
@@ -223,8 +226,8 @@ def blocks(names: Sequence[str], most: int = 80) -> list[list[int]]:
 
     Args:
         names: names of the nodes, in the order of the graph.
-        most: most groups.
     """
+    most = max(FEWEST, min(MOST, len(names) // GROUPED))
     scopes = [name.strip("/").split("/")[:-1] for name in names]
     best: list[list[int]] = []
     for depth in range(1, 1 + max((len(scope) for scope in scopes), default=0)):

@@ -21,7 +21,7 @@ NODE, BLOCK = (92.0, 22.0), (178.0, 40.0)
 """Width and height of a node and of a block, pixels."""
 CHARACTER = 6.6
 """Width of a character in a box, pixels."""
-FEW = 60
+FEW = 150
 """Nodes up to which the page starts with the nodes, not the blocks."""
 
 
@@ -171,7 +171,12 @@ def _facts(
             ]
         )
     tensors = [
-        [row.name, *(float(f"{v:.5g}") for v in (row.minimum, row.maximum, row.low, row.high)), row.clipped, row.counts]
+        [
+            row.name,
+            *(float(f"{v:.5g}") for v in (row.minimum, row.maximum, row.low, row.high)),
+            row.clipped,
+            row.counts,
+        ]
         for row in histograms
     ]
     facts = {

@@ -6,6 +6,7 @@ others, so that no name from a model or from data can become code.
 
 import base64
 import hashlib
+import math
 import os
 import time
 from importlib import resources
@@ -15,6 +16,7 @@ from typing import Any
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.layer_errors import Layer
 from onnxq.evaluation.report import EvalReport, ModelScore
+from onnxq.evaluation.scores.kinds import in_percent
 from onnxq.report.charts import Line, Point, bars, layers_chart, scatter
 from onnxq.report.escaping import printable, printable_report
 from onnxq.report.glossary import GLOSSARY
@@ -90,7 +92,7 @@ def _quantize_facts(report: QuantizeReport) -> dict[str, Any]:
     kept = {row.name for row in worst[:HISTOGRAMS]}
     drawn = {row.name for row in worst[:DRAWN]}
     rows = [(i, row) for i, row in enumerate(report.layers) if _in_table(row)]
-    measured = [row for _, row in rows if row.planned]
+    measured = [row for _, row in rows if row.sqnr_db is not None]
     tried = [
         (i, point)
         for i, point in enumerate(report.frontier)
@@ -112,7 +114,13 @@ def _quantize_facts(report: QuantizeReport) -> dict[str, Any]:
         "tried": [i for i, _ in tried],
         "frontier_chart": scatter(
             [
-                Point(point.name, point.latency or 0.0, point.sqnr_db or 0.0, 3 + 7 * min(point.size, 1.5), point.kept)
+                Point(
+                    point.name,
+                    point.latency or 0.0,
+                    point.sqnr_db or 0.0,
+                    3 + 7 * min(point.size, 1.5),
+                    point.kept,
+                )
                 for _, point in tried
             ],
             "latency / float (dashed: 1) →",
@@ -130,20 +138,22 @@ def _in_table(row: Layer) -> bool:
 
 
 def _eval_facts(report: EvalReport) -> dict[str, Any]:
+    percent = report.metric is not None and in_percent(report.metric)
+    unit = (
+        f"{report.metric or 'SQNR'}, {'%' if percent else 'dB'}"
+        if percent or not report.metric
+        else report.metric
+    )
     points = [
-        Point(Path(score.model).name, score.latency_ratio, height, kept=i > 0)
+        Point(Path(score.model).name, score.latency_ratio, height * (100 if percent else 1), kept=i > 0)
         for i, score in enumerate(report.scores)
         if score.latency_ratio is not None and (height := _height(report, score)) is not None
     ]
-    return {
-        "columns": eval_columns(report),
-        "points": points,
-        "chart": scatter(
-            points, "latency / float, lower is better →", f"{report.metric or 'SQNR, dB'} ↑", line=1.0
-        )
-        if len(points) > 1
-        else "",
-    }
+    chart = ""
+    if len(points) > 1:
+        highest = 100.0 if percent else math.inf
+        chart = scatter(points, "latency / float, lower is better →", f"{unit} ↑", 1.0, highest)
+    return {"columns": eval_columns(report), "points": points, "chart": chart}
 
 
 def _height(report: EvalReport, score: ModelScore) -> float | None:
