@@ -65,6 +65,7 @@ from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.machine import runs_here
 from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.sessions import explained
+from onnxq.runtime.status import activity
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
 from onnxq.search.accuracy_target import Task
 from onnxq.search.inputs import Inputs, prepare
@@ -112,7 +113,7 @@ def quantize(
         )
     # prepare
     laps = _Laps()
-    with explained(options.model):
+    with explained(options.model), activity(lambda: laps.current):
         inputs = prepare(options, settings)
         laps.weights = weight_bytes(inputs.model)
         if task is not None:
@@ -123,11 +124,13 @@ def quantize(
         else:
             references = find_references(inputs) if options.mode == Mode.DYNAMIC else None
             laps.end("prepare")
+            laps.current = f"quantizing: {options.mode}"
             outcome = MODES[options.mode](inputs, references)
             laps.end("quantize")
     # write, verify and report
     with staged(options.destination, force=options.force) as building:
-        save(_with_metadata(outcome, options), building, inputs.interface)
+        with activity(laps.current):
+            save(_with_metadata(outcome, options), building, inputs.interface)
         # the weights are on disk: free the memory
         outcome = replace(
             outcome,
@@ -135,7 +138,7 @@ def quantize(
             parameters=Parameters(outcome.parameters.activations),
         )
         laps.end("write")
-        with explained(options.model):
+        with explained(options.model), activity(lambda: laps.current):
             report = _verified(inputs, building, outcome, task)
             if why := _worse_than_float(inputs, building, outcome, report):
                 report = _float_instead(inputs, building, outcome, task, why)
@@ -268,11 +271,23 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     return found
 
 
+AFTER = {
+    "prepare": "preparing forms of the model",
+    "layers": "calibrating",
+    "calibrate": "comparing candidates",
+    "choose": "writing the file",
+    "quantize": "writing the file",
+    "write": "verifying the file",
+}
+"""What follows each stage, for the terminal."""
+
+
 class _Laps:
-    """Wall time of each stage, seconds."""
+    """Wall time of each stage, seconds, and what is being done now."""
 
     def __init__(self) -> None:
         self.start, self.weights = time.perf_counter(), 0
+        self.current = "preparing the model and the samples"
         self.seconds: dict[str, float] = {}
 
     def end(self, stage: str) -> None:
@@ -281,6 +296,7 @@ class _Laps:
             release_freed_memory()
         now = time.perf_counter()
         self.seconds[stage], self.start = now - self.start, now
+        self.current = AFTER.get(stage, stage)
 
 
 def _with_metadata(
@@ -363,10 +379,12 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         frontier=list(choice.points),
         drop=Drop(*task.drop(options.model, path)) if task is not None else None,
     )
-    found = {str(options.model): outcome.statistics.model, str(options.destination): digest(path)}
-    if options.calib is not None and outcome.statistics.data:
-        found[str(options.calib)] = outcome.statistics.data
-    report = replace(report, origin=origin(found))
+    found = {
+        "float model": outcome.statistics.model,
+        "quantized file": digest(path),
+        "calibration samples": outcome.statistics.data,
+    }
+    report = replace(report, origin=origin({name: each for name, each in found.items() if each}))
     # details of layers and tensors
     if options.details and timed:
         named = [(sample.name, feeds) for sample, feeds in zip(_timed(inputs), timed, strict=True)]

@@ -106,7 +106,7 @@ def bench(console: Console, models: tuple[Path, ...], shapes: tuple[str, ...], *
     limits = pop_limits(options)
     sizes = dict(_parse_shape(text) for text in shapes)
     report = run(models, BenchOptions(shapes=sizes, limits=limits, **options))
-    console.show(report, lambda: bench_text(report))
+    console.show(report, lambda: bench_text(report, width=console.width))
     exit_on_failed_gate(report.gates)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
 import sys
 import warnings as python_warnings
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from onnxq.cli.interrupts import INTERRUPTED, Terminated, cleaning_up, loading_m
 from onnxq.errors import OnnxqError, OutputError, first_line
 from onnxq.report.escaping import printable, printable_lines
 from onnxq.runtime.progress import hidden_progress
+from onnxq.runtime.status import aside, live_status
 
 if TYPE_CHECKING:
     from onnxq.evaluation.gates import Gate
@@ -68,7 +70,8 @@ class Console:
         else:
             shown = printable_lines(text())
         try:
-            click.echo(shown)
+            with aside():
+                click.echo(shown)
         except BrokenPipeError:
             discard_stdout()
         except OSError as error:
@@ -78,22 +81,37 @@ class Console:
             ) from error
 
     def warn(self, warnings: Iterable[str]) -> None:
-        """Print warnings on stderr."""
-        for warning in () if self.quiet else warnings:
-            say(f"warning: {warning}")
+        """Print warnings on stderr, each once."""
+        for warning in () if self.quiet else dict.fromkeys(warnings):
+            say(warning, "warning", "yellow")
+
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal, or of COLUMNS; None where stdout is neither."""
+        if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdecimal():
+            return None
+        return max(40, shutil.get_terminal_size().columns)
 
 
-def say(line: str) -> None:
-    """Print a line on stderr, with control characters escaped."""
-    with contextlib.suppress(OSError):  # stderr is full or closed: nobody can be told
-        click.echo(f"onnxq: {printable(line)}", err=True)
+def say(line: str, kind: str = "", colour: str | None = None) -> None:
+    """Print a line on stderr, with control characters escaped.
+
+    Args:
+        line: the line.
+        kind: of the line, such as "warning"; printed before it, in the colour.
+        colour: of the kind on a terminal, unless NO_COLOR is set (no-color.org).
+    """
+    head = click.style(f"{kind}: ", fg=colour, bold=True) if kind else ""
+    plain = False if os.environ.get("NO_COLOR") else None
+    with contextlib.suppress(OSError), aside():  # stderr is full or closed: nobody can be told
+        click.echo(f"onnxq: {head}{printable(line)}", err=True, color=plain)
 
 
 def exit_on_failed_gate(gates: list["Gate"]) -> None:
     """Print each gate that does not hold, and exit with 1 if there is one."""
     failed = [gate.line for gate in gates if not gate.holds]
     for line in failed:
-        say(f"gate failed: {line}")
+        say(line, "gate failed", "red")
     if failed:
         sys.exit(GATE_FAILED)
 
@@ -106,7 +124,7 @@ def answer_error(error: BaseException, *, verbose: bool) -> int:
         with contextlib.suppress(OSError):
             click.echo(printable_lines("".join(traceback.format_exception(error))), err=True)
     line, code = _line_and_code(error)
-    say(f"error: {line}")
+    say(line, "error", "red")
     return code
 
 
@@ -163,6 +181,7 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
                 stopping_runs(INTERRUPTION),
                 python_warnings.catch_warnings(),
                 hidden_progress(quiet),
+                live_status(hidden=quiet),
             ):
                 if not verbose:  # those of libraries, about their own code
                     python_warnings.simplefilter("ignore")

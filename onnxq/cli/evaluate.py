@@ -116,7 +116,7 @@ def evaluate(
     report = console.signed(run(model, others, data, EvalOptions(score=score, limits=limits, **options)))
     console.warn(report.warnings)
     write_reports(report, files, force=force)
-    console.show(report, lambda: eval_text(report, verbose=console.verbose))
+    console.show(report, lambda: eval_text(report, verbose=console.verbose, width=console.width))
     exit_on_failed_gate(report.gates)
 
 
@@ -161,7 +161,7 @@ def debug(console: Console, model: Path, other: Path, **options: Any) -> None:
     check_reports(files, [model, other, *input_files(options)], force=options["force"], debug=True)
     report = console.signed(run(model, other, options["data"], options["preprocess"]))
     write_reports(report, files, force=options["force"])
-    console.show(report, lambda: debug_text(report, verbose=console.verbose))
+    console.show(report, lambda: debug_text(report, verbose=console.verbose, width=console.width))
 
 
 @click.command(cls=GroupedCommand, examples=["onnxq inspect model.onnx"], page="docs/quantization.md")
@@ -177,4 +177,4 @@ def inspect(console: Console, model: Path) -> None:
         from onnxq.report.text import inspect_text
 
     report = inspect_model(model)
-    console.show(report, lambda: inspect_text(report, verbose=console.verbose))
+    console.show(report, lambda: inspect_text(report, verbose=console.verbose, width=console.width))

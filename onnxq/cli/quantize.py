@@ -279,7 +279,7 @@ def quantize(console: Console, **options: Any) -> None:
     report = console.signed(run(chosen, task))
     console.warn(report.warnings)
     write_reports(report, files, force=chosen.force)
-    console.show(report, lambda: quantize_text(report, verbose=console.verbose))
+    console.show(report, lambda: quantize_text(report, verbose=console.verbose, width=console.width))
     exit_on_failed_gate(report.gates)
 
 

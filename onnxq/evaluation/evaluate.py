@@ -36,6 +36,7 @@ from onnxq.options import Limits
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.progress import no_progress
 from onnxq.runtime.sessions import InputSpec, input_specs, open_session
+from onnxq.runtime.status import activity
 from onnxq.types import Array, Feeds
 
 WORST_SAMPLES = 10
@@ -174,8 +175,9 @@ def evaluate(
     earlier = read_baseline(options.baseline) if options.baseline is not None else None
     # open the models
     paths = [model, *others]
-    models = [load(path) for path in paths]
-    sessions = [open_session(path) for path in paths]
+    with activity("opening the models"):
+        models = [load(path) for path in paths]
+        sessions = [open_session(path) for path in paths]
     specs = input_specs(sessions[0])
     names = [node.name for node in sessions[0].get_outputs()]
     _check_same_interface(paths, sessions)
@@ -193,10 +195,11 @@ def evaluate(
     score_options = _score_options(options, forms)
     axis = _class_axis(kind, score_options)
     # run all models
-    feedback = find_feedback(sessions[0], samples, options.states)
-    observation, opened = _opened(model, models, samples, specs, feedback)
-    if not observation.plain:
-        sessions = [open_session(each.model) for each in opened]
+    with activity("preparing the comparison"):
+        feedback = find_feedback(sessions[0], samples, options.states)
+        observation, opened = _opened(model, models, samples, specs, feedback)
+        if not observation.plain:
+            sessions = [open_session(each.model) for each in opened]
     tallies = [
         Tally(
             names,
@@ -209,9 +212,11 @@ def evaluate(
     ]
     feeds, data_digest = _run(samples, specs, sessions, opened, tallies)
     del sessions
-    times = medians_ms(paths, feeds, options.threads) if options.latency else [None] * len(paths)
+    with activity("measuring latency"):
+        times = medians_ms(paths, feeds, options.threads) if options.latency else [None] * len(paths)
     # score and check
-    rows = _rows(paths, tallies, times)
+    with activity("computing scores and their intervals"):
+        rows = _rows(paths, tallies, times)
     if earlier is not None:
         rows = [replace(row, before=earlier.get(Path(row.model).name, {})) for row in rows]
     metric = next(iter(rows[0].metrics), None)

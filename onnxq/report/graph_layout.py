@@ -61,7 +61,7 @@ def layout(inputs: Sequence[Sequence[int]], node_width: float, node_height: floa
 
 def _ranks(inputs: Sequence[Sequence[int]]) -> list[int]:
     """Return the length of the longest path to each node; a node without inputs is right before its use."""
-    ranks = []
+    ranks: list[int] = []
     for before in inputs:
         ranks.append(1 + max((ranks[u] for u in before), default=-1))
     first: dict[int, int] = {}
