@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from onnxq.cli.groups import Command, OptionGroup, option
+from onnxq.cli.groups import Command, OptionGroup, completing, option, registry
 from onnxq.cli.values import COUNT, FILE, REPORT, TEXT_OR_FILE, Number
 from onnxq.errors import OnnxqError
 from onnxq.options import Limits, QuantizeOptions
@@ -29,6 +29,7 @@ preprocess_option = option(
     "--preprocess",
     type=TEXT_OR_FILE,
     metavar="PRESET|FILE",
+    shell_complete=completing(registry("onnxq.data.preprocessing", "PRESETS"), files=True),
     help="Turn files into inputs by a preset (imagenet, imagenet-nhwc, unit, symmetric or guess), or by a "
     "TOML file with a [preprocess] table.",
 )
@@ -140,6 +141,7 @@ metric_options = combined(
         "--labels",
         type=TEXT_OR_FILE,
         metavar="FILE|folders",
+        shell_complete=completing(("folders",), files=True),
         help="Read labels from a CSV with the header file,label, or take the folder of a sample as class.",
     ),
     option(
@@ -147,6 +149,7 @@ metric_options = combined(
         "--metric",
         function=True,
         metavar="NAME",
+        shell_complete=completing(registry("onnxq.evaluation.scores.kinds", "KINDS")),
         help="Score outputs by classification (the default with labels), regression, embedding, "
         "segmentation, detection, text, perplexity, or a Python function as module:function.",
     ),
@@ -162,6 +165,7 @@ metric_options = combined(
         "--decoder",
         function=True,
         metavar="NAME|MODULE:FUNCTION",
+        shell_complete=completing(registry("onnxq.evaluation.scores.detector_heads", "LAYOUTS")),
         help="Decode outputs to boxes or text by this function, or by a detector's layout such as yolov8.",
     ),
     option(
