@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -169,7 +170,7 @@ def evaluate(
     Raises:
         OnnxqError: A model, the data or the labels cannot be used.
     """
-    options = options or EvalOptions()
+    start, options = time.perf_counter(), options or EvalOptions()
     if options.limits.min_speedup is not None and not options.latency:
         raise DataError("--min-speedup needs latency: remove --no-latency")
     earlier = read_baseline(options.baseline) if options.baseline is not None else None
@@ -234,6 +235,7 @@ def evaluate(
         gates,
         warnings,
         origin(digests | {str(data): data_digest}),
+        {"eval": time.perf_counter() - start} if options.latency else {},
     )
 
 

@@ -111,6 +111,7 @@ class EvalReport:
     metric    name of the score for gates; None without one
     gates     required limits
     origin    command, machine, versions, digests
+    seconds   wall time, s; empty with --no-latency: then the same command gives the same report
     checksum  SHA-256 of the rest, in the JSON file: a baseline that was changed is refused
     """
 
@@ -123,5 +124,6 @@ class EvalReport:
     gates: list[Gate]
     warnings: list[str]
     origin: Origin | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA
     checksum: str = ""
