@@ -14,14 +14,18 @@ from onnxq.cli.shared_options import (
     gate_options,
     input_files,
     metric_options,
+    parse_shapes,
     pop_limits,
     pop_report_files,
     pop_score_options,
     preprocess_option,
     report_options,
+    shape_option,
     state_option,
+    target_option,
 )
 from onnxq.cli.values import COUNT, FILE, REPORT, THREADS, Number
+from onnxq.options import Target
 
 
 @click.command(
@@ -164,17 +168,34 @@ def debug(console: Console, model: Path, other: Path, **options: Any) -> None:
     console.show(report, lambda: debug_text(report, verbose=console.verbose, width=console.width))
 
 
-@click.command(cls=GroupedCommand, examples=["onnxq inspect model.onnx"], page="docs/quantization.md")
+@click.command(
+    cls=GroupedCommand,
+    examples=["onnxq inspect model.onnx", "onnxq inspect model.onnx --shape input=1,3,224,224"],
+    page="docs/quantization.md",
+)
 @click.argument("model", type=FILE)
+@option(
+    OptionGroup.DATA,
+    "--data",
+    type=FILE,
+    function=True,
+    help=f"Take the shapes from the first of these samples: {SAMPLES}.",
+)
+@preprocess_option
+@shape_option
+@target_option
 @with_console
-def inspect(console: Console, model: Path) -> None:
+def inspect(console: Console, model: Path, shapes: tuple[str, ...], **options: Any) -> None:
     """Show the operators of MODEL, and which nodes would become int8.
 
     The report also lists the operators with most MACs, and the reason for each node that would stay in float.
+    With --shape or --data, the cost model says what stays float because that is faster, and what int8 would
+    gain.
     """
     with loading_modules():
-        from onnxq.evaluation.inspection import inspect_model
+        from onnxq.evaluation.inspection import InspectOptions, inspect_model
         from onnxq.report.text import inspect_text
 
-    report = inspect_model(model)
+    chosen = InspectOptions(parse_shapes(shapes), **options | {"target": Target(options["target"])})
+    report = inspect_model(model, chosen)
     console.show(report, lambda: inspect_text(report, verbose=console.verbose, width=console.width))

@@ -21,6 +21,7 @@ from onnxq.cli.shared_options import (
     pop_score_options,
     report_options,
     sample_options,
+    target_option,
 )
 from onnxq.cli.values import FILE, TEXT_OR_FILE, Number
 from onnxq.errors import OnnxqError
@@ -66,13 +67,7 @@ mode_options = combined(
         **choice(QuantizeOptions.prefer),
         help="Choose the best result of --mode auto by speed, size or accuracy.",
     ),
-    option(
-        OptionGroup.MODE,
-        "--target",
-        **choice(QuantizeOptions.target),
-        help="Quantize for this CPU family; portable keeps integer sums from saturating on x86 CPUs without "
-        "VNNI.",
-    ),
+    target_option,
     option(
         OptionGroup.MODE,
         "--per-channel/--per-tensor",

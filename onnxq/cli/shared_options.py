@@ -2,14 +2,15 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from onnxq.cli.groups import Command, OptionGroup, completing, option, registry
+from onnxq.cli.groups import Command, OptionGroup, choice, completing, option, registry
 from onnxq.cli.values import COUNT, FILE, REPORT, TEXT_OR_FILE, Number
 from onnxq.errors import OnnxqError
 from onnxq.options import Limits, QuantizeOptions
@@ -32,6 +33,23 @@ preprocess_option = option(
     shell_complete=completing(registry("onnxq.data.preprocessing", "PRESETS"), files=True),
     help="Turn files into inputs by a preset (imagenet, imagenet-nhwc, unit, symmetric or guess), or by a "
     "TOML file with a [preprocess] table.",
+)
+
+shape_option = option(
+    OptionGroup.DATA,
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=1,3,224,224",
+    help="Set the shape of an input with open sizes, which are 1 by default.",
+)
+
+target_option = option(
+    OptionGroup.MODE,
+    "--target",
+    **choice(QuantizeOptions.target),
+    help="Quantize for this CPU family; portable keeps integer sums from saturating on x86 CPUs without "
+    "VNNI.",
 )
 
 state_option = option(
@@ -253,3 +271,18 @@ def pop_limits(options: dict[str, Any]) -> Limits:
 def pop_score_options(options: dict[str, Any]) -> dict[str, Any]:
     """Remove `SCORE_OPTIONS` from a command's options and return them."""
     return {name: options.pop(name) for name in SCORE_OPTIONS}
+
+
+def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Parse values of `shape_option`, NAME=1,3,224,224.
+
+    Raises:
+        OnnxqError: a value is anything else.
+    """
+    shapes = {}
+    for text in texts:
+        name, equals, sizes = text.rpartition("=")
+        if not name or not equals or not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", sizes):
+            raise OnnxqError(f"--shape {text}: expected NAME=1,3,224,224")
+        shapes[name] = tuple(int(size) for size in sizes.split(","))
+    return shapes

@@ -425,6 +425,24 @@ def debug_text(report: DebugReport, *, verbose: bool = False, width: int | None 
     return f"{head}{outputs}\n\n{table(rows, left=2, width=width)}{tried}"
 
 
+def _forecast_rows(report: InspectReport) -> list[list[str]]:
+    """List the expected gain, and what the model is already."""
+    rows = []
+    if report.quantized:
+        kernels = ", ".join(f"{name} {count}" for name, count in report.kernels.items()) or "none"
+        rows.append(["quantized", f"already, by {report.quantized} nodes; integer kernels: {kernels}"])
+        rows.append(["", f"{report.integer_share:.1%} of the MACs are in integer kernels"])
+    if report.forecast is not None:
+        gain = report.forecast
+        slower = f"; {gain.slower} planned nodes stay float, where that is faster" if gain.slower else ""
+        ratio = gain.bytes / max(1, report.bytes)
+        rows += [
+            ["expected", f"{gain.latency:.2f}x of float's latency by the cost model ({gain.target}){slower}"],
+            ["", f"{size(report.bytes)} -> about {size(gain.bytes)} ({ratio:.2f}x)"],
+        ]
+    return rows
+
+
 def inspect_text(report: InspectReport, *, verbose: bool = False, width: int | None = None) -> str:
     """Format the report of `onnxq inspect`."""
     report = printable_report(report)
@@ -441,13 +459,15 @@ def inspect_text(report: InspectReport, *, verbose: bool = False, width: int | N
             ["outputs", ", ".join(report.outputs)],
             [
                 "planned",
-                f"{report.planned_mac_share:.1%} of {total / 1e6:.1f} M MACs (dynamic sizes count as 1)",
+                f"{report.planned_mac_share:.1%} of {total / 1e6:.1f} M MACs"
+                + ("" if report.shaped else " (open sizes count as 1: --shape or --data sets them)"),
             ],
+            *_forecast_rows(report),
         ],
         left=2,
         width=width,
     )
-    rows = [["operator", "nodes", "int8", "MACs"]]
+    rows = [["operator", "nodes", "to int8" if report.quantized else "int8", "MACs"]]
     for row in report.operators:
         share = f"{row.macs / total:.1%}" if total and row.macs else "-"
         rows.append([row.op_type, str(row.nodes), str(row.integer), share])
