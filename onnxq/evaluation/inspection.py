@@ -130,6 +130,9 @@ def inspect_model(path: Path, options: InspectOptions | None = None) -> InspectR
     else:
         shapes = concrete_shapes(model, None)
     found = inspect_kernels(path, model, Plan(), shapes) if quantized else None
+    kernels = {
+        name: count for name, count in (found.counts if found else {}).items() if name in INTEGER_KERNELS
+    }
     macs = {node.name or "": node_macs(node, shapes) for node in nodes_of(model)}
     total = sum(macs.values())
     planned = sum(macs[name] for name in plan.anchors)
@@ -148,9 +151,7 @@ def inspect_model(path: Path, options: InspectOptions | None = None) -> InspectR
             for node, reason in plan.floats.values()
         ),
         quantized=quantized,
-        kernels={name: count for name, count in found.counts.items() if name in INTEGER_KERNELS}
-        if found
-        else {},
+        kernels=kernels,
         integer_share=found.model_share if found else 0.0,
         forecast=forecast,
         shaped=shaped,
