@@ -7,7 +7,7 @@ LOWEST := .venv-lowest
 MODEL := sample_models/digits_cnn.onnx
 INT8 := build/digits_cnn.int8.onnx
 
-.PHONY: demo test test-all test-lowest check bench clean
+.PHONY: demo test test-all test-lowest check bench dist docs clean
 
 demo: $(READY)
 	@mkdir -p build
@@ -31,6 +31,15 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# sdist and wheel in dist/; `make test-all` installs the wheel into a fresh environment and runs the demo there
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+# the documentation as a site in build/site; a warning, such as a broken link, fails
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
 # make bench CORPUS=path/to/corpus: the kernels of a CPU without VNNI, against the stored record
 RECORD := benchmarks/records/avx2.json
 bench: $(READY)
@@ -42,6 +51,10 @@ bench: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	@touch $@
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt

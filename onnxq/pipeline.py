@@ -25,6 +25,7 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
 from onnxq.evaluation.layer_errors import histograms, layer_rows
+from onnxq.evaluation.origin import origin
 from onnxq.evaluation.verification import (
     Kernels,
     Outputs,
@@ -65,6 +66,7 @@ from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.machine import runs_here
 from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.sessions import explained
+from onnxq.runtime.status import activity
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
 from onnxq.search.accuracy_target import Task
 from onnxq.search.inputs import Inputs, prepare
@@ -116,7 +118,7 @@ def quantize(
         )
     # prepare
     laps = _Laps()
-    with explained(options.model):
+    with explained(options.model), activity(lambda: laps.current):
         inputs = prepare(options, settings)
         laps.weights = weight_bytes(inputs.model)
         if task is not None:
@@ -134,13 +136,15 @@ def quantize(
         else:
             references = find_references(inputs) if options.mode == Mode.DYNAMIC else None
             laps.end("prepare")
+            laps.current = f"quantizing: {options.mode}"
             outcome = MODES[options.mode](inputs, references)
             if references is not None:
                 references.budget.close()
             laps.end("quantize")
     # write, verify and report
     with staged(options.destination, force=options.force) as building:
-        save(_with_metadata(outcome, options, finetuning), building, inputs.interface)
+        with activity(laps.current):
+            save(_with_metadata(outcome, options, finetuning), building, inputs.interface)
         # the weights are on disk: free the memory
         outcome = replace(
             outcome,
@@ -148,7 +152,7 @@ def quantize(
             parameters=Parameters(outcome.parameters.activations),
         )
         laps.end("write")
-        with explained(options.model):
+        with explained(options.model), activity(lambda: laps.current):
             report = replace(_verified(inputs, building, outcome, task), finetuning=finetuning)
             if why := _worse_than_float(inputs, building, outcome, report):
                 report = _float_instead(inputs, building, outcome, task, why)
@@ -299,11 +303,23 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     return found
 
 
+AFTER = {
+    "prepare": "preparing forms of the model",
+    "layers": "calibrating",
+    "calibrate": "comparing candidates",
+    "choose": "writing the file",
+    "quantize": "writing the file",
+    "write": "verifying the file",
+}
+"""What follows each stage, for the terminal."""
+
+
 class _Laps:
-    """Wall time of each stage, seconds."""
+    """Wall time of each stage, seconds, and what is being done now."""
 
     def __init__(self) -> None:
         self.start, self.weights = time.perf_counter(), 0
+        self.current = "preparing the model and the samples"
         self.seconds: dict[str, float] = {}
 
     def end(self, stage: str) -> None:
@@ -312,6 +328,7 @@ class _Laps:
             release_freed_memory()
         now = time.perf_counter()
         self.seconds[stage], self.start = now - self.start, now
+        self.current = AFTER.get(stage, stage)
 
 
 def _with_metadata(
@@ -400,6 +417,12 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         frontier=list(choice.points),
         drop=Drop(*task.drop(options.model, path)) if task is not None else None,
     )
+    found = {
+        "float model": outcome.statistics.model,
+        "quantized file": digest(path),
+        "calibration samples": outcome.statistics.data,
+    }
+    report = replace(report, origin=origin({name: each for name, each in found.items() if each}))
     # details of layers and tensors
     if options.details and timed:
         named = [(sample.name, feeds) for sample, feeds in zip(_timed(inputs), timed, strict=True)]

@@ -1,6 +1,5 @@
 """`onnxq bench`."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,8 @@ import click
 from onnxq.cli.console import Console, exit_on_failed_gate, with_console
 from onnxq.cli.groups import GroupedCommand, OptionGroup, option
 from onnxq.cli.interrupts import loading_modules
-from onnxq.cli.shared_options import SAMPLES, pop_limits, preprocess_option
+from onnxq.cli.shared_options import SAMPLES, parse_shapes, pop_limits, preprocess_option, shape_option
 from onnxq.cli.values import COUNT, FILE, THREADS, Number
-from onnxq.errors import OnnxqError
 
 
 @click.command(
@@ -28,14 +26,7 @@ from onnxq.errors import OnnxqError
     help=f"Run on samples ({SAMPLES}) instead of random values.",
 )
 @preprocess_option
-@option(
-    OptionGroup.DATA,
-    "--shape",
-    "shapes",
-    multiple=True,
-    metavar="NAME=1,3,224,224",
-    help="Set the shape of an input with open sizes, which are 1 by default.",
-)
+@shape_option
 @option(
     OptionGroup.DATA,
     "--tokens",
@@ -104,15 +95,7 @@ def bench(console: Console, models: tuple[Path, ...], shapes: tuple[str, ...], *
         from onnxq.report.text import bench_text
 
     limits = pop_limits(options)
-    sizes = dict(_parse_shape(text) for text in shapes)
+    sizes = parse_shapes(shapes)
     report = run(models, BenchOptions(shapes=sizes, limits=limits, **options))
-    console.show(report, lambda: bench_text(report))
+    console.show(report, lambda: bench_text(report, width=console.width))
     exit_on_failed_gate(report.gates)
-
-
-def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """Parse NAME=1,3,224,224 into the name and the shape; raise an `OnnxqError` for anything else."""
-    name, equals, sizes = text.rpartition("=")
-    if not name or not equals or not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", sizes):
-        raise OnnxqError(f"--shape {text}: expected NAME=1,3,224,224")
-    return name, tuple(int(size) for size in sizes.split(","))

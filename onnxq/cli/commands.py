@@ -1,5 +1,6 @@
 """The command `onnxq`: its subcommands and its configuration file."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class CommandLine(PrintsHelp, click.Group):
 
     def main(self, args: Any = None, *, standalone_mode: bool = True, **settings: Any) -> Any:  # type: ignore[override]
         """Run the command line; by default, end with the exit code that `answer_error` gives an error."""
+        settings["obj"] = shlex.join(["onnxq", *(sys.argv[1:] if args is None else args)])  # for reports
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **settings)
         try:

@@ -3,11 +3,12 @@
 import contextlib
 import functools
 import os
+import shutil
 import sys
 import warnings as python_warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -17,10 +18,12 @@ from onnxq.cli.interrupts import INTERRUPTED, Terminated, cleaning_up, loading_m
 from onnxq.errors import OnnxqError, OutputError, first_line
 from onnxq.report.escaping import printable, printable_lines
 from onnxq.runtime.progress import hidden_progress
+from onnxq.runtime.status import aside, live_status
 
 if TYPE_CHECKING:
     from onnxq.evaluation.gates import Gate
 
+T = TypeVar("T")
 GATE_FAILED, BAD_INPUT, OWN_FAULT, TERMINATED = 1, 2, 70, 143
 """Exit codes; 70 is EX_SOFTWARE of sysexits.h."""
 INTERRUPTION = "onnxq: error: interrupted, nothing was written"
@@ -34,11 +37,20 @@ class Console:
     as_json  print the report as JSON
     verbose  print more, and the traceback of an error
     quiet    print errors only
+    command  the command line
     """
 
     as_json: bool
     verbose: bool
     quiet: bool
+    command: str = ""
+
+    def signed(self, report: T) -> T:
+        """Return a report whose origin names the command."""
+        made = getattr(report, "origin", None)
+        if made is None:
+            return report
+        return cast(T, replace(cast(Any, report), origin=replace(made, command=self.command)))
 
     def show(self, report: Any, text: Callable[[], str]) -> None:
         """Print a report on stdout, as JSON or as its text.
@@ -57,7 +69,8 @@ class Console:
         else:
             shown = printable_lines(text())
         try:
-            click.echo(shown)
+            with aside():
+                click.echo(shown)
         except BrokenPipeError:
             discard_stdout()
         except OSError as error:
@@ -67,22 +80,37 @@ class Console:
             ) from error
 
     def warn(self, warnings: Iterable[str]) -> None:
-        """Print warnings on stderr."""
-        for warning in () if self.quiet else warnings:
-            say(f"warning: {warning}")
+        """Print warnings on stderr, each once."""
+        for warning in () if self.quiet else dict.fromkeys(warnings):
+            say(warning, "warning", "yellow")
+
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal, or of COLUMNS; None where stdout is neither."""
+        if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdecimal():
+            return None
+        return max(40, shutil.get_terminal_size().columns)
 
 
-def say(line: str) -> None:
-    """Print a line on stderr, with control characters escaped."""
-    with contextlib.suppress(OSError):  # stderr is full or closed: nobody can be told
-        click.echo(f"onnxq: {printable(line)}", err=True)
+def say(line: str, kind: str = "", colour: str | None = None) -> None:
+    """Print a line on stderr, with control characters escaped.
+
+    Args:
+        line: the line.
+        kind: of the line, such as "warning"; printed before it, in the colour.
+        colour: of the kind on a terminal, unless NO_COLOR is set (no-color.org).
+    """
+    head = click.style(f"{kind}: ", fg=colour, bold=True) if kind else ""
+    plain = False if os.environ.get("NO_COLOR") else None
+    with contextlib.suppress(OSError), aside():  # stderr is full or closed: nobody can be told
+        click.echo(f"onnxq: {head}{printable(line)}", err=True, color=plain)
 
 
 def exit_on_failed_gate(gates: list["Gate"]) -> None:
     """Print each gate that does not hold, and exit with 1 if there is one."""
     failed = [gate.line for gate in gates if not gate.holds]
     for line in failed:
-        say(f"gate failed: {line}")
+        say(line, "gate failed", "red")
     if failed:
         sys.exit(GATE_FAILED)
 
@@ -95,7 +123,7 @@ def answer_error(error: BaseException, *, verbose: bool) -> int:
         with contextlib.suppress(OSError):
             click.echo(printable_lines("".join(traceback.format_exception(error))), err=True)
     line, code = _line_and_code(error)
-    say(f"error: {line}")
+    say(line, "error", "red")
     return code
 
 
@@ -151,13 +179,14 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
                 stopping_runs(INTERRUPTION),
                 python_warnings.catch_warnings(),
                 hidden_progress(quiet),
+                live_status(hidden=quiet),
             ):
                 if not verbose:  # those of libraries, about their own code
                     python_warnings.simplefilter("ignore")
                 check_found_file(context)
                 if found_file(context) is not None and not quiet:
                     say(f"using {found_file(context)}")
-                command(Console(as_json, verbose, quiet), **options)
+                command(Console(as_json, verbose, quiet, context.obj or ""), **options)
         except (Exception, KeyboardInterrupt, Terminated) as error:
             sys.exit(answer_error(error, verbose=verbose))
 

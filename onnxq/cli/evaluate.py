@@ -14,14 +14,18 @@ from onnxq.cli.shared_options import (
     gate_options,
     input_files,
     metric_options,
+    parse_shapes,
     pop_limits,
     pop_report_files,
     pop_score_options,
     preprocess_option,
     report_options,
+    shape_option,
     state_option,
+    target_option,
 )
 from onnxq.cli.values import COUNT, FILE, REPORT, THREADS, Number
+from onnxq.options import Target
 
 
 @click.command(
@@ -113,10 +117,10 @@ def evaluate(
     data = options.pop("data")
     limits = pop_limits(options)
     score = ScoreOptions(output=output, **pop_score_options(options))
-    report = run(model, others, data, EvalOptions(score=score, limits=limits, **options))
+    report = console.signed(run(model, others, data, EvalOptions(score=score, limits=limits, **options)))
     console.warn(report.warnings)
     write_reports(report, files, force=force)
-    console.show(report, lambda: eval_text(report, verbose=console.verbose))
+    console.show(report, lambda: eval_text(report, verbose=console.verbose, width=console.width))
     exit_on_failed_gate(report.gates)
 
 
@@ -159,22 +163,39 @@ def debug(console: Console, model: Path, other: Path, **options: Any) -> None:
 
     files = pop_report_files(options)
     check_reports(files, [model, other, *input_files(options)], force=options["force"], debug=True)
-    report = run(model, other, options["data"], options["preprocess"])
+    report = console.signed(run(model, other, options["data"], options["preprocess"]))
     write_reports(report, files, force=options["force"])
-    console.show(report, lambda: debug_text(report, verbose=console.verbose))
+    console.show(report, lambda: debug_text(report, verbose=console.verbose, width=console.width))
 
 
-@click.command(cls=GroupedCommand, examples=["onnxq inspect model.onnx"], page="docs/quantization.md")
+@click.command(
+    cls=GroupedCommand,
+    examples=["onnxq inspect model.onnx", "onnxq inspect model.onnx --shape input=1,3,224,224"],
+    page="docs/quantization.md",
+)
 @click.argument("model", type=FILE)
+@option(
+    OptionGroup.DATA,
+    "--data",
+    type=FILE,
+    function=True,
+    help=f"Take the shapes from the first of these samples: {SAMPLES}.",
+)
+@preprocess_option
+@shape_option
+@target_option
 @with_console
-def inspect(console: Console, model: Path) -> None:
+def inspect(console: Console, model: Path, shapes: tuple[str, ...], **options: Any) -> None:
     """Show the operators of MODEL, and which nodes would become int8.
 
     The report also lists the operators with most MACs, and the reason for each node that would stay in float.
+    With --shape or --data, the cost model says what stays float because that is faster, and what int8 would
+    gain.
     """
     with loading_modules():
-        from onnxq.evaluation.inspection import inspect_model
+        from onnxq.evaluation.inspection import InspectOptions, inspect_model
         from onnxq.report.text import inspect_text
 
-    report = inspect_model(model)
-    console.show(report, lambda: inspect_text(report, verbose=console.verbose))
+    chosen = InspectOptions(parse_shapes(shapes), **options | {"target": Target(options["target"])})
+    report = inspect_model(model, chosen)
+    console.show(report, lambda: inspect_text(report, verbose=console.verbose, width=console.width))

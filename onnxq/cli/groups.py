@@ -1,6 +1,7 @@
 """Options in groups, and commands whose help shows one section per group."""
 
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -8,6 +9,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 LABEL_WIDTH = 24
 """Widest column of option names in characters; help for a longer name starts on the next line."""
@@ -132,9 +134,29 @@ def option(group: OptionGroup, *names: str, **settings: Any) -> Callable[[Comman
     return click.option(*names, cls=GroupedOption, group=group, **settings)
 
 
-def completing(names: Iterable[str]) -> Callable[..., list[str]]:
-    """Return a completion by these names for an option that takes others too."""
-    return lambda _ctx, _param, start: [str(name) for name in names if name.startswith(start)]
+def completing(
+    names: Iterable[str] | Callable[[], Iterable[str]], *, files: bool = False
+) -> Callable[..., list[CompletionItem]]:
+    """Return a completion by these names for an option that takes others too.
+
+    Args:
+        names: the names, or a function that finds them on use.
+        files: whether files complete the option, too.
+    """
+
+    def complete(_ctx: click.Context, _param: click.Parameter, start: str) -> list[CompletionItem]:
+        known = names() if callable(names) else names
+        found = [CompletionItem(str(name)) for name in known if str(name).startswith(start)]
+        if files and not (start and found):
+            found.append(CompletionItem(start, type="file"))
+        return found
+
+    return complete
+
+
+def registry(module: str, name: str) -> Callable[[], Iterable[str]]:
+    """Return a function for the names in a registry, whose module help does not import."""
+    return lambda: list(getattr(importlib.import_module(module), name))
 
 
 def name_of(built_in: type[StrEnum], default: str) -> dict[str, Any]:

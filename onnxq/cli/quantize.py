@@ -24,6 +24,7 @@ from onnxq.cli.shared_options import (
     pop_score_options,
     report_options,
     sample_options,
+    target_option,
 )
 from onnxq.cli.values import FILE, TEXT_OR_FILE, Number
 from onnxq.errors import OnnxqError
@@ -56,13 +57,7 @@ ENUMS: dict[str, type[StrEnum]] = {
 BLOCKS = ("16", "32", "64", "128", "256", "channel", "tensor")
 
 placement_options = combined(
-    option(
-        OptionGroup.MODE,
-        "--target",
-        **choice(QuantizeOptions.target),
-        help="Quantize for this CPU family; portable keeps integer sums from saturating on x86 CPUs without "
-        "VNNI.",
-    ),
+    target_option,
     option(
         OptionGroup.MODE,
         "--per-channel/--per-tensor",
@@ -296,10 +291,10 @@ def quantize(console: Console, **options: Any) -> None:
         chosen = replace(chosen, output=output_file(output, chosen.default_name))
     check_target(chosen.destination, inputs, force=chosen.force)
     check_reports(files, inputs, output=chosen.destination, force=chosen.force)
-    report = run(chosen, task)
+    report = console.signed(run(chosen, task))
     console.warn(report.warnings)
     write_reports(report, files, force=chosen.force)
-    console.show(report, lambda: quantize_text(report, verbose=console.verbose))
+    console.show(report, lambda: quantize_text(report, verbose=console.verbose, width=console.width))
     exit_on_failed_gate(report.gates)
 
 

@@ -2,14 +2,15 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from onnxq.cli.groups import Command, OptionGroup, option
+from onnxq.cli.groups import Command, OptionGroup, choice, completing, option, registry
 from onnxq.cli.values import COUNT, FILE, REPORT, TEXT_OR_FILE, Number
 from onnxq.errors import OnnxqError
 from onnxq.options import Limits, QuantizeOptions
@@ -29,8 +30,26 @@ preprocess_option = option(
     "--preprocess",
     type=TEXT_OR_FILE,
     metavar="PRESET|FILE",
+    shell_complete=completing(registry("onnxq.data.preprocessing", "PRESETS"), files=True),
     help="Turn files into inputs by a preset (imagenet, imagenet-nhwc, unit, symmetric or guess), or by a "
     "TOML file with a [preprocess] table.",
+)
+
+shape_option = option(
+    OptionGroup.DATA,
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=1,3,224,224",
+    help="Set the shape of an input with open sizes, which are 1 by default.",
+)
+
+target_option = option(
+    OptionGroup.MODE,
+    "--target",
+    **choice(QuantizeOptions.target),
+    help="Quantize for this CPU family; portable keeps integer sums from saturating on x86 CPUs without "
+    "VNNI.",
 )
 
 state_option = option(
@@ -140,6 +159,7 @@ metric_options = combined(
         "--labels",
         type=TEXT_OR_FILE,
         metavar="FILE|folders",
+        shell_complete=completing(("folders",), files=True),
         help="Read labels from a CSV with the header file,label, or take the folder of a sample as class.",
     ),
     option(
@@ -147,6 +167,7 @@ metric_options = combined(
         "--metric",
         function=True,
         metavar="NAME",
+        shell_complete=completing(registry("onnxq.evaluation.scores.kinds", "KINDS")),
         help="Score outputs by classification (the default with labels), regression, embedding, "
         "segmentation, detection, text, perplexity, or a Python function as module:function.",
     ),
@@ -162,6 +183,7 @@ metric_options = combined(
         "--decoder",
         function=True,
         metavar="NAME|MODULE:FUNCTION",
+        shell_complete=completing(registry("onnxq.evaluation.scores.detector_heads", "LAYOUTS")),
         help="Decode outputs to boxes or text by this function, or by a detector's layout such as yolov8.",
     ),
     option(
@@ -249,3 +271,18 @@ def pop_limits(options: dict[str, Any]) -> Limits:
 def pop_score_options(options: dict[str, Any]) -> dict[str, Any]:
     """Remove `SCORE_OPTIONS` from a command's options and return them."""
     return {name: options.pop(name) for name in SCORE_OPTIONS}
+
+
+def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Parse values of `shape_option`, NAME=1,3,224,224.
+
+    Raises:
+        OnnxqError: a value is anything else.
+    """
+    shapes = {}
+    for text in texts:
+        name, equals, sizes = text.rpartition("=")
+        if not name or not equals or not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", sizes):
+            raise OnnxqError(f"--shape {text}: expected NAME=1,3,224,224")
+        shapes[name] = tuple(int(size) for size in sizes.split(","))
+    return shapes

@@ -131,7 +131,7 @@ def bench(paths: Sequence[Path], options: BenchOptions) -> BenchReport:
         load(path)
     specs = input_specs(open_session(paths[0]))
     forms = read_forms(options.preprocess)
-    feeds = _feeds(paths[0], specs, forms, options)
+    feeds = feeds_of(paths[0], specs, forms, options.shapes, options.data)
     timings: list[list[Timing]] = [[] for _ in paths]
     for batch in options.batches:
         batched = [
@@ -149,20 +149,31 @@ def bench(paths: Sequence[Path], options: BenchOptions) -> BenchReport:
     return BenchReport(this_machine(), len(feeds), models, _gates(models, options.limits))
 
 
-def _feeds(model: Path, specs: list[InputSpec], forms: Forms, options: BenchOptions) -> list[Feeds]:
-    unknown = set(options.shapes) - {spec.name for spec in specs}
+def feeds_of(
+    model: Path,
+    specs: list[InputSpec],
+    forms: Forms,
+    shapes: Mapping[str, Sequence[int]],
+    data: Path | None,
+) -> list[Feeds]:
+    """Return a few samples of the data, or one of random values with these shapes.
+
+    Raises:
+        DataError: The data cannot be used, or the model has no input of such a name.
+    """
+    unknown = set(shapes) - {spec.name for spec in specs}
     if unknown:
         raise DataError(
             f"--shape {min(unknown)}: the model has no such input: choose one of "
             f"{', '.join(spec.name for spec in specs)}"
         )
-    if options.data is not None:
+    if data is not None:
         return [
             check_feeds(sample, specs)
-            for sample in open_samples(options.data, specs, forms, SAMPLES, model)[:SAMPLES]
+            for sample in open_samples(data, specs, forms, SAMPLES, model)[:SAMPLES]
         ]
     random = np.random.default_rng(0)
-    return [{spec.name: _random(spec, options.shapes.get(spec.name), random) for spec in specs}]
+    return [{spec.name: _random(spec, shapes.get(spec.name), random) for spec in specs}]
 
 
 def _random(spec: InputSpec, shape: Sequence[int] | None, random: np.random.Generator) -> Array:

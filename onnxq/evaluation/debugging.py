@@ -14,6 +14,7 @@ from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import ModelError
 from onnxq.evaluation.evaluate import EvalOptions, evaluate
 from onnxq.evaluation.layer_errors import pairs_of
+from onnxq.evaluation.origin import Origin
 from onnxq.evaluation.report import PartScore
 from onnxq.graph.edit import Names, constant
 from onnxq.graph.files import load
@@ -66,6 +67,7 @@ class DebugReport:
     layers   all layers in graph order
     worst    layers with the least SQNR, worst first
     outputs  output parts, worst first
+    origin   command, machine, versions, digests
     """
 
     model: str
@@ -74,6 +76,7 @@ class DebugReport:
     layers: list[DebugRow]
     worst: list[DebugRow]
     outputs: list[PartScore] = field(default_factory=list)
+    origin: Origin | None = None
 
 
 @dataclass
@@ -223,8 +226,9 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
     compared = evaluate(
         model, [other], data, EvalOptions(samples=SAMPLES, latency=False, preprocess=preprocess)
     )
+    parts = compared.scores[1].parts
     return DebugReport(
-        str(model), str(other), len(samples), rows, measured[:WORST_LAYERS], compared.scores[1].parts
+        str(model), str(other), len(samples), rows, measured[:WORST_LAYERS], parts, compared.origin
     )
 
 

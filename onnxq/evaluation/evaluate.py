@@ -1,6 +1,8 @@
 """`onnxq eval`: compare a float model with other models over samples, one sample at a time."""
 
+import hashlib
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,18 +25,20 @@ from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.baseline import read_baseline
 from onnxq.evaluation.gates import Gate, at_least, at_most, unchecked
+from onnxq.evaluation.origin import origin
 from onnxq.evaluation.report import ChangedDecision, ClassRow, EvalReport, ModelScore, PartScore, WorstSample
 from onnxq.evaluation.scores.classification import class_of, is_classes
 from onnxq.evaluation.scores.kinds import KINDS, make_scores
 from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, pick
 from onnxq.evaluation.scores.uncertainty import measure
 from onnxq.evaluation.verification import decision_shares, heavy_samples
-from onnxq.graph.files import file_bytes, load
+from onnxq.graph.files import digest, file_bytes, load
 from onnxq.normalize.passes import normalize
 from onnxq.options import Limits
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.progress import progress
 from onnxq.runtime.sessions import InputSpec, input_specs, open_session, run
+from onnxq.runtime.status import activity
 from onnxq.types import Array, Feeds
 
 WORST_SAMPLES = 10
@@ -184,14 +188,15 @@ def evaluate(
     Raises:
         OnnxqError: A model, the data or the labels cannot be used.
     """
-    options = options or EvalOptions()
+    start, options = time.perf_counter(), options or EvalOptions()
     if options.limits.min_speedup is not None and not options.latency:
         raise DataError("--min-speedup needs latency: remove --no-latency")
     earlier = read_baseline(options.baseline) if options.baseline is not None else None
     # open the models
     paths = [model, *others]
-    models = [load(path) for path in paths]
-    sessions = [open_session(path) for path in paths]
+    with activity("opening the models"):
+        models = [load(path) for path in paths]
+        sessions = [open_session(path) for path in paths]
     specs = input_specs(sessions[0])
     names = [node.name for node in sessions[0].get_outputs()]
     _check_same_interface(paths, sessions)
@@ -209,10 +214,11 @@ def evaluate(
     score_options = _score_options(options, forms)
     axis = _class_axis(kind, score_options)
     # run all models
-    feedback = find_feedback(sessions[0], samples, options.states)
-    observation, opened = _opened(model, models, samples, specs, feedback)
-    if not observation.plain:
-        sessions = [open_session(each.model) for each in opened]
+    with activity("preparing the comparison"):
+        feedback = find_feedback(sessions[0], samples, options.states)
+        observation, opened = _opened(model, models, samples, specs, feedback)
+        if not observation.plain:
+            sessions = [open_session(each.model) for each in opened]
     tallies = [
         Tally(
             names,
@@ -223,11 +229,13 @@ def evaluate(
         )
         for _ in paths
     ]
-    feeds = _run(samples, specs, sessions, opened, tallies)
+    feeds, data_digest = _run(samples, specs, sessions, opened, tallies)
     del sessions
-    times = medians_ms(paths, feeds, options.threads) if options.latency else [None] * len(paths)
+    with activity("measuring latency"):
+        times = medians_ms(paths, feeds, options.threads) if options.latency else [None] * len(paths)
     # score and check
-    rows = _rows(paths, tallies, times)
+    with activity("computing scores and their intervals"):
+        rows = _rows(paths, tallies, times)
     if earlier is not None:
         rows = [replace(row, before=earlier.get(Path(row.model).name, {})) for row in rows]
     metric = next(iter(rows[0].metrics), None)
@@ -235,8 +243,18 @@ def evaluate(
     warnings += _label_warnings(rows[0], tallies[0], samples)
     warnings += _application_warnings(model, data, specs, samples)
     gates = _all_gates(rows, metric, tallies[0].scores, options)
+    digests = {str(path): digest(path) for path in paths}
     return EvalReport(
-        str(data), len(samples), count, options.score.output or names[0], metric, rows, gates, warnings
+        str(data),
+        len(samples),
+        count,
+        options.score.output or names[0],
+        metric,
+        rows,
+        gates,
+        warnings,
+        origin(digests | {str(data): data_digest}),
+        {"eval": time.perf_counter() - start} if options.latency else {},
     )
 
 
@@ -331,14 +349,19 @@ def _run(
     sessions: Sequence[ort.InferenceSession],
     opened: Sequence[Opened],
     tallies: Sequence[Tally],
-) -> list[Feeds]:
-    """Run all samples through all models; return the first few feeds for the latency measurement."""
+) -> tuple[list[Feeds], str]:
+    """Run all samples through all models; return the first few feeds, for latency, and the data's SHA-256."""
     first: list[Feeds] = []
     observation = tallies[0].comparison.observation
+    content = hashlib.sha256()
     states: list[Sequence[Array] | None] = [None] * len(sessions)
     for sample in progress(samples, desc="eval", unit="sample"):
         feeds = check_feeds(sample, specs)
         first = [*first, feeds][:LATENCY_SAMPLES]
+        for array in feeds.values():
+            content.update(
+                repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).data
+            )
         results = []
         for slot, (session, form) in enumerate(zip(sessions, opened, strict=True)):
             ((_, found),) = run_all(session, form, [(sample.name, feeds)], observation, states, slot)
@@ -346,7 +369,7 @@ def _run(
         for tally, result in zip(tallies, results, strict=True):
             _check_ranks(sample, tally.names, results[0].own, result.own)
             tally.add(sample, feeds, results[0], result)
-    return first
+    return first, content.hexdigest()
 
 
 def _check_same_interface(paths: Sequence[Path], sessions: Sequence[ort.InferenceSession]) -> None:

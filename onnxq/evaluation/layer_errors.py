@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,15 @@ FUSED = frozenset({"Add", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid"}
 
 @dataclass(frozen=True)
 class Layer:
-    """A node with MACs or in the plan; a value without a measurement is None.
+    """A node of the normalized model; a value without a measurement is None.
 
     macs      share of the model's MACs, 0..1
     planned   whether the plan quantizes it
     reason    why it stays in float
     sqnr_db   SQNR of its output against float, all layers before it quantized too, dB
     float_ms, int8_ms  median time of its kernel in the float model and in the file, one thread, ms
+    inputs    indices of the layers whose outputs it reads
+    outputs   names of its output values
     """
 
     name: str
@@ -54,6 +56,8 @@ class Layer:
     sqnr_db: float | None
     float_ms: float | None
     int8_ms: float | None
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Histogram:
 def layer_rows(
     model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str, Feeds]], shapes: ShapeByName
 ) -> list[Layer]:
-    """Measure all layers, in graph order.
+    """Measure all nodes, in graph order.
 
     Args:
         model: the normalized float model.
@@ -92,28 +96,31 @@ def layer_rows(
     nodes = list(nodes_of(model))
     before = claimed_ms(nodes, kernel_ms([model], feeds)[0])
     times = kernel_ms([path], feeds)[0]  # one session at a time: each may hold all weights
-    # joined products are not nodes of the file, so names from the profile stay
-    after = times | claimed_ms(nodes_of(load(path)), times)
+    claimed, left = assign_ms(nodes_of(load(path)), times)
+    after = left | claimed  # joined products are not nodes of the file, so names from the profile stay
     macs = {node.name or "": node_macs(node, shapes) for node in nodes}
     total = max(1, sum(macs.values()))
-    rows = []
+    rows: list[Layer] = []
+    producers: dict[ir.Value | None, int] = {}
     for node in nodes:
+        if node.op_type == "Constant":
+            continue
         name = node.name or ""
-        if macs[name] or name in plan.nodes:
-            reason = str(plan.floats[name][1]) if name in plan.floats else None
-            share, planned = macs[name] / total, name in plan.nodes
-            rows.append(
-                Layer(
-                    name,
-                    node.op_type,
-                    share,
-                    planned,
-                    reason,
-                    errors.get(name),
-                    before.get(name),
-                    after.get(name),
-                )
+        rows.append(
+            Layer(
+                name,
+                node.op_type,
+                macs[name] / total,
+                name in plan.nodes,
+                str(plan.floats[name][1]) if name in plan.floats else None,
+                errors.get(name),
+                before.get(name),
+                after.get(name),
+                sorted({producers[value] for value in node.inputs if value in producers}),
+                [value.name or "" for value in node.outputs],
             )
+        )
+        producers |= dict.fromkeys(node.outputs, len(rows) - 1)
     return rows
 
 
@@ -182,7 +189,14 @@ def _dequantized(value: ir.Value) -> ir.Value | None:
 
 
 def claimed_ms(nodes: Iterable[ir.Node], times: Mapping[str, float]) -> dict[str, float]:
-    """Assign profiled times (ms) to nodes; each time goes to the first node that fits.
+    """Assign profiled times (ms) to nodes; see `assign_ms`."""
+    return assign_ms(nodes, times)[0]
+
+
+def assign_ms(
+    nodes: Iterable[ir.Node], times: Mapping[str, float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Assign profiled times (ms) to nodes, and return the rest too; a time goes to the first node that fits.
 
     The runtime names a rewritten node after its output, which is the output of the last fused activation.
     """
@@ -195,7 +209,7 @@ def claimed_ms(nodes: Iterable[ir.Node], times: Mapping[str, float]) -> dict[str
         name = next((name for name in names if name in left), None)
         if name is not None:
             found[node.name or ""] = left.pop(name)
-    return found
+    return found, left
 
 
 def kernel_ms(models: Sequence[ir.Model | Path], feeds: Sequence[Feeds]) -> list[dict[str, float]]:

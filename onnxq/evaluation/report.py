@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from onnxq.evaluation.gates import Gate
 from onnxq.evaluation.notebook import html_table
+from onnxq.evaluation.origin import Origin
 from onnxq.evaluation.scores.uncertainty import Value
 from onnxq.evaluation.verification import DecisionShare, SampleError
 
@@ -110,6 +111,8 @@ class EvalReport:
     output    name of the evaluated output
     metric    name of the score for gates; None without one
     gates     required limits
+    origin    command, machine, versions, digests
+    seconds   wall time, s; empty with --no-latency: then the same command gives the same report
     checksum  SHA-256 of the rest, in the JSON file: a baseline that was changed is refused
     """
 
@@ -121,6 +124,8 @@ class EvalReport:
     scores: list[ModelScore]
     gates: list[Gate]
     warnings: list[str]
+    origin: Origin | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA
     checksum: str = ""
 

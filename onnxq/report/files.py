@@ -26,7 +26,7 @@ class ReportWriter:
     write      makes the content of the file
     debug      whether it takes the report of `onnxq debug`
     details    whether it shows layers and histograms, which `onnxq quantize` measures only on request
-    libraries  modules that it needs, from the extra `report`
+    libraries  modules that it needs, from the extras `report` and `plots`
     """
 
     write: Callable[[Any], bytes]
@@ -53,9 +53,9 @@ def _finite(value: Any) -> Any:
 
 
 def _page(report: Report) -> bytes:
-    from onnxq.report.html import page
+    from onnxq.report.html import measurement_date, page
 
-    return page(report).encode()
+    return page(report, measurement_date(report)).encode()
 
 
 def _plots(report: QuantizeReport | EvalReport) -> bytes:
@@ -103,7 +103,7 @@ def check_reports(
             raise OnnxqError(f"--report {path}: unknown kind: choose a name that ends in {', '.join(known)}")
         for library in WRITERS[kind].libraries:
             if importlib.util.find_spec(library) is None:
-                raise OnnxqError(f"--report {path}: {kind} needs {library}: pip install 'onnxq[report]'")
+                raise OnnxqError(f"--report {path}: {kind} needs {library}: pip install {library}")
         if output is not None and path.resolve() == output.resolve():
             raise OnnxqError(f"--report {path}: the output goes there: choose another file")
         check_target(path, inputs, force=force, report=True)

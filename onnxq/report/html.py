@@ -1,81 +1,172 @@
-"""Reports as one self-contained HTML file: no scripts, fonts or network."""
+"""Reports as one self-contained HTML file: no fonts, no network, readable without scripts.
+
+The only script is the package's own `report.js`; a content security policy names its digest and forbids all
+others, so that no name from a model or from data can become code.
+"""
 
 import base64
-import io
-from collections.abc import Sequence
+import hashlib
+import math
+import os
+import time
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from onnxq.data.images import SUFFIXES
 from onnxq.evaluation.debugging import DebugReport
+from onnxq.evaluation.layer_errors import Layer
 from onnxq.evaluation.report import EvalReport, ModelScore
+from onnxq.evaluation.scores.kinds import in_percent
+from onnxq.report.charts import Line, Point, bars, layers_chart, scatter
 from onnxq.report.escaping import printable, printable_report
+from onnxq.report.glossary import GLOSSARY
+from onnxq.report.graph_view import graph
 from onnxq.report.quantization import QuantizeReport
+from onnxq.report.sample_views import sample_views
 from onnxq.report.text import eval_columns, quantize_rows, size
 from onnxq.version import __version__
 
-THUMBNAIL = 160
-"""Length of the long side of a sample's picture, pixels."""
-HISTOGRAMS = 400
-"""Most histograms on a page, those with the largest clipped share; bounds the size of the page."""
+HISTOGRAMS, DRAWN = 1500, 24
+"""Most histograms that the script can show, and most that are drawn without it: those that clip most."""
 
 
-def page(report: QuantizeReport | EvalReport | DebugReport) -> str:
-    """Render a report; names from models and data are escaped."""
+def page(report: QuantizeReport | EvalReport | DebugReport, date: str = "") -> str:
+    """Render a report; names from models and data are escaped.
+
+    Args:
+        report: the report.
+        date: text for the footer.
+    """
     import jinja2
 
-    shown_pictures = pictures(report) if isinstance(report, EvalReport) else {}  # by their true names
+    views = _views(report) if isinstance(report, EvalReport) else {}  # by their true names
     report = printable_report(report)
-
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("onnxq.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"size": size, "bars": bars, "line": line}
+    environment.filters |= {"size": size, "bars": bars}
+    script = _asset("report.js")
+    facts: dict[str, Any] = {
+        "report": report,
+        "version": __version__,
+        "glossary": GLOSSARY,
+        "style": _asset("report.css"),
+        "script": script,
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "date": date,
+    }
     if isinstance(report, DebugReport):
-        return environment.get_template("debug.html").render(report=report, version=__version__)
+        return environment.get_template("debug.html").render(facts | _debug_facts(report))
     if isinstance(report, EvalReport):
-        facts: dict[str, Any] = {
-            "columns": eval_columns(report),
-            "points": points(report),
-            "pictures": {printable(name): picture for name, picture in shown_pictures.items()},
-        }
-        return environment.get_template("eval.html").render(report=report, version=__version__, **facts)
-    shown = {row.name for row in sorted(report.histograms, key=lambda row: -row.clipped)[:HISTOGRAMS]}
-    facts = {
+        shown = {printable(name): view for name, view in views.items()}
+        return environment.get_template("eval.html").render(facts | _eval_facts(report) | {"views": shown})
+    return environment.get_template("quantize.html").render(facts | _quantize_facts(report))
+
+
+def measurement_date(report: QuantizeReport | EvalReport | DebugReport) -> str:
+    """Return today's date, or that of SOURCE_DATE_EPOCH, for a report with measured times; others have none.
+
+    A report without times is the same, byte by byte, whenever it is made.
+    """
+    timed = isinstance(report, QuantizeReport) or (
+        isinstance(report, EvalReport) and any(score.latency_ms is not None for score in report.scores)
+    )
+    if not timed:
+        return ""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    moment = int(given) if given.isdecimal() else time.time()
+    return time.strftime("%Y-%m-%d", time.gmtime(moment))
+
+
+def _asset(name: str) -> str:
+    return resources.files("onnxq.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _views(report: EvalReport) -> dict[str, str]:
+    names = [worst.sample for score in report.scores for worst in score.worst]
+    return sample_views(Path(report.data), names)
+
+
+def _quantize_facts(report: QuantizeReport) -> dict[str, Any]:
+    worst = sorted(report.histograms, key=lambda row: -row.clipped)
+    kept = {row.name for row in worst[:HISTOGRAMS]}
+    drawn = {row.name for row in worst[:DRAWN]}
+    rows = [(i, row) for i, row in enumerate(report.layers) if _in_table(row)]
+    measured = [row for _, row in rows if row.sqnr_db is not None]
+    tried = [
+        (i, point)
+        for i, point in enumerate(report.frontier)
+        if point.latency is not None and point.sqnr_db is not None
+    ]
+    return {
         "rows": quantize_rows(report, verbose=True),
-        "histograms": [row for row in report.histograms if row.name in shown],
+        "graph": graph(report.layers, [row for row in report.histograms if row.name in kept]),
+        "layers": rows,
+        "unlisted": len(report.layers) - len(rows),
+        "reasons": any(row.reason for _, row in rows),
+        "layer_chart": layers_chart(
+            [row.name for row in measured], [Line("int8", [row.sqnr_db for row in measured])], "SQNR, dB"
+        ),
+        "histograms": [row for row in report.histograms if row.name in drawn],
         "kinds": kernel_times(report),
-        "reasons": any(row.reason for row in report.layers),
         "trials": [trial for trial in report.trials if trial.sqnr_db is not None],
         "most_ms": max([max(row.float_ms or 0, row.int8_ms or 0) for row in report.layers], default=0) or 1,
+        "tried": [i for i, _ in tried],
+        "frontier_chart": scatter(
+            [
+                Point(
+                    point.name,
+                    point.latency or 0.0,
+                    point.sqnr_db or 0.0,
+                    3 + 7 * min(point.size, 1.5),
+                    point.kept,
+                )
+                for _, point in tried
+            ],
+            "latency / float (dashed: 1) →",
+            "SQNR, dB ↑ (a larger circle is a larger file)",
+            line=1.0,
+        )
+        if tried
+        else "",
     }
-    return environment.get_template("quantize.html").render(report=report, version=__version__, **facts)
 
 
-def bars(counts: Sequence[int], width: int, height: int) -> str:
-    """Draw bars as an SVG path; the logarithmic scale shows tails of a distribution."""
-    import math
-
-    most = math.log1p(max(counts, default=0)) or 1.0
-    step = width / max(1, len(counts))
-    parts = [
-        f"M{i * step:.1f} {height}v{-math.log1p(count) / most * height:.1f}h{step:.1f}V{height}z"
-        for i, count in enumerate(counts)
-        if count
-    ]
-    return "".join(parts)
+def _in_table(row: Layer) -> bool:
+    """Whether the table lists a layer: it has MACs or measured time, or is planned."""
+    return bool(row.macs or row.planned or row.float_ms or row.int8_ms)
 
 
-def line(values: Sequence[float | None], width: int, height: int, low: float, high: float) -> str:
-    """Draw a line as an SVG path, from `low` (bottom) to `high` (top); missing values are bridged."""
-    step = width / max(1, len(values) - 1)
-    span = high - low or 1.0
+def _eval_facts(report: EvalReport) -> dict[str, Any]:
+    percent = report.metric is not None and in_percent(report.metric)
+    unit = (
+        f"{report.metric or 'SQNR'}, {'%' if percent else 'dB'}"
+        if percent or not report.metric
+        else report.metric
+    )
     points = [
-        f"{i * step:.1f} {height - (min(max(value, low), high) - low) / span * height:.1f}"
-        for i, value in enumerate(values)
-        if value is not None
+        Point(Path(score.model).name, score.latency_ratio, height * (100 if percent else 1), kept=i > 0)
+        for i, score in enumerate(report.scores)
+        if score.latency_ratio is not None and (height := _height(report, score)) is not None
     ]
-    return "M" + "L".join(points) if points else ""
+    chart = ""
+    if len(points) > 1:
+        highest = 100.0 if percent else math.inf
+        chart = scatter(points, "latency / float, lower is better →", f"{unit} ↑", 1.0, highest)
+    return {"columns": eval_columns(report), "points": points, "chart": chart}
+
+
+def _height(report: EvalReport, score: ModelScore) -> float | None:
+    value = score.metrics.get(report.metric or "")
+    return value.value if value is not None else score.sqnr_db
+
+
+def _debug_facts(report: DebugReport) -> dict[str, Any]:
+    lines = [
+        Line("float", [row.own_db for row in report.layers]),
+        Line("int8", [row.sqnr_db for row in report.layers]),
+    ]
+    return {"layer_chart": layers_chart([row.name for row in report.layers], lines, "SQNR, dB")}
 
 
 def kernel_times(report: QuantizeReport) -> list[tuple[str, int, float, float]]:
@@ -87,52 +178,6 @@ def kernel_times(report: QuantizeReport) -> list[tuple[str, int, float, float]]:
         entry[1] += row.float_ms or 0
         entry[2] += row.int8_ms or 0
     return sorted(
-        ((kind, int(n), before, after) for kind, (n, before, after) in kinds.items()), key=lambda row: -row[2]
+        ((kind, int(n), before, after) for kind, (n, before, after) in kinds.items() if before or after),
+        key=lambda row: -row[2],
     )
-
-
-def points(report: EvalReport) -> list[dict[str, Any]]:
-    """Place each model in the chart of accuracy over latency, 0..1 each, with its label."""
-    shown = [(score, score.latency_ratio, _height(report, score)) for score in report.scores]
-    known = [(score, x, y) for score, x, y in shown if x is not None and y is not None]
-    if len(known) < 2:
-        return []
-    right = max(1.05, *(x * 1.1 for _, x, _ in known))
-    heights = [y for _, _, y in known]
-    low, high = min(heights), max(heights)
-    pad = (high - low) * 0.2 or abs(high) * 0.01 or 1.0
-    return [
-        {
-            "x": x / right,
-            "y": (y - low + pad) / (high - low + 2 * pad),
-            "name": Path(score.model).name,
-            "label": f"{y:.4g} at {x:.2f}x",
-        }
-        for score, x, y in known
-    ]
-
-
-def _height(report: EvalReport, score: ModelScore) -> float | None:
-    value = score.metrics.get(report.metric or "")
-    return value.value if value is not None else score.sqnr_db
-
-
-def pictures(report: EvalReport) -> dict[str, str]:
-    """Embed the worst samples that are image files, as thumbnails by sample name."""
-    try:
-        from PIL import Image
-    except ImportError:
-        return {}
-    found: dict[str, str] = {}
-    names = {worst.sample for score in report.scores for worst in score.worst}
-    for name in sorted(names):
-        path = Path(report.data) / name
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            continue
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-            small.thumbnail((THUMBNAIL, THUMBNAIL))
-            stream = io.BytesIO()
-            small.save(stream, "JPEG", quality=80)
-        found[name] = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-    return found

@@ -3,7 +3,11 @@
 import io
 from typing import Any
 
+import numpy as np
+
 from onnxq.evaluation.report import EvalReport
+from onnxq.evaluation.scores.kinds import in_percent
+from onnxq.report.charts import axis
 from onnxq.report.escaping import printable_report
 from onnxq.report.quantization import QuantizeReport
 
@@ -29,24 +33,35 @@ def plots(report: QuantizeReport | EvalReport) -> bytes:
 
 
 def _eval_figure(plt: Any, report: EvalReport) -> Any:
-    """Plot each model's first metric with its interval, or its SQNR, over latency."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    """Plot each model's first metric with its interval, or its SQNR, over latency; the legend is outside."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    percent = report.metric is not None and in_percent(report.metric)
+    scale, heights = 100 if percent else 1, []
     for score in report.scores:
         value = score.metrics.get(report.metric or "")
         height = value.value if value is not None else score.sqnr_db
+        if height is None:
+            continue
         spread = [[value.value - value.low], [value.high - value.value]] if value is not None else None
-        if height is not None:
-            axes.errorbar(
-                score.latency_ratio or 1.0,
-                height,
-                yerr=spread,
-                fmt="o",
-                capsize=4,
-                label=score.model.rpartition("/")[2],
-            )
-    axes.set(xlabel="latency / float", ylabel=report.metric or "SQNR, dB", title=f"{report.samples} samples")
+        heights += [value.low, value.high] if value is not None else [height]
+        name = score.model.rpartition("/")[2]
+        axes.errorbar(
+            score.latency_ratio or 1.0,
+            height * scale,
+            yerr=np.multiply(spread, scale) if spread is not None else None,
+            fmt="o",
+            capsize=4,
+            label=f"{name}: {height * scale:.4g}, {score.latency_ratio or 1.0:.2f}x",
+        )
+    if heights:  # noise of equal models must not fill the plot
+        shown = axis([each * scale for each in heights], highest=100.0 if percent else np.inf)
+        axes.set_ylim(shown.low, shown.high + 0.01 * (shown.high - shown.low))
+    axes.ticklabel_format(useOffset=False)
+    axes.axvline(1.0, color="0.6", lw=1, ls="--")
+    label = f"{report.metric}, %" if percent else report.metric or "SQNR, dB"
+    axes.set(xlabel="latency / float", ylabel=label, title=f"{report.samples} samples")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", fontsize=8)
     return figure
 
 
@@ -57,7 +72,7 @@ def _quantize_figure(plt: Any, report: QuantizeReport) -> Any:
     figure = plt.figure(figsize=(12, 2.6 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, 4)
     error, times = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, :])
-    layers = list(enumerate(report.layers))
+    layers = list(enumerate(row for row in report.layers if row.macs or row.planned))
     error.plot(
         [i for i, row in layers if row.sqnr_db is not None],
         [row.sqnr_db for _, row in layers if row.sqnr_db is not None],

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from onnxq.evaluation.gates import Gate, at_least, at_most
 from onnxq.evaluation.layer_errors import Histogram, Layer
 from onnxq.evaluation.notebook import html_table
+from onnxq.evaluation.origin import Origin
 from onnxq.evaluation.verification import Kernels, Outputs
 from onnxq.finetune.finetune import Finetuning
 from onnxq.options import Limits
@@ -70,6 +71,7 @@ class QuantizeReport:
     drop        loss of the metric on the labelled samples of --max-drop
     finetuning  training of the quantized model; None where none was asked for
     layers, histograms  details, if requested
+    origin      command, machine, versions, digests
     """
 
     version: str
@@ -99,6 +101,7 @@ class QuantizeReport:
     finetuning: Finetuning | None = None
     layers: list[Layer] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
+    origin: Origin | None = None
     schema: int = field(default=SCHEMA)
 
     def __repr__(self) -> str:

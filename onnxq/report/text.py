@@ -1,5 +1,6 @@
 """Reports as tables for a terminal."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 
 from onnxq.evaluation.benchmark import BenchReport
@@ -13,6 +14,9 @@ from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.report.escaping import printable_report
 from onnxq.report.quantization import QuantizeReport
 
+SHORT_NAME, LEAST_TEXT = 20, 24
+"""Characters to which a name is cut at most, and least width of a column of text."""
+
 
 def size(count: int) -> str:
     """Format a number of bytes: 512 B, 1.2 kB, 17.3 MB."""
@@ -24,9 +28,39 @@ def size(count: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
-def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Format rows as a table; align the first `left` columns left, the others right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+def table(rows: Sequence[Sequence[str]], *, left: int = 1, width: int | None = None) -> str:
+    """Format rows as a table; align the first `left` columns left, the others right.
+
+    Args:
+        rows: of one length each, the first one the header.
+        left: number of columns aligned left.
+        width: columns of the terminal, into which the table is fitted: a last column of text is wrapped, long
+            names in the first column lose their beginning, and then columns go into tables below one another.
+    """
+    widths = _widths(rows)
+    needed = sum(widths) + 2 * (len(widths) - 1)
+    if width is None or needed <= width:
+        return _aligned(rows, widths, left)
+    if left == len(widths):
+        return _wrapped(rows, widths, width)
+    widths[0] = max(min(widths[0], SHORT_NAME), widths[0] - (needed - width))
+    rows = [[_end(row[0], widths[0]), *row[1:]] for row in rows]
+    parts, first = [], 1
+    while first < len(widths):
+        last, used = first + 1, widths[0] + 2 + widths[first]
+        while last < len(widths) and used + 2 + widths[last] <= width:
+            used, last = used + 2 + widths[last], last + 1
+        shown = [[row[0], *row[first:last]] for row in rows]
+        parts.append(_aligned(shown, [widths[0], *widths[first:last]], max(1, min(left - first + 1, last))))
+        first = last
+    return "\n\n".join(parts)
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+
+
+def _aligned(rows: Sequence[Sequence[str]], widths: Sequence[int], left: int) -> str:
     lines = []
     for row in rows:
         cells = [
@@ -37,14 +71,36 @@ def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     return "\n".join(lines)
 
 
-def quantize_text(report: QuantizeReport, *, verbose: bool = False) -> str:
+def _wrapped(rows: Sequence[Sequence[str]], widths: Sequence[int], width: int) -> str:
+    """Format rows whose last column is text, which continues below itself."""
+    room = max(LEAST_TEXT, width - sum(widths[:-1]) - 2 * (len(widths) - 1))
+    found: list[list[str]] = []
+    for row in rows:
+        lines = textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
+        found.append([*row[:-1], lines[0]])
+        found += [[*([""] * (len(row) - 1)), line] for line in lines[1:]]
+    return _aligned(found, _widths(found), len(widths))
+
+
+def _end(text: str, most: int) -> str:
+    return text if len(text) <= most else f"…{text[len(text) - most + 1 :]}"
+
+
+def _line(text: str, width: int | None) -> str:
+    """Wrap a line to the width of the terminal."""
+    if width is None or len(text) <= width:
+        return text
+    return textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def quantize_text(report: QuantizeReport, *, verbose: bool = False, width: int | None = None) -> str:
     """Format the report of `onnxq quantize`."""
     report = printable_report(report)
-    text = table(quantize_rows(report, verbose=verbose), left=2)
-    return f"{frontier_table(report)}\n\n{text}" if report.frontier else text
+    text = table(quantize_rows(report, verbose=verbose), left=2, width=width)
+    return f"{frontier_table(report, width)}\n\n{text}" if report.frontier else text
 
 
-def frontier_table(report: QuantizeReport) -> str:
+def frontier_table(report: QuantizeReport, width: int | None = None) -> str:
     """Format the files that were tried, one per row."""
     drops = [f"{report.drop.metric} drop"] if report.drop is not None else []
     rows = [["tried", "SQNR dB", *drops, "latency", "size", ""]]
@@ -57,7 +113,7 @@ def frontier_table(report: QuantizeReport) -> str:
             f"{point.size:.2f}",
         ]
         rows.append([point.name, *cells, "kept" if point.kept else ""])
-    return table(rows)
+    return table(rows, width=width)
 
 
 def quantize_rows(report: QuantizeReport, *, verbose: bool = False) -> list[list[str]]:
@@ -193,11 +249,14 @@ def _some(names: Sequence[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown}, {len(names) - most} more"
 
 
-def eval_text(report: EvalReport, *, verbose: bool = False) -> str:
+def eval_text(report: EvalReport, *, verbose: bool = False, width: int | None = None) -> str:
     """Format the report of `onnxq eval`."""
     report = printable_report(report)
     labelled = f", {report.labelled} with a label" if report.labelled else ", no labels"
-    parts = [table(eval_columns(report)), f"{report.samples} samples{labelled}; output '{report.output}'"]
+    parts = [
+        table(eval_columns(report), width=width),
+        f"{report.samples} samples{labelled}; output '{report.output}'",
+    ]
     parts += [
         line
         for score in report.scores[1:]
@@ -205,6 +264,7 @@ def eval_text(report: EvalReport, *, verbose: bool = False) -> str:
     ]
     if verbose:
         parts += [_worst(score) for score in report.scores[1:] if score.worst]
+    parts[1:] = [_line(line, width) if "\n" not in line else line for line in parts[1:]]
     return "\n\n".join(parts[:2]) + "".join("\n" + line for line in parts[2:])
 
 
@@ -322,7 +382,7 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def bench_text(report: BenchReport) -> str:
+def bench_text(report: BenchReport, *, width: int | None = None) -> str:
     """Format the report of `onnxq bench`."""
     report = printable_report(report)
     machine = report.machine
@@ -348,18 +408,18 @@ def bench_text(report: BenchReport) -> str:
     for model in report.models:
         memory = "-" if model.memory_bytes is None else size(model.memory_bytes)
         files.append([model.model, size(model.bytes), _number(model.load_ms, "{:.0f}"), memory])
-    parts = [head, table(rows), table(files)]
+    parts = [_line(head, width), table(rows, width=width), table(files, width=width)]
     generated = [(model.model, model.generation) for model in report.models if model.generation is not None]
     if generated:
         lines = [["model", "prompt", "tokens", "first ms", "token ms", "tokens/s", "same tokens"]]
         for name, timing in generated:
             times = [f"{timing.first_ms:.1f}", f"{timing.token_ms:.2f}", f"{timing.per_second:.1f}"]
             lines.append([name, str(timing.prompt), str(timing.tokens), *times, f"{timing.agreement:.1%}"])
-        parts.append(table(lines))
+        parts.append(table(lines, width=width))
     return "\n\n".join(parts)
 
 
-def debug_text(report: DebugReport, *, verbose: bool = False) -> str:
+def debug_text(report: DebugReport, *, verbose: bool = False, width: int | None = None) -> str:
     """Format the worst layers of `onnxq debug`, or all of them if `verbose`."""
     report = printable_report(report)
     shown = report.layers if verbose else report.worst
@@ -376,17 +436,35 @@ def debug_text(report: DebugReport, *, verbose: bool = False) -> str:
         ]
         rows.append([row.name, row.op_type, *cells])
     advice = [[row.name, row.advice] for row in shown if row.advice]
-    tried = f"\n\n{table([['layer', 'advice'], *advice], left=2)}" if advice else ""
+    tried = f"\n\n{table([['layer', 'advice'], *advice], left=2, width=width)}" if advice else ""
     parts = [
         f"'{part.name}' {part.sqnr_db:.1f} dB" for part in (report.outputs if verbose else report.outputs[:3])
     ]
     outputs = f"\n\noutputs: {', '.join(parts)}" if parts else ""
     which = "all" if verbose else f"the {len(shown)} with the least SQNR of"
     head = f"{which} {len(report.layers)} layers, {report.samples} samples"
-    return f"{head}{outputs}\n\n{table(rows, left=2)}{tried}"
+    return f"{head}{outputs}\n\n{table(rows, left=2, width=width)}{tried}"
 
 
-def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:
+def _forecast_rows(report: InspectReport) -> list[list[str]]:
+    """List the expected gain, and what the model is already."""
+    rows = []
+    if report.quantized:
+        kernels = ", ".join(f"{name} {count}" for name, count in report.kernels.items()) or "none"
+        rows.append(["quantized", f"already, by {report.quantized} nodes; integer kernels: {kernels}"])
+        rows.append(["", f"{report.integer_share:.1%} of the MACs are in integer kernels"])
+    if report.forecast is not None:
+        gain = report.forecast
+        slower = f"; {gain.slower} planned nodes stay float, where that is faster" if gain.slower else ""
+        ratio = gain.bytes / max(1, report.bytes)
+        rows += [
+            ["expected", f"{gain.latency:.2f}x of float's latency by the cost model ({gain.target}){slower}"],
+            ["", f"{size(report.bytes)} -> about {size(gain.bytes)} ({ratio:.2f}x)"],
+        ]
+    return rows
+
+
+def inspect_text(report: InspectReport, *, verbose: bool = False, width: int | None = None) -> str:
     """Format the report of `onnxq inspect`."""
     report = printable_report(report)
     converted = f", converted to {report.opset_normalized}" if report.opset_normalized != report.opset else ""
@@ -402,12 +480,15 @@ def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:
             ["outputs", ", ".join(report.outputs)],
             [
                 "planned",
-                f"{report.planned_mac_share:.1%} of {total / 1e6:.1f} M MACs (dynamic sizes count as 1)",
+                f"{report.planned_mac_share:.1%} of {total / 1e6:.1f} M MACs"
+                + ("" if report.shaped else " (open sizes count as 1: --shape or --data sets them)"),
             ],
+            *_forecast_rows(report),
         ],
         left=2,
+        width=width,
     )
-    rows = [["operator", "nodes", "int8", "MACs"]]
+    rows = [["operator", "nodes", "to int8" if report.quantized else "int8", "MACs"]]
     for row in report.operators:
         share = f"{row.macs / total:.1%}" if total and row.macs else "-"
         rows.append([row.op_type, str(row.nodes), str(row.integer), share])
@@ -415,5 +496,5 @@ def inspect_text(report: InspectReport, *, verbose: bool = False) -> str:
     for group in report.floats:
         names = f" ({_some(group.names)})" if verbose else ""
         reasons.append([group.op_type, str(len(group.names)), group.reason + names])
-    floats = f"\n\n{table(reasons, left=3)}" if report.floats else ""
-    return f"{head}\n\n{table(rows)}{floats}"
+    floats = f"\n\n{table(reasons, left=3, width=width)}" if report.floats else ""
+    return f"{head}\n\n{table(rows, width=width)}{floats}"

@@ -108,3 +108,21 @@ def test_help_and_version_import_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert CliRunner().invoke(main, ["--version"]).output.startswith("onnxq, version ")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("onnxq quantize m.onnx --preprocess im", {"plain,imagenet", "plain,imagenet-nhwc"}),
+        ("onnxq eval m.onnx --labels ", {"plain,folders", "file,"}),
+        ("onnxq eval m.onnx --metric seg", {"plain,segmentation"}),
+        ("onnxq quantize m.onnx --decoder yolov", {"plain,yolov8", "plain,yolov5"}),
+        ("onnxq quantize mod", {"file,mod"}),
+    ],
+)
+def test_values_are_completed(words, found, monkeypatch):
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    monkeypatch.setenv("_ONNXQ_COMPLETE", "bash_complete")
+    result = CliRunner().invoke(main, prog_name="onnxq")
+    assert set(result.output.split()) == found

@@ -23,7 +23,8 @@ INPUTS = {
 
 
 def shell(command, folder, **variables):
-    environment = os.environ | {"PATH": PATH, "GITHUB_STEP_SUMMARY": str(folder / "summary.md")} | variables
+    files = {name: str(folder / name.lower()) for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")}
+    environment = os.environ | {"PATH": PATH} | files | variables
     return subprocess.run(
         ["bash", "-eo", "pipefail", "-c", command],
         cwd=folder,
@@ -40,7 +41,7 @@ def run_action(folder, inputs, *, skip=()):
     values = {name: each.get("default", "") for name, each in action["inputs"].items()} | inputs
     known = {f"inputs.{name}": value for name, value in values.items()} | {"github.action_path": str(ROOT)}
     for step in action["runs"]["steps"]:
-        if step["name"] in skip:
+        if step["name"] in skip or "uses" in step:
             continue
         fill = {
             key: re.sub(r"\$\{\{ (.+?) \}\}", lambda found: known[found[1]], text)
@@ -56,7 +57,8 @@ def run_action(folder, inputs, *, skip=()):
 def test_the_action_quantizes_compares_and_writes_its_summary(tmp_path):
     result = run_action(tmp_path, INPUTS, skip=("Install",))
     assert result.returncode == 0, result.stderr
-    assert "all gates passed" in (tmp_path / "summary.md").read_text()
+    assert (tmp_path / "github_output").read_text() == "model=model.int8.onnx\npassed=true\n"
+    assert "all gates passed" in (tmp_path / "github_step_summary").read_text()
     assert {path.name for path in (tmp_path / "onnxq-reports").iterdir()} == {
         "quantize.html",
         "report.html",
@@ -69,8 +71,62 @@ def test_the_action_quantizes_compares_and_writes_its_summary(tmp_path):
 def test_a_gate_that_does_not_hold_fails_the_action_and_is_in_its_summary(tmp_path):
     result = run_action(tmp_path, INPUTS | {"eval-args": "--min-sqnr 190 --samples 50"}, skip=("Install",))
     assert result.returncode == 1
-    assert "a gate failed" in (tmp_path / "summary.md").read_text()
+    assert (tmp_path / "github_output").read_text() == "model=model.int8.onnx\npassed=false\n"
+    assert "a gate failed" in (tmp_path / "github_step_summary").read_text()
     assert 'failures="1"' in (tmp_path / "onnxq-reports" / "junit.xml").read_text()
+
+
+def test_a_baseline_is_used_where_there_is_one(tmp_path):
+    inputs = INPUTS | {"baseline": "baseline/report.json"}
+    assert run_action(tmp_path, inputs, skip=("Install",)).returncode == 0
+    (tmp_path / "baseline").mkdir()
+    (tmp_path / "onnxq-reports" / "report.json").rename(tmp_path / "baseline" / "report.json")
+    assert run_action(tmp_path, inputs, skip=("Install",)).returncode == 0
+    assert '"before": {\n        "bytes"' in (tmp_path / "onnxq-reports" / "report.json").read_text()
+
+
+def test_outputs_of_the_action_come_from_its_steps():
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    named = {step["id"] for step in action["runs"]["steps"] if "id" in step}
+    written = set(re.findall(r'"(\w+)=', "".join(step.get("run", "") for step in action["runs"]["steps"])))
+    for output in action["outputs"].values():
+        for step, name in re.findall(r"steps\.(\w+)\.outputs\.(\w+)", output["value"]):
+            assert step in named
+            assert name in written
+
+
+def test_the_github_workflow_uses_inputs_and_outputs_of_the_action():
+    text = (ROOT / "docs" / "ci" / "github.yml").read_text()
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    steps = yaml.safe_load(text)["jobs"]["quantize"]["steps"]
+    (step,) = [step for step in steps if step.get("id") == "onnxq"]
+    assert set(step["with"]) <= set(action["inputs"])
+    assert set(re.findall(r"steps\.onnxq\.outputs\.(\w+)", text)) <= set(action["outputs"])
+
+
+def test_the_comment_of_a_pull_request_is_made_once_and_then_edited(tmp_path):
+    steps = yaml.safe_load((ROOT / "docs" / "ci" / "github.yml").read_text())["jobs"]["quantize"]["steps"]
+    (step,) = [step for step in steps if step.get("name") == "Comment"]
+    (tmp_path / "summary.md").write_text("all gates passed")
+    program = tmp_path / "bin" / "gh"
+    program.parent.mkdir()
+    program.write_text(
+        '#!/bin/sh\necho "$@" >> calls\ncase "$*" in *--jq*) cat known 2> /dev/null || true;; esac\n'
+    )
+    program.chmod(0o755)
+    values = {
+        "SUMMARY": "summary.md",
+        "NUMBER": "7",
+        "GITHUB_REPOSITORY": "a/b",
+        "PATH": f"{program.parent}:{PATH}",
+    }
+    assert shell(step["run"], tmp_path, **values).returncode == 0
+    assert (tmp_path / "comment.md").read_text() == "<!-- onnxq -->\nall gates passed"
+    (tmp_path / "known").write_text("41\n42\n")
+    assert shell(step["run"], tmp_path, **values).returncode == 0
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[1] == "api repos/a/b/issues/7/comments -F body=@comment.md"
+    assert calls[3] == "api -X PATCH repos/a/b/issues/comments/41 -F body=@comment.md"
 
 
 def test_bad_input_of_the_action_is_no_failed_gate_and_reports_are_written_anew(tmp_path):

@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import json
 import re
 import subprocess
@@ -19,6 +20,7 @@ from onnxq.evaluation.evaluate import EvalOptions, evaluate
 from onnxq.options import Effort, Limits, QuantizeOptions
 from onnxq.pipeline import quantize
 from onnxq.report.files import WRITERS, as_text, check_reports, write_reports
+from onnxq.report.html import measurement_date, page
 from tests.conftest import CNN, SAMPLES, TRANSFORMER
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -108,12 +110,64 @@ def test_json_has_no_number_that_is_none(evaluated):
 @pytest.mark.parametrize("name", ["quantized", "evaluated"])
 def test_pages_escape_names_and_need_nothing_else(name, request):
     page = WRITERS[".html"].write(request.getfixturevalue(name)).decode()
-    assert "<script" not in page
-    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
-    assert not re.findall(r"url\(|@import|http", page)
+    own = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert len(own) == 1
+    assert len(re.findall(r"<script", page)) == (2 if name == "quantized" else 1)  # facts are JSON
+    digest = base64.b64encode(hashlib.sha256(own[0].encode()).digest()).decode()
+    assert (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in page
+    )
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
+    assert not re.findall(r"url\(|@import|https?:", page)
     assert len(page) < 3_000_000
     if name == "quantized":
         assert "&lt;script&gt;alert(1)" in page
+
+
+def test_the_same_report_gives_the_same_page(quantized):
+    assert page(quantized, "2026-01-01") == page(quantized, "2026-01-01")
+    assert "2026-01-01" in page(quantized, "2026-01-01")
+
+
+def test_the_date_of_a_page_can_be_set_and_pages_without_times_have_none(quantized, evaluated, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    assert measurement_date(quantized) == measurement_date(evaluated) == "1970-01-02"
+    untimed = replace(evaluated, scores=[replace(score, latency_ms=None) for score in evaluated.scores])
+    assert measurement_date(untimed) == ""
+
+
+@pytest.mark.parametrize("name", ["quantized", "evaluated"])
+def test_pages_say_where_they_come_from(name, request):
+    report = request.getfixturevalue(name)
+    shown = page(replace(report, origin=replace(report.origin, command="onnxq eval 'a b' <x>")))
+    assert "onnxq eval &#39;a b&#39; &lt;x&gt;" in shown
+    assert len(report.origin.digests) == 3
+    for digest in report.origin.digests.values():
+        assert digest in shown
+    model, key = (report.scores[0].model,) * 2 if name == "evaluated" else (report.model, "float model")
+    assert report.origin.digests[key] == hashlib.sha256(Path(model).read_bytes()).hexdigest()
+
+
+def test_the_graph_shows_every_layer_and_its_facts(quantized):
+    shown = page(quantized)
+    facts = json.loads(re.search(r'id="facts">(.*?)</script>', shown, re.DOTALL)[1])
+    assert [node[0] for node in facts["nodes"]] == [row.name for row in quantized.layers]
+    assert len(re.findall(r'<g id="n\d+"', shown)) == len(quantized.layers)
+    assert facts["total"] == pytest.approx(sum(row.int8_ms or 0 for row in quantized.layers), rel=1e-3)
+    for i, row in enumerate(quantized.layers):
+        assert all(j < i for j in row.inputs)
+    chain = {row.op_type for i in quantized.layers[-1].inputs for row in [quantized.layers[i]]}
+    assert chain
+    numbers = {name: i for i, (name, *_) in enumerate(facts["tensors"])}
+    planned = [node for node in facts["nodes"] if node[3]]
+    assert any(node[9] in numbers.values() for node in planned)
+
+
+def test_a_time_counts_for_one_layer(quantized):
+    timed = [row.int8_ms for row in quantized.layers if row.int8_ms]
+    relus = [row for row in quantized.layers if row.op_type == "Relu"]
+    assert len(timed) >= 5
+    assert all(row.int8_ms is None for row in relus)  # fused
 
 
 @pytest.mark.parametrize("name", ["quantized", "evaluated"])

@@ -1,0 +1,123 @@
+"""What the command is doing, told on stderr: a live line on a terminal, a line every 30 s elsewhere.
+
+Code names its work with `activity`; a thread of `live_status` shows the innermost activity once it lasts.
+Without `live_status`, as in calls from Python, nothing is shown.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+PATIENCE, PERIOD, ELSEWHERE = 1.0, 0.5, 30.0
+"""Seconds until the line appears on a terminal, between its changes, and between lines elsewhere."""
+
+
+@dataclass(frozen=True)
+class _Activity:
+    """An activity: its text or a function that returns it, and its start."""
+
+    text: str | Callable[[], str]
+    start: float
+
+    def line(self, now: float) -> str:
+        text = self.text if isinstance(self.text, str) else self.text()
+        return f"{text}: {_duration(now - self.start)}"
+
+
+_activities: list[_Activity] = []
+"""Current activities, the innermost last."""
+
+
+@contextmanager
+def activity(text: str | Callable[[], str]) -> Iterator[None]:
+    """Name the work in the block.
+
+    Args:
+        text: what is done, such as "measuring latency", or a function for a text that changes.
+    """
+    entry = _Activity(text, time.monotonic())
+    _activities.append(entry)
+    try:
+        yield
+    finally:
+        _activities.remove(entry)
+
+
+@contextmanager
+def live_status(*, hidden: bool) -> Iterator[None]:
+    """Show the current activity on stderr while the block runs, unless `hidden`."""
+    stream = sys.stderr
+    if hidden or stream is None:
+        yield
+        return
+    done = threading.Event()
+    thread = threading.Thread(target=_tell, args=(stream, done), name="onnxq status", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=2)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Tell whether a stream is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Take the live line and bars off the terminal while the block prints."""
+    if "tqdm" not in sys.modules:
+        yield
+        return
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):
+        yield
+
+
+def _tell(stream: TextIO, done: threading.Event) -> None:
+    """Show activities until `done` is set."""
+    with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
+        if is_terminal(stream):
+            _tell_terminal(stream, done)
+        else:
+            while not done.wait(ELSEWHERE):
+                for entry in _activities[-1:]:
+                    print(f"onnxq: {entry.line(time.monotonic())}", file=stream, flush=True)
+
+
+def _tell_terminal(stream: TextIO, done: threading.Event) -> None:
+    bar: Any = None
+    try:
+        while not done.wait(PERIOD):
+            now, current = time.monotonic(), _activities[-1:]
+            if current and now - current[0].start >= PATIENCE:
+                bar = bar or _line(stream)
+                bar.set_description_str(current[0].line(now))
+            elif bar is not None:
+                bar.close()
+                bar = None
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _line(stream: TextIO) -> Any:
+    """Return a bar that shows its description alone, which other bars leave in place."""
+    from tqdm import tqdm
+
+    return tqdm(bar_format="{desc}", leave=False, file=stream, dynamic_ncols=True)
+
+
+def _duration(seconds: float) -> str:
+    """Format a time: 9 s, 2 min 05 s."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

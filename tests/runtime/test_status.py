@@ -1,0 +1,57 @@
+import io
+import time
+
+import pytest
+
+from onnxq.runtime import status
+from onnxq.runtime.status import activity, live_status
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    for name, seconds in (("PATIENCE", 0.0), ("PERIOD", 0.01), ("ELSEWHERE", 0.01)):
+        monkeypatch.setattr(status, name, seconds)
+
+
+def _run(monkeypatch, stream, **settings):
+    monkeypatch.setattr("sys.stderr", stream)
+    hidden = settings.get("hidden", False)
+    with live_status(hidden=hidden), activity("outer"), activity(lambda: "measuring"):
+        wanted = time.monotonic() + (0.1 if hidden else 30)
+        while "measuring" not in stream.getvalue() and time.monotonic() < wanted:
+            time.sleep(0.01)
+    return stream.getvalue()
+
+
+def test_a_terminal_shows_the_innermost_activity_and_is_cleared(monkeypatch, quick):
+    shown = _run(monkeypatch, Terminal())
+    assert "measuring: 0 s" in shown
+    assert "\n" not in shown
+    assert shown.endswith("\r")
+
+
+def test_elsewhere_each_activity_is_a_line(monkeypatch, quick):
+    lines = set(_run(monkeypatch, io.StringIO()).splitlines())
+    assert "onnxq: measuring: 0 s" in lines
+    assert lines <= {"onnxq: measuring: 0 s", "onnxq: outer: 0 s"}
+
+
+def test_a_quiet_command_shows_nothing(monkeypatch, quick):
+    assert _run(monkeypatch, Terminal(), hidden=True) == ""
+
+
+def test_an_activity_ends_with_its_error():
+    with pytest.raises(ValueError, match="x"), activity("failing"):
+        raise ValueError("x")
+    assert status._activities == []
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(9.7, "9 s"), (125, "2 min 05 s")])
+def test_durations(seconds, text):
+    assert status._duration(seconds) == text
