@@ -229,7 +229,8 @@ def evaluate(
         )
         for _ in paths
     ]
-    feeds, data_digest = _run(samples, specs, sessions, opened, tallies)
+    with activity("comparing the models"):
+        feeds, data_digest = _run(samples, specs, sessions, opened, tallies)
     del sessions
     with activity("measuring latency"):
         times = medians_ms(paths, feeds, options.threads) if options.latency else [None] * len(paths)

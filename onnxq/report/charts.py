@@ -12,8 +12,8 @@ WIDTH, HEIGHT = 420, 270
 """Size of a scatter chart, pixels."""
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 26, 44
 """Margins of the axes."""
-TEXT, LETTER = 14.0, 7.2
-"""Height of a line and width of a character of a label, pixels."""
+TEXT, LETTER = 17.0, 9.0
+"""Height of a line and width of a character of a label on a narrow screen, pixels."""
 NAMED_LAYERS, NAME_LENGTH = 14, 22
 """Most names at the axis of a chart of layers, and their most characters."""
 
@@ -112,7 +112,7 @@ def scatter(
     for text, (x, y), (dot_x, dot_y) in zip(texts, spread_labels(texts, places, radii), places, strict=True):
         if math.hypot(x - dot_x, y - dot_y) > 34:
             parts.append(f'<path d="M{dot_x:.1f} {dot_y:.1f}L{x:.1f} {y:.1f}" class="leader"/>')
-        parts.append(f'<text x="{x:.1f}" y="{y + TEXT / 2 - 3:.1f}" text-anchor="middle">{text}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{text}</text>')
     label = escape(f"{y_title} over {x_title}, {len(points)} points")
     return _picture("chart", WIDTH, HEIGHT, label, parts)
 

@@ -99,7 +99,7 @@ def _tell_terminal(stream: TextIO, done: threading.Event) -> None:
     try:
         while not done.wait(PERIOD):
             now, current = time.monotonic(), _activities[-1:]
-            if current and now - current[0].start >= PATIENCE:
+            if current and now - current[0].start >= PATIENCE and not _other_bars(bar):
                 bar = bar or _line(stream)
                 bar.set_description_str(current[0].line(now))
             elif bar is not None:
@@ -108,6 +108,14 @@ def _tell_terminal(stream: TextIO, done: threading.Event) -> None:
     finally:
         if bar is not None:
             bar.close()
+
+
+def _other_bars(own: Any) -> bool:
+    """Whether a bar shows progress already."""
+    from tqdm import tqdm
+
+    bars = list(getattr(tqdm, "_instances", ()))  # tqdm has no public list
+    return any(bar is not own and not bar.disable for bar in bars)
 
 
 def _line(stream: TextIO) -> Any:
