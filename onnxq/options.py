@@ -303,6 +303,7 @@ class QuantizeKeywords(TypedDict, total=False):
     mode: str
     prefer: Prefer
     weight_type: WeightType
+    weight_bits: int
     block: str
     symmetric: bool
     rounding: str
@@ -323,6 +324,7 @@ class QuantizeKeywords(TypedDict, total=False):
     op_types: tuple[str, ...]
     skip_slow_nodes: bool
     measure: bool
+    keep_int8: bool
     dynamic_lstm: bool | None
     without: tuple[str, ...]
     allow_nonfinite: bool

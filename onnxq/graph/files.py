@@ -186,12 +186,16 @@ def file_bytes(path: Path) -> int:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a model file and its external data."""
-    total = hashlib.sha256()
+    """Return the SHA-256 of a model file, or of the digests of the file and its external data."""
+    found = []
     for file in (path, *external_files(path)):
         with open(file, "rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
+            found.append(hashlib.file_digest(stream, "sha256"))
+    return (
+        found[0].hexdigest()
+        if len(found) == 1
+        else hashlib.sha256(b"".join(each.digest() for each in found)).hexdigest()
+    )
 
 
 def check_output(path: Path, source: Path, *, force: bool) -> None:

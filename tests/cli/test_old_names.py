@@ -22,6 +22,7 @@ ALIASES = [
 @pytest.fixture
 def chosen(monkeypatch, tmp_path):
     """The options that each call of `quantize` ends with."""
+    import onnxq.api
     import onnxq.pipeline
 
     def record(options, *_):
@@ -31,6 +32,8 @@ def chosen(monkeypatch, tmp_path):
     found = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(onnxq.pipeline, "quantize", record)
+    monkeypatch.setattr(onnxq.api, "run_quantize", record)
+    (tmp_path / "m.onnx").write_bytes(b"")
     return found
 
 
@@ -40,7 +43,7 @@ def quantize(*arguments):
 
 
 def test_the_old_names_are_these():
-    assert ALIASES == [("quantize", "--give-back", "skip_slow_nodes")]
+    assert [(name, "--give-back", "skip_slow_nodes") for name in ("quantize", "finetune")] == ALIASES
 
 
 @pytest.mark.parametrize(

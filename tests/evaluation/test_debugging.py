@@ -57,7 +57,7 @@ def test_the_page_shows_both_errors(written, tmp_path):
         debug(CNN, written, SAMPLES / "calib"), {tmp_path / "r.html": ".html", tmp_path / "r.json": ".json"}
     )
     text = (tmp_path / "r.html").read_text()
-    assert text.count("<path") == 2
+    assert text.count('class="line ') == 2
     assert "own dB" in text
     assert json.loads((tmp_path / "r.json").read_text())["layers"][0]["own_db"] > 25
 
