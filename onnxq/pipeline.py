@@ -42,6 +42,7 @@ from onnxq.graph.files import (
     digest,
     external_files,
     file_bytes,
+    load,
     put_in_place,
     save,
     staged,
@@ -200,6 +201,9 @@ def _float_instead(
     if file_bytes(path) > file_bytes(options.model) and not external_files(options.model):
         shutil.copyfile(options.model, path)
         form = "the file is the float model"
+        # values of one name may differ from those of the normalized model
+        recipe = replace(outcome.choice.recipe, model=load(options.model))
+        outcome = replace(outcome, choice=replace(outcome.choice, recipe=recipe))
     message = f"{why.text}: {form}; --keep-int8 writes int8 all the same"
     choice = replace(outcome.choice, warnings=(*outcome.choice.warnings, message))
     outcome = replace(outcome, written=inputs.model, choice=choice)

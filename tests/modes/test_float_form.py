@@ -92,3 +92,17 @@ def test_a_larger_file_is_not_written(rng, tmp_path):
         ort.InferenceSession(tmp_path / name).run(None, x)[0] for name in ("model.onnx", "out.onnx")
     )
     assert np.array_equal(one, other)
+
+
+def test_values_of_the_copy_are_its_own(rng, tmp_path):
+    """Normalizing gives a value in front of the Softmax another shape under the same name."""
+    text = """g (float[1,4] x) => (float[1,4] y) {
+        h = MatMul(x, w) u = Unsqueeze(h, first) s = Squeeze(u, first) r = Reshape(s, shape) y = Softmax(r) }"""
+    constants = {"w": normal(rng, 4, 4), "first": np.int64([0]), "shape": np.int64([1, 4])}
+    onnx.save(parse(text, constants), tmp_path / "model.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(24):
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 4))
+    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "data", tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
+    assert report.outputs.sqnr_db > 100
