@@ -69,9 +69,7 @@ def main() -> None:
             with recorded_sessions(RecordOptions(folder).settings(folder)):
                 recorded = mean_us(session, feeds, calls)
         added = recorded - plain
-        print_row(
-            COLUMNS, [str(calls), f"{plain:.0f}", f"{recorded:.0f}", f"{added:.0f}", f"{added / plain:.1%}"]
-        )
+        print_row([str(calls), f"{plain:.0f}", f"{recorded:.0f}", f"{added:.0f}", f"{added / plain:.1%}"])
 
 
 if __name__ == "__main__":
