@@ -57,12 +57,18 @@ def test_every_option_that_runs_code_or_writes_is_marked():
         for option in command.params
         if isinstance(option, click.Option) and "function" in f"{option.help} {option.metavar}".lower()
         and option.opts[-1] in ("--calib", "--data", "--metric", "--decoder")
-    } | {("quantize", "--data")}  # fmt: skip
+    } | {("quantize", "--data"), ("finetune", "--data")}  # fmt: skip
     assert options_with("writes") == {
-        *((command, "--force") for command in ("quantize", "calibrate", "eval", "debug")),
-        *((command, "--report") for command in ("quantize", "eval", "debug")),
-        *((command, each) for command in ("quantize", "eval") for each in ("--junit", "--markdown")),
+        *((command, "--force") for command in ("quantize", "finetune", "calibrate", "eval", "debug")),
+        *((command, "--report") for command in ("quantize", "finetune", "eval", "debug")),
+        *(
+            (command, each)
+            for command in ("quantize", "finetune", "eval")
+            for each in ("--junit", "--markdown")
+        ),
         ("quantize", "--output"),
+        ("finetune", "--output"),
+        ("finetune", "--checkpoint"),
         ("calibrate", "--output"),
     }
 
