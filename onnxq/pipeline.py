@@ -33,6 +33,7 @@ from onnxq.evaluation.verification import (
     compare_outputs,
     inspect_kernels,
 )
+from onnxq.finetune.checkpoint import check_checkpoint
 from onnxq.finetune.finetune import Finetuning, set_aside, tuned, tunes_by_itself
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
@@ -276,8 +277,7 @@ def finetune(options: QuantizeOptions, tuning: FinetuneOptions, task: Task | Non
     """
     if options.calib is None:
         raise DataError("finetuning trains on samples: give a folder with --calib")
-    if tuning.checkpoint is not None:
-        check_output(tuning.checkpoint, options.model, force=True)
+    check_checkpoint(tuning.checkpoint, options.destination)
     return quantize(replace(options, mode=Mode.STATIC, weight_bits=tuning.bits[-1]), task, tuning=tuning)
 
 

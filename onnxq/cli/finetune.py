@@ -165,8 +165,6 @@ def finetune(console: Console, **options: Any) -> None:
         chosen = replace(chosen, output=output_file(output, chosen.default_name))
     check_target(chosen.destination, inputs, force=chosen.force)
     check_reports(files, inputs, output=chosen.destination, force=chosen.force)
-    if tuning.checkpoint is not None:
-        check_target(tuning.checkpoint, [*inputs, chosen.destination], force=True)
     report = run(chosen, tuning, task)
     console.warn(report.warnings)
     write_reports(report, files, force=chosen.force)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,35 @@ from onnxq.finetune.training import State
 from onnxq.runtime.npz import npz_bytes
 from onnxq.techniques.adamw import AdamState
 from onnxq.types import Array, Floats
+
+
+def check_checkpoint(path: Path | None, output: Path) -> None:
+    """Check before all work that a file is a checkpoint, or may become one.
+
+    Raises:
+        OnnxqError: it is another file, or the output.
+    """
+    if path is None:
+        return
+    if path.resolve() == output.resolve():
+        raise OnnxqError(f"--checkpoint {path}: is the output, too: choose another file")
+    if path.exists():
+        _read(path)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Read the facts and arrays of a file.
+
+    Raises:
+        OnnxqError: it is no checkpoint.
+    """
+    try:
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        facts = json.loads(str(arrays.pop("facts")))
+        return facts, arrays
+    except Exception as error:  # numpy and json raise many types about a file that is none of theirs
+        raise OnnxqError(f"--checkpoint {path}: not a checkpoint of onnxq: choose another file") from error
 
 
 @dataclass(frozen=True)
@@ -40,14 +70,7 @@ class Checkpoint:
         """
         if self.path is None or not self.path.is_file():
             return None
-        try:
-            with np.load(self.path) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-            facts = json.loads(str(arrays.pop("facts")))
-        except Exception as error:  # numpy and json raise many types about a file that is none of theirs
-            raise OnnxqError(
-                f"--checkpoint {self.path}: not a checkpoint of onnxq: choose another file"
-            ) from error
+        facts, arrays = _read(self.path)
         if facts["key"] != self.key:
             raise OnnxqError(
                 f"--checkpoint {self.path}: it belongs to a training with other options, samples or model: "

@@ -131,23 +131,21 @@ class Training:
 
     def run(self, state: State, title: str) -> State:
         """Train until the schedule ends, nothing is gained any more, or the user interrupts."""
-        steps = self.schedule.steps
+        steps, ended = self.schedule.steps, False
         with (
             going_on_after_interrupt(),
             progress(total=steps, initial=state.step, desc=title, unit="step") as bar,
         ):
-            try:
-                state = state if state.checks else self._checked(state)
-                while state.step < steps and not self._exhausted(state):
-                    state = self._step(state)
-                    if state.step % self.schedule.checks == 0 or state.step == steps:
-                        state = self._checked(state)
-                        self.saved(state)
-                    bar.set_postfix_str(self._figures(state), refresh=False)
-                    bar.update()
-            except KeyboardInterrupt:
-                return replace(state, interrupted=True)
-        return state
+            state = state if state.checks else self._checked(state)
+            while state.step < steps and not self._exhausted(state):
+                state = self._step(state)
+                if state.step % self.schedule.checks == 0 or state.step == steps:
+                    state = self._checked(state)
+                    self.saved(state)
+                bar.set_postfix_str(self._figures(state), refresh=False)
+                bar.update()
+            ended = True
+        return state if ended else replace(state, interrupted=True)
 
     def _figures(self, state: State) -> str:
         loss = f"loss {np.mean(state.losses[-10:]):.3g}"

@@ -25,13 +25,22 @@ class Stoppable(Protocol):
 
 
 class _State:
-    """Current runs, whether a signal has arrived, and how many blocks go on after Ctrl-C."""
+    """State of the process.
+
+    runs     current runs
+    stopped  whether a signal has arrived
+    kept     blocks that go on after Ctrl-C
+    read     signals that the watching thread has read
+    watched  whether there is such a thread
+    """
 
     def __init__(self) -> None:
         self.runs: set[Stoppable] = set()
         self.stopped = False
-        self.kept = 0
+        self.kept = self.read = 0
+        self.watched = False
         self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
 
 
 _state = _State()
@@ -65,9 +74,11 @@ def stopping_runs(message: str) -> Iterator[None]:
     wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     watcher = threading.Thread(target=_watch, args=(reader, message), daemon=True)
     watcher.start()
+    _state.watched = True
     try:
         yield
     finally:
+        _state.watched = False
         signal.set_wakeup_fd(wakeup)
         writer.close()
         watcher.join()
@@ -77,14 +88,16 @@ def stopping_runs(message: str) -> Iterator[None]:
 
 @contextmanager
 def going_on_after_interrupt() -> Iterator[None]:
-    """Let Ctrl-C end the current run in the block, and not the process; after the block, runs work again.
-
-    The block gets its `KeyboardInterrupt` and must leave soon.
-    """
+    """Let Ctrl-C end the block, and the current run in it, but not the process: what follows goes on."""
     with _state.lock:
         _state.kept += 1
+        read = _state.read
     try:
         yield
+    except KeyboardInterrupt:
+        # the thread that watches must have read this signal before the block ends: it counts as the block's
+        with _state.changed:
+            _state.changed.wait_for(lambda: _state.read > read or not _state.watched, PATIENCE)
     finally:
         with _state.lock:
             _state.kept -= 1
@@ -101,6 +114,9 @@ def _watch(reader: socket.socket, message: str) -> None:
                     number = number or noted[0]
                     reader.settimeout(PATIENCE)
                 _stop_runs()
+                with _state.changed:
+                    _state.read += 1
+                    _state.changed.notify_all()
     except TimeoutError:
         remove_all()
         os.write(2, message.encode() + b"\n")

@@ -1,0 +1,34 @@
+"""`onnxq finetune`: wrong use is one line and exit code 2, before anything is read or written."""
+
+import pytest
+from click.testing import CliRunner
+
+from onnxq.cli.commands import main
+
+from ..conftest import CNN, SAMPLES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "finetuning trains on samples: give a folder with --calib"),
+        (("--calib", "calib", "--bits", "8,x"), "expected numbers from 2 to 8 with commas"),
+        (("--calib", "calib", "--bits", "8,6", "--weight-bits", "4"), "ends with 6, but --weight-bits is 4"),
+        (("--calib", "calib", "--samples", "5"), "give at least 9"),
+        (("--calib", "calib", "--checkpoint", str(CNN)), "not a checkpoint of onnxq"),
+        (("--calib", "calib", "--checkpoint", "OUTPUT"), "is the output, too"),
+        (
+            ("--calib", "calib", "--labels", "labels.csv", "--max-drop", "1", "--data", "x"),
+            "leave --data out",
+        ),
+    ],
+)
+def test_wrong_use_is_one_line(tmp_path, arguments, message):
+    output = tmp_path / "out.onnx"
+    places = {"calib": str(SAMPLES / "calib"), "OUTPUT": str(output)}
+    given = [places.get(each, each) for each in arguments]
+    result = CliRunner().invoke(main, ["finetune", str(CNN), "-o", str(output), *given])
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not output.exists()
