@@ -100,7 +100,7 @@ def _tell_terminal(stream: TextIO, done: threading.Event) -> None:
         while not done.wait(PERIOD):
             now, current = time.monotonic(), _activities[-1:]
             if current and now - current[0].start >= PATIENCE and not _other_bars(bar):
-                bar = bar or _line(stream)
+                bar = _line(stream) if bar is None else bar
                 bar.set_description_str(current[0].line(now))
             elif bar is not None:
                 bar.close()
