@@ -176,6 +176,9 @@ def test_failed_gates_are_in_every_report(name, request):
     (failed,) = [gate for gate in report.gates if not gate.holds]
     suite = ET.fromstring(WRITERS[".xml"].write(report))[0]
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    times = [float(case.get("time")) for case in suite]
+    assert sum(times) == pytest.approx(float(suite.get("time")), abs=0.01)
+    assert min(times) > 0
     assert [case.get("name") for case in suite if case.find("failure") is not None] == [
         f"{failed.name} {failed.limit:g}"
     ]
