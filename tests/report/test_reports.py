@@ -161,6 +161,8 @@ def test_the_graph_shows_every_layer_and_its_facts(quantized):
     numbers = {name: i for i, (name, *_) in enumerate(facts["tensors"])}
     planned = [node for node in facts["nodes"] if node[3]]
     assert any(node[9] in numbers.values() for node in planned)
+    convolutions = [node for node in planned if node[1] == "Conv"]
+    assert all(node[9] is not None for node in convolutions)  # behind their Relu
 
 
 def test_a_time_counts_for_one_layer(quantized):
