@@ -58,7 +58,7 @@ def shell(command, folder):
 def test_an_exception_is_one_line_and_no_failed_gate(work, monkeypatch, error, code, said, verbose):
     from onnxq.evaluation import inspection
 
-    def fail(_):
+    def fail(*_):
         raise error
 
     monkeypatch.setattr(inspection, "inspect_model", fail)
