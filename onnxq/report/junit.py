@@ -19,25 +19,25 @@ def junit(report: QuantizeReport | EvalReport) -> bytes:
     model = report.scores[0].model if isinstance(report, EvalReport) else report.output
     gates = report.gates or [Gate("done", model, 0.0, None, holds=True, line=f"{model}: done, no gates")]
     failed = sum(not gate.holds for gate in gates)
-    seconds = sum(report.seconds.values())
     root = ET.Element("testsuites")
     counts = {"tests": str(len(gates)), "failures": str(failed), "errors": "0", "skipped": "0"}
-    suite = ET.SubElement(root, "testsuite", {"name": name, **counts, **_time(seconds)})
+    seconds = sum(report.seconds.values())
+    times = {"time": f"{seconds:.3f}"} if seconds else {}
+    suite = ET.SubElement(root, "testsuite", {"name": name, **counts, **times})
     for gate in gates:
-        case = {
-            "classname": gate.model,
-            "name": f"{gate.name} {gate.limit:g}".removesuffix(" 0") or gate.name,
-            **_time(seconds / len(gates)),
-        }
-        element = ET.SubElement(suite, "testcase", case)
+        case = ET.SubElement(
+            suite,
+            "testcase",
+            {
+                "classname": gate.model,
+                "name": f"{gate.name} {gate.limit:g}".removesuffix(" 0") or gate.name,
+                **({"time": f"{seconds / len(gates):.3f}"} if seconds else {}),
+            },
+        )
         if not gate.holds:
-            ET.SubElement(element, "failure", message=gate.line, type="gate").text = gate.line
+            ET.SubElement(case, "failure", message=gate.line, type="gate").text = gate.line
         else:
-            ET.SubElement(element, "system-out").text = gate.line
+            ET.SubElement(case, "system-out").text = gate.line
     ET.indent(root)
     text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return text + b"\n"
-
-
-def _time(seconds: float) -> dict[str, str]:
-    return {"time": f"{seconds:.3f}"} if seconds else {}
