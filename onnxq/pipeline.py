@@ -25,7 +25,7 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
 from onnxq.evaluation.layer_errors import histograms, layer_rows
-from onnxq.evaluation.origin import origin
+from onnxq.evaluation.origin import file_digests, origin
 from onnxq.evaluation.verification import (
     Kernels,
     Outputs,
@@ -421,12 +421,10 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         frontier=list(choice.points),
         drop=Drop(*task.drop(options.model, path)) if task is not None else None,
     )
-    found = {
-        "float model": outcome.statistics.model,
-        "quantized file": digest(path),
-        "calibration samples": outcome.statistics.data,
-    }
-    report = replace(report, origin=origin({name: each for name, each in found.items() if each}))
+    digests = file_digests("float model", options.model) | file_digests("quantized file", path)
+    if outcome.statistics.data:
+        digests["calibration samples"] = outcome.statistics.data
+    report = replace(report, origin=origin(digests))
     # details of layers and tensors
     if options.details and timed:
         named = [(sample.name, feeds) for sample, feeds in zip(_timed(inputs), timed, strict=True)]

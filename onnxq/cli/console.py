@@ -18,7 +18,7 @@ from onnxq.cli.interrupts import INTERRUPTED, Terminated, cleaning_up, loading_m
 from onnxq.errors import OnnxqError, OutputError, first_line
 from onnxq.report.escaping import printable, printable_lines
 from onnxq.runtime.progress import hidden_progress
-from onnxq.runtime.status import aside, live_status
+from onnxq.runtime.status import activity, aside, live_status
 
 if TYPE_CHECKING:
     from onnxq.evaluation.gates import Gate
@@ -180,6 +180,7 @@ def with_console(command: Callable[..., None]) -> Callable[..., None]:
                 python_warnings.catch_warnings(),
                 hidden_progress(quiet),
                 live_status(hidden=quiet),
+                activity("working"),
             ):
                 if not verbose:  # those of libraries, about their own code
                     python_warnings.simplefilter("ignore")

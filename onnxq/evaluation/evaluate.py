@@ -25,14 +25,14 @@ from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.baseline import read_baseline
 from onnxq.evaluation.gates import Gate, at_least, at_most, unchecked
-from onnxq.evaluation.origin import origin
+from onnxq.evaluation.origin import file_digests, origin
 from onnxq.evaluation.report import ChangedDecision, ClassRow, EvalReport, ModelScore, PartScore, WorstSample
 from onnxq.evaluation.scores.classification import class_of, is_classes
 from onnxq.evaluation.scores.kinds import KINDS, make_scores
 from onnxq.evaluation.scores.score import Case, Score, ScoreOptions, pick
 from onnxq.evaluation.scores.uncertainty import measure
 from onnxq.evaluation.verification import decision_shares, heavy_samples
-from onnxq.graph.files import digest, file_bytes, load
+from onnxq.graph.files import file_bytes, load
 from onnxq.normalize.passes import normalize
 from onnxq.options import Limits
 from onnxq.runtime.latency import medians_ms
@@ -244,7 +244,7 @@ def evaluate(
     warnings += _label_warnings(rows[0], tallies[0], samples)
     warnings += _application_warnings(model, data, specs, samples)
     gates = _all_gates(rows, metric, tallies[0].scores, options)
-    digests = {str(path): digest(path) for path in paths}
+    digests = {name: each for path in paths for name, each in file_digests(str(path), path).items()}
     return EvalReport(
         str(data),
         len(samples),
@@ -254,7 +254,7 @@ def evaluate(
         rows,
         gates,
         warnings,
-        origin(digests | {str(data): data_digest}),
+        origin(digests | {f"samples of {data}": data_digest}),
         {"eval": time.perf_counter() - start} if options.latency else {},
     )
 

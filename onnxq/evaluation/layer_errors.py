@@ -45,7 +45,7 @@ class Layer:
     sqnr_db   SQNR of its output against float, all layers before it quantized too, dB
     float_ms, int8_ms  median time of its kernel in the float model and in the file, one thread, ms
     inputs    indices of the layers whose outputs it reads
-    outputs   names of its output values
+    outputs   names of its output values, then of the one behind a clamp that it absorbs
     """
 
     name: str
@@ -100,6 +100,10 @@ def layer_rows(
     after = left | claimed  # joined products are not nodes of the file, so names from the profile stay
     macs = {node.name or "": node_macs(node, shapes) for node in nodes}
     total = max(1, sum(macs.values()))
+
+    def absorbed(name: str) -> list[ir.Value]:
+        return [plan.nodes[name].output] if name in plan.nodes else []
+
     rows: list[Layer] = []
     producers: dict[ir.Value | None, int] = {}
     for node in nodes:
@@ -117,7 +121,7 @@ def layer_rows(
                 before.get(name),
                 after.get(name),
                 sorted({producers[value] for value in node.inputs if value in producers}),
-                [value.name or "" for value in node.outputs],
+                list(dict.fromkeys(value.name or "" for value in (*node.outputs, *absorbed(name)))),
             )
         )
         producers |= dict.fromkeys(node.outputs, len(rows) - 1)

@@ -55,7 +55,7 @@ def _eval_figure(plt: Any, report: EvalReport) -> Any:
         )
     if heights:  # noise of equal models must not fill the plot
         shown = axis([each * scale for each in heights], highest=100.0 if percent else np.inf)
-        axes.set_ylim(shown.low, shown.high + 0.01 * (shown.high - shown.low))
+        axes.set_ylim(shown.low, shown.high + 0.05 * (shown.high - shown.low))
     axes.ticklabel_format(useOffset=False)
     axes.axvline(1.0, color="0.6", lw=1, ls="--")
     label = f"{report.metric}, %" if percent else report.metric or "SQNR, dB"

@@ -1,6 +1,7 @@
 """Samples of a report as one can see them: pictures, waveforms, texts."""
 
 import base64
+import contextlib
 import io
 import re
 from collections.abc import Iterable
@@ -38,14 +39,14 @@ def sample_views(data: Path, names: Iterable[str]) -> dict[str, str]:
         suffix = path.suffix.lower()
         if not path.is_file():
             continue
-        if suffix in IMAGE_SUFFIXES:
-            view = _picture(path)
-        elif suffix in AUDIO_SUFFIXES:
-            view = _waveform(path)
-        elif suffix == ".txt" and match and match[2]:
-            view = _line(path, number or 1)
-        else:
-            continue
+        view = ""
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # no sample is worth the report
+            if suffix in IMAGE_SUFFIXES:
+                view = _picture(path)
+            elif suffix in AUDIO_SUFFIXES:
+                view = _waveform(path)
+            elif suffix == ".txt" and match and match[2]:
+                view = _line(path, number or 1)
         if view:
             found[name] = view
     return found

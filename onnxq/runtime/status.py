@@ -18,16 +18,20 @@ PATIENCE, PERIOD, ELSEWHERE = 1.0, 0.5, 30.0
 """Seconds until the line appears on a terminal, between its changes, and between lines elsewhere."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Activity:
-    """An activity: its text or a function that returns it, and its start."""
+    """An activity: its text or a function that returns it, and since when it is that text."""
 
     text: str | Callable[[], str]
-    start: float
+    since: float
+    shown: str = ""
 
     def line(self, now: float) -> str:
         text = self.text if isinstance(self.text, str) else self.text()
-        return f"{text}: {_duration(now - self.start)}"
+        if self.shown and text != self.shown:
+            self.since = now
+        self.shown = text
+        return f"{text}: {_duration(now - self.since)}"
 
 
 _activities: list[_Activity] = []
@@ -99,8 +103,8 @@ def _tell_terminal(stream: TextIO, done: threading.Event) -> None:
     try:
         while not done.wait(PERIOD):
             now, current = time.monotonic(), _activities[-1:]
-            if current and now - current[0].start >= PATIENCE and not _other_bars(bar):
-                bar = bar or _line(stream)
+            if current and now - current[0].since >= PATIENCE and not _other_bars(bar):
+                bar = _line(stream) if bar is None else bar
                 bar.set_description_str(current[0].line(now))
             elif bar is not None:
                 bar.close()

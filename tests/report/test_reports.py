@@ -161,6 +161,8 @@ def test_the_graph_shows_every_layer_and_its_facts(quantized):
     numbers = {name: i for i, (name, *_) in enumerate(facts["tensors"])}
     planned = [node for node in facts["nodes"] if node[3]]
     assert any(node[9] in numbers.values() for node in planned)
+    convolutions = [node for node in planned if node[1] == "Conv"]
+    assert all(node[9] is not None for node in convolutions)  # behind their Relu
 
 
 def test_a_time_counts_for_one_layer(quantized):
@@ -176,6 +178,9 @@ def test_failed_gates_are_in_every_report(name, request):
     (failed,) = [gate for gate in report.gates if not gate.holds]
     suite = ET.fromstring(WRITERS[".xml"].write(report))[0]
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    times = [float(case.get("time")) for case in suite]
+    assert sum(times) == pytest.approx(float(suite.get("time")), abs=0.01)
+    assert min(times) > 0
     assert [case.get("name") for case in suite if case.find("failure") is not None] == [
         f"{failed.name} {failed.limit:g}"
     ]
