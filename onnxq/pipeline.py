@@ -35,6 +35,7 @@ from onnxq.evaluation.verification import (
 )
 from onnxq.finetune.checkpoint import check_checkpoint
 from onnxq.finetune.finetune import Finetuning, set_aside, tuned, tunes_by_itself
+from onnxq.formats.compact import compact
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import (
@@ -146,6 +147,7 @@ def quantize(
     # write, verify and report
     with staged(options.destination, force=options.force) as building:
         with activity(laps.current):
+            compact(outcome.written, inputs.stated)
             save(_with_metadata(outcome, options, finetuning), building, inputs.interface)
         # the weights are on disk: free the memory
         outcome = replace(
@@ -197,6 +199,7 @@ def _float_instead(
     """Write the float model with half-precision weights, or unchanged where that is larger; report it."""
     options = inputs.options
     outcome = float_form(inputs, outcome, why)
+    compact(outcome.written, inputs.stated)
     save(_with_metadata(outcome, options, why_float=why), path, inputs.interface)
     form = "the model stays float, its weights in half precision"
     if file_bytes(path) > file_bytes(options.model) and not external_files(options.model):

@@ -1,5 +1,7 @@
 """Fewer bytes for the same model: small networks have more names, shapes and zeros than weights."""
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 
 from onnxq.graph.edit import constant, nodes_of
@@ -8,15 +10,21 @@ ZERO_TYPES = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32})
 """Types of zero points."""
 
 
-def compact(model: ir.Model, original: ir.Model) -> bool:
-    """Share equal arrays of zeros, and leave out types of values that the original lacks, in place.
+def stated_types(model: ir.Model) -> frozenset[str]:
+    """Return the names of the inner values whose types a model file states, before shape inference."""
+    values = (value for node in nodes_of(model) for value in node.outputs)
+    return frozenset(value.name for value in values if value.name and value.type is not None)
+
+
+def compact(model: ir.Model, stated: Collection[str]) -> bool:
+    """Share equal arrays of zeros, and leave out types of values that the original does not state, in place.
 
     The runtime infers these types again. Names stay, for those who look at the file.
 
     Returns:
         Whether anything changed.
     """
-    return share_zeros(model) + forget_types(model, original) > 0
+    return share_zeros(model) + forget_types(model, stated) > 0
 
 
 def share_zeros(model: ir.Model) -> int:
@@ -37,13 +45,12 @@ def share_zeros(model: ir.Model) -> int:
     return shared
 
 
-def forget_types(model: ir.Model, original: ir.Model) -> int:
-    """Remove type and shape of constants, and of results that the original lacks; return their number.
+def forget_types(model: ir.Model, stated: Collection[str]) -> int:
+    """Remove type and shape of constants, and of results not in `stated`; return their number.
 
     A constant's tensor has both.
     """
-    known = {value.name for node in nodes_of(original) for value in node.outputs}
-    results = [value for node in nodes_of(model) for value in node.outputs if value.name not in known]
+    results = [value for node in nodes_of(model) for value in node.outputs if value.name not in stated]
     constants = [value for graph in model.graphs() for value in graph.initializers.values()]
     added = [
         value for value in results + constants if not value.is_graph_output() and not value.is_graph_input()

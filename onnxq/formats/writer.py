@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxq.formats.attention import fuse_attention
-from onnxq.formats.compact import compact
 from onnxq.formats.embeddings import KnownTables, looked_up, quantize_tables
 from onnxq.formats.fusion_guards import guard_fusions
 from onnxq.formats.gelu import fuse_gelu
@@ -66,7 +65,6 @@ class Writer:
         if recipe.half_precision:
             narrow_weights(result, _narrowed(recipe))
         guard_fusions(result)
-        compact(result, recipe.model)
         return result
 
     def toggles(self, recipe: Recipe, parameters: Parameters) -> ToggleModel | None:

@@ -14,6 +14,7 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds, open_samples
 from onnxq.data.split import SplitSamples, split
 from onnxq.errors import DataError, ModelError, NothingToQuantize
+from onnxq.formats.compact import stated_types
 from onnxq.formats.lstm import WORTH as LSTM_WEIGHTS
 from onnxq.formats.lstm import dynamic_lstms
 from onnxq.formats.recipe import Recipe
@@ -71,6 +72,7 @@ class Inputs:
     warnings  lines for the report
     probe     one run of the original, with which forms of the model are compared
     probes    values that tell which parts of the model run, as far as they can be observed
+    stated    inner values whose types the original file states
     """
 
     options: QuantizeOptions
@@ -88,6 +90,7 @@ class Inputs:
     warnings: tuple[str, ...] = ()
     probe: Probe | None = None
     probes: tuple[str, ...] = ()
+    stated: frozenset[str] = frozenset()
 
     @cached_property
     def selection(self) -> Selection:
@@ -124,7 +127,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     """
     # the model
     model = load(options.model)
-    specs, interface = model_inputs(model), Interface.of(model)
+    specs, interface, stated = model_inputs(model), Interface.of(model), stated_types(model)
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     original = [(node.name or "", node.op_type) for node in nodes_of(model)]
     model = normalize(model)
@@ -189,6 +192,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         tuple(warnings),
         probe,
         probes,
+        stated,
     )
 
 
