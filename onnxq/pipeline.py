@@ -34,7 +34,7 @@ from onnxq.evaluation.verification import (
     inspect_kernels,
 )
 from onnxq.finetune.checkpoint import check_checkpoint
-from onnxq.finetune.finetune import Finetuning, set_aside, tuned, tunes_by_itself
+from onnxq.finetune.finetune import set_aside, tuned, tunes_by_itself
 from onnxq.formats.compact import compact
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
@@ -75,7 +75,7 @@ from onnxq.search.accuracy_target import Task
 from onnxq.search.inputs import Inputs, prepare
 from onnxq.search.references import References
 from onnxq.search.settings import SearchSettings
-from onnxq.search.trial import Outcome
+from onnxq.search.trial import Finetuning, Outcome
 from onnxq.search.validation import find_references
 from onnxq.transforms.registry import rounding_names, technique_names
 from onnxq.types import Feeds

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from onnxq.runtime.inner_values import expose
 from onnxq.runtime.sessions import open_fake_quantized, run
 from onnxq.search.inputs import Inputs
 from onnxq.search.references import OutputNoise, References
-from onnxq.search.trial import Outcome
+from onnxq.search.trial import Check, Finetuning, Outcome
 from onnxq.transforms.registry import weight_options
 from onnxq.types import Floats
 
@@ -61,47 +61,6 @@ class Aside:
 
     stopping: Sequence[Sample]
     deciding: Sequence[Sample]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check of a training: SQNR of the outputs on the samples kept aside, mean over their parts, dB."""
-
-    step: int
-    sqnr_db: float
-
-
-@dataclass(frozen=True)
-class Finetuning:
-    """What finetuning did.
-
-    kept           whether the file holds the trained values
-    reason         why, in words
-    steps          steps done, over all parts of the schedule
-    batch          samples per step
-    bits           bits of the weights in each part of the schedule
-    samples        samples trained on
-    weights, biases, scales  trained tensors of each kind
-    checks         checks on samples kept aside, in the last part of the schedule
-    before_db, after_db      SQNR on the samples that decide, before and after, dB
-    frozen         nodes behind which gradients end, with the reason
-    interrupted    whether the user ended the training
-    """
-
-    kept: bool
-    reason: str
-    steps: int = 0
-    batch: int = 0
-    bits: tuple[int, ...] = (8,)
-    samples: int = 0
-    weights: int = 0
-    biases: int = 0
-    scales: int = 0
-    checks: list[Check] = field(default_factory=list)
-    before_db: float | None = None
-    after_db: float | None = None
-    frozen: dict[str, str] = field(default_factory=dict)
-    interrupted: bool = False
 
 
 def set_aside(inputs: Inputs) -> tuple[Inputs, Aside]:

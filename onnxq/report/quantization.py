@@ -7,12 +7,11 @@ from onnxq.evaluation.layer_errors import Histogram, Layer
 from onnxq.evaluation.notebook import html_table
 from onnxq.evaluation.origin import Origin
 from onnxq.evaluation.verification import Kernels, Outputs
-from onnxq.finetune.finetune import Finetuning
 from onnxq.options import Limits
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.search.mixed_precision import Fallback
 from onnxq.search.trade_off import Point
-from onnxq.search.trial import Trial
+from onnxq.search.trial import Finetuning, Trial
 
 SCHEMA = 3
 """Version of the JSON; it changes when a key changes its meaning or is removed."""

@@ -9,10 +9,10 @@ from onnxq.evaluation.inspection import InspectReport
 from onnxq.evaluation.report import EvalReport, ModelScore
 from onnxq.evaluation.scores.kinds import in_percent
 from onnxq.evaluation.verification import Outputs
-from onnxq.finetune.finetune import Finetuning
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.report.escaping import printable_report
 from onnxq.report.quantization import QuantizeReport
+from onnxq.search.trial import Finetuning
 
 SHORT_NAME, LEAST_TEXT = 20, 24
 """Characters to which a name is cut at most, and least width of a column of text."""

@@ -1,4 +1,4 @@
-"""Records of the search: a measured candidate, the choice among candidates, and the outcome of a mode."""
+"""Records of the search: a measured candidate, the choice, the outcome of a mode, and its finetuning."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -68,3 +68,44 @@ class Outcome:
     parameters: Parameters = field(default_factory=Parameters)
     notes: tuple[str, ...] = ()
     stored: int = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a training: SQNR of the outputs on the samples kept aside, mean over their parts, dB."""
+
+    step: int
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """What finetuning did.
+
+    kept           whether the file holds the trained values
+    reason         why, in words
+    steps          steps done, over all parts of the schedule
+    batch          samples per step
+    bits           bits of the weights in each part of the schedule
+    samples        samples trained on
+    weights, biases, scales  trained tensors of each kind
+    checks         checks on samples kept aside, in the last part of the schedule
+    before_db, after_db      SQNR on the samples that decide, before and after, dB
+    frozen         nodes behind which gradients end, with the reason
+    interrupted    whether the user ended the training
+    """
+
+    kept: bool
+    reason: str
+    steps: int = 0
+    batch: int = 0
+    bits: tuple[int, ...] = (8,)
+    samples: int = 0
+    weights: int = 0
+    biases: int = 0
+    scales: int = 0
+    checks: list[Check] = field(default_factory=list)
+    before_db: float | None = None
+    after_db: float | None = None
+    frozen: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
