@@ -1,5 +1,6 @@
 """The command `onnxq`: its subcommands and its configuration file."""
 
+import importlib
 import shlex
 import sys
 from pathlib import Path
@@ -7,19 +8,61 @@ from typing import Any
 
 import click
 
-from onnxq.cli.bench import bench
-from onnxq.cli.calibrate import calibrate
 from onnxq.cli.config import DEFAULT, keys_of, read_config, remember_found_file
 from onnxq.cli.console import answer_error
-from onnxq.cli.drift import drift
-from onnxq.cli.evaluate import debug, evaluate, inspect
-from onnxq.cli.finetune import finetune
 from onnxq.cli.groups import PrintsHelp, discard_stdout
-from onnxq.cli.quantize import quantize
-from onnxq.cli.record import record
-from onnxq.cli.settings import init, preview
 from onnxq.cli.values import FILE
 from onnxq.version import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "inspect": ("evaluate", "Show the operators of MODEL, and which nodes would become int8."),
+    "init": (
+        "settings",
+        "Write an onnxq.toml for MODEL and DATA: how a file becomes an input, with comments.",
+    ),
+    "preview": ("settings", "Show what MODEL gets for a few samples of DATA, and what it answers."),
+    "record": ("record", "Run COMMAND, an application, and record the inputs that it gives its models."),
+    "quantize": ("quantize", "Quantize MODEL and write the result to a new file."),
+    "finetune": (
+        "finetune",
+        "Quantize MODEL, train the int8 model on the samples, and write the better of both.",
+    ),
+    "calibrate": ("calibrate", "Collect activation statistics of MODEL for quantize --stats."),
+    "eval": ("evaluate", "Compare the float MODEL with OTHERS on samples."),
+    "debug": ("evaluate", "Show where the model INT8 deviates from its float MODEL."),
+    "drift": (
+        "drift",
+        "Show how many values of an application fall outside the calibrated ranges of the file INT8.",
+    ),
+    "bench": ("bench", "Measure MODELS in turns and compare them with the first."),
+}
+"""Module and short help of each command, in the order of use; `onnxq --help` loads none of the modules."""
+
+
+class Commands(dict[str, click.Command]):
+    """The commands by name; each is loaded when it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(COMMANDS, click.Command(None)))
+        self._loaded: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._loaded:
+            module = importlib.import_module(f"onnxq.cli.{COMMANDS[name][0]}")
+            self._loaded[name] = getattr(module, "evaluate" if name == "eval" else name)
+        return self._loaded[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a command, or the default for an unknown name."""
+        return self[name] if name in self else default  # noqa: SIM401 (which would call itself)
+
+    def items(self) -> Any:
+        """Return names and commands, all loaded."""
+        return [(name, self[name]) for name in self]
+
+    def values(self) -> Any:
+        """Return the commands, all loaded."""
+        return [self[name] for name in self]
 
 
 class CommandLine(PrintsHelp, click.Group):
@@ -28,6 +71,11 @@ class CommandLine(PrintsHelp, click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (as click calls it)
         """Name the commands in order."""
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the table of commands without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def main(self, args: Any = None, *, standalone_mode: bool = True, **settings: Any) -> Any:  # type: ignore[override]
         """Run the command line; by default, end with the exit code that `answer_error` gives an error."""
@@ -74,7 +122,4 @@ def main(context: click.Context, config: Path | None) -> None:
         remember_found_file(context, path)
 
 
-for _command in (
-    inspect, init, preview, record, quantize, finetune, calibrate, evaluate, debug, drift, bench
-):  # fmt: skip
-    main.add_command(_command)
+main.commands = Commands()

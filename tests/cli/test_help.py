@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from onnxq.cli.commands import main
+from onnxq.cli.commands import COMMANDS, main
 from onnxq.cli.groups import GroupedOption, OptionGroup
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -126,3 +126,16 @@ def test_values_are_completed(words, found, monkeypatch):
     monkeypatch.setenv("_ONNXQ_COMPLETE", "bash_complete")
     result = CliRunner().invoke(main, prog_name="onnxq")
     assert set(result.output.split()) == found
+
+
+def test_the_table_of_commands_says_what_they_say():
+    assert {name: text for name, (_, text) in COMMANDS.items()} == {
+        name: command.get_short_help_str(limit=200) for name, command in main.commands.items()
+    }
+
+
+def test_help_loads_no_command():
+    code = "import sys, onnxq.cli.commands as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print(*(name for name in sys.modules if name.startswith('onnxq.cli.')), file=sys.stderr)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert {f"onnxq.cli.{module}" for module, _ in COMMANDS.values()}.isdisjoint(loaded.split())
