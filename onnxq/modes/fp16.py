@@ -1,4 +1,4 @@
-"""`--mode fp16`: float weights in half precision; the runtime widens them once, when it float_costs the file.
+"""`--mode fp16`: float weights in half precision; the runtime widens them once, when it loads the file.
 
 Inputs, outputs and arithmetic stay float32: the runtime has hardly any half-precision kernels for CPUs and
 would convert values around every node. Weights outside the range of half precision stay float32.
