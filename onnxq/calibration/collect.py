@@ -107,40 +107,39 @@ def collect(
     locks = {name: threading.Lock() for name in statistics.sketches}
     probes = [name for name in how.probes if name not in statistics.sketches]
 
-    def count(part: Part, position: int) -> tuple[int, dict[str, Measured], int]:
-        ranges, left_out = {}, 0
-        for name in locks:
-            sketch = statistics.sketches[name]
-            values = derived[name].of(part.values) if name in derived else part.values[name]
-            stride = _stride(values.size, how.counted * part.samples)
-            measured = measure(values, stride=stride, offset=how.first + position)
-            if measured is not None and not (np.isfinite(measured.low) and np.isfinite(measured.high)):
-                finite = values[np.isfinite(values)]
-                if not how.allow_nonfinite:
-                    raise _not_finite(part, name, values)
-                left_out += values.size - finite.size
-                measured = measure(finite, stride=stride, offset=how.first + position)
-            if measured is None:
-                continue
-            with locks[name]:
-                sketch.count(measured.bins, most)
-            ranges[name] = replace(measured, bins=NO_BINS)
-        for name in probes:
-            found = part.values[name]
-            if found.size:
-                ranges[name] = Measured(float(found.min()), float(found.max()), found.size, NO_BINS)
-        return part.samples, ranges, left_out
+    def count(part: Part, position: int, name: str) -> tuple[Measured | None, int]:
+        values = derived[name].of(part.values) if name in derived else part.values[name]
+        if name not in locks:
+            return (_range_of(values), 0) if values.size else (None, 0)
+        stride, left_out = _stride(values.size, how.counted * part.samples), 0
+        measured = measure(values, stride=stride, offset=how.first + position)
+        if measured is not None and not (np.isfinite(measured.low) and np.isfinite(measured.high)):
+            finite = values[np.isfinite(values)]
+            if not how.allow_nonfinite:
+                raise _not_finite(part, name, values)
+            left_out = values.size - finite.size
+            measured = measure(finite, stride=stride, offset=how.first + position)
+        if measured is None:
+            return None, left_out
+        with locks[name]:
+            statistics.sketches[name].count(measured.bins, most)
+        return replace(measured, bins=NO_BINS), left_out
 
-    def add(result: tuple[int, dict[str, Measured], int]) -> None:
-        for name, measured in result[1].items():
+    def add(name: str, result: tuple[Measured | None, int]) -> None:
+        measured, left_out = result
+        if measured is not None:
             statistics.sketches[name].add_range(measured)
-        statistics.samples += result[0]
-        statistics.nonfinite += result[2]
+        statistics.nonfinite += left_out
 
     statistics.sketches |= {name: Sketch() for name in probes}
-    observed = [*names, *probes, *(tensor for one in derived.values() for tensor in one.tensors)]
-    statistics.data = observe(model, observed, samples, count, add, "calibrate")
+    requests = {name: derived[name].tensors if name in derived else (name,) for name in statistics.sketches}
+    statistics.data = observe(model, requests, samples, count, add, "calibrate")
+    statistics.samples = len(samples)
     return statistics
+
+
+def _range_of(values: Array) -> Measured:
+    return Measured(float(values.min()), float(values.max()), values.size, NO_BINS)
 
 
 def _not_finite(part: Part, name: str, values: Array) -> DataError:
@@ -180,17 +179,14 @@ def collect_moments(
     moments = empty_moments(layers, second=second, most=most)
     wanted = {layer: layer.wanted(len(samples), rows) for layer in moments}
 
-    def take(part: Part, position: int) -> dict[LayerInput, Floats]:
-        return {
-            layer: take_rows(layer, part.values[layer.tensor], wanted[layer] * part.samples, position)
-            for layer in moments
-        }
+    def take(part: Part, position: int, layer: LayerInput) -> Floats:
+        return take_rows(layer, part.values[layer.tensor], wanted[layer] * part.samples, position)
 
-    def add(taken: dict[LayerInput, Floats]) -> None:
-        for layer, found in taken.items():
-            moments[layer].add(found)
+    def add(layer: LayerInput, rows: Floats) -> None:
+        moments[layer].add(rows)
 
-    observe(model, [layer.tensor for layer in moments], samples, take, add, "layers")
+    requests = {layer: (layer.tensor,) for layer in moments}
+    observe(model, requests, samples, take, add, "layers")
     for found in moments.values():
         found.flush()
     return moments

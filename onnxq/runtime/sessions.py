@@ -59,11 +59,13 @@ class Tuning:
     """How the runtime uses memory, threads and kernels.
 
     patterns  plan each run's memory as one block; it is larger if most values are fetched
+    arena     keep the memory of a run for the next one, which is faster; otherwise give it back at once
     spin      let threads wait in a loop, which is faster on an idle machine but takes time from all else
     integer_kernels  fuse Q/DQ into integer kernels; otherwise Q/DQ run in float between fused float nodes
     """
 
     patterns: bool = True
+    arena: bool = True
     spin: bool = True
     integer_kernels: bool = True
 
@@ -100,6 +102,7 @@ def open_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = tuning.patterns
+    options.enable_cpu_mem_arena = tuning.arena
     if not tuning.spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not tuning.integer_kernels:
@@ -189,12 +192,12 @@ def explained(path: Path) -> Iterator[None]:
         raise  # the model is right, the block is wrong
 
 
-def open_exposed(model: ir.Model, *, threads: int = 0, patterns: bool = True) -> ort.InferenceSession:
+def open_exposed(model: ir.Model, *, threads: int = 0, tuning: Tuning = USUAL) -> ort.InferenceSession:
     """Open a session that returns inner values, without fusions if the runtime fails on a fused value."""
     try:
-        return open_session(model, threads=threads, tuning=Tuning(patterns))
+        return open_session(model, threads=threads, tuning=tuning)
     except ModelError:
-        return open_session(model, threads=threads, tuning=Tuning(patterns), optimize=False)
+        return open_session(model, threads=threads, tuning=tuning, optimize=False)
 
 
 def model_inputs(model: ir.Model) -> list[InputSpec]:

@@ -234,7 +234,7 @@ def _hessians(inputs: Inputs, node: ir.Node, steps: Floats, *, signed: bool) -> 
     sums = [np.zeros((groups, size, size), np.float32) for _ in w]
     reverse = attribute(node, "direction", "forward") == "reverse"
 
-    def gradients(part: Part, position: int) -> list[Floats]:
+    def gradients(part: Part, position: int, _: str) -> list[Floats]:
         values, found = _cropped(np.asarray(part.values[x.name or ""], np.float32), w.shape[1]), []
         for direction in range(len(w)):
             turned = values[::-1] if reverse or direction == 1 else values
@@ -244,13 +244,14 @@ def _hessians(inputs: Inputs, node: ir.Node, steps: Floats, *, signed: bool) -> 
             found.append(row_gradients(gates, digits(turned, steps, signed=signed)))
         return found
 
-    def add(found: list[Floats]) -> None:
+    def add(_: str, found: list[Floats]) -> None:
         for total, each in zip(sums, found, strict=True):
             rows = each.reshape(len(each), groups, -1, size).swapaxes(0, 1).reshape(groups, -1, size)
             total += rows.swapaxes(1, 2) @ rows
 
     samples = spread(inputs.samples.calibration, SAMPLES)
-    observe(inputs.model, [x.name or ""], samples, gradients, add, "LSTM")
+    name = x.name or ""
+    observe(inputs.model, {name: (name,)}, samples, gradients, add, "LSTM")
     return sums
 
 
