@@ -28,6 +28,7 @@ from onnxq.graph.macs import ShapeByName, node_macs
 from onnxq.graph.scratch import ScratchFolder
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.plan.plan import Plan
+from onnxq.runtime.disk_list import DiskList, array_bytes
 from onnxq.runtime.parallel import in_order
 from onnxq.runtime.sessions import InputSpec, open_session
 from onnxq.types import Array, Feeds
@@ -240,7 +241,7 @@ def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
             them would count as equal for any file.
     """
     samples, specs = list(inputs.samples), inputs.specs
-    seen = [check_feeds(sample, specs) for sample in evenly(samples, SEEN)]
+    seen = DiskList((check_feeds(sample, specs) for sample in evenly(samples, SEEN)), dict.values)
     observation = observe(inputs.model, seen, inputs.feedback)
     # the original file, if only its outputs are compared
     forms = [
@@ -317,12 +318,7 @@ def _float_outputs(
 
     for name, feeds, found in in_order(float_values, samples, observation.workers):
         block.append((name, feeds, found))
-        arrays = {
-            id(array): array
-            for array in (*feeds.values(), *found.own, *found.inner, *found.outer)
-            if isinstance(array, np.ndarray)
-        }
-        held += sum(array.nbytes for array in arrays.values())
+        held += array_bytes((*feeds.values(), *found.arrays()))
         if held >= HELD_BYTES:
             break
     return block
