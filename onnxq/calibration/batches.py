@@ -24,6 +24,7 @@ from onnxq.graph.edit import sizes
 from onnxq.graph.macs import concrete_shapes
 from onnxq.runtime.inner_values import Exposed, expose
 from onnxq.runtime.machine import available_cores
+from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.parallel import in_order
 from onnxq.runtime.progress import progress
 from onnxq.runtime.random_seeds import unseeded_nodes
@@ -34,10 +35,11 @@ from onnxq.types import Array, Feeds
 BATCH_VALUES = 1 << 20
 """Most fetched values of a batch; samples are run together up to this number."""
 LARGEST_BATCH = 32
-IN_FLIGHT_BYTES = 256 << 20
-"""Most bytes of fetched values in memory at a time; it bounds the number of workers."""
-SEGMENT_BYTES = IN_FLIGHT_BYTES // 2
-"""Most bytes of fetched values of a segment; the values that segments pass on come on top."""
+IN_FLIGHT_BYTES = 128 << 20
+"""Most bytes of fetched values in memory at a time, of all workers or of a segment.
+
+Values that a run holds beside them, and those that segments pass on, come on top.
+"""
 MOST_WORKERS = 8
 UNPLANNED, GIVING_BACK = Tuning(patterns=False), Tuning(patterns=False, arena=False)
 """Fetched values take most of a session's memory; the sessions of segments would hold all of them."""
@@ -190,17 +192,22 @@ def output_bytes(exposed: Exposed, feeds: Feeds) -> dict[str, int]:
     if None in shapes.values():
         shapes |= concrete_shapes(exposed.model, feeds)
     return {
-        value.name or "": math.prod(shapes[value.name or ""] or (0,))
-        * int(value.dtype.itemsize if value.dtype is not None else 4)
+        value.name or "": math.prod(shapes[value.name or ""] or (0,)) * _item_bytes(value.dtype)
         for value in values
     }
+
+
+def _item_bytes(dtype: ir.DataType | None) -> int:
+    """Return the bytes of a value in an array: of a string, those of its address."""
+    return 8 if dtype is None or dtype == ir.DataType.STRING else max(1, math.ceil(dtype.itemsize))
 
 
 def _in_segments(
     exposed: Exposed, bytes_of: Mapping[str, int], requests: Mapping[K, Sequence[str]]
 ) -> list[_Stage[K]]:
     """Open the segments of a model; none where the runtime cannot load one of them."""
-    segments = split(exposed.model, bytes_of, SEGMENT_BYTES)
+    segments = split(exposed.model, bytes_of, IN_FLIGHT_BYTES)
+    release_freed_memory()
     try:
         sessions = [open_exposed(segment.model, tuning=GIVING_BACK) for segment in segments]
     except ModelError:

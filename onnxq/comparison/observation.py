@@ -17,6 +17,7 @@ from onnxq.graph.edit import Names
 from onnxq.graph.macs import ShapeByName, concrete_shapes
 from onnxq.runtime.disk_list import DiskList
 from onnxq.runtime.machine import available_cores
+from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.parallel import in_order
 from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import Tuning, open_session, run
@@ -74,14 +75,15 @@ class Observation:
         self, opened: "Opened", *, optimize: bool = True, integer_kernels: bool = True
     ) -> ort.InferenceSession:
         """Open a session of an opened form for `run_all`, with the threads that its workers leave."""
+        plans = self.largest <= PLANNED_VALUES
+        if not plans:
+            release_freed_memory()  # that of earlier sessions
         threads = max(1, available_cores() // self.workers)
         return open_session(
             opened.model,
             optimize=optimize,
             threads=threads,
-            tuning=Tuning(
-                patterns=self.largest <= PLANNED_VALUES, spin=False, integer_kernels=integer_kernels
-            ),
+            tuning=Tuning(patterns=plans, spin=False, integer_kernels=integer_kernels),
         )
 
 

@@ -10,7 +10,7 @@ from onnxq.graph.scratch import ScratchFolder, writing_temporaries
 
 T = TypeVar("T")
 
-IN_MEMORY_BYTES = 128 << 20
+IN_MEMORY_BYTES = 64 << 20
 """Most bytes of a list in memory."""
 
 

@@ -123,6 +123,13 @@ def _segment(model: ir.Model, flow: _Flow, numbers: range, wanted: Collection[st
     copy = model.clone()
     graph, nodes = copy.graph, list(copy.graph)
     read = dict.fromkeys(name for number in numbers for name in flow.read[number])
+    outputs = [
+        value
+        for number in numbers
+        for value in nodes[number].outputs
+        if value.name in wanted or flow.last.get(value.name or "", -1) >= numbers.stop
+    ]
+    graph.outputs.clear()
     # values from outside become inputs
     values = {value.name: value for node in nodes[: numbers.start] for value in node.outputs}
     inputs = [value for value in graph.inputs if value.name in read or value.name in graph.initializers]
@@ -130,14 +137,7 @@ def _segment(model: ir.Model, flow: _Flow, numbers: range, wanted: Collection[st
         old = values[name]
         inputs.append(ir.Value(name=name, type=old.type, shape=old.shape))
         ir.convenience.replace_all_uses_with(old, inputs[-1])
-    outputs = [
-        value
-        for number in numbers
-        for value in nodes[number].outputs
-        if value.name in wanted or flow.last.get(value.name or "", -1) >= numbers.stop
-    ]
     # the rest goes
-    graph.outputs.clear()
     graph.remove([*nodes[: numbers.start], *nodes[numbers.stop :]])
     graph.inputs.clear()
     graph.inputs.extend(inputs)
