@@ -30,7 +30,7 @@ from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.plan.plan import Plan
 from onnxq.runtime.disk_list import DiskList, array_bytes
 from onnxq.runtime.parallel import in_order
-from onnxq.runtime.sessions import InputSpec, open_session
+from onnxq.runtime.sessions import InputSpec, detached, open_session
 from onnxq.types import Array, Feeds
 
 SUSPECT_DB = 3.0
@@ -314,7 +314,7 @@ def _float_outputs(
         if inputs.finite is not None:
             _check_numbers(sample.name, feeds, inputs.finite)
         ((_, found),) = run_all(session, form, [(sample.name, feeds)], observation, states, 0)
-        return sample.name, feeds, found
+        return sample.name, feeds, detached(found)
 
     for name, feeds, found in in_order(float_values, samples, observation.workers):
         block.append((name, feeds, found))

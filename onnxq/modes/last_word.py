@@ -11,13 +11,17 @@ from onnxq.modes.float_form import Shortfall
 from onnxq.options import Effort, Mode
 from onnxq.report.quantization import Latency
 from onnxq.report.warnings import SLOWER
+from onnxq.runtime.disk_list import array_bytes
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.machine import runs_here
+from onnxq.runtime.sessions import Tuning
 from onnxq.search.inputs import Inputs
 from onnxq.search.trial import Outcome
 
 SURELY_FASTER, SPEED_CHECKS = 0.97, 4
 """Latency ratio to float up to which one measurement is believed, and further ones above it."""
+LARGE_SAMPLE = 4 << 20
+"""Bytes of a sample from which neither session plans its memory as one block, beside the first run's."""
 
 
 def last_word(inputs: Inputs, path: Path, outcome: Outcome) -> tuple[Latency | None, Shortfall | None]:
@@ -65,4 +69,7 @@ def latency_of(inputs: Inputs, path: Path) -> Latency | None:
         return None
     seconds = 0.1 if inputs.options.effort is Effort.FAST else 0.5
     files = [inputs.options.model, path]
-    return Latency(*medians_ms(files, feeds, threads=1, seconds=seconds, together=not inputs.large))
+    tuning = Tuning(patterns=array_bytes(feeds[0].values()) < LARGE_SAMPLE)
+    return Latency(
+        *medians_ms(files, feeds, threads=1, seconds=seconds, together=not inputs.large, tuning=tuning)
+    )

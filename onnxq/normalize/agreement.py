@@ -17,7 +17,7 @@ from onnxq.errors import ModelError
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import load
 from onnxq.normalize.passes import name_and_infer, normalize
-from onnxq.runtime.sessions import InputSpec, open_session, run
+from onnxq.runtime.sessions import InputSpec, detached, open_session, run
 from onnxq.types import Array, Feeds
 
 ALIKE = 1e-3
@@ -50,7 +50,7 @@ def make_probe(path: Path, sample: str, feeds: Feeds) -> Probe:
     Raises:
         ModelError: the runtime cannot load the model, or fails on the sample.
     """
-    return Probe(sample, feeds, run(_open(path), feeds, sample))
+    return Probe(sample, feeds, detached(run(_open(path), feeds, sample)))
 
 
 def random_probe(path: Path, specs: Sequence[InputSpec]) -> Probe | None:
@@ -62,7 +62,7 @@ def random_probe(path: Path, specs: Sequence[InputSpec]) -> Probe | None:
     session, found = _open(path), None
     for feeds in _random_feeds(specs):
         try:
-            probe = Probe("of random values", feeds, run(session, feeds, "of random values"))
+            probe = Probe("of random values", feeds, detached(run(session, feeds, "of random values")))
         except ModelError:
             continue
         if all(np.isfinite(array).all() for array in _arrays(probe.expected) if array.dtype.kind == "f"):

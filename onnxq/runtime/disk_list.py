@@ -7,6 +7,7 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 
 from onnxq.graph.scratch import ScratchFolder, writing_temporaries
+from onnxq.runtime.sessions import detached
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class DiskList(Sequence[T], Generic[T]):
         for item in items:
             self.bytes += array_bytes(arrays(item))
             if self.bytes <= in_memory:
-                self._held.append(item)
+                self._held.append(detached(item))
             else:
                 self._write(item)
             self._count += 1

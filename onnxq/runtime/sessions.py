@@ -1,10 +1,11 @@
 """ONNX Runtime sessions with one set of options and one-line errors."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,8 @@ from onnxq.runtime.interruption import stoppable
 from onnxq.runtime.random_seeds import may_be_random, seeded
 from onnxq.runtime.weights_on_disk import weights_on_disk
 from onnxq.types import Array, Feeds
+
+T = TypeVar("T")
 
 NUMPY_TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
@@ -230,6 +233,11 @@ def input_specs(session: ort.InferenceSession) -> list[InputSpec]:
         )
         for node in session.get_inputs()
     ]
+
+
+def detached(values: T) -> T:
+    """Copy outputs that are kept longer than their session: one of them keeps all memory of its runs."""
+    return copy.deepcopy(values)
 
 
 def run(
