@@ -101,29 +101,12 @@ def open_session(
         OutputError: the temporary folder has too little space for weights.
     """
     name = str(model) if isinstance(model, Path) else None
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.enable_mem_pattern = tuning.patterns
-    options.enable_cpu_mem_arena = tuning.arena
-    if not tuning.spin:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not tuning.integer_kernels:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    options = _options(tuning, threads, optimize=optimize)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     if save_optimized is not None:
-        options.optimized_model_filepath = str(save_optimized)
-        # the layout of this CPU's float kernels may be saved: the file is only read, never run elsewhere
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_file_name", "optimized.data"
-        )
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
-        )
+        _save_optimized(options, save_optimized)
     try:
         if isinstance(model, Path) and may_be_random(model):
             model = load(model)
@@ -149,6 +132,34 @@ def open_session(
         ) from error
 
 
+def _options(tuning: Tuning, threads: int, *, optimize: bool) -> ort.SessionOptions:
+    """Return the options of a session; see `open_session`."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.enable_mem_pattern = tuning.patterns
+    options.enable_cpu_mem_arena = tuning.arena
+    if not tuning.spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not tuning.integer_kernels:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    return options
+
+
+def _save_optimized(options: ort.SessionOptions, path: Path) -> None:
+    """Let a session write its optimized graph to a file."""
+    options.optimized_model_filepath = str(path)
+    # the layout of this CPU's float kernels may be saved: the file is only read, never run elsewhere
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", "optimized.data"
+    )
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+    )
+
+
 def _opened(model: ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
     """Open a session of a model in memory; its large weights pass through a file."""
     with weights_on_disk(model) as root, seeded(model):
@@ -163,10 +174,7 @@ def open_fake_quantized(model: ir.Model, *, threads: int = 0) -> ort.InferenceSe
     Raises:
         NotLoadedError: the runtime cannot load the model.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options = _options(Tuning(integer_kernels=False), threads, optimize=True)
     try:
         return _opened(model, options)
     except OnnxqError:
