@@ -18,7 +18,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxq.calibration.collect import Collecting, collect
+from onnxq.calibration.batches import Pass, in_shard
+from onnxq.calibration.collect import Collecting, collect, collect_rows
 from onnxq.calibration.methods import METHODS
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.sample import Sample
@@ -63,6 +64,7 @@ from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
+from onnxq.quantization.weights import layer_inputs
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import SLOWER, result_warnings
 from onnxq.runtime.latency import medians_ms
@@ -301,11 +303,13 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
         inputs = prepare(options)
     samples = sorted(inputs.samples.every, key=lambda sample: sample.name)
     k, n = shard
-    start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n
-    if start == stop:
+    if not in_shard(len(samples), 1, shard):
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
-    how = Collecting(start, options.allow_nonfinite, probes=inputs.probes)
-    found = collect(inputs.model, inputs.plan.sources(), samples[start:stop], digest(options.model), how)
+    how = Collecting(allow_nonfinite=options.allow_nonfinite, probes=inputs.probes, shard=shard)
+    found = collect(inputs.model, inputs.plan.sources(), samples, digest(options.model), how, inputs.executor)
+    few = inputs.settings.layer_samples or len(samples)
+    data = Pass(samples, "layers", inputs.executor, shard)
+    found.rows = collect_rows(inputs.model, layer_inputs(inputs.plan).values(), data, few)
     found.save(output, force=options.force)
     return found
 

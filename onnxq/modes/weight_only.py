@@ -97,7 +97,9 @@ def _planned(inputs: Inputs, model: ir.Model, rounding: str) -> "_Products":
     plan = plan_products(model, inputs.selection, stored)
     moments: Mapping[LayerInput, Moments] = {}
     if algorithm.needs is not Needs.NOTHING and options.weight_type in BITS:
-        moments = moments_in_turns(model, list(layer_inputs(plan).values()), inputs.samples.calibration)
+        moments = moments_in_turns(
+            model, list(layer_inputs(plan).values()), inputs.samples.calibration, inputs.executor
+        )
     collected = bool(moments)
     if algorithm.rewrite is not None and moments:
         found = algorithm.rewrite(model, plan, moments, grid_of(options))
