@@ -22,6 +22,7 @@ from onnxq.calibration.batches import Pass, in_shard
 from onnxq.calibration.collect import Collecting, collect, collect_rows
 from onnxq.calibration.methods import METHODS
 from onnxq.calibration.statistics import Statistics
+from onnxq.cluster.connection import executor_of
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
@@ -70,6 +71,7 @@ from onnxq.report.warnings import SLOWER, result_warnings
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.machine import runs_here
 from onnxq.runtime.memory import release_freed_memory
+from onnxq.runtime.parallel import Executor
 from onnxq.runtime.sessions import explained
 from onnxq.runtime.status import activity
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
@@ -113,6 +115,18 @@ def quantize(
     _check_names(options)
     for target in (options.destination, *_rejected(options)):
         check_output(target, options.model, force=options.force)
+    with executor_of(options.cluster) as executor:
+        return _quantized(replace(options, cluster=executor), task, settings, tuning)
+
+
+def _quantized(
+    options: QuantizeOptions,
+    task: Task | None,
+    settings: SearchSettings | None,
+    tuning: FinetuneOptions | None,
+) -> QuantizeReport:
+    """Quantize with the executor in the options."""
+    executor = options.cluster
     if options.mode == Mode.AUTO:
         with created_folder(options.destination.parent):
             return _best_mode(options, task)
@@ -124,7 +138,7 @@ def quantize(
     # prepare
     laps = _Laps()
     with explained(options.model), activity(lambda: laps.current):
-        inputs = prepare(options, settings)
+        inputs = prepare(replace(options, cluster=None), settings, executor)
         laps.weights = weight_bytes(inputs.model)
         if task is not None:
             task.check(options.model, inputs.specs)
@@ -299,8 +313,16 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
     check_output(output, options.model, force=options.force)
+    with executor_of(options.cluster) as executor:
+        return _calibrated(replace(options, cluster=None), output, shard, executor)
+
+
+def _calibrated(
+    options: QuantizeOptions, output: Path, shard: tuple[int, int], executor: Executor
+) -> Statistics:
+    """Calibrate with an executor."""
     with explained(options.model):
-        inputs = prepare(options)
+        inputs = prepare(options, executor=executor)
     samples = sorted(inputs.samples.every, key=lambda sample: sample.name)
     k, n = shard
     if not in_shard(len(samples), 1, shard):
