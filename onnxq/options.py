@@ -247,7 +247,7 @@ class QuantizeOptions:
     keep_failed  write a file that fails a gate to `output`, not to <name>.rejected.onnx
     details      measure the error and time of each layer and keep each tensor's histogram, for the report
     force        overwrite the output
-    cluster      where models run over samples and weights are rounded: address of a Dask scheduler, "local:N",
+    cluster      where models run over samples and weights are rounded: a Dask scheduler's address, "local:N",
                  "dask", a scheduler file, or a `distributed.Client`; None for this process
     """
 

@@ -71,7 +71,8 @@ from onnxq.report.warnings import SLOWER, result_warnings
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.machine import runs_here
 from onnxq.runtime.memory import release_freed_memory
-from onnxq.runtime.parallel import Executor
+from onnxq.runtime.parallel import IN_PROCESS, Executor
+from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import explained
 from onnxq.runtime.status import activity
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
@@ -511,6 +512,7 @@ def _inspect_and_run(
         inputs.specs,
         inputs.feedback,
         None if options.allow_nonfinite else {*recipe.plan.tensors, *outcome.statistics.sketches},
+        IN_PROCESS if inputs.feedback.states or unseeded_nodes(recipe.model) else inputs.executor,
     )
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(inspect_kernels, path, recipe.model, recipe.plan, shapes)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 TASK_SECONDS = 0.5
 """Work of a task to aim at: a task costs the scheduler a few milliseconds."""
 MOST_ITEMS, TASKS_PER_THREAD = 64, 3
-"""Most items of a task; tasks per thread of the cluster that are submitted, or done and waiting, at a time."""
+"""Most items of a task; tasks per thread of the cluster that are submitted, or wait when done, at a time."""
 IN_FLIGHT_BYTES = 512 << 20
 """Bytes of submitted items, at most, unless a single one has more."""
 PATIENCE, SLOWNESS, ATTEMPTS = 60.0, 20.0, 4
@@ -62,11 +62,13 @@ class DaskExecutor:
 
     client      the connection
     with_feeds  whether samples travel with their feeds, because workers cannot load them
+    patience    seconds, besides `SLOWNESS` times the slowest task, after which a task gets a second worker
     done        number of items that each worker has done
     """
 
     client: Client
     with_feeds: bool = False
+    patience: float = PATIENCE
     done: Counter[str] = field(default_factory=Counter)
     _chunks: dict[str, Future] = field(default_factory=dict)
     _weighed: bool = False
@@ -171,7 +173,7 @@ class DaskExecutor:
         """Return the first attempt that ends; a stalled one gets company."""
         while True:
             current = [future for future in task.attempts if future.status != "cancelled"] or task.attempts
-            patience = PATIENCE + SLOWNESS * sent.slowest if len(current) < ATTEMPTS else None
+            patience = self.patience + SLOWNESS * sent.slowest if len(current) < ATTEMPTS else None
             try:
                 ended = wait(current[-ATTEMPTS:], timeout=patience, return_when="FIRST_COMPLETED").done
                 return next(future for future in task.attempts if future in ended)

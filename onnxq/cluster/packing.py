@@ -5,7 +5,7 @@ import io
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -104,9 +104,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(value, PurePath) and not value.is_absolute():
             return Path, (str(Path(value).absolute()),)
         if isinstance(value, Sample) and (self.with_feeds or not value.portable):
-            if not (isinstance(value.load, partial) and value.load.func is _given):
-                given = replace(value, load=partial(_given, value.load()), portable=True)
-                return given.__reduce_ex__(5)
+            return Sample, (value.name, partial(_given, value.load()), value.label)
         return super().reducer_override(value)
 
 

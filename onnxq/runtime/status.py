@@ -74,7 +74,7 @@ def tell(text: str) -> None:
     """Print a line about the work on stderr, if that is a terminal."""
     if sys.stderr is not None and is_terminal(sys.stderr):
         with aside():
-            print(f"onnxq: {text}", file=sys.stderr, flush=True)
+            print(f"onnxq: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def is_terminal(stream: TextIO) -> bool:
