@@ -38,11 +38,20 @@ FAILED_SAMPLES = (DataError, OSError, ImportError, AttributeError, pickle.Unpick
 
 @dataclass(eq=False)
 class _Task:
-    """A group of items that was submitted; `attempts` are futures of the same result."""
+    """A group of items that was submitted.
+
+    items       the items
+    size        bytes in which they travel
+    with_feeds  whether their samples have travelled with their feeds
+    attempts    futures of the same result
+    lost        attempts whose workers ended
+    """
 
     items: list[Any]
     size: int
+    with_feeds: bool
     attempts: list[Future]
+    lost: int = 0
 
 
 @dataclass(eq=False)
@@ -119,7 +128,7 @@ class DaskExecutor:
 
     def _submitted(self, sent: _Sent, group: list[Any]) -> _Task:
         packed = self._packed(group)
-        return _Task(group, packed.size, [self._submit(sent, packed)])
+        return _Task(group, packed.size, self.with_feeds, [self._submit(sent, packed)])
 
     def _packed(self, group: list[Any]) -> Packed:
         """Pickle items, with their samples as functions that load them, or as feeds if those are smaller."""
@@ -152,31 +161,37 @@ class DaskExecutor:
         """
         while True:
             future = self._finished(sent, task)
+            task.attempts.remove(future)
             try:
                 done: Done = future.result()
                 break
             except (KilledWorker, CancelledError) as error:
-                if len(task.attempts) >= ATTEMPTS:
+                if task.lost >= ATTEMPTS:
                     raise OnnxqError(
-                        f"--cluster: {len(task.attempts)} workers ended at the same work "
-                        f"({first_line(error)}): give them more memory, and see their logs"
+                        f"--cluster: {task.lost} workers ended at the same work ({first_line(error)}): "
+                        "give them more memory, and see their logs"
                     ) from error
+                task.lost += 1
             except FAILED_SAMPLES:
-                if self.with_feeds and len(task.attempts) > 1:
+                if task.with_feeds:
                     raise
-                self.with_feeds = True
-            task.attempts.append(self._submit(sent, self._packed(task.items)))
+                self.with_feeds = task.with_feeds = True
+            if not task.attempts:
+                task.attempts.append(self._submit(sent, self._packed(task.items)))
         self._note(sent, task, done)
         return done.result
 
     def _finished(self, sent: _Sent, task: _Task) -> Future:
         """Return the first attempt that ends; a stalled one gets company."""
         while True:
-            current = [future for future in task.attempts if future.status != "cancelled"] or task.attempts
-            patience = self.patience + SLOWNESS * sent.slowest if len(current) < ATTEMPTS else None
+            patience = None
+            if len(task.attempts) < ATTEMPTS:
+                patience = self.patience + SLOWNESS * sent.slowest
             try:
-                ended = wait(current[-ATTEMPTS:], timeout=patience, return_when="FIRST_COMPLETED").done
+                ended = wait(task.attempts, timeout=patience, return_when="FIRST_COMPLETED").done
                 return next(future for future in task.attempts if future in ended)
+            except CancelledError:  # of an attempt whose arrays are lost
+                return next(future for future in task.attempts if future.cancelled())
             except TimeoutError:
                 task.attempts.append(self._submit(sent, self._packed(task.items)))
 
@@ -186,9 +201,8 @@ class DaskExecutor:
         sent.slowest = max(sent.slowest, done.seconds)
         pace = TASK_SECONDS * len(task.items) / max(done.seconds, 1e-6)
         sent.items = max(1, min(MOST_ITEMS, 2 * sent.items, math.ceil(pace)))
-        others = [future for future in task.attempts if not future.done()]
-        if others:
-            self.client.cancel(others, force=True)
+        if task.attempts:
+            self.client.cancel(task.attempts, force=True)
 
     def describe(self) -> str:
         """Say who does what."""

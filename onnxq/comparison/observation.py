@@ -72,7 +72,7 @@ class Observation:
         integer_kernels: bool = True,
         threads: int | None = None,
     ) -> ort.InferenceSession:
-        """Open a session of an opened form for `run_all`; without `threads`, with those that its workers leave."""
+        """Open a session of an opened form for `run_all`, with `threads` or those that its workers leave."""
         threads = threads or max(1, available_cores() // self.workers)
         return open_session(
             opened.model,
