@@ -8,10 +8,10 @@ runs in segments, one sample at a time, and the values of one segment are in mem
 
 import hashlib
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +25,7 @@ from onnxq.graph.macs import concrete_shapes
 from onnxq.runtime.inner_values import Exposed, expose
 from onnxq.runtime.machine import available_cores
 from onnxq.runtime.memory import release_freed_memory
-from onnxq.runtime.parallel import in_order
+from onnxq.runtime.parallel import IN_PROCESS, Executor, Job
 from onnxq.runtime.progress import progress
 from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.segments import split
@@ -45,7 +45,6 @@ UNPLANNED, GIVING_BACK = Tuning(patterns=False), Tuning(patterns=False, arena=Fa
 """Fetched values take most of a session's memory; the sessions of segments would hold all of them."""
 
 
-K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -70,118 +69,220 @@ class Part:
         return self.names[row * len(self.names) // max(rows, 1)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Stage(Generic[K]):
-    """A segment of the model in an open session, or the whole model.
+class Measure(Protocol[T]):
+    """Measures the values of one inference; a value that can be pickled."""
 
-    inputs    values that it takes
-    outputs   values that it gives
-    requests  requests whose last value it gives
-    over      values that nothing needs any more behind it
+    def __call__(self, part: Part, position: int) -> T:
+        """Measure a part whose first sample has the number `position`; called from several threads."""
+
+    def needs(self) -> Mapping[Hashable, Sequence[str]]:
+        """Return the values that are measured together, by any key.
+
+        They are of the main graph and of bodies, graph inputs among them.
+        """
+
+    def only(self, keys: Collection[Hashable]) -> "Measure[T]":
+        """Return a measurement of some keys alone; by default there is one key."""
+        assert len(keys) == len(self.needs()) == 1
+        return self
+
+    def joined(self, results: Sequence[T]) -> T:
+        """Return the result of the measurements of some keys each, in any order."""
+        (result,) = results
+        return result
+
+    def packed(self, results: Sequence[T]) -> Sequence[T]:
+        """Return the results of consecutive parts in the form in which they travel, where it is smaller."""
+        return results
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass over samples.
+
+    samples   all samples, read one by one
+    title     of the progress bar
+    executor  where the model runs
+    shard     (k, n) for the k-th of n parts of the samples; a part is made of whole batches where there are
+              enough, so that merged parts are one pass
+    """
+
+    samples: Sequence[Sample]
+    title: str
+    executor: Executor = IN_PROCESS
+    shard: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive samples that run together, and the number of the first one."""
+
+    start: int
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class Measured(Generic[T]):
+    """A measured batch: SHA-256 of its samples, their number, and a result for each part."""
+
+    digest: bytes
+    count: int
+    results: Sequence[T]
+
+
+@dataclass(frozen=True, eq=False)
+class Runs(Job[Batch, list[Measured[T]]]):
+    """Runs of a model over batches, with a measurement of the values.
+
+    exposed  the model
+    specs    its inputs
+    measure  the measurement
+    bytes_of  bytes of each output, where all do not fit into memory together; otherwise empty
+    session  an open session with one thread; it does not travel
+    """
+
+    exposed: Exposed
+    specs: list[InputSpec]
+    measure: Measure[T]
+    bytes_of: Mapping[str, int] = field(default_factory=dict)
+    session: list[ort.InferenceSession] = field(default_factory=list)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Runs, (self.exposed, self.specs, self.measure, self.bytes_of)
+
+    def opened(self, threads: int) -> Callable[[Sequence[Batch]], list[Measured[T]]]:
+        """Open a session; a large model may fill the memory, so that there are never two."""
+        if self.bytes_of:
+            stages = self._stages(threads)
+            return lambda batches: [self._measured_in(stages, batch) for batch in batches]
+        if threads > 1:
+            self.session.clear()
+        opened = self.session.pop() if self.session else None
+        session = opened or open_exposed(self.exposed.model, threads=threads, tuning=UNPLANNED)
+        return lambda batches: [self._measured(session, batch) for batch in batches]
+
+    def _measured(self, session: ort.InferenceSession, batch: Batch) -> Measured[T]:
+        digest, parts = run_batch(session, self.specs, batch.samples, self.exposed)
+        results = [self.measure(part, batch.start + i) for i, part in enumerate(parts)]
+        return Measured(digest, len(batch.samples), results)
+
+    def _stages(self, threads: int) -> list["_Stage[T]"]:
+        """Open the segments of the model; each key is measured behind the last one that gives its values."""
+        segments = split(self.exposed.model, self.bytes_of, IN_FLIGHT_BYTES)
+        release_freed_memory()
+        maker = {name: number for number, segment in enumerate(segments) for name in segment.outputs}
+        last = dict(maker)
+        for number, segment in enumerate(segments):
+            last.update((name, number) for name in segment.inputs if name in last)
+        keys: list[list[Hashable]] = [[] for _ in segments]
+        for key, names in self.measure.needs().items():
+            outputs = [self.exposed.outputs[name][0] for name in names if name in self.exposed.outputs]
+            number = max((maker[output] for output in outputs), default=0)
+            keys[number].append(key)
+            last.update((output, max(last[output], number)) for output in outputs)
+        return [
+            _Stage(
+                open_exposed(segment.model, threads=threads, tuning=GIVING_BACK),
+                segment.inputs,
+                segment.outputs,
+                self.measure.only(keys[number]) if keys[number] else None,
+                [name for name, end in last.items() if end == number],
+            )
+            for number, segment in enumerate(segments)
+        ]
+
+    def _measured_in(self, stages: Sequence["_Stage[T]"], batch: Batch) -> Measured[T]:
+        """Run the stages on each sample, and measure each key as soon as its values are there."""
+        digest, loaded = _loaded(self.specs, batch.samples)
+        found = []
+        for i, (sample, feeds) in enumerate(zip(batch.samples, loaded, strict=True)):
+            values, results = dict(feeds), list[T]()
+            for stage in stages:
+                stage.run(values, sample.name)
+                if stage.measure is not None:
+                    part = Part((sample.name,), feeds | self.exposed.known(values))
+                    results.append(stage.measure(part, batch.start + i))
+                    del part
+                for name in stage.over:
+                    del values[name]
+            found.append(self.measure.joined(results) if len(results) > 1 else results[0])
+        return Measured(digest, len(batch.samples), found)
+
+    def packed(self, result: list[Measured[T]]) -> list[Measured[T]]:
+        """Pack the results of all batches together."""
+        together = iter(self.measure.packed([each for one in result for each in one.results]))
+        return [replace(one, results=list(islice(together, len(one.results)))) for one in result]
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage(Generic[T]):
+    """A segment of the model in an open session.
+
+    inputs   values that it takes
+    outputs  values that it gives
+    measure  the measurement of the keys whose last value it gives, if there are any
+    over     values that nothing needs any more behind it
     """
 
     session: ort.InferenceSession
     inputs: Sequence[str]
     outputs: Sequence[str]
-    requests: Sequence[K]
-    over: Sequence[str] = ()
+    measure: Measure[T] | None
+    over: Sequence[str]
+
+    def run(self, values: Feeds, sample: str) -> None:
+        """Add the outputs to the values."""
+        taken = {name: values[name] for name in self.inputs}
+        values |= zip(self.outputs, run(self.session, taken, sample, list(self.outputs)), strict=True)
 
 
-@dataclass(frozen=True, eq=False)
-class _Run(Generic[K]):
-    """The model in open sessions, ready to run over the samples.
-
-    exposed   the model with the requested values as outputs
-    specs     its inputs
-    stages    run one after the other
-    size      number of samples to run together
-    workers   number of batches side by side
-    """
-
-    exposed: Exposed
-    specs: list[InputSpec]
-    stages: Sequence[_Stage[K]]
-    size: int = 1
-    workers: int = 1
-
-
-def observe(
-    model: ir.Model,
-    requests: Mapping[K, Sequence[str]],
-    samples: Sequence[Sample],
-    measure: Callable[[Part, int, K], T],
-    add: Callable[[K, T], None],
-    title: str,
-) -> str:
-    """Run all samples, and return a SHA-256 over their contents.
+def observe(model: ir.Model, data: Pass, measure: Measure[T], add: Callable[[T], None]) -> bytes:
+    """Run all samples, and return a SHA-256 of each batch's contents, one behind the other.
 
     Args:
         model: the normalized float model.
-        requests: by any key, values that are measured together; they are of the main graph and of bodies,
-            graph inputs among them.
-        samples: read one by one.
-        measure: takes a run's values, the index of its first sample and the key of a request whose values
-            are there; called in any order and from several threads at a time.
-        add: takes a key and the result of `measure`, in the order of the samples.
-        title: of the progress bar.
+        data: the samples.
+        measure: takes each run's values and the index of its first sample; called in any order, from several
+            threads at a time, and in other processes.
+        add: takes the results of `measure`, in the order of the samples.
 
     Raises:
         OnnxqError: a sample does not fit the model; errors of `measure` pass through.
     """
-    opened = _opened(model, requests, samples)
-
-    def work(start: int) -> tuple[bytes, list[tuple[K, T]], int]:
-        batch = samples[start : start + opened.size]
-        content, runs = _loaded(batch, opened.specs)
-        results = list[tuple[K, T]]()
-        for names, feeds in runs:
-            results += _measured(opened, names, feeds, partial(measure_at, start))
-            start += len(names)
-        return content, results, len(batch)
-
-    def measure_at(position: int, part: Part, key: K) -> T:
-        return measure(part, position, key)
-
-    digest = hashlib.sha256()
-    with progress(total=len(samples), desc=title, unit="sample") as bar:
-        for content, results, count in in_order(work, range(0, len(samples), opened.size), opened.workers):
-            digest.update(content)
-            for key, result in results:
-                add(key, result)
-            bar.update(count)
-    return digest.hexdigest()
-
-
-def _opened(model: ir.Model, requests: Mapping[K, Sequence[str]], samples: Sequence[Sample]) -> _Run[K]:
-    """Open sessions with the requested values as outputs."""
     given = {value.name for value in model.graph.inputs}
-    names = dict.fromkeys(name for each in requests.values() for name in each if name not in given)
+    names = dict.fromkeys(name for each in measure.needs().values() for name in each if name not in given)
     # without values to pass on the model still runs, so that its samples are checked
     exposed = expose(model, list(names) or [model.graph.outputs[0].name or ""])
+    samples, executor, ordered = data.samples, data.executor, unseeded_nodes(model)
+    if ordered:  # random numbers that a model draws depend on the order of its runs
+        executor = IN_PROCESS
+    job, size, workers = _job(exposed, samples, measure, ordered=bool(ordered))
+    run = executor.opened(job, workers)
+    batches = in_shard(len(samples), size, data.shard)
+    contents = bytearray()
+    with progress(total=sum(map(len, batches)), desc=data.title, unit="sample") as bar:
+        for found in run(Batch(batch.start, samples[batch.start : batch.stop]) for batch in batches):
+            for each in found:
+                contents += each.digest
+                for result in each.results:
+                    add(result)
+                bar.update(each.count)
+    return bytes(contents)
+
+
+def _job(
+    exposed: Exposed, samples: Sequence[Sample], measure: Measure[T], *, ordered: bool
+) -> tuple[Runs[T], int, int]:
+    """Return the runs of a model, the number of samples to run together, and of batches side by side."""
     specs = model_inputs(exposed.model)
-    # random numbers that a model draws depend on the order of its runs
-    random = unseeded_nodes(model)
-    if not random:
-        sizes_of = output_bytes(exposed, check_feeds(samples[0], specs))
-        if sum(sizes_of.values()) > IN_FLIGHT_BYTES:
-            stages = _in_segments(exposed, sizes_of, requests)
-            if len(stages) > 1:
-                return _Run(exposed, specs, stages)
+    if not ordered:
+        bytes_of = output_bytes(exposed, check_feeds(samples[0], specs))
+        if sum(bytes_of.values()) > IN_FLIGHT_BYTES:
+            return Runs(exposed, specs, measure, bytes_of), 1, 1
     session = open_exposed(exposed.model, threads=1, tuning=UNPLANNED)
     specs = input_specs(session)
-    size, workers = (1, 1) if random else batching(session, specs, samples, exposed)
-    if workers < available_cores():
-        del session  # each may hold all weights: never two at a time
-        session = open_exposed(exposed.model, threads=available_cores() // workers, tuning=UNPLANNED)
-    return _Run(exposed, specs, [_whole(session, specs, exposed, list(requests))], size, workers)
-
-
-def _whole(
-    session: ort.InferenceSession, specs: list[InputSpec], exposed: Exposed, requests: Sequence[K]
-) -> _Stage[K]:
-    """Return the whole model as one stage."""
-    outputs = list(dict.fromkeys(output for output, _ in exposed.outputs.values()))
-    return _Stage(session, [spec.name for spec in specs], outputs, requests)
+    size, workers = (1, 1) if ordered else batching(session, specs, samples, exposed)
+    return Runs(exposed, specs, measure, session=[session]), size, workers
 
 
 def output_bytes(exposed: Exposed, feeds: Feeds) -> dict[str, int]:
@@ -202,59 +303,51 @@ def _item_bytes(dtype: ir.DataType | None) -> int:
     return 8 if dtype is None or dtype == ir.DataType.STRING else max(1, math.ceil(dtype.itemsize))
 
 
-def _in_segments(
-    exposed: Exposed, bytes_of: Mapping[str, int], requests: Mapping[K, Sequence[str]]
-) -> list[_Stage[K]]:
-    """Open the segments of a model; none where the runtime cannot load one of them."""
-    segments = split(exposed.model, bytes_of, IN_FLIGHT_BYTES)
-    release_freed_memory()
-    try:
-        sessions = [open_exposed(segment.model, tuning=GIVING_BACK) for segment in segments]
-    except ModelError:
-        return []
-    maker = {name: number for number, segment in enumerate(segments) for name in segment.outputs}
-    last = dict(maker)
-    last.update(
-        (name, number) for number, each in enumerate(segments) for name in each.inputs if name in last
-    )
-    # requests: behind the last segment that gives one of their values
-    ready: list[list[K]] = [[] for _ in segments]
-    for key, names in requests.items():
-        outputs = [exposed.outputs[name][0] for name in names if name in exposed.outputs]
-        number = max((maker[output] for output in outputs), default=0)
-        ready[number].append(key)
-        last.update((output, max(last[output], number)) for output in outputs)
-    over: list[list[str]] = [[] for _ in segments]
-    for name, number in last.items():
-        over[number].append(name)
-    return [
-        _Stage(session, segment.inputs, segment.outputs, keys, names)
-        for session, segment, keys, names in zip(sessions, segments, ready, over, strict=True)
+def in_shard(count: int, size: int, shard: tuple[int, int] = (1, 1)) -> list[range]:
+    """Divide samples into batches, and return those of the k-th of n consecutive parts.
+
+    Args:
+        count: number of samples.
+        size: samples of a batch.
+        shard: (k, n). With fewer batches than parts, the parts are cut between any two samples.
+    """
+    k, n = shard
+    starts = range(0, count, size)
+    if len(starts) >= n:
+        chosen = starts[len(starts) * (k - 1) // n : len(starts) * k // n]
+        return [range(start, min(start + size, count)) for start in chosen]
+    first, last = count * (k - 1) // n, count * k // n
+    return [range(start, min(start + size, last)) for start in range(first, last, size)]
+
+
+def run_batch(
+    session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], exposed: Exposed
+) -> tuple[bytes, list[Part]]:
+    """Run a batch; return a digest of its samples and the values.
+
+    The values are one part where all samples have the same shapes, otherwise one part per sample.
+
+    Raises:
+        OnnxqError: a sample does not fit, or the model fails on it.
+    """
+    content, loaded = _loaded(specs, batch)
+    alike = len({tuple(array.shape for array in feeds.values()) for feeds in loaded}) == 1
+    if alike and len(loaded) > 1:
+        together = {key: np.concatenate([one[key] for one in loaded]) for key in loaded[0]}
+        return content, [_part(session, together, batch, exposed)]
+    return content, [
+        _part(session, feeds, [sample], exposed) for sample, feeds in zip(batch, loaded, strict=True)
     ]
 
 
-def _loaded(
-    batch: Sequence[Sample], specs: list[InputSpec]
-) -> tuple[bytes, list[tuple[tuple[str, ...], Feeds]]]:
-    """Load a batch; return a digest of its samples, and the names and feeds of each inference.
-
-    It is one inference where all samples have the same shapes, otherwise one per sample.
-
-    Raises:
-        DataError: a sample does not fit.
-    """
+def _loaded(specs: list[InputSpec], batch: Sequence[Sample]) -> tuple[bytes, list[Feeds]]:
+    """Load samples; return a digest of their contents, too."""
     loaded = [check_feeds(sample, specs) for sample in batch]
     digest = hashlib.sha256()
     for feeds in loaded:
         for array in feeds.values():
             digest.update(_content(array))
-    names = tuple(sample.name for sample in batch)
-    alike = len({tuple(array.shape for array in feeds.values()) for feeds in loaded}) == 1
-    if alike and len(loaded) > 1:
-        return digest.digest(), [
-            (names, {key: np.concatenate([one[key] for one in loaded]) for key in loaded[0]})
-        ]
-    return digest.digest(), [((name,), feeds) for name, feeds in zip(names, loaded, strict=True)]
+    return digest.digest(), loaded
 
 
 def _content(array: Array) -> bytes | memoryview:
@@ -265,22 +358,11 @@ def _content(array: Array) -> bytes | memoryview:
     return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
 
 
-def _measured(
-    opened: _Run[K], names: tuple[str, ...], feeds: Feeds, measure: Callable[[Part, K], T]
-) -> list[tuple[K, T]]:
-    """Run all stages on one inference's feeds, and measure each request as soon as its values are there."""
+def _part(session: ort.InferenceSession, feeds: Feeds, samples: Sequence[Sample], exposed: Exposed) -> Part:
+    names = tuple(sample.name for sample in samples)
     label = names[0] if len(names) == 1 else f"one of {names[0]} to {names[-1]}"
-    values, results = dict(feeds), list[tuple[K, T]]()
-    for stage in opened.stages:
-        taken = {name: values[name] for name in stage.inputs}
-        values |= zip(stage.outputs, run(stage.session, taken, label, list(stage.outputs)), strict=True)
-        del taken
-        part = Part(names, feeds | opened.exposed.known(values))
-        results += [(key, measure(part, key)) for key in stage.requests]
-        del part
-        for name in stage.over:
-            del values[name]
-    return results
+    fetched = run(session, feeds, label, [output for output, _ in exposed.outputs.values()])
+    return Part(names, feeds | exposed.values(fetched))
 
 
 def batching(
@@ -299,16 +381,8 @@ def batching(
 def _values(
     session: ort.InferenceSession, specs: list[InputSpec], batch: Sequence[Sample], exposed: Exposed
 ) -> list[Array]:
-    """Return all values of samples run together; none where their shapes differ."""
-    _, runs = _loaded(batch, specs)
-    if len(runs) > 1:
-        return []
-    ((names, feeds),) = runs
-    whole = _Run(exposed, specs, [_whole(session, specs, exposed, [None])])
-    ((_, found),) = _measured(
-        whole, names, feeds, lambda part, _: [part.values[name] for name in exposed.outputs]
-    )
-    return found
+    _, parts = run_batch(session, specs, batch, exposed)
+    return [parts[0].values[name] for name in exposed.outputs] if len(parts) == 1 else []
 
 
 def _batchable(

@@ -72,13 +72,18 @@ class Observation:
         return Opened.of(model.clone(), self)
 
     def session(
-        self, opened: "Opened", *, optimize: bool = True, integer_kernels: bool = True
+        self,
+        opened: "Opened",
+        *,
+        optimize: bool = True,
+        integer_kernels: bool = True,
+        threads: int | None = None,
     ) -> ort.InferenceSession:
-        """Open a session of an opened form for `run_all`, with the threads that its workers leave."""
+        """Open a session of an opened form for `run_all`, with `threads` or those that its workers leave."""
         plans = self.largest <= PLANNED_VALUES
         if not plans:
             release_freed_memory()  # that of earlier sessions
-        threads = max(1, available_cores() // self.workers)
+        threads = threads or max(1, available_cores() // self.workers)
         return open_session(
             opened.model,
             optimize=optimize,
