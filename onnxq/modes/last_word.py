@@ -14,6 +14,7 @@ from onnxq.report.warnings import SLOWER
 from onnxq.runtime.disk_list import array_bytes
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.machine import runs_here
+from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.sessions import Tuning
 from onnxq.search.inputs import Inputs
 from onnxq.search.trial import Outcome
@@ -69,7 +70,10 @@ def latency_of(inputs: Inputs, path: Path) -> Latency | None:
         return None
     seconds = 0.1 if inputs.options.effort is Effort.FAST else 0.5
     files = [inputs.options.model, path]
-    tuning = Tuning(patterns=array_bytes(feeds[0].values()) < LARGE_SAMPLE)
+    large = array_bytes(feeds[0].values()) >= LARGE_SAMPLE
+    if large:
+        release_freed_memory()
+    tuning = Tuning(patterns=not large)
     return Latency(
         *medians_ms(files, feeds, threads=1, seconds=seconds, together=not inputs.large, tuning=tuning)
     )
