@@ -21,7 +21,7 @@ from onnxq.plan.plan import Plan
 from onnxq.plan.products import among_floats
 
 SLOWEST_WEIGHTS = (0.5, 1.0)
-"""Weights tried for the slowest CPU, if the mean of several CPUs makes it slower than in float."""
+"""Weights tried for each CPU that the mean of several CPUs makes slower than in float."""
 LEAST_SAVING = 0.01
 """Share of the planned nodes' expected time that float nodes must save."""
 LEAST_TIME, LEAST_SIZE = 0.03, 0.2
@@ -73,14 +73,15 @@ def place(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Placement:
     network = _Network(plan, shapes, cpus)
     even = [1 / len(cpus)] * len(cpus)
     floats = network.cut(even)
-    slowness = network.slowness(floats)
-    slowest = slowness.index(max(slowness))
-    if slowness[slowest] > 1:
+    slow = [i for i, slowness in enumerate(network.slowness(floats)) if slowness > 1]
+    if slow:
         skewed = [
             [(1 - weight) * each + weight * (i == slowest) for i, each in enumerate(even)]
+            for slowest in slow
             for weight in SLOWEST_WEIGHTS
         ]
-        floats = min([floats, *map(network.cut, skewed)], key=lambda found: network.preference(found))
+        tried = [floats, *map(network.cut, skewed), network.names]
+        floats = min(tried, key=lambda found: network.preference(found))
     expected, unplaced = network.expected(floats), network.expected(())
     small = min(each.float for each in expected) < SMALL_NS
     least = 1 - (LEAST_SAVING_SMALL if small else LEAST_SAVING)
