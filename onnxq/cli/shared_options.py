@@ -52,8 +52,8 @@ target_option = option(
     default=(str(Target.PORTABLE),),
     metavar=f"{'|'.join(Target)}|FILE",
     shell_complete=completing(Target, files=True),
-    help="Quantize for this CPU family or for the device that onnxq profile measured; with several, the file "
-    "is slower than float on none. portable keeps integer sums from saturating on x86 CPUs without VNNI.",
+    help="Quantize for this CPU family, or for the device of a file of onnxq profile, slower than float on "
+    "none of several; portable keeps integer sums from saturating on x86 CPUs without VNNI.",
 )
 
 state_option = option(

@@ -105,23 +105,42 @@ def work_of(node: ir.Node, shapes: ShapeByName, block: int) -> tuple[str, Work] 
     weight = shapes.get((node.inputs[1].name if node.inputs[1] is not None else None) or "")
     if weight is None:
         return None
-    size = float(math.prod(weight))
     if node.op_type != "Conv":
         deep = weight[1] if node.op_type == "Gemm" and attribute(node, "transB", 0) else weight[0]
-        across = size / deep
-        return "product", Work(
-            written * deep,
-            read,
-            written,
-            0,
-            size,
-            written / across,
-            0,
-            _idle(across) * written / across * deep,
-        )
-    groups, kernel = attribute(node, "group", 1), math.prod(weight[2:])
+        assert isinstance(deep, int)
+        return "product", product_work(math.prod(weight), deep, read, written)
+    groups = attribute(node, "group", 1)
     assert isinstance(groups, int)
-    channels = weight[1] * groups
+    return conv_work(weight, groups, read, written, block)
+
+
+def product_work(size: float, deep: int, read: float, written: float) -> Work:
+    """Return the sizes of a matrix product.
+
+    Args:
+        size: elements of the weight.
+        deep: length of the sums.
+        read: elements of the input.
+        written: elements of the output.
+    """
+    across = size / deep
+    rows = written / across
+    return Work(written * deep, read, written, 0, size, rows, 0, _idle(across) * rows * deep)
+
+
+def conv_work(
+    weight: Sequence[int], groups: int, read: float, written: float, block: int
+) -> tuple[str, Work]:
+    """Return the table's kind of a convolution and its sizes.
+
+    Args:
+        weight: shape `[out, in / groups, *kernel]`.
+        groups: of the convolution.
+        read: elements of the input.
+        written: elements of the output.
+        block: channels per block of the layout; 0 if the CPU has none.
+    """
+    size, kernel, channels = float(math.prod(weight)), math.prod(weight[2:]), weight[1] * groups
     kind = conv_kind(weight, groups, block)
     places, deep = written / weight[0], weight[1] * kernel
     patches = places * kernel * (groups if kind == "grouped" else channels)
