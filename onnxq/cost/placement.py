@@ -82,13 +82,20 @@ def place(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Placement:
         ]
         tried = [floats, *map(network.cut, skewed), network.names]
         floats = min(tried, key=lambda found: network.preference(found))
-    expected, unplaced = network.expected(floats), network.expected(())
-    small = min(each.float for each in expected) < SMALL_NS
+    found, unplaced = network.expected(floats), network.expected(())
+    small = min(each.float for each in found) < SMALL_NS
     least = 1 - (LEAST_SAVING_SMALL if small else LEAST_SAVING)
-    too_little = all(each.placed > least * each.integer for each in expected)
-    if too_little or min(each.float for each in expected) < LEAST_NS or (small and among_floats(plan)):
+    too_little = all(each.placed > least * each.integer for each in found)
+    if too_little or min(each.float for each in found) < LEAST_NS or (small and among_floats(plan)):
         return Placement((), unplaced)
-    return Placement(floats, expected)
+    return Placement(floats, found)
+
+
+def expected(
+    plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs], floats: Sequence[str]
+) -> tuple[Expected, ...]:
+    """Return the expected times on each CPU with these planned nodes in float."""
+    return _Network(plan, shapes, cpus).expected(floats)
 
 
 class _Network:
@@ -181,10 +188,10 @@ def savings(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Savings:
     """Return the savings of the planned nodes' integers, on the CPU with the least."""
     integers = _weights(planned.node for planned in plan.nodes.values())
     share = integers / max(1, integers + _weights(node for node, _ in plan.floats.values()))
-    expected = _Network(plan, shapes, cpus).expected(())
-    wholes = [each.float + _rest(plan, shapes, costs) for each, costs in zip(expected, cpus, strict=True)]
+    found = expected(plan, shapes, cpus, ())
+    wholes = [each.float + _rest(plan, shapes, costs) for each, costs in zip(found, cpus, strict=True)]
     time = min(
-        (each.float - each.integer) / (whole or 1.0) for each, whole in zip(expected, wholes, strict=True)
+        (each.float - each.integer) / (whole or 1.0) for each, whole in zip(found, wholes, strict=True)
     )
     return Savings(time, share / 2, LEAST_NS < min(wholes) < SMALL_NS)
 

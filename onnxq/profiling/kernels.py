@@ -316,9 +316,12 @@ def _fused() -> Iterator[Case]:
 
 
 def _added(name: str, work: Work, times: Sequence[Times], overhead: float) -> list[Row]:
-    """Return the time that the first model takes longer than the second, but for layout changes."""
+    """Return the time that the first model takes longer than the second, but for layout changes.
+
+    It is no call of its own: for no elements, no time is added.
+    """
     longer, shorter = (sum(ns for op_type, ns in each.items() if op_type not in AROUND) for each in times)
-    return [Row(name, work, overhead + max(0.0, longer - shorter))]
+    return [Row(name, work, overhead + max(0.0, longer - shorter)), Row(name, Work(0, 0, 0), overhead)]
 
 
 # integers alone

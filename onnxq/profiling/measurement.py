@@ -51,10 +51,10 @@ class Patience:
     """
 
     least: int = 3
-    most: int = 12
-    seconds: float = 200.0
-    agree: float = 1.03
-    closer: float = 1.015
+    most: int = 40
+    seconds: float = 180.0
+    agree: float = 1.015
+    closer: float = 1.007
     runs: int = 15
     run_seconds: float = 0.05
 
@@ -65,7 +65,7 @@ WARM_UP = 3
 """Runs before those that count."""
 BATCH = 20
 """Runs that are timed together if whole runs count."""
-SLACK_NS = 300.0
+SLACK_NS = 100.0
 """Difference of two times that is no disagreement, because the profiler counts whole microseconds."""
 
 
