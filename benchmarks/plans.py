@@ -9,18 +9,17 @@ takes there. No time is measured.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from harness import case_settings, model_folders, print_header, print_row
 
 from onnxq.cost.placement import expected, place
 from onnxq.cost.target import TargetCpus, find_target
+from onnxq.data.samples import check_feeds
 from onnxq.graph.macs import ShapeByName
 from onnxq.options import QuantizeOptions
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
-from onnxq.data.samples import check_feeds
 from onnxq.search.inputs import prepare
 
 
@@ -53,7 +52,9 @@ def main() -> None:
         except Exception as error:
             print_row([folder.name, str(error)[:60]])
             continue
-        shapes = planned_shapes(inputs.model, inputs.plan, check_feeds(inputs.samples.calibration[0], inputs.specs))
+        shapes = planned_shapes(
+            inputs.model, inputs.plan, check_feeds(inputs.samples.calibration[0], inputs.specs)
+        )
         plan = inputs.plan
         floats = [place(plan, shapes, each.costs).floats for each in targets]
         first = slowness(plan, shapes, floats[0], targets[0])
