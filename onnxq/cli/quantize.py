@@ -13,6 +13,7 @@ from onnxq.cli.console import Console, exit_on_failed_gate, with_console
 from onnxq.cli.groups import GroupedCommand, OptionGroup, choice, completing, name_of, option
 from onnxq.cli.interrupts import loading_modules
 from onnxq.cli.shared_options import (
+    cluster_option,
     combined,
     force_option,
     gate_options,
@@ -149,6 +150,7 @@ speed_options = combined(
         help="Store LSTM weights as int8 and quantize LSTM inputs at run time, or keep LSTMs in float; by "
         "default int8 where it is faster.",
     ),
+    cluster_option,
 )
 
 weight_only_options = combined(
@@ -273,7 +275,7 @@ def quantize(console: Console, **options: Any) -> None:
         from onnxq.graph.files import check_target
         from onnxq.pipeline import quantize as run
         from onnxq.report.files import check_reports, needs_details, write_reports
-        from onnxq.report.text import quantize_text
+        from onnxq.report.quantize_text import quantize_text
 
     files, output = pop_report_files(options), options.pop("output")
     inputs = input_files(options)
@@ -320,7 +322,7 @@ def _quantize_folder(console: Console, chosen: QuantizeOptions, output: str | No
 
 def _folder_text(report: "FolderReport") -> str:
     """Format the report of a folder."""
-    from onnxq.report.text import size, table
+    from onnxq.report.tables import size, table
 
     rows = [["model", "mode", "size", "SQNR dB", "latency", ""]]
     for row in report.models:
