@@ -38,7 +38,6 @@ from onnxq.options import (
     Prefer,
     QuantizeOptions,
     Rounding,
-    Target,
     Technique,
     WeightType,
     output_file,
@@ -52,7 +51,6 @@ ENUMS: dict[str, type[StrEnum]] = {
     "prefer": Prefer,
     "weight_type": WeightType,
     "effort": Effort,
-    "target": Target,
 }
 """Parameters whose texts are values of an enum."""
 BLOCKS = ("16", "32", "64", "128", "256", "channel", "tensor")
