@@ -96,8 +96,8 @@ def emulated(environment: Path, cpu: str, model: Path, feeds: Sequence[Feeds]) -
         arguments = [str(each) for each in (RUNNER, model.resolve(), given, found)]
         try:
             done = subprocess.run(
-                [*command(environment, cpu), *arguments], capture_output=True, text=True, timeout=MOST_SECONDS,
-                check=False,
+                [*command(environment, cpu), *arguments], check=False, capture_output=True, text=True,
+                timeout=MOST_SECONDS,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise EmulationError(f"not done after {MOST_SECONDS} s") from error
