@@ -3,10 +3,10 @@
     python benchmarks/openvino_compare.py CORPUS [--case NAME ...] [--files FOLDER] [--record FILE]
                                           [--transformer NAME ...]
 
-For each case the table has the milliseconds of one inference and the SQNR in dB against the float model in
-ONNX Runtime, all on one thread and timed in turns: the float model and onnxq's file in ONNX Runtime; the
-float model, NNCF's int8 form of it and onnxq's `--standard` file in OpenVINO. NNCF calibrates on at most 100
-samples; cases of --transformer get its model type for transformers. FOLDER keeps onnxq's files,
+For each case the table has the milliseconds of CPU time of one inference and the SQNR in dB against the float
+model in ONNX Runtime, all on one thread and timed in turns: the float model and onnxq's file in ONNX Runtime;
+the float model, NNCF's int8 form of it and onnxq's `--standard` file in OpenVINO. NNCF calibrates on at most
+100 samples; cases of --transformer get its model type for transformers. FOLDER keeps onnxq's files,
 CASE.portable.onnx and CASE.standard.onnx, and those already there are not made again. The first run installs
 OpenVINO, NNCF and ONNX Runtime into an environment of their own, the folder of --environment
 (build/openvino), from the package index: about 560 MB.
