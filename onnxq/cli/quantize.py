@@ -284,7 +284,7 @@ def quantize(console: Console, **options: Any) -> None:
         from onnxq.graph.files import check_target
         from onnxq.pipeline import quantize as run
         from onnxq.report.files import check_reports, needs_details, write_reports
-        from onnxq.report.text import quantize_text
+        from onnxq.report.quantize_text import quantize_text
 
     files, output = pop_report_files(options), options.pop("output")
     inputs = input_files(options)
@@ -331,7 +331,7 @@ def _quantize_folder(console: Console, chosen: QuantizeOptions, output: str | No
 
 def _folder_text(report: "FolderReport") -> str:
     """Format the report of a folder."""
-    from onnxq.report.text import size, table
+    from onnxq.report.tables import size, table
 
     rows = [["model", "mode", "size", "SQNR dB", "latency", ""]]
     for row in report.models:

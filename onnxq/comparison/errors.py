@@ -164,6 +164,23 @@ class OutputErrors:
         ratios = self.shares().sum(0)
         return np.where(np.isfinite(ratios), ratios, np.inf)
 
+    def signal_per_value(self) -> Array:
+        """Return the mean signal of one value of each part, [parts]; 0 for a part without a signal."""
+        values = self._table()[..., 2].sum(0)
+        return np.asarray(self.signals() / np.maximum(values, 1.0))
+
+    def ratios_to(self, per_value: Array) -> Array:
+        """Return noise / signal of each part, [parts], for a signal that is known from more samples.
+
+        Args:
+            per_value: mean signal of one value of each part, [parts].
+        """
+        rows = self._table()
+        signals = per_value * rows[..., 2].sum(0)
+        with np.errstate(invalid="ignore"):
+            ratios = np.where(signals > 0, rows[..., 1].sum(0) / np.where(signals > 0, signals, 1.0), 0.0)
+        return np.where(np.isfinite(ratios), ratios, np.inf)
+
     def standard_errors(self) -> Array:
         """Return the standard error of each part's ratio, [parts].
 

@@ -54,10 +54,10 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     if references is None and to_be_compared(inputs, variants):
         references = find_references(inputs)
     candidates, choice = choose_best(inputs, variants, references, statistics, task)
-    if references is not None:
-        references.budget.close()
     recipe = choice.recipe
     candidates = _with_validation_samples(inputs, candidates, recipe, variants)
+    if references is not None:
+        references.budget.close()
     statistics = candidates.statistics
     lap("choose")
     # the file
@@ -153,4 +153,16 @@ def _with_validation_samples(
     later = _collect(inputs, variants, names, more, found)
     statistics = replace(found, sketches={name: known[name] for name in later.sketches})
     statistics.merge(later)
-    return candidates.with_statistics(statistics)
+    wider = candidates.with_statistics(statistics)
+    target_db = max(candidates.settings.target_db, inputs.options.limits.min_sqnr or 0.0)
+    return candidates if _lost(candidates, wider, recipe, target_db) else wider
+
+
+def _lost(candidates: Candidates, wider: Candidates, recipe: Recipe, target_db: float) -> bool:
+    """Tell whether the outputs meet the target with the ranges of the search, and with wider ones do not."""
+    references = candidates.references
+    if references is None:
+        return False
+    if references.bound_db(wider.model(recipe)) >= target_db:
+        return False
+    return references.bound_db(candidates.model(recipe)) >= target_db

@@ -16,7 +16,7 @@ from onnxq.formats.compact import share_zeros
 from onnxq.modes.static import quantize_static
 from onnxq.options import Effort, FinetuneOptions, QuantizeOptions, Technique
 from onnxq.pipeline import finetune
-from onnxq.report.text import quantize_text
+from onnxq.report.quantize_text import quantize_text
 from onnxq.runtime.sessions import open_fake_quantized, open_session
 from onnxq.search.inputs import Inputs, prepare
 from onnxq.search.trial import Outcome
