@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-RUNS = 3
+RUNS = 2
 """Runs of each model; the first one, which touches memory for the first time, does not count."""
 
 
