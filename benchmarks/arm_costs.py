@@ -20,12 +20,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 from arm_environment import CPUS, EMULATOR, MissingToolError, command, prepare
+
 from onnxq.cost.target_file import TargetFile, as_toml
 from onnxq.profiling.fit import fit
 from onnxq.profiling.kernels import all_cases
 from onnxq.profiling.measurement import Probe, Times
 from onnxq.profiling.profile import measurement_overhead, overhead_probes
-
 from onnxq.runtime.machine import Machine, this_machine
 from onnxq.version import __version__
 

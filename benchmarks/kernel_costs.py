@@ -27,9 +27,9 @@ import onnx
 import onnxruntime as ort
 from kernel_rows import all_rows, described, single
 from onnx import numpy_helper
+from onnxq.cost.kernel_times import HEADER
 
 import onnxq
-from onnxq.cost.kernel_times import HEADER
 from onnxq.cost.model import PLAIN, PROFILING_NS, Work, transposed
 
 RUNS = 15

@@ -126,6 +126,10 @@ class Target(StrEnum):
     ARM = "arm"
 
 
+Targets = str | Path | tuple[str | Path, ...]
+"""A `Target` by name, a file of `onnxq profile`, or several of them."""
+
+
 class Effort(StrEnum):
     """Amount of search for an accurate result.
 
@@ -238,7 +242,7 @@ class QuantizeOptions:
     method       how the clipping ranges of activations are chosen
     percentile   share of values that the percentile method keeps, percent
     samples      largest number of samples, evenly spaced
-    target       CPU family that the file is made for
+    target       CPUs that the file is made for: a `Target`, a file of `onnxq profile`, or several of them
     per_channel  one weight scale per output channel, else one per tensor
     activation_type  with `Mode.STATIC`: storage type of activations; those of 16 bits are for other engines
     weight_bits  bits of a weight with `Mode.STATIC`, 2 to 8; fewer than 8 are stored as int8, too
@@ -279,7 +283,7 @@ class QuantizeOptions:
     method: str = Method.AUTO
     percentile: float = 99.99
     samples: int = 200
-    target: Target = Target.PORTABLE
+    target: Targets = Target.PORTABLE
     per_channel: bool = True
     activation_type: ActivationType = ActivationType.UINT8
     weight_bits: int = 8
@@ -330,7 +334,7 @@ class QuantizeKeywords(TypedDict, total=False):
     method: str
     percentile: float
     samples: int
-    target: Target
+    target: Targets
     per_channel: bool
     format: str
     preprocess: str | None

@@ -77,7 +77,6 @@ from onnxq.quantization.parameters import Parameters
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import SLOWER, result_warnings
 from onnxq.runtime.latency import medians_ms
-from onnxq.runtime.machine import runs_here
 from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.sessions import explained
 from onnxq.runtime.status import activity
@@ -164,7 +163,7 @@ def quantize(
     with staged(options.destination, force=options.force) as building:
         with activity(laps.current):
             compact(outcome.written, inputs.stated)
-            save(_with_metadata(outcome, options, finetuning), building, inputs.interface)
+            save(_with_metadata(inputs, outcome, finetuning), building, inputs.interface)
         # the weights are on disk: free the memory
         outcome = replace(
             outcome,
@@ -197,7 +196,7 @@ def _worse_than_float(
             "larger", f"the int8 file would have {report.bytes_after} bytes, float has {report.bytes_before}"
         )
     recipe, latency = outcome.choice.recipe, report.latency
-    if latency is None or latency.ratio <= SURELY_FASTER or not runs_here(options.target):
+    if latency is None or latency.ratio <= SURELY_FASTER or not inputs.target.like_here:
         return None
     if not recipe.plan.nodes and not recipe.lstms:
         return None  # it is float already
@@ -216,7 +215,7 @@ def _float_instead(
     options = inputs.options
     outcome = float_form(inputs, outcome, why)
     compact(outcome.written, inputs.stated)
-    save(_with_metadata(outcome, options, why_float=why), path, inputs.interface)
+    save(_with_metadata(inputs, outcome, why_float=why), path, inputs.interface)
     form = "the model stays float, its weights in half precision"
     if file_bytes(path) > file_bytes(options.model) and not external_files(options.model):
         shutil.copyfile(options.model, path)
@@ -355,20 +354,20 @@ class _Laps:
 
 
 def _with_metadata(
+    inputs: Inputs,
     outcome: Outcome,
-    options: QuantizeOptions,
     finetuning: Finetuning | None = None,
     why_float: Shortfall | None = None,
 ) -> ir.Model:
     """Add metadata to the model: how it was made, without anything that differs from run to run.
 
     Args:
+        inputs: the options of the user, and the CPUs of the target.
         outcome: the outcome; its model changes.
-        options: options of the user.
         finetuning: how the parameters were trained, if they were.
         why_float: why the model stays float after the int8 file was measured.
     """
-    recipe, found = outcome.choice.recipe, outcome.statistics
+    options, recipe, found = inputs.options, outcome.choice.recipe, outcome.statistics
     chosen: dict[str, object] = {
         "effort": options.effort,
         "exclude": options.exclude,
@@ -381,7 +380,7 @@ def _with_metadata(
         "per_channel": options.per_channel,
         "percentile": options.percentile,
         "samples": found.samples,
-        "target": options.target,
+        "target": inputs.target.identity,
         "techniques": recipe.all_techniques,
     }
     if options.activation_type is not ActivationType.UINT8:

@@ -38,7 +38,6 @@ from onnxq.options import (
     Prefer,
     QuantizeOptions,
     Rounding,
-    Target,
     Technique,
     WeightType,
     output_file,
@@ -53,7 +52,6 @@ ENUMS: dict[str, type[StrEnum]] = {
     "weight_type": WeightType,
     "activation_type": ActivationType,
     "effort": Effort,
-    "target": Target,
 }
 """Parameters whose texts are values of an enum."""
 BLOCKS = ("16", "32", "64", "128", "256", "channel", "tensor")

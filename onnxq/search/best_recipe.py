@@ -89,7 +89,7 @@ def _try_variants(
             statistics,
             _methods(options, settings),
             MethodOptions(options.percentile, ACTIVATION_TYPES[options.activation_type]),
-            weight_options(options),
+            weight_options(options, inputs.target.saturates),
             inputs.writer(),
             references,
             settings,

@@ -7,7 +7,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxq.comparison.feedback import Feedback, chosen_sequences, find_feedback
-from onnxq.cost.model import Costs, cpus_of
+from onnxq.cost.model import Costs
+from onnxq.cost.target import TargetCpus, find_target
 from onnxq.data.checks import check_samples
 from onnxq.data.preprocessing import read_forms
 from onnxq.data.sample import Sample
@@ -69,7 +70,8 @@ class Inputs:
     specs     inputs of the original model
     interface the original's inputs, outputs and overridable initializers, the same in the written file
     large     whether two sessions side by side may not fit into memory
-    costs     cost model of each CPU of the target; empty where it is unknown
+    target    CPUs that the file is made for
+    costs     cost model of each of them, or of this machine if that was measured; empty where it is unknown
     samples   calibration, validation and unseen samples
     feedback  outputs that are inputs of the next sample
     settings  thresholds of the accuracy search
@@ -87,6 +89,7 @@ class Inputs:
     specs: list[InputSpec]
     interface: Interface
     large: bool
+    target: TargetCpus
     costs: tuple[Costs, ...]
     samples: SplitSamples = field(default_factory=SplitSamples)
     feedback: Feedback = field(default_factory=Feedback)
@@ -130,6 +133,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     Raises:
         OnnxqError: the model or the data cannot be used, or there is nothing to quantize.
     """
+    target = find_target(options.target)
     # the model
     model = load(options.model)
     specs, interface, stated = model_inputs(model), Interface.of(model), stated_types(model)
@@ -145,7 +149,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     static = options.mode == Mode.STATIC
     plan = make_plan(model, selection) if static else Plan()
     store.offload(model)
-    warnings: list[str] = []
+    warnings = list(target.notes)
     if static:
         _check_plan(model, plan, options, quantized)
         if quantized:
@@ -180,7 +184,6 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
     if static and kept:
         plan = make_plan(model, selection, kept)
         _check_plan(model, plan, options, quantized)
-    costs = cpus_of(options.target)
     return Inputs(
         options,
         model,
@@ -189,7 +192,8 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         specs,
         interface.with_sizes_of(model),
         large,
-        costs,
+        target,
+        target.costs,
         samples,
         feedback,
         settings or SearchSettings.of(options.effort),

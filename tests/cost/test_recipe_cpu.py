@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 
 import onnxq
-from onnxq.cost.model import CPU_TABLES
+from onnxq.cost.target import CPU_TABLES
 from onnxq.options import Target
 from onnxq.plan.reasons import SLOWER
 from tests.conftest import normal, parse
@@ -22,7 +22,7 @@ def test_a_registered_table_decides_the_placement(tmp_path, monkeypatch, rng):
     options = {"target": Target.ARM, "effort": onnxq.Effort.FAST, "force": True}
     before = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "calib", **options)
     assert (before.planned, before.floats) == (2, [])
-    monkeypatch.setitem(CPU_TABLES, Target.ARM, (("epyc_avx2", 8),))
+    monkeypatch.setitem(CPU_TABLES, Target.ARM, ("epyc_avx2",))
     after = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "calib", **options)
     assert after.planned == 0
     assert [(group.op_type, group.reason) for group in after.floats] == [("Conv", SLOWER.text)]
