@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-RUNS = 2
-"""Runs of each model; the first one, which touches memory for the first time, does not count."""
+RUNS = 4
+"""Runs of each model. The least counts: the first run touches memory, and the profiler now and then grows."""
 
 
 def random_feeds(session: onnxruntime.InferenceSession) -> dict[str, np.ndarray]:
