@@ -6,10 +6,10 @@
 
 `files` takes a float model and quantized files of it. `corpus` quantizes every case with each target; FOLDER
 keeps the files, CASE.TARGET.onnx, and those already there are not made again. Each file runs on this machine
-and on two emulated CPUs: neoverse-n1 has dot products, cortex-a72 has none. The table gives, for each:
-the SQNR in dB against the float model on this machine, the share of its decisions that stay, and the SQNR
-against the same file on this machine, which tells how alike the values are. Emulation takes 20 to 100 times
-the time and says nothing about speed.
+and on two emulated CPUs: neoverse-n1 has dot products, cortex-a72 has none. The table gives, for each: the
+SQNR in dB against the float model on this machine, the share of its decisions that stay, and the SQNR against
+the same file on this machine, which tells how alike the values are. The time of emulation says nothing about
+speed; --instructions counts those of the emulated CPU, the float model's divided by the file's.
 
 The first run downloads about 90 MB of packages and wheels into the folder of --environment (build/arm); see
 arm_environment.py. It needs Linux with apt, and qemu-aarch64 (Debian and Ubuntu: apt-get install qemu-user).
@@ -20,13 +20,12 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from arm_environment import CPUS, MissingToolError, command, prepare
+from arm_environment import CPUS, TICK, MissingToolError, build_clock, command, prepare
 from corpus_cases import divided
 from harness import case_settings, model_folders, print_header, print_row, quantize_command
 from sample_sqnr import sqnr_db
@@ -46,6 +45,8 @@ RUNNER = Path(__file__).with_name("arm_runner.py")
 NATIVE = "this machine"
 MOST_SECONDS = 1800
 """Longest run of one file on one emulated CPU."""
+COUNTED = 2
+"""Samples of the float model whose instructions are counted; the shorter run counts."""
 COLUMNS = {
     "case": "case",
     "file": "file",
@@ -53,7 +54,7 @@ COLUMNS = {
     "sqnr_db": "SQNR dB",
     "decisions": "same decisions",
     "alike_db": "dB to x86",
-    "seconds": "s a sample",
+    "fewer": "float / file instructions",
 }
 Outputs = list[list[Array]]
 
@@ -65,7 +66,7 @@ class Result:
     sqnr_db    SQNR against the float model on this machine, dB
     decisions  share of the float model's decisions that stay, 0..1; None for a model without any
     alike_db   SQNR against the same file on this machine, dB
-    seconds    time of one sample, with its share of opening the file
+    fewer      instructions of the float model / those of the file, for one run; None where not counted
     error      last line of the error, where the file did not run
     """
 
@@ -75,7 +76,7 @@ class Result:
     sqnr_db: float | None = None
     decisions: float | None = None
     alike_db: float | None = None
-    seconds: float | None = None
+    fewer: float | None = None
     error: str = ""
 
 
@@ -83,8 +84,17 @@ class EmulationError(Exception):
     """The emulated runtime failed; the message is its last line."""
 
 
-def emulated(environment: Path, cpu: str, model: Path, feeds: Sequence[Feeds]) -> Outputs:
-    """Run a model file on an emulated CPU.
+@dataclass(frozen=True)
+class Emulator:
+    """An emulated CPU: folder of the environment, name, and the plugin that counts instructions if wanted."""
+
+    environment: Path
+    cpu: str
+    clock: Path | None = None
+
+
+def emulated(emulator: Emulator, model: Path, feeds: Sequence[Feeds]) -> tuple[Outputs, float]:
+    """Run a model file on an emulated CPU; return its outputs, and the instructions of the shortest run.
 
     Raises:
         EmulationError: the runtime failed or took longer than MOST_SECONDS.
@@ -96,8 +106,8 @@ def emulated(environment: Path, cpu: str, model: Path, feeds: Sequence[Feeds]) -
         arguments = [str(each) for each in (RUNNER, model.resolve(), given, found)]
         try:
             done = subprocess.run(
-                [*command(environment, cpu), *arguments], check=False, capture_output=True, text=True,
-                timeout=MOST_SECONDS,
+                [*command(emulator.environment, emulator.cpu, emulator.clock), *arguments],
+                check=False, capture_output=True, text=True, timeout=MOST_SECONDS,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise EmulationError(f"not done after {MOST_SECONDS} s") from error
@@ -106,9 +116,11 @@ def emulated(environment: Path, cpu: str, model: Path, feeds: Sequence[Feeds]) -
             raise EmulationError(lines[-1])
         with np.load(found) as stored:
             outputs: Outputs = [[] for _ in feeds]
+            instructions = float(stored["nanoseconds"]) / TICK
             for key in stored.files:  # in the order of the outputs
-                outputs[int(key.split(":")[0])].append(stored[key])
-            return outputs
+                if ":" in key:
+                    outputs[int(key.split(":")[0])].append(stored[key])
+            return outputs, instructions
 
 
 def native(model: Path, feeds: Sequence[Feeds]) -> Outputs:
@@ -150,31 +162,32 @@ class Case:
         chosen = spread(open_samples(data, specs, forms, 10**6), samples)
         return Case(name, model, [check_feeds(sample, specs) for sample in chosen])
 
-    def compare(self, files: dict[str, Path], environment: Path, cpus: Sequence[str]) -> list[Result]:
+    def compare(self, files: dict[str, Path], emulators: Sequence[Emulator]) -> list[Result]:
         """Run files on this machine and on each emulated CPU, and print a row for each."""
         expected, results = native(self.model, self.feeds), []
-        for label, file in files.items():
-            here = native(file, self.feeds)
-            for cpu in (NATIVE, *cpus):
-                start, found = time.perf_counter(), here
+        here = {label: native(file, self.feeds) for label, file in files.items()}
+        for label in files:
+            results.append(self._result(label, NATIVE, expected, here[label], here[label]))
+            show(results[-1])
+        for emulator in emulators:
+            whole = None
+            if emulator.clock is not None:
+                _, whole = emulated(emulator, self.model, self.feeds[:COUNTED])
+            for label, file in files.items():
                 try:
-                    if cpu != NATIVE:
-                        found = emulated(environment, cpu, file, self.feeds)
+                    found, count = emulated(emulator, file, self.feeds)
+                    row = self._result(label, emulator.cpu, expected, here[label], found)
+                    results.append(row if whole is None else replace(row, fewer=round(whole / count, 2)))
                 except EmulationError as error:
-                    results.append(Result(self.name, label, cpu, error=str(error)))
-                else:
-                    decisions = same_decisions(self.model, expected, found)
-                    results.append(
-                        Result(
-                            self.name, label, cpu,
-                            round(sqnr_db(expected, found), 2),
-                            None if decisions is None else round(decisions, 4),
-                            round(sqnr_db(here, found), 1),
-                            round((time.perf_counter() - start) / len(self.feeds), 2),
-                        )
-                    )  # fmt: skip
+                    results.append(Result(self.name, label, emulator.cpu, error=str(error)))
                 show(results[-1])
         return results
+
+    def _result(self, label: str, cpu: str, expected: Outputs, here: Outputs, found: Outputs) -> Result:
+        decisions = same_decisions(self.model, expected, found)
+        share = None if decisions is None else round(decisions, 4)
+        alike = None if cpu == NATIVE else round(sqnr_db(here, found), 1)
+        return Result(self.name, label, cpu, round(sqnr_db(expected, found), 2), share, alike)
 
 
 def show(result: Result) -> None:
@@ -182,8 +195,6 @@ def show(result: Result) -> None:
     cells = asdict(result)
     if result.error:
         cells["sqnr_db"] = result.error[:100]
-    elif result.cpu == NATIVE:
-        cells["alike_db"] = cells["seconds"] = None
     print_row("-" if cells[key] is None else cells[key] for key in COLUMNS)
 
 
@@ -200,7 +211,9 @@ def quantized(folder: Path, targets: Sequence[str], kept: Path, options: Sequenc
     return files
 
 
-def run_corpus(args: argparse.Namespace, options: Sequence[str]) -> list[Result]:
+def run_corpus(
+    args: argparse.Namespace, options: Sequence[str], emulators: Sequence[Emulator]
+) -> list[Result]:
     """Quantize and compare every case."""
     results = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -210,7 +223,7 @@ def run_corpus(args: argparse.Namespace, options: Sequence[str]) -> list[Result]
             data = folder / "eval" if (folder / "eval").is_dir() else folder / "calib"
             case = Case.of(folder.name, folder / "model.onnx", data, case_settings(folder), args.samples)
             files = quantized(folder, args.target, kept, options)
-            results += case.compare(files, args.environment, args.cpu)
+            results += case.compare(files, emulators)
     return results
 
 
@@ -232,6 +245,7 @@ def parse_arguments(own: list[str]) -> argparse.Namespace:
         each.add_argument("--cpu", nargs="*", default=list(CPUS), choices=list(CPUS), help="emulated CPUs")
         each.add_argument("--samples", type=int, default=8, help="evenly spread samples of a case (8)")
         each.add_argument("--environment", type=Path, default=ENVIRONMENT, help="folder (build/arm)")
+        each.add_argument("--instructions", action="store_true", help="count instructions, too; needs gcc")
         each.add_argument("--record", type=Path, help="write all results to this JSON file")
     return parser.parse_args(own)
 
@@ -245,11 +259,14 @@ def main() -> None:
     except MissingToolError as error:
         raise SystemExit(f"{error}") from error
     print_header(COLUMNS.values())
-    if args.command == "corpus":
-        results = run_corpus(args, options)
-    else:
-        case = Case.of(args.model.stem, args.model, args.data, args.preprocess, args.samples)
-        results = case.compare({file.name: file for file in args.file}, args.environment, args.cpu)
+    with tempfile.TemporaryDirectory() as scratch:
+        clock = build_clock(Path(scratch)) if args.instructions else None
+        emulators = [Emulator(args.environment, cpu, clock) for cpu in args.cpu]
+        if args.command == "corpus":
+            results = run_corpus(args, options, emulators)
+        else:
+            case = Case.of(args.model.stem, args.model, args.data, args.preprocess, args.samples)
+            results = case.compare({file.name: file for file in args.file}, emulators)
     if args.record:
         record = {"machine": asdict(this_machine()), "options": " ".join(options)}
         rows = [asdict(result) for result in results]

@@ -12,14 +12,13 @@ side: a profile of the device itself is better. Needs gcc.
 
 import argparse
 import json
-import re
 import subprocess
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import onnx_ir as ir
-from arm_environment import CPUS, EMULATOR, MissingToolError, command, prepare
+from arm_environment import CPUS, TICK, MissingToolError, build_clock, command, prepare
 
 from onnxq.cost.target_file import TargetFile, as_toml
 from onnxq.profiling.fit import fit
@@ -30,26 +29,11 @@ from onnxq.runtime.machine import Machine, this_machine
 from onnxq.version import __version__
 
 HERE = Path(__file__).parent
-TICK = 1000
-"""Nanoseconds of an instruction on the emulated clock: the profiler counts whole microseconds."""
 NS_PER_INSTRUCTION = 0.5
 MOST_MACS = 10e6
 """Multiply-accumulate operations of the largest kernel: emulation is slow, and its counts have no noise."""
 BLOCK = 0
 """The wheel for ARM has no blocked layout of float convolutions."""
-
-
-def build_clock(folder: Path) -> Path:
-    """Compile the plugin for the installed qemu."""
-    version = subprocess.run([EMULATOR, "--version"], check=True, capture_output=True, text=True).stdout
-    found = re.search(r"version (\d+)", version)
-    # qemu 9 loads version 2 and later, qemu 8.1 and older version 1 only
-    interface = 2 if found is not None and int(found[1]) >= 9 else 1
-    library = folder / "arm_clock.so"
-    define = [f"-DPLUGIN_VERSION={interface}", f"-DTICK={TICK}u"]
-    source = str(HERE / "arm_clock.c")
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", *define, "-o", library, source], check=True)
-    return library
 
 
 def count(probes: list[Probe], environment: Path, cpu: str) -> dict[str, Times]:
@@ -63,10 +47,9 @@ def count(probes: list[Probe], environment: Path, cpu: str) -> dict[str, Times]:
             job.append((probe.name, str(path), probe.wall))
         wanted, found = folder / "job.json", folder / "found.json"
         wanted.write_text(json.dumps(job))
-        emulator, *rest = command(environment, cpu)
-        clock = ["-plugin", f"file={build_clock(folder)}"]
+        emulator = command(environment, cpu, build_clock(folder))
         runner = str(HERE / "arm_profile_runner.py")
-        subprocess.run([emulator, *clock, *rest, runner, str(wanted), str(found)], check=True)
+        subprocess.run([*emulator, runner, str(wanted), str(found)], check=True)
         measured: dict[str, dict[str, float]] = json.loads(found.read_text())
     factor = NS_PER_INSTRUCTION / TICK
     return {name: {op: ns * factor for op, ns in times.items()} for name, times in measured.items()}

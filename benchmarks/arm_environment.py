@@ -11,6 +11,7 @@ pip is set up for. Needs Linux with apt-get and dpkg-deb (Debian, Ubuntu), and q
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ EMULATOR = "qemu-aarch64"
 DEBS = ("python3-minimal", "python3", "libstdc++6")
 """Packages that Python and the wheels need; apt adds their dependencies."""
 WHEELS = ("onnxruntime", "numpy")
+TICK = 1000
+"""Nanoseconds of an instruction on the clock that counts them: the profiler counts whole microseconds."""
 GLIBCS = range(17, 40)
 """Minor versions of glibc 2 whose wheels (manylinux) are accepted; the sysroot's must be as new."""
 
@@ -155,8 +158,27 @@ def interpreter(folder: Path) -> Path:
     return max((folder.resolve() / "sysroot" / "usr" / "bin").glob("python3.[0-9]*[0-9]"))
 
 
-def command(folder: Path, cpu: str) -> list[str]:
-    """Return the command that starts the ARM Python on an emulated CPU."""
+def build_clock(folder: Path) -> Path:
+    """Compile the plugin for the installed qemu."""
+    version = subprocess.run([EMULATOR, "--version"], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"version (\d+)", version)
+    # qemu 9 loads version 2 and later, qemu 8.1 and older version 1 only
+    interface = 2 if found is not None and int(found[1]) >= 9 else 1
+    library = folder / "arm_clock.so"
+    define = [f"-DPLUGIN_VERSION={interface}", f"-DTICK={TICK}u"]
+    source = str(Path(__file__).with_name("arm_clock.c"))
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", *define, "-o", library, source], check=True)
+    return library
+
+
+def command(folder: Path, cpu: str, clock: Path | None = None) -> list[str]:
+    """Return the command that starts the ARM Python on an emulated CPU.
+
+    Args:
+        folder: folder of the environment.
+        cpu: name of the CPU.
+        clock: plugin of `build_clock`, with which clocks count instructions.
+    """
     folder = folder.resolve()
     variables = {
         "PYTHONHOME": folder / "sysroot" / "usr",
@@ -166,4 +188,15 @@ def command(folder: Path, cpu: str) -> list[str]:
     }
     settings = [word for key, value in variables.items() for word in ("-E", f"{key}={value}")]
     root = folder / "cpus" / cpu
-    return [EMULATOR, "-L", str(root), "-cpu", CPUS[cpu].model, *settings, str(interpreter(folder)), "-B"]
+    plugin = [] if clock is None else ["-plugin", f"file={clock}"]
+    return [
+        EMULATOR,
+        *plugin,
+        "-L",
+        str(root),
+        "-cpu",
+        CPUS[cpu].model,
+        *settings,
+        str(interpreter(folder)),
+        "-B",
+    ]
