@@ -130,5 +130,6 @@ def test_an_unknown_target_is_refused(name):
         find_target(name)
 
 
-def test_a_target_without_tables_has_no_costs():
+def test_a_target_without_tables_has_no_costs(monkeypatch):
+    monkeypatch.setitem(CPU_TABLES, Target.ARM, ())
     assert find_target(Target.ARM).costs == ()
