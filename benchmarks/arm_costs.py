@@ -5,7 +5,7 @@
 FOLDER gets a file NAME.toml for each CPU, as `onnxq profile` writes it; onnxq/cost/tables/ has them. The
 measured kernels are those of `onnxq profile`. They run in ONNX Runtime for ARM under qemu (see arm.py),
 whose clocks count instructions (arm_clock.c): what the runtime's profiler measures are instructions, and the
-same in every run. An instruction counts as NS_PER_INSTRUCTION. This shows how much work a kernel is, whatever
+same in every run. Each counts as the same time, `EmulatedCpu.ns`. This shows how much work a kernel is, whatever
 machine measures it, but not how long the CPU waits for memory, nor that it executes some instructions side by
 side: a profile of the device itself is better. Needs gcc.
 """
@@ -29,7 +29,6 @@ from onnxq.runtime.machine import Machine, this_machine
 from onnxq.version import __version__
 
 HERE = Path(__file__).parent
-NS_PER_INSTRUCTION = 0.5
 MOST_MACS = 10e6
 """Multiply-accumulate operations of the largest kernel: emulation is slow, and its counts have no noise."""
 BLOCK = 0
@@ -37,7 +36,7 @@ BLOCK = 0
 
 
 def count(probes: list[Probe], environment: Path, cpu: str) -> dict[str, Times]:
-    """Return the nanoseconds of each model, by its name, at NS_PER_INSTRUCTION."""
+    """Return the nanoseconds of each model by its name, those of its instructions."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         job = []
@@ -51,7 +50,7 @@ def count(probes: list[Probe], environment: Path, cpu: str) -> dict[str, Times]:
         runner = str(HERE / "arm_profile_runner.py")
         subprocess.run([*emulator, runner, str(wanted), str(found)], check=True)
         measured: dict[str, dict[str, float]] = json.loads(found.read_text())
-    factor = NS_PER_INSTRUCTION / TICK
+    factor = CPUS[cpu].ns / TICK
     return {name: {op: ns * factor for op, ns in times.items()} for name, times in measured.items()}
 
 

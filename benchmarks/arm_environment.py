@@ -36,11 +36,13 @@ class EmulatedCpu:
     model     qemu's name
     part      "CPU part" of its maker ARM in /proc/cpuinfo
     features  instruction sets in /proc/cpuinfo: the wheel reads them there, and crashes without the file
+    ns        rough nanoseconds of an instruction: clock rate and instructions per cycle of the real CPU
     """
 
     model: str
     part: str
     features: str
+    ns: float
 
     @property
     def cpuinfo(self) -> str:
@@ -61,8 +63,8 @@ class EmulatedCpu:
 _OLDEST = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
 _DOT = f"{_OLDEST} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"
 CPUS = {
-    "neoverse-n1": EmulatedCpu("neoverse-n1", "0xd0c", _DOT),
-    "cortex-a72": EmulatedCpu("cortex-a72", "0xd08", _OLDEST),
+    "neoverse-n1": EmulatedCpu("neoverse-n1", "0xd0c", _DOT, 0.125),
+    "cortex-a72": EmulatedCpu("cortex-a72", "0xd08", _OLDEST, 0.4),
 }
 """Emulated CPUs by name: with dot products (Graviton 2, Raspberry Pi 5, ...) and without (Raspberry Pi 4)."""
 
