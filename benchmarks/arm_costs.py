@@ -5,9 +5,9 @@
 FOLDER gets a file NAME.toml for each CPU, as `onnxq profile` writes it; onnxq/cost/tables/ has them. The
 measured kernels are those of `onnxq profile`. They run in ONNX Runtime for ARM under qemu (see arm.py),
 whose clocks count instructions (arm_clock.c): what the runtime's profiler measures are instructions, and the
-same in every run. Each counts as the same time, `EmulatedCpu.ns`. This shows how much work a kernel is, whatever
-machine measures it, but not how long the CPU waits for memory, nor that it executes some instructions side by
-side: a profile of the device itself is better. Needs gcc.
+same in every run. Each counts as the same time, `EmulatedCpu.ns`. This shows how much work a kernel is,
+whatever machine measures it, but not how long the CPU waits for memory, nor which instructions it executes
+side by side: a profile of the device itself is better. Needs gcc.
 """
 
 import argparse

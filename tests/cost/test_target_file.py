@@ -145,9 +145,8 @@ def test_the_tables_of_arm_cpus_differ_by_their_dot_products():
             for form in (f"float{'' if kind == 'product' else ' plain'}", "integer")
         )
         # a dot product has 16 products, four times those of a float instruction
-        assert floats[0] == pytest.approx(floats[1], rel=0.1)
         assert floats[0] > 3.5 * integers[0]
-        assert floats[1] > 1.4 * integers[1]
+        assert 1.4 < floats[1] / integers[1] < 2.5
 
 
 @pytest.mark.parametrize("name", CPU_TABLES[Target.ARM])
