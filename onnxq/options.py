@@ -266,6 +266,8 @@ class QuantizeOptions:
     keep_failed  write a file that fails a gate to `output`, not to <name>.rejected.onnx
     details      measure the error and time of each layer and keep each tensor's histogram, for the report
     force        overwrite the output
+    cluster      where models run over samples and weights are rounded: a Dask scheduler's address, "local:N",
+                 "dask", a scheduler file, or a `distributed.Client`; None for this process
     """
 
     model: Path
@@ -304,6 +306,7 @@ class QuantizeOptions:
     keep_failed: bool = False
     details: bool = False
     force: bool = False
+    cluster: Any = None
 
     @property
     def destination(self) -> Path:
@@ -353,3 +356,4 @@ class QuantizeKeywords(TypedDict, total=False):
     keep_failed: bool
     details: bool
     force: bool
+    cluster: Any

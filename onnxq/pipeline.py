@@ -18,9 +18,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxq.calibration.collect import Collecting, collect
+from onnxq.calibration.batches import Pass, in_shard
+from onnxq.calibration.collect import Collecting, collect, collect_rows
 from onnxq.calibration.methods import METHODS
 from onnxq.calibration.statistics import Statistics
+from onnxq.cluster.connection import executor_of
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
@@ -74,10 +76,13 @@ from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
+from onnxq.quantization.weights import layer_inputs
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import SLOWER, result_warnings
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.memory import release_freed_memory
+from onnxq.runtime.parallel import IN_PROCESS, Executor
+from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import explained
 from onnxq.runtime.status import activity
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
@@ -126,6 +131,18 @@ def quantize(
     options = for_other_engines(options)
     for target in (options.destination, *_rejected(options)):
         check_output(target, options.model, force=options.force)
+    with executor_of(options.cluster) as executor:
+        return _quantized(replace(options, cluster=executor), task, settings, tuning)
+
+
+def _quantized(
+    options: QuantizeOptions,
+    task: Task | None,
+    settings: SearchSettings | None,
+    tuning: FinetuneOptions | None,
+) -> QuantizeReport:
+    """Quantize with the executor in the options."""
+    executor = options.cluster
     if options.mode == Mode.AUTO:
         with created_folder(options.destination.parent):
             return _best_mode(options, task)
@@ -137,7 +154,7 @@ def quantize(
     # prepare
     laps = _Laps()
     with explained(options.model), activity(lambda: laps.current):
-        inputs = prepare(options, settings)
+        inputs = prepare(replace(options, cluster=None), settings, executor)
         laps.weights = weight_bytes(inputs.model)
         if task is not None:
             task.check(options.model, inputs.specs)
@@ -312,15 +329,25 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
     check_output(output, options.model, force=options.force)
+    with executor_of(options.cluster) as executor:
+        return _calibrated(replace(options, cluster=None), output, shard, executor)
+
+
+def _calibrated(
+    options: QuantizeOptions, output: Path, shard: tuple[int, int], executor: Executor
+) -> Statistics:
+    """Calibrate with an executor."""
     with explained(options.model):
-        inputs = prepare(options)
+        inputs = prepare(options, executor=executor)
     samples = sorted(inputs.samples.every, key=lambda sample: sample.name)
     k, n = shard
-    start, stop = (len(samples) * (k - 1)) // n, (len(samples) * k) // n
-    if start == stop:
+    if not in_shard(len(samples), 1, shard):
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
-    how = Collecting(start, options.allow_nonfinite, probes=inputs.probes)
-    found = collect(inputs.model, inputs.plan.sources(), samples[start:stop], digest(options.model), how)
+    how = Collecting(allow_nonfinite=options.allow_nonfinite, probes=inputs.probes, shard=shard)
+    found = collect(inputs.model, inputs.plan.sources(), samples, digest(options.model), how, inputs.executor)
+    few = inputs.settings.layer_samples or len(samples)
+    data = Pass(samples, "layers", inputs.executor, shard)
+    found.rows = collect_rows(inputs.model, layer_inputs(inputs.plan).values(), data, few)
     found.save(output, force=options.force)
     return found
 
@@ -502,6 +529,7 @@ def _inspect_and_run(
         inputs.specs,
         inputs.feedback,
         None if options.allow_nonfinite else {*recipe.plan.tensors, *outcome.statistics.sketches},
+        IN_PROCESS if inputs.feedback.states or unseeded_nodes(recipe.model) else inputs.executor,
     )
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(inspect_kernels, path, recipe.model, recipe.plan, shapes)

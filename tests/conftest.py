@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, settings
 
-from onnxq.calibration.collect import collect, collect_moments
+from onnxq.calibration.collect import MomentOptions, collect, collect_moments
 from onnxq.calibration.methods import MethodOptions
 from onnxq.data.sample import Sample
 from onnxq.formats.qdq import write_qdq
@@ -102,7 +102,10 @@ class Quantized:
         self.plan: Plan = make_plan(self.float, selection)
         weights = weights or WeightOptions()
         moments = collect_moments(
-            self.float, layer_inputs(self.plan).values(), as_samples(feeds), second=weights.round is not None
+            self.float,
+            layer_inputs(self.plan).values(),
+            as_samples(feeds),
+            MomentOptions(weights.round is not None),
         )
         statistics = collect(self.float, self.plan.sources(), as_samples(feeds), "")
         activations = activation_parameters(self.plan, statistics, method, MethodOptions())

@@ -6,11 +6,10 @@ Memory holds one batch per worker, never the data set.
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +20,7 @@ from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
 from onnxq.runtime.inner_values import Exposed, expose
 from onnxq.runtime.machine import available_cores
+from onnxq.runtime.parallel import IN_PROCESS, Executor, Job
 from onnxq.runtime.progress import progress
 from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import InputSpec, input_specs, open_exposed, run
@@ -58,24 +58,104 @@ class Part:
         return self.names[row * len(self.names) // max(rows, 1)]
 
 
+class Measure(Protocol[T]):
+    """Measures the values of one inference; a value that can be pickled."""
+
+    def __call__(self, part: Part, position: int) -> T:
+        """Measure a part whose first sample has the number `position`; called from several threads."""
+
+    def packed(self, results: Sequence[T]) -> Sequence[T]:
+        """Return the results of consecutive parts in the form in which they travel, where it is smaller."""
+        return results
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass over samples.
+
+    samples   all samples, read one by one
+    title     of the progress bar
+    executor  where the model runs
+    shard     (k, n) for the k-th of n parts of the samples; a part is made of whole batches where there are
+              enough, so that merged parts are one pass
+    """
+
+    samples: Sequence[Sample]
+    title: str
+    executor: Executor = IN_PROCESS
+    shard: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive samples that run together, and the number of the first one."""
+
+    start: int
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class Measured(Generic[T]):
+    """A measured batch: SHA-256 of its samples, their number, and a result for each part."""
+
+    digest: bytes
+    count: int
+    results: Sequence[T]
+
+
+@dataclass(frozen=True, eq=False)
+class Runs(Job[Batch, list[Measured[T]]]):
+    """Runs of a model over batches, with a measurement of the values.
+
+    exposed  the model
+    specs    its inputs
+    measure  the measurement
+    session  an open session with one thread; it does not travel
+    """
+
+    exposed: Exposed
+    specs: list[InputSpec]
+    measure: Measure[T]
+    session: list[ort.InferenceSession] = field(default_factory=list)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Runs, (self.exposed, self.specs, self.measure)
+
+    def opened(self, threads: int) -> Callable[[Sequence[Batch]], list[Measured[T]]]:
+        """Open a session; a large model may fill the memory, so that there are never two."""
+        if threads > 1:
+            self.session.clear()
+        opened = self.session.pop() if self.session else None
+        session = opened or open_exposed(self.exposed.model, threads=threads, patterns=False)
+        return lambda batches: [self._measured(session, batch) for batch in batches]
+
+    def _measured(self, session: ort.InferenceSession, batch: Batch) -> Measured[T]:
+        digest, parts = run_batch(session, self.specs, batch.samples, self.exposed)
+        results = [self.measure(part, batch.start + i) for i, part in enumerate(parts)]
+        return Measured(digest, len(batch.samples), results)
+
+    def packed(self, result: list[Measured[T]]) -> list[Measured[T]]:
+        """Pack the results of all batches together."""
+        together = iter(self.measure.packed([each for one in result for each in one.results]))
+        return [replace(one, results=list(islice(together, len(one.results)))) for one in result]
+
+
 def observe(
     model: ir.Model,
     names: Sequence[str],
-    samples: Sequence[Sample],
-    measure: Callable[[Part, int], T],
+    data: Pass,
+    measure: Measure[T],
     add: Callable[[T], None],
-    title: str,
-) -> str:
-    """Run all samples, and return a SHA-256 over their contents.
+) -> bytes:
+    """Run all samples, and return a SHA-256 of each batch's contents, one behind the other.
 
     Args:
         model: the normalized float model.
         names: values to pass on, of the main graph and of bodies, graph inputs among them.
-        samples: read one by one.
-        measure: takes each run's values and the index of its first sample; called in any order and
-            from several threads at a time.
+        data: the samples.
+        measure: takes each run's values and the index of its first sample; called in any order, from several
+            threads at a time, and in other processes.
         add: takes the results of `measure`, in the order of the samples.
-        title: of the progress bar.
 
     Raises:
         OnnxqError: a sample does not fit the model; errors of `measure` pass through.
@@ -85,46 +165,41 @@ def observe(
     # without values to pass on the model still runs, so that its samples are checked
     exposed = expose(model, produced or [model.graph.outputs[0].name or ""])
     session = open_exposed(exposed.model, threads=1, patterns=False)
-    specs = input_specs(session)
-    # random numbers that a model draws depend on the order of its runs
-    size, workers = (1, 1) if unseeded_nodes(model) else batching(session, specs, samples, exposed)
-    if workers < available_cores():
-        del session  # each may hold all weights: never two at a time
-        session = open_exposed(exposed.model, threads=available_cores() // workers, patterns=False)
+    specs, samples, executor = input_specs(session), data.samples, data.executor
+    size, workers = 1, 1
+    if unseeded_nodes(model):  # random numbers that a model draws depend on the order of its runs
+        executor = IN_PROCESS
+    else:
+        size, workers = batching(session, specs, samples, exposed)
+    run = executor.opened(Runs(exposed, specs, measure, [session]), workers)
+    del session
+    batches = in_shard(len(samples), size, data.shard)
+    contents = bytearray()
+    with progress(total=sum(map(len, batches)), desc=data.title, unit="sample") as bar:
+        for found in run(Batch(batch.start, samples[batch.start : batch.stop]) for batch in batches):
+            for each in found:
+                contents += each.digest
+                for result in each.results:
+                    add(result)
+                bar.update(each.count)
+    return bytes(contents)
 
-    def work(start: int) -> tuple[bytes, list[T], int]:
-        content, parts = run_batch(session, specs, samples[start : start + size], exposed)
-        return (
-            content,
-            [measure(part, start + i) for i, part in enumerate(parts)],
-            sum(part.samples for part in parts),
-        )
 
-    chain = hashlib.sha256()
-    pending: deque[Future[tuple[bytes, list[T], int]]] = deque()
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        progress(total=len(samples), desc=title, unit="sample") as bar,
-    ):
+def in_shard(count: int, size: int, shard: tuple[int, int] = (1, 1)) -> list[range]:
+    """Divide samples into batches, and return those of the k-th of n consecutive parts.
 
-        def finish() -> None:
-            content, results, count = pending.popleft().result()
-            chain.update(content)
-            for result in results:
-                add(result)
-            bar.update(count)
-
-        try:
-            for start in range(0, len(samples), size):
-                pending.append(pool.submit(work, start))
-                if len(pending) > workers:
-                    finish()
-            while pending:
-                finish()
-        finally:
-            for future in pending:
-                future.cancel()
-    return chain.hexdigest()
+    Args:
+        count: number of samples.
+        size: samples of a batch.
+        shard: (k, n). With fewer batches than parts, the parts are cut between any two samples.
+    """
+    k, n = shard
+    starts = range(0, count, size)
+    if len(starts) >= n:
+        chosen = starts[len(starts) * (k - 1) // n : len(starts) * k // n]
+        return [range(start, min(start + size, count)) for start in chosen]
+    first, last = count * (k - 1) // n, count * k // n
+    return [range(start, min(start + size, last)) for start in range(first, last, size)]
 
 
 def run_batch(

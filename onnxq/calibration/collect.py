@@ -1,6 +1,7 @@
 """Two passes over the samples: one sketches the planned tensors, one sums the moments of layer inputs."""
 
-import threading
+import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -8,13 +9,24 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.calibration.batches import Part, observe
-from onnxq.calibration.moments import LAYER_MEMORY, LayerInput, Moments, empty_moments, take_rows
-from onnxq.calibration.sketch import BINS, Measured, Sketch, measure
+from onnxq.calibration.batches import Measure as MeasureParts
+from onnxq.calibration.batches import Part, Pass, observe
+from onnxq.calibration.moments import (
+    LAYER_MEMORY,
+    LayerInput,
+    LayerRows,
+    Moments,
+    empty_moments,
+    kept_layers,
+    take_rows,
+)
+from onnxq.calibration.sketch import BINS, NO_BINS, Histogram, Measured, Sketch, measure
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.sample import Sample
+from onnxq.data.samples import spread
 from onnxq.errors import DataError
 from onnxq.plan.relu_addends import find_addends
+from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.types import Array, Feeds, Floats
 
 COUNTED = 1 << 13
@@ -24,7 +36,20 @@ Of a larger tensor an evenly spaced part is counted; its minimum and maximum are
 """
 WAITING = 16 << 20
 """Most bytes of bin numbers, over all tensors, that wait to be counted."""
-NO_BINS = np.zeros(0, np.uint16)
+
+
+@dataclass(frozen=True)
+class MomentOptions:
+    """Options of `collect_moments`.
+
+    second  second moments too, for as many layers as fit into memory
+    most    bytes of one layer's second moments
+    rows    factor on the number of rows that 8-bit weights need
+    """
+
+    second: bool
+    most: int = LAYER_MEMORY
+    rows: float = 1.0
 
 
 class Derived(Protocol):
@@ -69,6 +94,7 @@ class Collecting:
     divided  additional tensors of other forms of the model, by name
     counted  values of a tensor counted per sample
     probes   further values whose range alone is wanted, whatever they are: conditions, iteration numbers
+    shard    (k, n) for the k-th of n parts of the samples
     """
 
     first: int = 0
@@ -76,6 +102,79 @@ class Collecting:
     divided: Mapping[str, Divided] = field(default_factory=dict)
     counted: int = COUNTED
     probes: Sequence[str] = ()
+    shard: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One part as counted.
+
+    samples   number of samples
+    ranges    exact numbers by tensor, with the bins of the counted values until they are packed
+    left_out  number of NaN and infinite values
+    packed    histograms by tensor, of this part and of those packed together with it
+    """
+
+    samples: int
+    ranges: Mapping[str, Measured]
+    left_out: int
+    packed: Mapping[str, Histogram] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Count(MeasureParts[Counted]):
+    """Counts the values of tensors.
+
+    tensors  names of the tensors
+    derived  tensors computed from others, by name
+    how      options
+    """
+
+    tensors: Sequence[str]
+    derived: Mapping[str, Derived]
+    how: Collecting
+
+    def __call__(self, part: Part, position: int) -> Counted:
+        """Count the values of a part.
+
+        Raises:
+            DataError: a value is NaN or infinite.
+        """
+        how, ranges, left_out = self.how, {}, 0
+        for name in self.tensors:
+            values = self.derived[name].of(part.values) if name in self.derived else part.values[name]
+            stride = _stride(values.size, how.counted * part.samples)
+            measured = measure(values, stride=stride, offset=how.first + position)
+            if measured is not None and not (np.isfinite(measured.low) and np.isfinite(measured.high)):
+                finite = values[np.isfinite(values)]
+                if not how.allow_nonfinite:
+                    raise _not_finite(part, name, values)
+                left_out += values.size - finite.size
+                measured = measure(finite, stride=stride, offset=how.first + position)
+            if measured is not None:
+                ranges[name] = measured
+        for name in how.probes:
+            found = part.values[name]
+            if found.size and name not in ranges:
+                ranges[name] = Measured(float(found.min()), float(found.max()), found.size, NO_BINS)
+        return Counted(part.samples, ranges, left_out)
+
+    def packed(self, results: Sequence[Counted]) -> Sequence[Counted]:
+        """Put the counts of all parts into the first one."""
+        bins: dict[str, list[Array]] = {}
+        for each in results:
+            for name, measured in each.ranges.items():
+                bins.setdefault(name, []).append(measured.bins)
+        together = {name: Histogram.of(each) for name, each in bins.items()}
+        return [
+            Counted(
+                each.samples,
+                {name: measured.without_bins() for name, measured in each.ranges.items()},
+                each.left_out,
+                {} if i else together,
+            )
+            for i, each in enumerate(results)
+        ]
 
 
 def collect(
@@ -84,6 +183,7 @@ def collect(
     samples: Sequence[Sample],
     digest: str,
     how: Collecting | None = None,
+    executor: Executor = IN_PROCESS,
 ) -> Statistics:
     """Collect a sketch of each named value over the samples.
 
@@ -96,50 +196,30 @@ def collect(
         samples: read one by one.
         digest: SHA-256 of the model file that the statistics belong to.
         how: further options.
+        executor: where the model runs.
 
     Raises:
         DataError: a sample does not fit the model, or a value is NaN or infinite.
     """
     how = how or Collecting()
     derived: dict[str, Derived] = {**find_addends(model, names), **how.divided}
-    statistics = Statistics(digest, sketches={name: Sketch() for name in (*names, *how.divided)})
-    most = min(BINS, max(how.counted, WAITING // NO_BINS.itemsize // max(len(statistics.sketches), 1)))
-    locks = {name: threading.Lock() for name in statistics.sketches}
-    probes = [name for name in how.probes if name not in statistics.sketches]
+    tensors = list(dict.fromkeys((*names, *how.divided)))
+    statistics = Statistics(digest, sketches={name: Sketch() for name in (*tensors, *how.probes)})
+    most = min(BINS, max(how.counted, WAITING // NO_BINS.itemsize // max(len(tensors), 1)))
 
-    def count(part: Part, position: int) -> tuple[int, dict[str, Measured], int]:
-        ranges, left_out = {}, 0
-        for name in locks:
-            sketch = statistics.sketches[name]
-            values = derived[name].of(part.values) if name in derived else part.values[name]
-            stride = _stride(values.size, how.counted * part.samples)
-            measured = measure(values, stride=stride, offset=how.first + position)
-            if measured is not None and not (np.isfinite(measured.low) and np.isfinite(measured.high)):
-                finite = values[np.isfinite(values)]
-                if not how.allow_nonfinite:
-                    raise _not_finite(part, name, values)
-                left_out += values.size - finite.size
-                measured = measure(finite, stride=stride, offset=how.first + position)
-            if measured is None:
-                continue
-            with locks[name]:
-                sketch.count(measured.bins, most)
-            ranges[name] = replace(measured, bins=NO_BINS)
-        for name in probes:
-            found = part.values[name]
-            if found.size:
-                ranges[name] = Measured(float(found.min()), float(found.max()), found.size, NO_BINS)
-        return part.samples, ranges, left_out
-
-    def add(result: tuple[int, dict[str, Measured], int]) -> None:
-        for name, measured in result[1].items():
+    def add(counted: Counted) -> None:
+        for name, measured in counted.ranges.items():
+            statistics.sketches[name].count(measured.bins, most)
             statistics.sketches[name].add_range(measured)
-        statistics.samples += result[0]
-        statistics.nonfinite += result[2]
+        for name, histogram in counted.packed.items():
+            statistics.sketches[name].add_counts(histogram)
+        statistics.samples += counted.samples
+        statistics.nonfinite += counted.left_out
 
-    statistics.sketches |= {name: Sketch() for name in probes}
-    observed = [*names, *probes, *(tensor for one in derived.values() for tensor in one.tensors)]
-    statistics.data = observe(model, observed, samples, count, add, "calibrate")
+    observed = [*names, *how.probes, *(tensor for one in derived.values() for tensor in one.tensors)]
+    data = Pass(samples, "calibrate", executor, how.shard)
+    statistics.contents = observe(model, observed, data, Count(tensors, derived, how), add)
+    statistics.data = hashlib.sha256(statistics.contents).hexdigest()
     return statistics
 
 
@@ -158,39 +238,82 @@ def _stride(size: int, most: int) -> int:
     return 1 if size <= most else (size // most) | 1
 
 
+@dataclass(frozen=True, eq=False)
+class TakeRows(MeasureParts[Mapping[LayerInput, Floats]]):
+    """Takes rows of layers' inputs; `wanted` is their number per sample."""
+
+    wanted: Mapping[LayerInput, int]
+
+    def __call__(self, part: Part, position: int) -> Mapping[LayerInput, Floats]:
+        """Take the rows of a part, [rows, groups, size] each."""
+        return {
+            layer: take_rows(layer, part.values[layer.tensor], count * part.samples, position)
+            for layer, count in self.wanted.items()
+        }
+
+
+def collect_rows(model: ir.Model, layers: Iterable[LayerInput], data: Pass, few: int) -> LayerRows:
+    """Take the rows of which the moments of layer inputs are summed, so that parts of samples can be merged.
+
+    Layers with few rows in a sample take them from more samples, as many as the first sample shows.
+
+    Args:
+        model: the normalized float model.
+        layers: the layer inputs.
+        data: all samples, and the part of them to run.
+        few: number of samples that is enough for most layers.
+    """
+    kept = kept_layers(layers)
+    first = _rows(model, kept, replace(data, samples=data.samples[:1], shard=(1, 1)))
+    available = {layer: max(1, len(parts[0])) for layer, parts in first.items() if parts}
+    everything, samples = len(data.samples), spread(data.samples, few)
+    needed = {layer: math.ceil(layer.wanted(1) / available.get(layer, 1)) for layer in kept}
+    scarce = [layer for layer, count in needed.items() if len(samples) < count <= 2 * everything]
+    more = min(everything, max((needed[layer] for layer in scarce), default=0))
+    rows = _rows(model, [layer for layer in kept if layer not in scarce], replace(data, samples=samples))
+    return rows | _rows(model, scarce, replace(data, samples=spread(data.samples, more)))
+
+
+def _rows(model: ir.Model, layers: Sequence[LayerInput], data: Pass) -> LayerRows:
+    """Take evenly spaced rows of a part of the samples; the number per sample is that of one pass."""
+    rows: LayerRows = {layer: [] for layer in layers}
+
+    def add(taken: Mapping[LayerInput, Floats]) -> None:
+        for layer, found in taken.items():
+            rows[layer].append(found)
+
+    if layers:
+        take = TakeRows({layer: layer.wanted(len(data.samples)) for layer in layers})
+        observe(model, [layer.tensor for layer in layers], data, take, add)
+    return rows
+
+
 def collect_moments(
     model: ir.Model,
     layers: Iterable[LayerInput],
     samples: Sequence[Sample],
-    *,
-    second: bool,
-    most: int = LAYER_MEMORY,
-    rows: float = 1.0,
+    how: MomentOptions,
+    executor: Executor = IN_PROCESS,
 ) -> dict[LayerInput, Moments]:
     """Sum the moments of layer inputs over the samples.
+
+    The rows are added in the order of the samples, wherever they were taken.
 
     Args:
         model: the normalized float model.
         layers: the layer inputs.
         samples: read one by one; a few dozen are enough.
-        second: second moments too, for as many layers as fit into memory.
-        most: bytes of one layer's second moments.
-        rows: factor on the number of rows that 8-bit weights need.
+        how: rows and memory.
+        executor: where the model runs.
     """
-    moments = empty_moments(layers, second=second, most=most)
-    wanted = {layer: layer.wanted(len(samples), rows) for layer in moments}
+    moments = empty_moments(layers, second=how.second, most=how.most)
+    take = TakeRows({layer: layer.wanted(len(samples), how.rows) for layer in moments})
 
-    def take(part: Part, position: int) -> dict[LayerInput, Floats]:
-        return {
-            layer: take_rows(layer, part.values[layer.tensor], wanted[layer] * part.samples, position)
-            for layer in moments
-        }
-
-    def add(taken: dict[LayerInput, Floats]) -> None:
+    def add(taken: Mapping[LayerInput, Floats]) -> None:
         for layer, found in taken.items():
             moments[layer].add(found)
 
-    observe(model, [layer.tensor for layer in moments], samples, take, add, "layers")
+    observe(model, [layer.tensor for layer in moments], Pass(samples, "layers", executor), take, add)
     for found in moments.values():
         found.flush()
     return moments

@@ -10,8 +10,9 @@ sums over them.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -48,6 +49,17 @@ class LayerInput:
     size: int
     kernel: "Kernel | None" = None
     transposed: bool = False
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> "LayerInput":
+        """Make a layer input from its fields as JSON has them; raise a `TypeError` for others."""
+        kernel = fields["kernel"]
+        if kernel is not None:
+            values: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in kernel.items()
+            }
+            kernel = Kernel(**values)
+        return LayerInput(**{**fields, "kernel": kernel})
 
     def wanted(self, samples: int, more: float = 1.0) -> int:
         """Return the number of rows to take from each of `samples` samples.
@@ -95,6 +107,16 @@ def layer_input(node: ir.Node, tensor: str) -> LayerInput | None:
 def _numbers(node: ir.Node, name: str, count: int) -> tuple[int, ...]:
     found = node.attributes.get(name)
     return tuple(found.as_ints()) if found is not None else (1,) * count
+
+
+def kept_layers(layers: Iterable[LayerInput]) -> list[LayerInput]:
+    """Return the layers whose rows of all samples are kept, the smallest first, up to `MEMORY` bytes."""
+    kept, used = [], 0
+    for layer in sorted(dict.fromkeys(layers), key=lambda layer: layer.groups * layer.size):
+        used += 4 * layer.groups * layer.size * layer.wanted(1)
+        if used <= MEMORY:
+            kept.append(layer)
+    return kept
 
 
 def take_rows(layer: LayerInput, values: Array, count: int, offset: int) -> Floats:
@@ -277,6 +299,22 @@ class Moments:
         """Return E[x x^T] - E[x] E[x]^T, [groups, size, size]; None where it is not known."""
         raw, mean = self.raw(), self.mean()
         return None if raw is None else raw - mean[:, :, None] * mean[:, None, :]
+
+
+LayerRows = dict[LayerInput, list[Floats]]
+"""Rows [rows, groups, size] of each layer's input, in parts in the order of the samples."""
+
+
+def moments_of_rows(
+    rows: LayerRows, layers: Iterable[LayerInput], *, second: bool
+) -> dict[LayerInput, Moments]:
+    """Sum the moments of the layers that have rows, part by part as one pass over the samples does."""
+    moments = empty_moments([layer for layer in layers if layer in rows], second=second)
+    for layer, found in moments.items():
+        for part in rows[layer]:
+            found.add(part)
+        found.flush()
+    return moments
 
 
 def empty_moments(

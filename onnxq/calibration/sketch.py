@@ -10,6 +10,8 @@ batch's range.
 `Distribution` is a sketch's histogram in ascending order, from which methods choose ranges.
 """
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +21,9 @@ from onnxq.types import Array
 BINS = 1 << 16
 DECAY = 0.99
 """Weight of the past in the moving average of ranges, per batch."""
+RECENT = 4096
+"""Latest ranges that are kept: older ones have no weight in float64."""
+NO_BINS = np.zeros(0, np.uint16)
 
 
 def _bin_edges() -> tuple[Array, Array, Array]:
@@ -47,6 +52,10 @@ class Measured:
     size: int
     bins: Array
 
+    def without_bins(self) -> "Measured":
+        """Return the exact numbers alone."""
+        return replace(self, bins=NO_BINS)
+
 
 def measure(values: Array, *, stride: int = 1, offset: int = 0) -> Measured | None:
     """Measure float32 values of any shape; None where there are none.
@@ -63,6 +72,26 @@ def measure(values: Array, *, stride: int = 1, offset: int = 0) -> Measured | No
     return Measured(float(flat.min()), float(flat.max()), flat.size, upper_halves)
 
 
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of some bins.
+
+    bins    bin numbers, ascending, uint16
+    counts  number of values in each
+    """
+
+    bins: Array
+    counts: Array
+
+    @staticmethod
+    def of(bins: Sequence[Array]) -> "Histogram":
+        """Count values by their bin numbers, with counts in the smallest type that holds them."""
+        found = np.bincount(np.concatenate(bins), minlength=BINS)
+        (filled,) = np.nonzero(found)
+        counts = found[filled]
+        return Histogram(filled.astype(np.uint16), counts.astype(np.min_scalar_type(counts.max(initial=0))))
+
+
 @dataclass
 class Sketch:
     """Statistics of one tensor over all samples seen.
@@ -72,6 +101,8 @@ class Sketch:
     seen       number of all values
     ema_minimum, ema_maximum  moving averages that start at 0, before bias correction
     batches    number of batches in them
+    recent     low and high of the latest batches, one behind the other: at least `RECENT` batches, if there
+               are so many, and at most twice as many
     _pending   bin numbers that wait to be counted, `_waiting` values in all
     """
 
@@ -82,6 +113,7 @@ class Sketch:
     ema_minimum: float = 0.0
     ema_maximum: float = 0.0
     batches: int = 0
+    recent: "array[float]" = field(default_factory=lambda: array("d"))
     _pending: list[Array] = field(default_factory=list)
     _waiting: int = 0
 
@@ -95,6 +127,10 @@ class Sketch:
             self._pending, self._waiting = [], 0
         return self.binned
 
+    def add_counts(self, histogram: Histogram) -> None:
+        """Add the counts of a histogram."""
+        self.binned[histogram.bins] += histogram.counts
+
     def count(self, bins: Array, most: int = BINS) -> None:
         """Count values by bin number; up to `most` of them wait, because counting many at once is cheap."""
         self._pending.append(bins)
@@ -106,20 +142,36 @@ class Sketch:
         """Add the exact numbers of a batch and its moving average; batches come in their order."""
         self.minimum, self.maximum = min(self.minimum, measured.low), max(self.maximum, measured.high)
         self.seen += measured.size
-        self.ema_minimum = DECAY * self.ema_minimum + (1 - DECAY) * measured.low
-        self.ema_maximum = DECAY * self.ema_maximum + (1 - DECAY) * measured.high
+        self._follow(measured.low, measured.high)
+
+    def _follow(self, low: float, high: float) -> None:
+        """Add the range of one batch to the moving averages."""
+        self.ema_minimum = DECAY * self.ema_minimum + (1 - DECAY) * low
+        self.ema_maximum = DECAY * self.ema_maximum + (1 - DECAY) * high
         self.batches += 1
+        self.recent.extend((low, high))
+        if len(self.recent) > 4 * RECENT:
+            del self.recent[: -2 * RECENT]
 
     def merge(self, later: "Sketch") -> None:
-        """Add the sketch of samples that come after this one's."""
+        """Add the sketch of samples that come after this one's.
+
+        The ranges of the later batches are added one by one where all are known: then the merged sketch is
+        that of one pass, bit by bit.
+        """
         self.binned = self.counts + later.counts
         self.minimum = min(self.minimum, later.minimum)
         self.maximum = max(self.maximum, later.maximum)
         self.seen += later.seen
+        if len(later.recent) == 2 * later.batches:
+            for low, high in zip(later.recent[::2], later.recent[1::2], strict=True):
+                self._follow(low, high)
+            return
         fade = DECAY**later.batches
         self.ema_minimum = fade * self.ema_minimum + later.ema_minimum
         self.ema_maximum = fade * self.ema_maximum + later.ema_maximum
         self.batches += later.batches
+        self.recent = later.recent[:]
 
     def within(self, low: float, high: float) -> "Sketch":
         """Return the sketch clipped to [low, high]: values outside count at its ends."""

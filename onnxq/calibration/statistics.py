@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxq.calibration.moments import LayerInput, LayerRows
 from onnxq.calibration.sketch import BINS, LOWER, ORDER, UPPER, Sketch
 from onnxq.data.arrays import read_npz
 from onnxq.errors import DataError, first_line
@@ -15,9 +16,9 @@ from onnxq.graph.files import staged
 from onnxq.runtime.npz import npz_bytes
 from onnxq.types import Array, Feeds
 
-VERSION = 2
-UNCHECKED = 1
-"""Version of files without a checksum."""
+VERSION = 3
+UNCHECKED, WITHOUT_ROWS = 1, 2
+"""Versions of files without a checksum, and with one but without rows and the latest ranges."""
 TOLERANCE = 1e-6
 """Relative rounding error of a moving average."""
 _POSITIONS = np.full(BINS, -1)
@@ -36,6 +37,8 @@ class Statistics:
     nonfinite  number of NaN and infinite values that were left out
     sketches  by tensor
     aliases  tensor by the name of a view of it; not saved
+    contents  SHA-256 of each batch of samples, one behind the other; `data` is theirs
+    rows     rows of layers' inputs, [rows, groups, size], in parts in the order of the samples
     """
 
     model: str
@@ -44,6 +47,8 @@ class Statistics:
     nonfinite: int = 0
     sketches: dict[str, Sketch] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    contents: bytes = b""
+    rows: LayerRows = field(default_factory=dict)
 
     def sketch(self, tensor: str) -> Sketch | None:
         """Return the sketch of a tensor, or of the tensor that it is a view of; None where there is none."""
@@ -57,7 +62,15 @@ class Statistics:
         """
         if self.model != later.model or set(self.sketches) != set(later.sketches):
             raise DataError("these statistics belong to different models: calibrate again")
-        self.data = f"{self.data}+{later.data}"
+        if self.contents and later.contents:
+            self.contents += later.contents
+            self.data = hashlib.sha256(self.contents).hexdigest()
+        else:  # other data, or statistics of an earlier version
+            self.data, self.contents = f"{self.data}+{later.data}", b""
+        both = self.rows.keys() & later.rows.keys()
+        self.rows = {
+            layer: [*parts, *later.rows[layer]] for layer, parts in self.rows.items() if layer in both
+        }
         self.samples += later.samples
         self.nonfinite += later.nonfinite
         for name, sketch in self.sketches.items():
@@ -72,6 +85,7 @@ class Statistics:
         indices = [np.flatnonzero(sketch.counts) for sketch in self.sketches.values()]
         counts = [s.counts[i] for s, i in zip(self.sketches.values(), indices, strict=True)]
         empty = [np.zeros(0, np.int64)]
+        recent = [sketch.recent for sketch in self.sketches.values()]
         header = {
             "version": VERSION,
             "model": self.model,
@@ -79,6 +93,7 @@ class Statistics:
             "samples": self.samples,
             "nonfinite": self.nonfinite,
             "tensors": list(self.sketches),
+            "layers": [asdict(layer) for layer in self.rows],
         }
         arrays: dict[str, Any] = {
             "lengths": np.array([len(i) for i in indices], np.int64),
@@ -87,7 +102,14 @@ class Statistics:
             "values": np.array(
                 [[getattr(s, key) for key in _FIELDS] for s in self.sketches.values()], np.float64
             ),
+            "contents": np.frombuffer(self.contents, np.uint8),
+            "recent": np.concatenate([*map(np.asarray, recent), np.zeros(0)]),
+            "recent_lengths": np.array([len(each) for each in recent], np.int64),
         }
+        for number, (layer, parts) in enumerate(self.rows.items()):
+            none = np.zeros((0, layer.groups, layer.size), np.float32)
+            arrays[f"rows{number}"] = np.concatenate([none, *parts])
+            arrays[f"row_counts{number}"] = np.array([len(part) for part in parts], np.int64)
         header["checksum"] = _checksum(header, arrays)
         arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
         with staged(path, force=force) as building:
@@ -112,29 +134,54 @@ def load_statistics(path: Path, model: str) -> Statistics:
         raise DataError(
             f"{path}: no statistics of onnxq calibrate, or damaged ({first_line(error)}): calibrate again"
         ) from error
-    if version not in (UNCHECKED, VERSION):
+    if version not in (UNCHECKED, WITHOUT_ROWS, VERSION):
         raise DataError(f"{path}: statistics of format {version}, not {VERSION}: calibrate again")
-    if version == VERSION and header.pop("checksum", None) != _checksum(header, arrays):
+    if version != UNCHECKED and header.pop("checksum", None) != _checksum(header, arrays):
         raise DataError(f"{path}: changed since onnxq calibrate wrote it: calibrate again")
     if header.get("model") != model:
         raise DataError(f"{path}: these statistics belong to another model: calibrate this one")
     problem = _header_problem(header) or _arrays_problem(arrays, len(header["tensors"]))
+    if not problem and version == VERSION:
+        problem = _more_problem(header, arrays)
     if problem:
         raise DataError(f"{path}: damaged statistics: {problem}: calibrate again")
     statistics = Statistics(model, header["data"], header["samples"], header.get("nonfinite", 0))
-    lengths, values = arrays["lengths"], arrays["values"]
+    try:
+        statistics.sketches = _sketches(header, arrays)
+    except ValueError as error:
+        raise DataError(f"{path}: damaged statistics: {error}: calibrate again") from error
+    if version == VERSION:
+        statistics.contents, statistics.rows = arrays["contents"].tobytes(), _rows(header, arrays)
+    return statistics
+
+
+def _sketches(header: dict[str, Any], arrays: Feeds) -> dict[str, Sketch]:
+    """Return the sketches of a file; raise a `ValueError` for one that is none."""
+    lengths, values, found = arrays["lengths"], arrays["values"], {}
     ends = np.cumsum(lengths)
+    recent_ends = np.cumsum(arrays.get("recent_lengths", np.zeros(0, np.int64)))
     for i, name in enumerate(header["tensors"]):
         part = slice(ends[i] - lengths[i], ends[i])
         sketch = Sketch(np.zeros(BINS, np.int64), *values[i].tolist())
         bins, counts = arrays["bins"][part], arrays["counts"][part]
         problem = _sketch_problem(sketch, bins, counts)
         if problem:
-            raise DataError(f"{path}: damaged statistics: tensor '{name}': {problem}: calibrate again")
+            raise ValueError(f"tensor '{name}': {problem}")
         sketch.binned[bins] = counts
         sketch.seen, sketch.batches = int(sketch.seen), int(sketch.batches)
-        statistics.sketches[name] = sketch
-    return statistics
+        if len(recent_ends):
+            first = recent_ends[i] - arrays["recent_lengths"][i]
+            sketch.recent.frombytes(arrays["recent"][first : recent_ends[i]].tobytes())
+        found[name] = sketch
+    return found
+
+
+def _rows(header: dict[str, Any], arrays: Feeds) -> LayerRows:
+    """Return the rows of the layers' inputs of a file."""
+    return {
+        LayerInput.of(layer): np.split(arrays[f"rows{number}"], np.cumsum(arrays[f"row_counts{number}"])[:-1])
+        for number, layer in enumerate(header["layers"])
+    }
 
 
 def _checksum(header: dict[str, Any], arrays: Feeds) -> str:
@@ -170,6 +217,31 @@ def _arrays_problem(arrays: Feeds, tensors: int) -> str | None:
         return f"not one row for each of {tensors} tensors"
     if np.any((lengths < 0) | (lengths > BINS)) or bins.shape != counts.shape != (lengths.sum(),):
         return "the histograms are not complete"
+    return None
+
+
+def _more_problem(header: dict[str, Any], arrays: Feeds) -> str | None:
+    """Return the fault in the latest ranges and the rows; None without one."""
+    layers, tensors = header.get("layers"), len(header["tensors"])
+    if not isinstance(layers, list):
+        return "no list of layers"
+    kinds: dict[str, Any] = {"contents": np.uint8, "recent": np.float64, "recent_lengths": np.int64}
+    for number in range(len(layers)):
+        kinds |= {f"rows{number}": np.float32, f"row_counts{number}": np.int64}
+    wrong = [name for name, kind in kinds.items() if name not in arrays or arrays[name].dtype != kind]
+    if wrong:
+        return f"no array '{wrong[0]}' of {np.dtype(kinds[wrong[0]])}"
+    lengths = arrays["recent_lengths"]
+    if lengths.shape != (tensors,) or np.any(lengths < 0) or arrays["recent"].shape != (lengths.sum(),):
+        return "the latest ranges are not complete"
+    for number, layer in enumerate(layers):
+        counts, rows = arrays[f"row_counts{number}"], arrays[f"rows{number}"]
+        try:
+            shape = LayerInput.of(layer).groups, LayerInput.of(layer).size
+        except (TypeError, KeyError):
+            return "a layer is not described"
+        if np.any(counts < 0) or rows.shape != (counts.sum(), *shape):
+            return "the rows of a layer are not complete"
     return None
 
 

@@ -8,7 +8,7 @@ import click
 from onnxq.cli.console import Console, with_console
 from onnxq.cli.groups import GroupedCommand, OptionGroup, option
 from onnxq.cli.interrupts import loading_modules
-from onnxq.cli.shared_options import force_option, node_options, sample_options
+from onnxq.cli.shared_options import cluster_option, force_option, node_options, sample_options
 from onnxq.cli.values import FILE, TEXT_OR_FILE
 from onnxq.errors import OnnxqError
 from onnxq.options import QuantizeOptions, output_file
@@ -32,6 +32,7 @@ from onnxq.options import QuantizeOptions, output_file
     help="Use only the K-th of N parts of the samples; quantize --stats merges the parts.",
 )
 @node_options
+@cluster_option
 @option(
     OptionGroup.OUTPUT,
     "-o",

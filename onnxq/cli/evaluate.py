@@ -10,6 +10,7 @@ from onnxq.cli.groups import GroupedCommand, OptionGroup, option
 from onnxq.cli.interrupts import loading_modules
 from onnxq.cli.shared_options import (
     SAMPLES,
+    cluster_option,
     force_option,
     gate_options,
     input_files,
@@ -66,6 +67,7 @@ from onnxq.cli.values import COUNT, FILE, REPORT, THREADS, Number
     metavar="N",
     help="Measure latency with N threads.",
 )
+@cluster_option
 @report_options
 @force_option
 @gate_options

@@ -13,6 +13,7 @@ from onnxq.cli.console import Console, exit_on_failed_gate, with_console
 from onnxq.cli.groups import GroupedCommand, OptionGroup, choice, completing, name_of, option
 from onnxq.cli.interrupts import loading_modules
 from onnxq.cli.shared_options import (
+    cluster_option,
     combined,
     force_option,
     gate_options,
@@ -158,6 +159,7 @@ speed_options = combined(
         help="Store LSTM weights as int8 and quantize LSTM inputs at run time, or keep LSTMs in float; by "
         "default int8 where it is faster.",
     ),
+    cluster_option,
 )
 
 weight_only_options = combined(

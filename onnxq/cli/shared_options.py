@@ -116,6 +116,14 @@ node_options = combined(
     ),
 )
 
+cluster_option = option(
+    OptionGroup.SPEED,
+    "--cluster",
+    metavar="ADDRESS",
+    help="Work on the workers of this Dask cluster: tcp://HOST:PORT of its scheduler, a scheduler file, dask "
+    "for the scheduler of Dask's configuration, or local:N for N processes of this machine.",
+)
+
 force_option = option(
     OptionGroup.OUTPUT,
     "--force",

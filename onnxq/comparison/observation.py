@@ -65,10 +65,15 @@ class Observation:
         return Opened.of(model.clone(), self)
 
     def session(
-        self, opened: "Opened", *, optimize: bool = True, integer_kernels: bool = True
+        self,
+        opened: "Opened",
+        *,
+        optimize: bool = True,
+        integer_kernels: bool = True,
+        threads: int | None = None,
     ) -> ort.InferenceSession:
-        """Open a session of an opened form for `run_all`, with the threads that its workers leave."""
-        threads = max(1, available_cores() // self.workers)
+        """Open a session of an opened form for `run_all`, with `threads` or those that its workers leave."""
+        threads = threads or max(1, available_cores() // self.workers)
         return open_session(
             opened.model,
             optimize=optimize,

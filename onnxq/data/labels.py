@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TextIO
 
@@ -36,7 +37,7 @@ def labelled(samples: list[Sample], labels: str | None, *, every: bool = True) -
     missing = set(given) - set(by_name)
     if missing and every:
         raise DataError(f"{path}: {min(missing)} is not in the data folder: remove the row or add the file")
-    return [Sample(name, by_name[name].load, label) for name, label in given.items() if name in by_name]
+    return [replace(by_name[name], label=label) for name, label in given.items() if name in by_name]
 
 
 def _by_folder(samples: list[Sample]) -> list[Sample]:
@@ -46,10 +47,7 @@ def _by_folder(samples: list[Sample]) -> list[Sample]:
     if lone is not None:
         raise DataError(f"--labels folders: {lone} is not in a class folder: move it into one")
     numbers = {name: i for i, name in enumerate(sorted({part[0] for part in parts}))}
-    return [
-        Sample(sample.name, sample.load, str(numbers[part[0]]))
-        for sample, part in zip(samples, parts, strict=True)
-    ]
+    return [replace(sample, label=str(numbers[part[0]])) for sample, part in zip(samples, parts, strict=True)]
 
 
 def _lines(stream: TextIO) -> Iterator[str]:

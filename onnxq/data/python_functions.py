@@ -73,7 +73,12 @@ def function_samples(reference: str, specs: list[InputSpec], most: int | None) -
         raise DataError(f"{reference}: raised {type(error).__name__}: {first_line(error)}") from error
     if isinstance(found, Sequence) or (hasattr(found, "__len__") and hasattr(found, "__getitem__")):
         return [
-            Sample(f"{reference}[{i}]", partial(_indexed, found, i, reference, specs), _label(found, i))
+            Sample(
+                f"{reference}[{i}]",
+                partial(_indexed, found, i, reference, specs),
+                _label(found, i),
+                portable=False,
+            )
             for i in range(len(found))
         ]
     if not isinstance(found, Iterable):
@@ -125,7 +130,7 @@ def _stored(found: Iterable[Any], reference: str, specs: list[InputSpec], most: 
         path = folder.path / f"{i}.npz"
         with writing_temporaries():
             path.write_bytes(npz_bytes({str(k): feeds[key] for k, key in enumerate(feeds)}))
-        samples.append(Sample(name, partial(_load_stored, folder, path, list(feeds)), label))
+        samples.append(Sample(name, partial(_load_stored, folder, path, list(feeds)), label, portable=False))
     return samples
 
 

@@ -13,8 +13,10 @@ class Sample:
     name   path of the file in the data folder
     load   function that loads the feeds
     label  label from the data; None without one
+    portable  whether `load` works in other processes too, from files alone
     """
 
     name: str
     load: Callable[[], Feeds]
     label: str | None = None
+    portable: bool = True

@@ -3,15 +3,16 @@
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from onnxq.cluster.connection import executor_of
 from onnxq.comparison.errors import decibels
 from onnxq.comparison.feedback import Feedback, evenly, find_feedback
 from onnxq.comparison.metrics import Noise, aligned
@@ -36,7 +37,9 @@ from onnxq.graph.files import file_bytes, load
 from onnxq.normalize.passes import normalize
 from onnxq.options import Limits
 from onnxq.runtime.latency import medians_ms
+from onnxq.runtime.parallel import IN_PROCESS, Executor, Job
 from onnxq.runtime.progress import progress
+from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import InputSpec, input_specs, open_session, run
 from onnxq.runtime.status import activity
 from onnxq.types import Array, Feeds
@@ -66,6 +69,7 @@ class EvalOptions:
     limits      gates
     states      pairs "input=output" of a stateful model; ("none",) for a stateless one; () detects them
     baseline    earlier report (JSON) to compare with
+    cluster     where the models run: as `cluster` of `onnxq.options.QuantizeOptions`
     """
 
     labels: str | Path | None = None
@@ -78,6 +82,7 @@ class EvalOptions:
     limits: Limits = field(default_factory=Limits)
     states: tuple[str, ...] = ()
     baseline: Path | None = None
+    cluster: Any = None
 
 
 class EvalKeywords(TypedDict, total=False):
@@ -93,6 +98,69 @@ class EvalKeywords(TypedDict, total=False):
     limits: Limits
     states: tuple[str, ...]
     baseline: Path | None
+    cluster: Any
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One sample: SHA-256 of its feeds, those that scores read, and the values of each model."""
+
+    digest: bytes
+    feeds: Feeds
+    results: Sequence[Observed]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparing(Job[Sample, list[Compared]]):
+    """Runs of all models over samples.
+
+    opened_models  the models, the float model first
+    specs        their inputs
+    observation  the compared values
+    read         inputs that scores read; None for all
+    sessions     open sessions of the models; they do not travel
+    """
+
+    opened_models: Sequence[Opened]
+    specs: list[InputSpec]
+    observation: Observation
+    read: frozenset[str] | None
+    sessions: Sequence[ort.InferenceSession] = ()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Comparing, (self.opened_models, self.specs, self.observation, self.read)
+
+    def opened(self, threads: int) -> Callable[[Sequence[Sample]], list[Compared]]:
+        """Open the models, unless they are."""
+        sessions = self.sessions or [open_session(each.model, threads=threads) for each in self.opened_models]
+        states: list[Sequence[Array] | None] = [None] * len(sessions)
+        return lambda samples: [self._compared(sample, sessions, states) for sample in samples]
+
+    def _compared(
+        self,
+        sample: Sample,
+        sessions: Sequence[ort.InferenceSession],
+        states: list[Sequence[Array] | None],
+    ) -> Compared:
+        feeds, results, digest = check_feeds(sample, self.specs), [], hashlib.sha256()
+        for array in feeds.values():
+            digest.update(
+                repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).data
+            )
+        for slot, (session, form) in enumerate(zip(sessions, self.opened_models, strict=True)):
+            ((_, found),) = run_all(session, form, [(sample.name, feeds)], self.observation, states, slot)
+            results.append(found)
+        return Compared(digest.digest(), feeds, results)
+
+    def packed(self, result: list[Compared]) -> list[Compared]:
+        """Leave out the inputs that no score reads."""
+        if self.read is None:
+            return result
+        read = self.read
+        return [
+            replace(each, feeds={name: array for name, array in each.feeds.items() if name in read})
+            for each in result
+        ]
 
 
 class Tally:
@@ -229,9 +297,11 @@ def evaluate(
         )
         for _ in paths
     ]
-    with activity("comparing the models"):
-        feeds, data_digest = _run(samples, specs, sessions, opened, tallies)
-    del sessions
+    comparing = Comparing(opened, specs, observation, _read_inputs(kind, score_options), sessions)
+    with activity("comparing the models"), executor_of(options.cluster) as executor:
+        data_digest = _run(samples, comparing, tallies, executor)
+    del sessions, comparing
+    feeds = [check_feeds(sample, specs) for sample in samples[:LATENCY_SAMPLES]] if options.latency else []
     with activity("measuring latency"):
         times = medians_ms(paths, feeds, options.threads) if options.latency else [None] * len(paths)
     # score and check
@@ -344,33 +414,28 @@ def _opened(
     ]
 
 
+def _read_inputs(kind: str | None, options: ScoreOptions) -> frozenset[str] | None:
+    """Return the inputs that scores read; None for all. A user's function reads outputs alone."""
+    return None if kind in KINDS and KINDS[kind].all_inputs else frozenset({options.ids, options.mask})
+
+
 def _run(
-    samples: list[Sample],
-    specs: list[InputSpec],
-    sessions: Sequence[ort.InferenceSession],
-    opened: Sequence[Opened],
-    tallies: Sequence[Tally],
-) -> tuple[list[Feeds], str]:
-    """Run all samples through all models; return the first few feeds, for latency, and the data's SHA-256."""
-    first: list[Feeds] = []
-    observation = tallies[0].comparison.observation
+    samples: Sequence[Sample], comparing: Comparing, tallies: Sequence[Tally], executor: Executor
+) -> str:
+    """Run all samples through all models, and return the data's SHA-256."""
+    # each sample needs the state after the sample before, or the numbers drawn after it
+    ordered = bool(comparing.observation.feedback.states) or any(
+        unseeded_nodes(each.model) for each in comparing.opened_models
+    )
+    run = (IN_PROCESS if ordered else executor).opened(comparing, 1)
     content = hashlib.sha256()
-    states: list[Sequence[Array] | None] = [None] * len(sessions)
-    for sample in progress(samples, desc="eval", unit="sample"):
-        feeds = check_feeds(sample, specs)
-        first = [*first, feeds][:LATENCY_SAMPLES]
-        for array in feeds.values():
-            content.update(
-                repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).data
-            )
-        results = []
-        for slot, (session, form) in enumerate(zip(sessions, opened, strict=True)):
-            ((_, found),) = run_all(session, form, [(sample.name, feeds)], observation, states, slot)
-            results.append(found)
-        for tally, result in zip(tallies, results, strict=True):
-            _check_ranks(sample, tally.names, results[0].own, result.own)
-            tally.add(sample, feeds, results[0], result)
-    return first, content.hexdigest()
+    compared = (each for group in run(samples) for each in group)
+    for sample, found in zip(progress(samples, desc="eval", unit="sample"), compared, strict=True):
+        content.update(found.digest)
+        for tally, result in zip(tallies, found.results, strict=True):
+            _check_ranks(sample, tally.names, found.results[0].own, result.own)
+            tally.add(sample, found.feeds, found.results[0], result)
+    return content.hexdigest()
 
 
 def _check_same_interface(paths: Sequence[Path], sessions: Sequence[ort.InferenceSession]) -> None:

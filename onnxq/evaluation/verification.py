@@ -7,13 +7,14 @@ reported.
 
 import re
 import statistics
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 
 from onnxq.comparison.errors import OutputErrors, PartError, bounds, decibels
 from onnxq.comparison.feedback import Feedback, evenly
@@ -29,7 +30,7 @@ from onnxq.graph.macs import ShapeByName, node_macs
 from onnxq.graph.scratch import ScratchFolder
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.plan.plan import Plan
-from onnxq.runtime.parallel import in_order
+from onnxq.runtime.parallel import IN_PROCESS, Executor, Job
 from onnxq.runtime.sessions import InputSpec, open_session
 from onnxq.types import Array, Feeds
 
@@ -160,6 +161,7 @@ class VerificationInputs:
     specs     inputs of the model
     feedback  outputs that are inputs of the next sample
     finite    inputs that must be finite; None allows NaN and infinite values everywhere
+    executor  where the models run; a stateful model, or one that draws numbers, runs in this process
     """
 
     source: Path
@@ -169,6 +171,7 @@ class VerificationInputs:
     specs: list[InputSpec]
     feedback: Feedback
     finite: Collection[str] | None = ()
+    executor: Executor = IN_PROCESS
 
 
 def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName) -> Kernels:
@@ -253,42 +256,107 @@ def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
     ]
     everything, optimized, written = (Comparison(observation) for _ in range(3))
     states: list[Sequence[Array] | None] = [None, None, None]
+    runs = [
+        _Verifying(form, observation, inputs.specs, inputs.finite, slot, states)
+        for slot, form in enumerate((forms[0], forms[1], forms[1]))
+    ]
     done = 0
     while done < len(samples):
-        block = _float_outputs(forms[0], observation, samples[done:], inputs, states)
+        block = _float_values(runs[0], samples[done:], inputs)
         if not done:
             samples = _limited(samples, block, inputs)
-        for optimize, comparisons in ((True, (everything, optimized)), (False, (written,))):
-            part = block if optimize else block[: max(0, CHECKED - done)]
+        for slot, comparisons in ((1, (everything, optimized)), (2, (written,))):
+            part = block if slot == 1 else block[: max(0, CHECKED - done)]
             if not part:
                 continue
-            session = observation.session(forms[1], optimize=optimize)
-            runs = run_all(
-                session,
-                forms[1],
-                [(name, feeds) for name, feeds, _ in part],
-                observation,
-                states,
-                2 - optimize,
-            )
-            for number, ((_, _, expected), (name, found)) in enumerate(
-                zip(part, runs, strict=True), start=done
-            ):
+            found = _results(runs[slot], [(each.sample, each.feeds) for each in part], inputs.executor)
+            for number, (one, other) in enumerate(zip(part, found, strict=True), start=done):
                 for comparison in comparisons[: 1 + (number < CHECKED)]:
-                    comparison.add(name, expected, found)
-            del session, runs
+                    comparison.add(one.sample.name, one.values, other.values)
+            del found
         done += len(block)
     return _outputs(observation, inputs, everything, optimized, written)
 
 
-def _limited(
-    samples: Sequence[Sample], block: Sequence[tuple[str, Feeds, Observed]], inputs: VerificationInputs
-) -> list[Sample]:
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """One sample with a form's values.
+
+    feeds  the inputs; None where they stayed in another process
+    size   bytes of the inputs and values; an array that occurs twice counts once
+    """
+
+    sample: Sample
+    feeds: Feeds | None
+    values: Observed
+    size: int
+
+
+_Given = tuple[Sample, Feeds | None]
+"""A sample, with its feeds where they are loaded."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Verifying(Job[_Given, list[_Values]]):
+    """Runs of a form over samples.
+
+    form         the float model or the quantized file
+    observation  the compared values
+    specs        inputs of the model
+    finite       inputs that must be finite, which the float model's runs check; None for no check
+    slot         0 for float, 1 for the file with graph optimization, 2 for the file without
+    states       outputs of the last run in each slot; they do not travel
+    """
+
+    form: Opened
+    observation: Observation
+    specs: list[InputSpec]
+    finite: Collection[str] | None
+    slot: int
+    states: list[Sequence[Array] | None]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        fields = self.form, self.observation, self.specs, self.finite, self.slot, [None, None, None]
+        return _Verifying, fields
+
+    def opened(self, threads: int) -> Callable[[Sequence[_Given]], list[_Values]]:
+        """Open a session."""
+        session = self.observation.session(self.form, optimize=self.slot != 2, threads=threads)
+        return lambda items: [self._values(session, *item) for item in items]
+
+    def _values(self, session: ort.InferenceSession, sample: Sample, feeds: Feeds | None) -> _Values:
+        if feeds is None:
+            feeds = check_feeds(sample, self.specs)
+            if self.slot == 0 and self.finite is not None:
+                _check_numbers(sample.name, feeds, self.finite)
+        given = [(sample.name, feeds)]
+        ((_, found),) = run_all(session, self.form, given, self.observation, self.states, self.slot)
+        arrays = (*feeds.values(), *found.own, *found.inner, *found.outer)
+        sizes = {id(array): array.nbytes for array in arrays if isinstance(array, np.ndarray)}
+        return _Values(sample, feeds, found, sum(sizes.values()))
+
+    def sent(self, item: _Given) -> _Given:
+        """Leave out the feeds: the other process loads them."""
+        return item[0], None
+
+    def packed(self, result: list[_Values]) -> list[_Values]:
+        """Leave out the feeds and the sample's function."""
+        return [replace(each, feeds=None, sample=Sample(each.sample.name, dict)) for each in result]
+
+
+def _results(job: _Verifying, items: Sequence[_Given], executor: Executor) -> Iterator[_Values]:
+    """Run a form over samples."""
+    run = executor.opened(job, job.observation.workers)
+    for (sample, _), found in zip(items, (each for group in run(items) for each in group), strict=True):
+        yield replace(found, sample=sample)
+
+
+def _limited(samples: Sequence[Sample], block: Sequence[_Values], inputs: VerificationInputs) -> list[Sample]:
     """Limit the samples to `MOST_BLOCKS` blocks, unseen samples first; keep all of a stateful model."""
     most = max(LEAST_VERIFIED, MOST_BLOCKS * len(block))
     if inputs.feedback.states or len(samples) <= most:
         return list(samples)
-    first = {name for name, _, _ in block}
+    first = {each.sample.name for each in block}
     rest = [sample for sample in samples if sample.name not in first | inputs.unseen]
     kept = (
         first
@@ -298,33 +366,13 @@ def _limited(
     return [sample for sample in samples if sample.name in kept]
 
 
-def _float_outputs(
-    form: Opened,
-    observation: Observation,
-    samples: Sequence[Sample],
-    inputs: VerificationInputs,
-    states: list[Sequence[Array] | None],
-) -> list[tuple[str, Feeds, Observed]]:
-    """Run samples in float until their arrays exceed `HELD_BYTES`; return names, feeds and values."""
-    session = observation.session(form)
-    block: list[tuple[str, Feeds, Observed]] = []
+def _float_values(job: _Verifying, samples: Sequence[Sample], inputs: VerificationInputs) -> list[_Values]:
+    """Run samples in float until their arrays exceed `HELD_BYTES`."""
+    block: list[_Values] = []
     held = 0
-
-    def float_values(sample: Sample) -> tuple[str, Feeds, Observed]:
-        feeds = check_feeds(sample, inputs.specs)
-        if inputs.finite is not None:
-            _check_numbers(sample.name, feeds, inputs.finite)
-        ((_, found),) = run_all(session, form, [(sample.name, feeds)], observation, states, 0)
-        return sample.name, feeds, found
-
-    for name, feeds, found in in_order(float_values, samples, observation.workers):
-        block.append((name, feeds, found))
-        arrays = {
-            id(array): array
-            for array in (*feeds.values(), *found.own, *found.inner, *found.outer)
-            if isinstance(array, np.ndarray)
-        }
-        held += sum(array.nbytes for array in arrays.values())
+    for found in _results(job, [(sample, None) for sample in samples], inputs.executor):
+        block.append(found)
+        held += found.size
         if held >= HELD_BYTES:
             break
     return block

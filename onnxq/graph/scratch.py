@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from onnxq.errors import OutputError
 
@@ -54,6 +55,9 @@ class ScratchFolder:
             raise OutputError(no_temporary_space(reason_of(error))) from error
         self._remove = weakref.finalize(self, _remove, self.path, lock)
         _alive.add(self)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a folder of this process: a copy elsewhere would remove it")
 
     def close(self) -> None:
         """Remove the folder."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.calibration.collect import collect_moments
+from onnxq.calibration.collect import MomentOptions, collect_moments
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.data.samples import check_feeds
 from onnxq.formats.attention import fuse_attention
@@ -92,7 +92,9 @@ def _forms(inputs: Inputs, *, with_transforms: bool) -> tuple[list[_Form], bool]
         plan, plan.nodes, planned_shapes(inputs.model, plan, check_feeds(calibration[0], inputs.specs))
     )
     second = options.effort is not Effort.FAST
-    moments = collect_moments(inputs.model, layer_inputs(plan).values(), calibration, second=second)
+    moments = collect_moments(
+        inputs.model, layer_inputs(plan).values(), calibration, MomentOptions(second), inputs.executor
+    )
     forms = [_Form(inputs.model, plan, moments)]
     for each in transforms(options.effort, options.without) if moments and with_transforms else []:
         found = None if each.rewrite is None else each.rewrite(inputs.model, plan, moments, None)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.calibration.collect import collect_moments
+from onnxq.calibration.collect import MomentOptions, collect_moments
 from onnxq.calibration.moments import MEMORY, LayerInput, Moments
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.sample import Sample
@@ -19,6 +19,7 @@ from onnxq.plan.operators import OPERATORS
 from onnxq.plan.plan import Plan, PlannedNode, Selection
 from onnxq.plan.products import channel_axis
 from onnxq.plan.reasons import Cause, FloatReason
+from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.search.inputs import Inputs
 from onnxq.search.trial import Choice, Outcome, Trial
 from onnxq.search.unseen import unseen_outputs
@@ -130,7 +131,7 @@ def weight_rows(planned: PlannedNode) -> Floats:
 
 
 def moments_in_turns(
-    model: ir.Model, layers: Sequence[LayerInput], samples: Sequence[Sample]
+    model: ir.Model, layers: Sequence[LayerInput], samples: Sequence[Sample], executor: Executor = IN_PROCESS
 ) -> "MomentsInTurns":
     """Collect second moments of layers' inputs, as many layers at a time as fit into memory."""
     turns: list[list[LayerInput]] = [[]]
@@ -142,14 +143,16 @@ def moments_in_turns(
             used = 0
         turns[-1].append(layer)
         used += size
-    return MomentsInTurns(model, turns, samples)
+    return MomentsInTurns(model, turns, samples, executor)
 
 
 class MomentsInTurns(Mapping[LayerInput, Moments]):
     """Moments that are collected on first use, a turn of layers at a time; only one turn is in memory."""
 
-    def __init__(self, model: ir.Model, turns: list[list[LayerInput]], samples: Sequence[Sample]) -> None:
-        self.model, self.turns, self.samples = model, turns, samples
+    def __init__(
+        self, model: ir.Model, turns: list[list[LayerInput]], samples: Sequence[Sample], executor: Executor
+    ) -> None:
+        self.model, self.turns, self.samples, self.executor = model, turns, samples, executor
         self._moments: dict[LayerInput, Moments] = {}
 
     def __getitem__(self, layer: LayerInput) -> Moments:
@@ -158,9 +161,8 @@ class MomentsInTurns(Mapping[LayerInput, Moments]):
             if turn is None:
                 raise KeyError(layer)
             self._moments = {}  # frees the memory first
-            self._moments = collect_moments(
-                self.model, turn, self.samples, second=True, most=LARGEST_MOMENTS, rows=4
-            )
+            how = MomentOptions(second=True, most=LARGEST_MOMENTS, rows=4)
+            self._moments = collect_moments(self.model, turn, self.samples, how, self.executor)
         return self._moments[layer]
 
     def __iter__(self) -> Iterator[LayerInput]:

@@ -45,9 +45,12 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     recipe = _with_lstms(inputs, recipe, references)
     lap("prepare")
     # forms of the model, and one calibration pass for all of them
-    variants = find_variants(inputs, recipe)
+    loaded = _loaded(inputs)
+    variants = find_variants(inputs, recipe, loaded.rows if loaded is not None else {})
     lap("layers")
-    statistics = _statistics(inputs, variants)
+    statistics = _statistics(inputs, variants, loaded)
+    del loaded
+    statistics.rows.clear()
     variants, unseen = without_unseen(inputs.options, variants, statistics)
     lap("calibrate")
     # the search
@@ -98,18 +101,29 @@ def _with_lstms(inputs: Inputs, recipe: Recipe, references: References | None) -
     return recipe.keeping(refused) if refused else recipe
 
 
-def _statistics(inputs: Inputs, variants: Sequence[Variant]) -> Statistics:
-    """Calibrate the tensors of all forms in one pass, or load the statistics of earlier passes."""
-    options = inputs.options
-    model_digest = digest(options.model)
-    if options.stats:
-        statistics, *others = [load_statistics(path, model_digest) for path in options.stats]
-        for other in others:
-            statistics.merge(other)
+def _loaded(inputs: Inputs) -> Statistics | None:
+    """Load and merge the statistics of earlier passes; None without any."""
+    if not inputs.options.stats:
+        return None
+    model_digest = digest(inputs.options.model)
+    statistics, *others = [load_statistics(path, model_digest) for path in inputs.options.stats]
+    for other in others:
+        statistics.merge(other)
+    return statistics
+
+
+def _statistics(inputs: Inputs, variants: Sequence[Variant], loaded: Statistics | None) -> Statistics:
+    """Calibrate the tensors of all forms in one pass, or take the statistics of earlier passes."""
+    if loaded is not None:
+        statistics = loaded
     else:
         names = dict.fromkeys(name for variant in variants for name in variant.plan.sources())
         statistics = _collect(
-            inputs, variants, list(names), inputs.samples.calibration, Statistics(model_digest)
+            inputs,
+            variants,
+            list(names),
+            inputs.samples.calibration,
+            Statistics(digest(inputs.options.model)),
         )
     for plan in (inputs.plan, *(variant.plan for variant in variants)):
         statistics.aliases |= {tensor.name: tensor.source for tensor in plan.tensors.values()}
@@ -132,7 +146,7 @@ def _collect(
     probes = () if before.samples else inputs.probes
     how = Collecting(before.samples, options.allow_nonfinite, divided, counted, probes)
     whole = [name for name in names if name not in divided]
-    return collect(model, whole, samples, before.model, how)
+    return collect(model, whole, samples, before.model, how, inputs.executor)
 
 
 def _with_validation_samples(
@@ -151,7 +165,8 @@ def _with_validation_samples(
     known = found.sketches
     names = list(dict.fromkeys(name if name in known else found.aliases[name] for name in sources))
     later = _collect(inputs, variants, names, more, found)
-    statistics = replace(found, sketches={name: known[name] for name in later.sketches})
+    # other samples of other tensors: no pass that parts of it could be merged to
+    statistics = replace(found, sketches={name: known[name] for name in later.sketches}, contents=b"")
     statistics.merge(later)
     wider = candidates.with_statistics(statistics)
     target_db = max(candidates.settings.target_db, inputs.options.limits.min_sqnr or 0.0)

@@ -1,8 +1,10 @@
 """`--mode weights`: weights in 8 or 4 bits, activations in float."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +24,7 @@ from onnxq.normalize.opset import lift_opset
 from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan.plan import Plan, Selection
 from onnxq.quantization.weights import Use, layer_inputs, second_moments, sharing
+from onnxq.runtime.parallel import Job, Run
 from onnxq.search.inputs import Inputs
 from onnxq.search.trial import Outcome
 from onnxq.techniques.arithmetic import symmetric_scale
@@ -37,6 +40,8 @@ MAX_LOSS = 0.04
 BITS = {WeightType.INT8: 8, WeightType.INT4: 4}
 BLOCKS_OPSET = 21
 """The first opset whose DequantizeLinear supports blocks."""
+Coding = tuple[Floats, Floats | None]
+"""A weight [channels, K], and the second moments [K, K] of its inputs."""
 STORED = {"Conv": 0, "ConvTranspose": 1}
 """Axis of the output channels of weights that are stored as int8 and computed in float."""
 
@@ -53,15 +58,16 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
     writer = BitsWriter(model, INT8_COMPUTE if options.integer_compute else 0)
     tables = {} if options.standard else find_tables(model)
 
-    def coded(names: Sequence[str], rows: Floats) -> Coded:
+    def second(names: Sequence[str]) -> Floats | None:
         uses = [
             Use(plan.nodes[name], np.float32(0), moments.get(layers[name]) if name in layers else None)
             for name in names
         ]
-        second = second_moments(uses, centred=False)
-        return _coded(rows, None if second is None else second[0], rounding, options)
+        found = second_moments(uses, centred=False)
+        return None if found is None else found[0]
 
-    kept = _code_products(writer, plan, tables, options, coded)
+    run = inputs.executor.opened(_Coding(rounding, options), 1)
+    kept = _code_products(writer, _Products(plan, tables, options, second), run)
     if options.standard:
         quantize_tables(model)
     code_tables(writer, tables, _block(options))
@@ -85,7 +91,7 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
     return outcome(inputs, model, recipe, notes, stored)
 
 
-def _planned(inputs: Inputs, model: ir.Model, rounding: str) -> "_Products":
+def _planned(inputs: Inputs, model: ir.Model, rounding: str) -> "_Planned":
     """Plan the products, collect the statistics that the rounding needs, and apply its rewrite."""
     options, algorithm = inputs.options, ALGORITHMS[rounding]
 
@@ -97,18 +103,20 @@ def _planned(inputs: Inputs, model: ir.Model, rounding: str) -> "_Products":
     plan = plan_products(model, inputs.selection, stored)
     moments: Mapping[LayerInput, Moments] = {}
     if algorithm.needs is not Needs.NOTHING and options.weight_type in BITS:
-        moments = moments_in_turns(model, list(layer_inputs(plan).values()), inputs.samples.calibration)
+        moments = moments_in_turns(
+            model, list(layer_inputs(plan).values()), inputs.samples.calibration, inputs.executor
+        )
     collected = bool(moments)
     if algorithm.rewrite is not None and moments:
         found = algorithm.rewrite(model, plan, moments, grid_of(options))
         if found is not None:
             model, moments = found.model, found.moments
         plan = plan_products(model, inputs.selection, stored)
-    return _Products(model, plan, moments, collected)
+    return _Planned(model, plan, moments, collected)
 
 
 @dataclass(frozen=True)
-class _Products:
+class _Planned:
     """A model with its planned products, the moments of their inputs, and whether any were collected."""
 
     model: ir.Model
@@ -117,33 +125,82 @@ class _Products:
     collected: bool
 
 
-def _code_products(
-    writer: BitsWriter,
-    plan: Plan,
-    tables: Tables,
-    options: QuantizeOptions,
-    coded: Callable[[Sequence[str], Floats], Coded],
-) -> list[str]:
+@dataclass(frozen=True, eq=False)
+class _Coding(Job[Coding, list[Coded]]):
+    """Coding of weights, each with the second moments of its inputs or None."""
+
+    rounding: str
+    options: QuantizeOptions
+
+    def opened(self, threads: int) -> Callable[[Sequence[Coding]], list[Coded]]:
+        """Return the function of weights [channels, K] with second moments [K, K]."""
+        del threads
+        return lambda items: [_coded(rows, second, self.rounding, self.options) for rows, second in items]
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Products with one weight.
+
+    names  of the products
+    rows   the weight, where it needs no rounding; None where it is coded elsewhere
+    table  name of the embedding table that it is, or None
+    """
+
+    names: Sequence[str]
+    rows: Floats | None
+    table: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Products:
+    """Products to code; `second` returns the second moments of the inputs of some."""
+
+    plan: Plan
+    tables: Tables
+    options: QuantizeOptions
+    second: Callable[[Sequence[str]], Floats | None]
+
+    def coding(self, groups: deque[_Group]) -> Iterator[Coding]:
+        """Add the groups of products to `groups`; yield the weights that are to be rounded."""
+        for names in sharing(self.plan):
+            rows = weight_rows(self.plan.nodes[names[0]])
+            table = table_of(rows, self.tables)
+            as_it_is = table is not None or self.options.weight_type not in BITS
+            groups.append(_Group(names, rows if as_it_is else None, table))
+            if not as_it_is:
+                yield rows, self.second(names)
+
+
+def _code_products(writer: BitsWriter, products: _Products, run: Run[Coding, list[Coded]]) -> list[str]:
     """Replace all products; return the names of those that keep 8 bits though 4 were asked for."""
-    nodes, kept = {node.name: node for node in nodes_of(writer.model)}, []
-    for names in sharing(plan):
-        rows, key = weight_rows(plan.nodes[names[0]]), names[0]
-        table = table_of(rows, tables)
-        if table is not None:
-            found, key = code_table(rows, _block(options)), table
-        elif options.weight_type not in BITS:
-            for name in names:
-                writer.book_product(nodes[name], rows, str(options.weight_type), _block(options), key)
-            continue
-        else:
-            found = coded(names, rows)
-            if found.grid.bits != BITS[options.weight_type]:
-                kept += names
-        for name in names:
-            if options.standard and table is None:
+    nodes, kept = {node.name: node for node in nodes_of(writer.model)}, list[str]()
+    options, groups = products.options, deque[_Group]()
+
+    def write(group: _Group, found: Coded) -> None:
+        key = group.table or group.names[0]
+        for name in group.names:
+            if options.standard and group.table is None:
                 writer.standard_product(nodes[name], found, key)
             else:
                 writer.product(nodes[name], found, key)
+
+    coded = (each for together in run(products.coding(groups)) for each in together)
+    for found in chain(coded, [None]):
+        while groups:
+            group = groups.popleft()
+            if group.rows is None:
+                assert found is not None
+                if found.grid.bits != BITS[options.weight_type]:
+                    kept += group.names
+                write(group, found)
+                break
+            if group.table is not None:
+                write(group, code_table(group.rows, _block(options)))
+                continue
+            for name in group.names:
+                kind, block = str(options.weight_type), _block(options)
+                writer.book_product(nodes[name], group.rows, kind, block, group.names[0])
     return kept
 
 

@@ -16,7 +16,7 @@ from onnxq.graph.edit import attribute, constant, input_at, sizes
 from onnxq.plan.plan import Plan, PlannedNode
 from onnxq.plan.products import channel_axis, has_bias
 from onnxq.runtime.machine import available_cores
-from onnxq.runtime.parallel import in_order
+from onnxq.runtime.parallel import IN_PROCESS, Executor, Job
 from onnxq.techniques.arithmetic import (
     least_error_scales,
     smallest_sum_scale,
@@ -139,6 +139,7 @@ def quantize_weights(
     moments: Mapping[LayerInput, Moments],
     options: WeightOptions,
     skip: frozenset[str] = frozenset(),
+    executor: Executor = IN_PROCESS,
 ) -> dict[str, QuantizedWeight]:
     """Quantize all planned weights, by node name.
 
@@ -148,10 +149,11 @@ def quantize_weights(
         moments: known moments of the layers' inputs.
         options: options of weight quantization.
         skip: names of nodes to leave out.
+        executor: where the weights are rounded.
     """
     inputs = layer_inputs(plan)
 
-    def quantized(names: Sequence[str]) -> dict[str, QuantizedWeight]:
+    def uses_of(names: Sequence[str]) -> list[Use]:
         uses = []
         for name in names:
             planned = plan.nodes[name]
@@ -159,14 +161,20 @@ def quantize_weights(
             source = plan.tensors[(activation.name if activation is not None else None) or ""].source
             known = moments.get(inputs[name]) if name in inputs else None
             uses.append(Use(planned, np.float32(input_scales[source]), known))
-        return dict(zip(names, quantize_weight(uses, options), strict=True))
+        return uses
 
     wanted = [names for names in sharing(plan) if not skip.issuperset(names)]
     largest = max(
         (math.prod(sizes(plan.nodes[names[0]].node.inputs[1]) or ()) for names in wanted), default=1
     )
     workers = min(available_cores(), max(1, IN_FLIGHT_WEIGHTS // max(largest, 1)))
-    return {name: weight for found in in_order(quantized, wanted, workers) for name, weight in found.items()}
+    run = executor.opened(Quantization(options), workers)
+    found = (weights for group in run(map(uses_of, wanted)) for weights in group)
+    return {
+        name: weight
+        for names, weights in zip(wanted, found, strict=True)
+        for name, weight in zip(names, weights, strict=True)
+    }
 
 
 def sharing(plan: Plan) -> list[list[str]]:
@@ -194,6 +202,90 @@ def read_elsewhere(nodes: Collection[ir.Node]) -> bool:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A weight to round, with everything that decides its integers.
+
+    rows       the weight in kernel order, [channels, K]
+    shape      of the weight
+    axis       its channel axis
+    pair_safe  whether sums of pairs can saturate
+    biases     largest bias of each channel, as a multiple of the activation's scale; None without one
+    second     second moments of the layer's input, which rounding may overwrite; None where they are unknown
+    means      mean input [groups, K] of each use whose output's shift is corrected, None for other uses
+    """
+
+    rows: Floats
+    shape: tuple[int, ...]
+    axis: int
+    pair_safe: bool
+    biases: Array | None
+    second: Floats | None
+    means: tuple[Floats | None, ...]
+
+    @staticmethod
+    def of(uses: Sequence[Use], options: WeightOptions, *, always_shift: bool = False) -> "Layer":
+        """Read a weight and what is known about its inputs; see `quantize_weight`."""
+        first = uses[0].planned
+        weight, axis = first.node.inputs[1], channel_axis(first)
+        array = constant(weight)
+        assert array is not None
+        # a bias takes back the mean error, so second moments are centred then
+        shifted = [options.shift is not None and (always_shift or has_bias(use.planned)) for use in uses]
+        wanted = options.round is not None and options.needs_moments
+        return Layer(
+            kernel_order(array, axis).astype(np.float32, copy=False),
+            tuple(sizes(weight) or ()),
+            axis,
+            must_be_pair_safe(first, options),
+            _bias_steps(uses),
+            second_moments(uses, centred=all(shifted)) if wanted else None,
+            tuple(
+                use.moments.mean() if has_shift and use.moments is not None and use.moments.rows else None
+                for use, has_shift in zip(uses, shifted, strict=True)
+            ),
+        )
+
+    def quantized(self, options: WeightOptions) -> list[QuantizedWeight]:
+        """Quantize the weight for each of its uses; only their shifts differ."""
+        scales = weight_scales(
+            self.rows,
+            self.biases,
+            per_channel=options.per_channel,
+            pair_safe=self.pair_safe,
+            limit=options.limit,
+        )
+        stored = _round(self.rows, scales, self.second, options, pair_safe=self.pair_safe)
+        integers, result = original_order(stored, self.shape, self.axis), []
+        for mean in self.means:
+            shift = None
+            if mean is not None and options.shift is not None:
+                shift = options.shift(self.rows, stored, scales, mean)
+            result.append(QuantizedWeight(integers, scales, shift))
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Quantization(Job[Sequence[Use] | Layer, list[list[QuantizedWeight]]]):
+    """Quantization of weights, one after the other."""
+
+    options: WeightOptions
+    always_shift: bool = False
+
+    def opened(
+        self, threads: int
+    ) -> Callable[[Sequence[Sequence[Use] | Layer]], list[list[QuantizedWeight]]]:
+        """Return the function of the uses of each weight."""
+        del threads
+        return lambda items: [self.sent(item).quantized(self.options) for item in items]
+
+    def sent(self, item: Sequence[Use] | Layer) -> Layer:
+        """Read a weight: nodes stay in this process."""
+        if isinstance(item, Layer):
+            return item
+        return Layer.of(item, self.options, always_shift=self.always_shift)
+
+
 def quantize_weight(
     uses: Sequence[Use], options: WeightOptions, *, always_shift: bool = False
 ) -> list[QuantizedWeight]:
@@ -207,32 +299,7 @@ def quantize_weight(
     Returns:
         The weight of each node; only their shifts differ.
     """
-    first = uses[0].planned
-    weight = first.node.inputs[1]
-    shape, axis = tuple(sizes(weight) or ()), channel_axis(first)
-    array = constant(weight)
-    assert array is not None
-    rows = kernel_order(array, axis).astype(np.float32, copy=False)
-    del array  # large weights: one copy at a time
-    # scales
-    safe = must_be_pair_safe(first, options)
-    scales = weight_scales(
-        rows, _bias_steps(uses), per_channel=options.per_channel, pair_safe=safe, limit=options.limit
-    )
-    # integers; a bias takes back the mean error, so second moments are centred then
-    shifted = [options.shift is not None and (always_shift or has_bias(use.planned)) for use in uses]
-    wanted = options.round is not None and options.needs_moments
-    second = second_moments(uses, centred=all(shifted)) if wanted else None
-    stored = _round(rows, scales, second, options, pair_safe=safe)
-    integers = original_order(stored, shape, axis)
-    # shift of each node's output
-    result = []
-    for use, has_shift in zip(uses, shifted, strict=True):
-        shift = None
-        if has_shift and options.shift is not None and use.moments is not None and use.moments.rows:
-            shift = options.shift(rows, stored, scales, use.moments.mean())
-        result.append(QuantizedWeight(integers, scales, shift))
-    return result
+    return Layer.of(uses, options, always_shift=always_shift).quantized(options)
 
 
 def _round(

@@ -5,12 +5,67 @@ they wait for one another, which takes time from everything else on the machine.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from onnxq.runtime.machine import available_cores
 
 S = TypeVar("S")
 T = TypeVar("T")
+
+
+class Job(Protocol[S, T]):
+    """Work on items, as a value that can be pickled, so that any process can do it.
+
+    The results of consecutive groups of items, taken in their order, mean the same however the items are
+    grouped.
+    """
+
+    def opened(self, threads: int) -> Callable[[Sequence[S]], T]:
+        """Return the function that works on a group of consecutive items, for several threads at a time.
+
+        Args:
+            threads: threads of a session; the results do not depend on them.
+        """
+
+    def sent(self, item: S) -> S:
+        """Return an item in the form in which it travels to another process, where it is smaller."""
+        return item
+
+    def packed(self, result: T) -> T:
+        """Return a result in the form in which it travels back, where it is smaller."""
+        return result
+
+
+Run = Callable[[Iterable[S]], Iterator[T]]
+"""An opened job: takes items one by one, and yields the results of groups of them in their order."""
+
+
+class Executor(Protocol):
+    """Does jobs: in this process, or on the workers of a cluster."""
+
+    def opened(self, job: Job[S, T], workers: int) -> Run[S, T]:
+        """Open a job.
+
+        Args:
+            job: the work.
+            workers: most items side by side that fit into the memory of one process.
+        """
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Does jobs on threads of this process, item by item; the cores are shared out among the threads."""
+
+    def opened(self, job: Job[S, T], workers: int) -> Run[S, T]:
+        """Open a job."""
+        work = job.opened(max(1, available_cores() // max(1, workers)))
+        return lambda items: in_order(work, ([item] for item in items), workers)
+
+
+IN_PROCESS = InProcess()
 
 
 def in_order(work: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:

@@ -70,6 +70,13 @@ def live_status(*, hidden: bool) -> Iterator[None]:
         thread.join(timeout=2)
 
 
+def tell(text: str) -> None:
+    """Print a line about the work on stderr, if that is a terminal."""
+    if sys.stderr is not None and is_terminal(sys.stderr):
+        with aside():
+            print(f"onnxq: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
 def is_terminal(stream: TextIO) -> bool:
     """Tell whether a stream is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"

@@ -94,6 +94,7 @@ def _try_variants(
             references,
             settings,
             (tried[0][0],) if tried else (),  # the plain form
+            executor=inputs.executor,
         )
         sets = _technique_sets(options, settings, variant.plan) if variant.moments else [()]
         tried.append((candidates, choose(candidates, options.method, sets)))

@@ -19,6 +19,7 @@ from onnxq.options import Method
 from onnxq.plan.plan import Plan
 from onnxq.quantization.parameters import Parameters, Ranges, activation_parameters, make_parameters
 from onnxq.quantization.weights import QuantizedWeight, WeightOptions, layer_inputs, quantize_weights
+from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.search.references import OutputNoise, References
 from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Choice, Trial
@@ -73,6 +74,7 @@ class Candidates:
     settings        thresholds of the search
     others          candidates of other forms, the plain one first; equal weights are not quantized again
     cache           results that are needed again
+    executor        where weights are rounded
     """
 
     variant: Variant
@@ -85,6 +87,7 @@ class Candidates:
     settings: SearchSettings
     others: "tuple[Candidates, ...]" = ()
     cache: Cache = field(default_factory=Cache)
+    executor: Executor = IN_PROCESS
 
     def recipe(self, method: str, techniques: Sequence[str]) -> Recipe:
         """Return the recipe of this form with a method and techniques."""
@@ -111,7 +114,8 @@ class Candidates:
         scales = {name: min(float(params[name].scale) for params in by_method) for name in by_method[0]}
         options = with_techniques(self.weight_options, techniques)
         same = self._unchanged(techniques)
-        return same | quantize_weights(plan, scales, self.variant.moments, options, skip=frozenset(same))
+        skip, moments = frozenset(same), self.variant.moments
+        return same | quantize_weights(plan, scales, moments, options, skip, self.executor)
 
     def of(self, variant: Variant) -> "Candidates":
         """Return the candidates of another form with the same tensors; they share the ranges."""

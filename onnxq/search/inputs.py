@@ -35,6 +35,7 @@ from onnxq.plan.plan import Plan, Selection, make_plan
 from onnxq.plan.reasons import CHANGING_SHAPES, NO_WIDE_CLIP, FloatReason
 from onnxq.plan.unseen import probes as find_probes
 from onnxq.runtime.inner_values import expose
+from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.runtime.sessions import InputSpec, model_inputs, open_exposed, open_session, run
 from onnxq.runtime.weights_on_disk import move_to_disk
 from onnxq.search.settings import SearchSettings
@@ -80,6 +81,7 @@ class Inputs:
     probe     one run of the original, with which forms of the model are compared
     probes    values that tell which parts of the model run, as far as they can be observed
     stated    inner values whose types the original file states
+    executor  where models run over samples and weights are rounded
     """
 
     options: QuantizeOptions
@@ -99,6 +101,7 @@ class Inputs:
     probe: Probe | None = None
     probes: tuple[str, ...] = ()
     stated: frozenset[str] = frozenset()
+    executor: Executor = IN_PROCESS
 
     @cached_property
     def selection(self) -> Selection:
@@ -123,12 +126,15 @@ def selection_of(options: QuantizeOptions) -> Selection:
     return Selection(options.include, options.exclude, options.op_types)
 
 
-def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) -> Inputs:
+def prepare(
+    options: QuantizeOptions, settings: SearchSettings | None = None, executor: Executor = IN_PROCESS
+) -> Inputs:
     """Load, normalize and plan the model; find and split the samples.
 
     Args:
         options: options of the user.
         settings: thresholds of the accuracy search; by default those of the effort.
+        executor: where models run over samples and weights are rounded.
 
     Raises:
         OnnxqError: the model or the data cannot be used, or there is nothing to quantize.
@@ -202,6 +208,7 @@ def prepare(options: QuantizeOptions, settings: SearchSettings | None = None) ->
         probe,
         probes,
         stated,
+        executor,
     )
 
 

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.calibration.batches import Part, observe
-from onnxq.calibration.collect import collect_moments
+from onnxq.calibration.batches import Measure, Part, Pass, observe
+from onnxq.calibration.collect import MomentOptions, collect_moments
 from onnxq.calibration.moments import LAYER_MEMORY, LayerInput, Moments
 from onnxq.data.sample import Sample
 from onnxq.data.samples import spread
@@ -164,8 +164,8 @@ def _moments(inputs: Inputs, nodes: Sequence[ir.Node]) -> dict[str, OperandMomen
         inputs.model,
         [layer for pair in operands.values() for layer in pair],
         samples,
-        second=second,
-        rows=ROWS,
+        MomentOptions(second, rows=ROWS),
+        inputs.executor,
     )
     return {name: (moments[x], moments[h]) for name, (x, h) in operands.items()}
 
@@ -227,22 +227,13 @@ def _hessians(inputs: Inputs, node: ir.Node, steps: Floats, *, signed: bool) -> 
     assert r is not None
     x = node.inputs[0]
     assert x is not None
+    reverse = attribute(node, "direction", "forward") == "reverse"
+    gradients = _Gradients(x.name or "", (w, r, b), steps, signed, reverse)
     size = 2 * len(steps)
     groups = next(
         n for n in range(w.shape[1], 0, -1) if w.shape[1] % n == 0 and 4 * n * size**2 <= HESSIAN_MEMORY
     )
     sums = [np.zeros((groups, size, size), np.float32) for _ in w]
-    reverse = attribute(node, "direction", "forward") == "reverse"
-
-    def gradients(part: Part, position: int) -> list[Floats]:
-        values, found = _cropped(np.asarray(part.values[x.name or ""], np.float32), w.shape[1]), []
-        for direction in range(len(w)):
-            turned = values[::-1] if reverse or direction == 1 else values
-            gates = gate_gradients(
-                turned, (w[direction], r[direction], b[direction] if b is not None else None), DRAWS, position
-            )
-            found.append(row_gradients(gates, digits(turned, steps, signed=signed)))
-        return found
 
     def add(found: list[Floats]) -> None:
         for total, each in zip(sums, found, strict=True):
@@ -250,8 +241,36 @@ def _hessians(inputs: Inputs, node: ir.Node, steps: Floats, *, signed: bool) -> 
             total += rows.swapaxes(1, 2) @ rows
 
     samples = spread(inputs.samples.calibration, SAMPLES)
-    observe(inputs.model, [x.name or ""], samples, gradients, add, "LSTM")
+    observe(inputs.model, [x.name or ""], Pass(samples, "LSTM", inputs.executor), gradients, add)
     return sums
+
+
+@dataclass(frozen=True, eq=False)
+class _Gradients(Measure[list[Floats]]):
+    """Gradients of an LSTM's outputs with respect to the rows of W, for each direction.
+
+    tensor   name of the LSTM's input
+    weights  W, R and B; None without B
+    steps    steps of the split input
+    signed   whether the input is
+    reverse  whether its only direction is
+    """
+
+    tensor: str
+    weights: tuple[Floats, Floats, Floats | None]
+    steps: Floats
+    signed: bool
+    reverse: bool
+
+    def __call__(self, part: Part, position: int) -> list[Floats]:
+        (w, r, b), found = self.weights, []
+        values = _cropped(np.asarray(part.values[self.tensor], np.float32), w.shape[1])
+        for direction in range(len(w)):
+            turned = values[::-1] if self.reverse or direction == 1 else values
+            weights = w[direction], r[direction], b[direction] if b is not None else None
+            gates = gate_gradients(turned, weights, DRAWS, position)
+            found.append(row_gradients(gates, digits(turned, self.steps, signed=self.signed)))
+        return found
 
 
 def _cropped(values: Floats, gates: int) -> Floats:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from onnxq.calibration.collect import NO_BINS
-from onnxq.calibration.sketch import Measured, Sketch
+from onnxq.calibration.sketch import NO_BINS, Measured, Sketch
 from onnxq.calibration.statistics import Statistics
 from onnxq.data.samples import check_feeds, spread
 from onnxq.formats.recipe import Recipe

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnxq.calibration.collect import collect_moments
-from onnxq.calibration.moments import LayerInput, Moments
+from onnxq.calibration.collect import MomentOptions, collect_moments
+from onnxq.calibration.moments import LayerInput, LayerRows, Moments, moments_of_rows
 from onnxq.data.samples import check_feeds, spread
 from onnxq.formats.recipe import Recipe
 from onnxq.options import Effort, Method
@@ -17,28 +17,34 @@ from onnxq.transforms.algorithm import Algorithm
 from onnxq.transforms.registry import transforms
 
 
-def find_variants(inputs: Inputs, recipe: Recipe) -> list[Variant]:
+def find_variants(inputs: Inputs, recipe: Recipe, rows: LayerRows) -> list[Variant]:
     """Return the plain form of the model, and each rewritten form that changes enough of it.
 
     Args:
         inputs: options, model and samples.
         recipe: recipe that quantizes everything.
+        rows: rows of the layers' inputs in loaded statistics; empty where there are none.
     """
     calibration, settings = inputs.samples.calibration, inputs.settings
+    if rows:
+        layers = layer_inputs(recipe.plan).values()
+        return [Variant(recipe, moments_of_rows(rows, layers, second=settings.second_moments))]
     if not calibration:
         return [Variant(recipe)]
     # moments of the layers' inputs
     count = len(calibration) if settings.layer_samples is None else settings.layer_samples
     samples = spread(calibration, count)
     second = settings.second_moments
-    moments = collect_moments(
-        inputs.model, layer_inputs(recipe.plan).values(), samples, second=second, rows=settings.layer_rows
-    )
+    how = MomentOptions(second, rows=settings.layer_rows)
+    layers = layer_inputs(recipe.plan).values()
+    moments = collect_moments(inputs.model, layers, samples, how, inputs.executor)
     more = _more_samples(moments, len(samples), len(calibration)) if second else 0
     if more > len(samples):
         few = [layer for layer, found in moments.items() if found.rows < layer.wanted(1)]
         moments = {layer: found for layer, found in moments.items() if layer not in few}  # frees memory
-        moments |= collect_moments(inputs.model, few, spread(calibration, more), second=second)
+        moments |= collect_moments(
+            inputs.model, few, spread(calibration, more), MomentOptions(second), inputs.executor
+        )
     plain = Variant(recipe, moments)
     if inputs.options.stats or inputs.large:
         return [plain]

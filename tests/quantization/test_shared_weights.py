@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxq.calibration.collect import collect_moments
+from onnxq.calibration.collect import MomentOptions, collect_moments
 from onnxq.calibration.moments import Moments
 from onnxq.normalize.passes import normalize
 from onnxq.options import Mode, QuantizeOptions, WeightType
@@ -134,7 +134,9 @@ def test_rounding_sees_the_rows_of_all(rng):
     model, feeds = heads(rng)
     floats = normalize(to_ir(model))
     plan = make_plan(floats)
-    moments = collect_moments(floats, layer_inputs(plan).values(), as_samples(feeds), second=True)
+    moments = collect_moments(
+        floats, layer_inputs(plan).values(), as_samples(feeds), MomentOptions(second=True)
+    )
     names = together(plan, 6)
     parts = [moments[layer_inputs(plan)[name]] for name in names]
     for part in parts:
@@ -184,7 +186,11 @@ def test_no_technique_makes_copies(rng):
         model = normalize(to_ir(parse(weights, constants)))
         plan = make_plan(model)
         found[case] = smooth(
-            model, plan, collect_moments(model, layer_inputs(plan).values(), as_samples(feeds), second=True)
+            model,
+            plan,
+            collect_moments(
+                model, layer_inputs(plan).values(), as_samples(feeds), MomentOptions(second=True)
+            ),
         )
     assert found["own"] is not None
     assert found["shared"] is None

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from onnxq.calibration.collect import collect_moments
+from onnxq.calibration.collect import MomentOptions, collect_moments
 from onnxq.normalize.passes import normalize
 from onnxq.plan.plan import make_plan
 from onnxq.quantization.weights import layer_inputs
@@ -88,7 +88,9 @@ def test_a_layer_norm_with_an_outlier_is_smoothed_as_a_whole(rng):
     changed = smooth(
         normalized,
         plan,
-        collect_moments(normalized, layer_inputs(plan).values(), as_samples(data), second=True),
+        collect_moments(
+            normalized, layer_inputs(plan).values(), as_samples(data), MomentOptions(second=True)
+        ),
     )
     assert changed is not None
     smoothed, moments = changed.model, changed.moments

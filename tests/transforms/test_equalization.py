@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxq.calibration.collect import Collecting, collect, collect_moments
+from onnxq.calibration.collect import Collecting, MomentOptions, collect, collect_moments
 from onnxq.normalize.passes import normalize
 from onnxq.plan.plan import make_plan
 from onnxq.quantization.weights import layer_inputs
@@ -38,7 +38,9 @@ def test_the_float_model_computes_the_same(rng, name):
     feeds = [{"x": normal(rng, 1, 3, 9, 9)} for _ in range(4)]
     model = normalize(to_ir(parse(text, constants)))
     plan = make_plan(model)
-    moments = collect_moments(model, layer_inputs(plan).values(), as_samples(feeds), second=True)
+    moments = collect_moments(
+        model, layer_inputs(plan).values(), as_samples(feeds), MomentOptions(second=True)
+    )
     before = run(model, feeds[0])[0]
     found = equalize(model, plan, moments)
     assert found is not None
@@ -52,7 +54,7 @@ def test_the_float_model_computes_the_same(rng, name):
     after = run(equalized, feeds[0])[0]
     np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4 * np.abs(before).max())
     again = collect_moments(
-        equalized, layer_inputs(make_plan(equalized)).values(), as_samples(feeds), second=True
+        equalized, layer_inputs(make_plan(equalized)).values(), as_samples(feeds), MomentOptions(second=True)
     )
     for layer, moment in again.items():
         np.testing.assert_allclose(known[layer].high, moment.high, rtol=1e-3, atol=1e-5)
@@ -88,7 +90,10 @@ def test_what_factors_cannot_pass_is_left_alone(rng, text):
     )
     plan = make_plan(model)
     moments = collect_moments(
-        model, layer_inputs(plan).values(), as_samples([{"x": normal(rng, 1, 3, 9, 9)}]), second=True
+        model,
+        layer_inputs(plan).values(),
+        as_samples([{"x": normal(rng, 1, 3, 9, 9)}]),
+        MomentOptions(second=True),
     )
     assert equalize(model, plan, moments) is None
 

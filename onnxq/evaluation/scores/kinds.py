@@ -18,7 +18,9 @@ KINDS: dict[str, ScoreKind] = {
     "segmentation": ScoreKind(
         segmentation, mask_agreement, needs_labels=False, class_axis=1, percent=("mIoU", "mask IoU")
     ),
-    "detection": ScoreKind(detection, box_agreement, needs_labels=False, percent=("AP50", "mAP", "box F1")),
+    "detection": ScoreKind(
+        detection, box_agreement, needs_labels=False, percent=("AP50", "mAP", "box F1"), all_inputs=True
+    ),
     "text": ScoreKind(
         text,
         text_agreement,

@@ -93,6 +93,7 @@ class ScoreKind:
     class_axis    default axis of class scores in the output; None if the output holds no class decision
     pairs         whether two successive samples form one pair
     percent       names of the scores that reports show in percent
+    all_inputs    whether the scores read any input of the model, not only ids and mask
     """
 
     scores: Callable[[ScoreOptions], list[Score]]
@@ -101,6 +102,7 @@ class ScoreKind:
     class_axis: int | None = None
     pairs: bool = False
     percent: tuple[str, ...] = ()
+    all_inputs: bool = False
 
 
 def pick(case: Case, options: ScoreOptions) -> Array:

@@ -1,0 +1,157 @@
+"""Connections to Dask clusters: by address, to new processes of this machine, or of Dask's configuration."""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxq.cluster.versions import difference, own_versions
+from onnxq.errors import OnnxqError, first_line
+from onnxq.runtime.parallel import IN_PROCESS, Executor
+from onnxq.runtime.status import activity, tell
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+LOCAL, CONFIGURED = re.compile("local:([0-9]{1,3})"), "dask"
+"""Texts for workers on this machine, and for the scheduler of Dask's configuration."""
+CONNECTING, JOINING = 10.0, 60.0
+"""Seconds to wait for the scheduler, and for the first worker."""
+
+
+@contextmanager
+def executor_of(cluster: "str | Client | Executor | None") -> Iterator[Executor]:
+    """Connect to a cluster for the block; without one, everything runs in this process.
+
+    Args:
+        cluster: an address such as `tcp://scheduler:8786`, `local:N` for N processes of this machine, `dask`
+            for the scheduler that Dask's configuration names, a scheduler file (.json), a client, an
+            executor, or None.
+
+    Raises:
+        OnnxqError: Dask is not installed, the scheduler cannot be reached, no worker joins, or versions
+            differ.
+    """
+    if cluster is None or cluster is IN_PROCESS:
+        yield IN_PROCESS
+        return
+    try:
+        from distributed import Client
+
+        from onnxq.cluster.dask_executor import DaskExecutor
+    except ImportError as error:
+        raise OnnxqError(
+            f"--cluster needs Dask ({first_line(error)}): pip install 'onnxq[cluster]'"
+        ) from error
+    if not isinstance(cluster, str | Client):  # an executor already
+        yield cluster
+        return
+    if isinstance(cluster, Client):
+        _check(cluster)
+        yield DaskExecutor(cluster)
+        return
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # onnxq says what matters in one line
+    with _connected(cluster) as client:
+        _check(client)
+        tell(f"{len(client.nthreads())} workers, dashboard: {client.dashboard_link}")
+        yield DaskExecutor(client)
+
+
+@contextmanager
+def _connected(cluster: str) -> "Iterator[Client]":
+    from distributed import Client, LocalCluster
+
+    local = LOCAL.fullmatch(cluster)
+    with activity(f"connecting to {cluster}"):
+        try:
+            if local is not None:
+                started = LocalCluster(
+                    n_workers=max(1, int(local[1])),
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                )
+                client = Client(started, timeout=CONNECTING)
+            else:
+                started, client = None, Client(timeout=CONNECTING, **_scheduler(cluster))
+        except (OSError, ValueError, TypeError) as error:
+            raise OnnxqError(
+                f"--cluster {cluster}: the scheduler cannot be reached ({first_line(error)}): "
+                "check the address, and that `dask scheduler` runs there"
+            ) from error
+    try:
+        yield client
+    finally:
+        client.close(timeout=1)
+        if started is not None:
+            started.close(timeout=5)
+
+
+def _scheduler(cluster: str) -> dict[str, Any]:
+    """Return the arguments of a client.
+
+    Raises:
+        OnnxqError: the text names no scheduler.
+    """
+    if cluster == CONFIGURED:
+        import dask
+
+        address = dask.config.get("scheduler-address", None)
+        if address is None:
+            raise OnnxqError(
+                "--cluster dask: Dask's configuration names no scheduler: set DASK_SCHEDULER_ADDRESS"
+            )
+        return {"address": address}
+    if cluster.endswith(".json"):
+        if not Path(cluster).is_file():
+            raise OnnxqError(f"--cluster {cluster}: no such scheduler file: check the path")
+        return {"scheduler_file": cluster}
+    if "://" not in cluster:
+        raise OnnxqError(
+            f"--cluster {cluster}: expected tcp://HOST:PORT, local:N, dask, or a scheduler file (.json)"
+        )
+    return {"address": cluster}
+
+
+def _check(client: "Client") -> None:
+    """Wait for a worker, and compare the versions of all.
+
+    Raises:
+        OnnxqError: no worker joins, or versions differ.
+    """
+    with activity("waiting for a worker"):
+        try:
+            client.wait_for_workers(1, timeout=JOINING)
+        except TimeoutError as error:
+            raise OnnxqError(
+                f"--cluster: no worker has joined in {JOINING:.0f} s: start one with `dask worker ADDRESS`"
+            ) from error
+    wanted = own_versions()
+    for worker, found in client.run(_reader(list(wanted))).items():
+        for name, version in wanted.items():
+            if found[name] != version:
+                raise difference(worker, name, found[name], version)
+
+
+def _reader(names: list[str]) -> Any:
+    """Return a function that reads versions; it travels as its code, so that workers need no onnxq."""
+
+    def read() -> dict[str, str | None]:
+        import importlib
+        import importlib.metadata
+        import platform
+
+        found: dict[str, str | None] = {"python": ".".join(platform.python_version_tuple()[:2])}
+        for name in names:
+            try:
+                if name == "onnxq":
+                    found[name] = importlib.import_module("onnxq.version").__version__
+                elif name != "python":
+                    found[name] = importlib.metadata.version(name)
+            except ImportError:
+                found[name] = None
+        return found
+
+    return read

@@ -1,0 +1,220 @@
+"""Jobs on a Dask cluster: groups of items as tasks, and their results in the order of the items."""
+
+import math
+import pickle
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sized
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
+
+from distributed import Client, Future, KilledWorker, wait
+
+from onnxq.cluster.packing import LEAST_ARRAY, Packed, pack
+from onnxq.cluster.versions import own_versions
+from onnxq.cluster.work import Done, Ticket, keep, work_on
+from onnxq.errors import DataError, OnnxqError, first_line
+from onnxq.runtime.parallel import Job, Run
+from onnxq.runtime.status import activity
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+TASK_SECONDS = 0.5
+"""Work of a task to aim at: a task costs the scheduler a few milliseconds."""
+MOST_ITEMS, TASKS_PER_THREAD = 64, 3
+"""Most items of a task; tasks per thread of the cluster that are submitted, or wait when done, at a time."""
+IN_FLIGHT_BYTES = 512 << 20
+"""Bytes of submitted items, at most, unless a single one has more."""
+PATIENCE, SLOWNESS, ATTEMPTS = 60.0, 20.0, 4
+"""Seconds, and multiples of the slowest task so far, after which a task is given to another worker too; most
+attempts at a task."""
+FAILED_SAMPLES = (DataError, OSError, ImportError, AttributeError, pickle.UnpicklingError)
+"""Errors of a worker that cannot load a sample as the client can: it sees no such file or module."""
+
+
+@dataclass(eq=False)
+class _Task:
+    """A group of items that was submitted.
+
+    items       the items
+    size        bytes in which they travel
+    with_feeds  whether their samples have travelled with their feeds
+    attempts    futures of the same result
+    lost        attempts whose workers ended
+    """
+
+    items: list[Any]
+    size: int
+    with_feeds: bool
+    attempts: list[Future]
+    lost: int = 0
+
+
+@dataclass(eq=False)
+class _Sent:
+    """A job on the cluster: the ticket, its large arrays as futures, and the pace of its tasks."""
+
+    job: Job[Any, Any]
+    ticket: Ticket
+    chunks: list[Future]
+    items: int = 1
+    slowest: float = 0.0
+
+
+@dataclass(eq=False)
+class DaskExecutor:
+    """Does jobs on the workers of a cluster.
+
+    client      the connection
+    with_feeds  whether samples travel with their feeds, because workers cannot load them
+    patience    seconds, besides `SLOWNESS` times the slowest task, after which a task gets a second worker
+    done        number of items that each worker has done
+    """
+
+    client: Client
+    with_feeds: bool = False
+    patience: float = PATIENCE
+    done: Counter[str] = field(default_factory=Counter)
+    _chunks: dict[str, Future] = field(default_factory=dict)
+    _weighed: bool = False
+
+    def opened(self, job: Job[S, T], workers: int) -> Run[S, T]:
+        """Send a job to the cluster; each worker opens it once, with the first item that it gets."""
+        del workers  # for the memory of one process
+        packed = pack(job)
+        chunks = [self._kept(digest, arrays) for digest, arrays in packed.chunks()]
+        sent = _Sent(job, Ticket(packed.digest, packed.content, own_versions()), chunks)
+        return lambda items: self._results(sent, items)
+
+    def _kept(self, digest: str, arrays: list[bytes]) -> Future:
+        """Return arrays on the cluster, sent once; a worker that dies with them leaves a copy behind."""
+        if digest not in self._chunks:
+            with _large_arguments():
+                self._chunks[digest] = self.client.submit(keep, arrays, key=f"onnxq-arrays-{digest}")
+        return self._chunks[digest]
+
+    def _results(self, sent: _Sent, items: Iterable[Any]) -> Iterator[Any]:
+        """Submit groups of items, a few at a time; yield the results in order."""
+        waiting, pending = iter(items), deque[_Task]()
+        most = len(items) if isinstance(items, Sized) else None
+        try:
+            with activity(self.describe):
+                while True:
+                    self._fill(sent, waiting, pending, most)
+                    if not pending:
+                        return
+                    yield self._result(sent, pending[0])
+                    pending.popleft()
+        finally:
+            left = [future for task in pending for future in task.attempts]
+            if left:
+                self.client.cancel(left, force=True)
+
+    def _fill(self, sent: _Sent, waiting: Iterator[Any], pending: deque[_Task], most: int | None) -> None:
+        """Submit groups until enough are pending."""
+        threads = max(1, sum(self.client.nthreads().values()))
+        limit = sent.items if most is None else max(1, min(sent.items, most // (2 * threads)))
+        while len(pending) < TASKS_PER_THREAD * threads:
+            if pending and sum(task.size for task in pending) > IN_FLIGHT_BYTES:
+                return
+            group = [sent.job.sent(item) for item in islice(waiting, limit)]
+            if not group:
+                return
+            pending.append(self._submitted(sent, group))
+
+    def _submitted(self, sent: _Sent, group: list[Any]) -> _Task:
+        packed = self._packed(group)
+        return _Task(group, packed.size, self.with_feeds, [self._submit(sent, packed)])
+
+    def _packed(self, group: list[Any]) -> Packed:
+        """Pickle items, with their samples as functions that load them, or as feeds if those are smaller."""
+        if self.with_feeds:
+            return pack(group, with_feeds=True)
+        try:
+            packed = pack(group)
+        except (TypeError, AttributeError, pickle.PicklingError):
+            self.with_feeds = True
+            return pack(group, with_feeds=True)
+        if packed.size <= LEAST_ARRAY or self._weighed:
+            return packed
+        self._weighed = True
+        other = pack(group, with_feeds=True)
+        self.with_feeds = other.size < packed.size
+        return other if self.with_feeds else packed
+
+    def _submit(self, sent: _Sent, packed: Packed) -> Future:
+        arrays = [bytes(array) for array in packed.arrays]
+        with _large_arguments():
+            return self.client.submit(
+                work_on, sent.ticket, packed.content, *sent.chunks, arrays, pure=False, retries=0
+            )
+
+    def _result(self, sent: _Sent, task: _Task) -> Any:
+        """Wait for a task's result; try again where workers are lost, stall, or cannot load samples.
+
+        Raises:
+            OnnxqError: the work fails, or its workers die.
+        """
+        while True:
+            future = self._finished(sent, task)
+            task.attempts.remove(future)
+            try:
+                done: Done = future.result()
+                break
+            except (KilledWorker, CancelledError) as error:
+                if task.lost >= ATTEMPTS:
+                    raise OnnxqError(
+                        f"--cluster: {task.lost} workers ended at the same work ({first_line(error)}): "
+                        "give them more memory, and see their logs"
+                    ) from error
+                task.lost += 1
+            except FAILED_SAMPLES:
+                if task.with_feeds:
+                    raise
+                self.with_feeds = task.with_feeds = True
+            if not task.attempts:
+                task.attempts.append(self._submit(sent, self._packed(task.items)))
+        self._note(sent, task, done)
+        return done.result
+
+    def _finished(self, sent: _Sent, task: _Task) -> Future:
+        """Return the first attempt that ends; a stalled one gets company."""
+        while True:
+            patience = None
+            if len(task.attempts) < ATTEMPTS:
+                patience = self.patience + SLOWNESS * sent.slowest
+            try:
+                ended = wait(task.attempts, timeout=patience, return_when="FIRST_COMPLETED").done
+                return next(future for future in task.attempts if future in ended)
+            except CancelledError:  # of an attempt whose arrays are lost
+                return next(future for future in task.attempts if future.cancelled())
+            except TimeoutError:
+                task.attempts.append(self._submit(sent, self._packed(task.items)))
+
+    def _note(self, sent: _Sent, task: _Task, done: Done) -> None:
+        """Note the pace of a job, and who does what."""
+        self.done[done.worker] += len(task.items)
+        sent.slowest = max(sent.slowest, done.seconds)
+        pace = TASK_SECONDS * len(task.items) / max(done.seconds, 1e-6)
+        sent.items = max(1, min(MOST_ITEMS, 2 * sent.items, math.ceil(pace)))
+        if task.attempts:
+            self.client.cancel(task.attempts, force=True)
+
+    def describe(self) -> str:
+        """Say who does what."""
+        shares = ", ".join(
+            f"{worker.split('://')[-1]}: {count}" for worker, count in sorted(self.done.items())
+        )
+        return f"working on {len(self.client.nthreads())} workers ({shares or 'no item is done yet'})"
+
+
+@contextmanager
+def _large_arguments() -> Iterator[None]:
+    """Silence Dask's advice about large arguments: they are the model, and it travels once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sending large graph")
+        yield

@@ -1,0 +1,85 @@
+"""What a worker does: it opens each job once, and works on groups of items."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxq.cluster.packing import unpack
+from onnxq.cluster.versions import check_versions
+from onnxq.runtime.parallel import Job
+
+MOST_OPENED = 4
+"""Jobs that a worker keeps open at a time."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A job for a worker.
+
+    digest    SHA-256 of the job
+    content   pickle of the job without its large arrays
+    versions  versions of packages that the client has, by name
+    """
+
+    digest: str
+    content: bytes
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A group of items that is done: the result, the seconds that it took, and the worker's address."""
+
+    result: Any
+    seconds: float
+    worker: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """An opened job."""
+
+    job: Job[Any, Any]
+    work: Callable[[Sequence[Any]], Any]
+
+
+_opened: "OrderedDict[str, _Opened]" = OrderedDict()
+_opening = threading.Lock()
+
+
+def keep(arrays: list[bytes]) -> list[bytes]:
+    """Return arrays: the task by which a worker holds them for others."""
+    return arrays
+
+
+def work_on(ticket: Ticket, items: bytes, *chunks: list[bytes]) -> Done:
+    """Work on a group of items; `chunks` are the job's large arrays and then those of the items.
+
+    Raises:
+        OnnxqError: the worker has other versions, or the work fails.
+    """
+    check_versions(ticket.versions, _address())
+    opened = _open(ticket, [array for chunk in chunks[:-1] for array in chunk])
+    start = time.perf_counter()
+    result = opened.job.packed(opened.work(unpack(items, chunks[-1])))
+    return Done(result, time.perf_counter() - start, _address())
+
+
+def _open(ticket: Ticket, arrays: Sequence[bytes]) -> _Opened:
+    with _opening:  # the threads of a worker share a session
+        if ticket.digest not in _opened:
+            while len(_opened) >= MOST_OPENED:
+                _opened.popitem(last=False)
+            job: Job[Any, Any] = unpack(ticket.content, arrays)
+            _opened[ticket.digest] = _Opened(job, job.opened(1))
+        _opened.move_to_end(ticket.digest)
+        return _opened[ticket.digest]
+
+
+def _address() -> str:
+    from distributed import get_worker
+
+    return str(get_worker().address)
