@@ -57,10 +57,21 @@ from onnxq.graph.scratch import ScratchFolder
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.float_form import Shortfall, float_form
-from onnxq.modes.fp16 import convert_to_fp16
+from onnxq.modes.fp16 import convert_to_bfloat16, convert_to_fp16
+from onnxq.modes.other_engines import for_other_engines
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
-from onnxq.options import Effort, FinetuneOptions, Limits, Method, Mode, QuantizeOptions, Rounding
+from onnxq.options import (
+    ActivationType,
+    Effort,
+    FinetuneOptions,
+    Limits,
+    Method,
+    Mode,
+    QuantizeOptions,
+    Rounding,
+    WeightType,
+)
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
@@ -87,7 +98,11 @@ from onnxq.version import __version__
 
 MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
     Mode.DYNAMIC: quantize_dynamic,
-    Mode.WEIGHTS: lambda inputs, _: quantize_weights_only(inputs),
+    Mode.WEIGHTS: lambda inputs, _: (
+        convert_to_bfloat16(inputs)
+        if inputs.options.weight_type is WeightType.BFLOAT16
+        else quantize_weights_only(inputs)
+    ),
     Mode.FP16: lambda inputs, _: convert_to_fp16(inputs),
 }
 """Modes that calibrate no ranges, by name; `dynamic` alone gets references, the validation samples."""
@@ -113,6 +128,7 @@ def quantize(
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
     _check_names(options)
+    options = for_other_engines(options)
     for target in (options.destination, *_rejected(options)):
         check_output(target, options.model, force=options.force)
     with executor_of(options.cluster) as executor:
@@ -394,6 +410,8 @@ def _with_metadata(
         "target": inputs.target.identity,
         "techniques": recipe.all_techniques,
     }
+    if options.activation_type is not ActivationType.UINT8:
+        chosen["activation_type"] = options.activation_type
     if why_float is not None:
         chosen["float_because_int8_is"] = why_float.kind
     if finetuning is not None:

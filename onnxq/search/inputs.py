@@ -24,19 +24,24 @@ from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import SINGLE_FILE_LIMIT, load, weight_bytes
 from onnxq.graph.interface import Interface
 from onnxq.graph.scratch import ScratchFolder
+from onnxq.graph.shapes import infer_shapes, opset_of
 from onnxq.normalize.agreement import Probe, faithful_form, make_probe, random_probe
+from onnxq.normalize.opset import lift_opset
 from onnxq.normalize.passes import normalize
-from onnxq.options import Mode, QuantizeOptions
+from onnxq.options import ActivationType, Mode, QuantizeOptions
 from onnxq.plan.finite_weights import check_weights
 from onnxq.plan.operators import ALREADY_QUANTIZED
 from onnxq.plan.plan import Plan, Selection, make_plan
-from onnxq.plan.reasons import CHANGING_SHAPES, FloatReason
+from onnxq.plan.reasons import CHANGING_SHAPES, NO_WIDE_CLIP, FloatReason
 from onnxq.plan.unseen import probes as find_probes
 from onnxq.runtime.inner_values import expose
 from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.runtime.sessions import InputSpec, model_inputs, open_exposed, open_session, run
 from onnxq.runtime.weights_on_disk import move_to_disk
 from onnxq.search.settings import SearchSettings
+
+WIDE_OPSET = 21
+"""The first opset whose QuantizeLinear and DequantizeLinear have 16-bit types."""
 
 
 class WeightStore:
@@ -140,7 +145,7 @@ def prepare(
     specs, interface, stated = model_inputs(model), Interface.of(model), stated_types(model)
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     original = [(node.name or "", node.op_type) for node in nodes_of(model)]
-    model = normalize(model)
+    model = _with_wide_types(normalize(model), options)
     quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
     check_weights(model)
     selection = selection_of(options)
@@ -176,15 +181,15 @@ def prepare(
             plan = make_plan(model, selection) if static else Plan()
             if static:
                 _check_plan(model, plan, options, quantized)
-    # nodes whose values cannot be observed
-    kept: dict[str, FloatReason] = {}
+    # nodes whose values cannot be observed, or have no form in the types asked for
+    kept = _without_wide_form(model, options)
     probes: tuple[str, ...] = ()
     if static and options.calib is not None:
         probes = observable_probes(model, samples.calibration[0], specs)
-        kept = _unobservable(model, plan, samples.calibration[0], specs)
-        if kept:
-            plan = make_plan(model, selection, kept)
-            _check_plan(model, plan, options, quantized)
+        kept |= _unobservable(model, plan, samples.calibration[0], specs)
+    if static and kept:
+        plan = make_plan(model, selection, kept)
+        _check_plan(model, plan, options, quantized)
     return Inputs(
         options,
         model,
@@ -205,6 +210,32 @@ def prepare(
         stated,
         executor,
     )
+
+
+def _with_wide_types(model: ir.Model, options: QuantizeOptions) -> ir.Model:
+    """Return the model at the opset of the activations' type; unchanged where it has the type already."""
+    if options.activation_type is ActivationType.UINT8 or opset_of(model) >= WIDE_OPSET:
+        return model
+    lifted = lift_opset(model, WIDE_OPSET)
+    infer_shapes(lifted)
+    return lifted
+
+
+def _without_wide_form(model: ir.Model, options: QuantizeOptions) -> dict[str, FloatReason]:
+    """Return the nodes that stay float with 16-bit activations.
+
+    Raises:
+        ModelError: the model is of an opset without 16-bit activations.
+    """
+    if options.activation_type is ActivationType.UINT8:
+        return {}
+    if opset_of(model) < WIDE_OPSET:
+        raise ModelError(
+            f"{options.model}: onnx cannot lift it to opset {WIDE_OPSET}, which --activation-type "
+            f"{options.activation_type} needs: leave that out"
+        )
+    ramps = [node for node in nodes_of(model) if node.op_type == "HardSigmoid"]
+    return dict.fromkeys((node.name or "" for node in ramps), NO_WIDE_CLIP)
 
 
 def _probe(options: QuantizeOptions, samples: SplitSamples, specs: list[InputSpec]) -> Probe | None:
