@@ -57,10 +57,21 @@ from onnxq.graph.scratch import ScratchFolder
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.float_form import Shortfall, float_form
-from onnxq.modes.fp16 import convert_to_fp16
+from onnxq.modes.fp16 import convert_to_bfloat16, convert_to_fp16
+from onnxq.modes.other_engines import for_other_engines
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
-from onnxq.options import Effort, FinetuneOptions, Limits, Method, Mode, QuantizeOptions, Rounding
+from onnxq.options import (
+    ActivationType,
+    Effort,
+    FinetuneOptions,
+    Limits,
+    Method,
+    Mode,
+    QuantizeOptions,
+    Rounding,
+    WeightType,
+)
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
@@ -69,7 +80,6 @@ from onnxq.quantization.weights import layer_inputs
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import SLOWER, result_warnings
 from onnxq.runtime.latency import medians_ms
-from onnxq.runtime.machine import runs_here
 from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.runtime.random_seeds import unseeded_nodes
@@ -88,7 +98,11 @@ from onnxq.version import __version__
 
 MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
     Mode.DYNAMIC: quantize_dynamic,
-    Mode.WEIGHTS: lambda inputs, _: quantize_weights_only(inputs),
+    Mode.WEIGHTS: lambda inputs, _: (
+        convert_to_bfloat16(inputs)
+        if inputs.options.weight_type is WeightType.BFLOAT16
+        else quantize_weights_only(inputs)
+    ),
     Mode.FP16: lambda inputs, _: convert_to_fp16(inputs),
 }
 """Modes that calibrate no ranges, by name; `dynamic` alone gets references, the validation samples."""
@@ -114,6 +128,7 @@ def quantize(
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
     _check_names(options)
+    options = for_other_engines(options)
     for target in (options.destination, *_rejected(options)):
         check_output(target, options.model, force=options.force)
     with executor_of(options.cluster) as executor:
@@ -165,7 +180,7 @@ def _quantized(
     with staged(options.destination, force=options.force) as building:
         with activity(laps.current):
             compact(outcome.written, inputs.stated)
-            save(_with_metadata(outcome, options, finetuning), building, inputs.interface)
+            save(_with_metadata(inputs, outcome, finetuning), building, inputs.interface)
         # the weights are on disk: free the memory
         outcome = replace(
             outcome,
@@ -198,7 +213,7 @@ def _worse_than_float(
             "larger", f"the int8 file would have {report.bytes_after} bytes, float has {report.bytes_before}"
         )
     recipe, latency = outcome.choice.recipe, report.latency
-    if latency is None or latency.ratio <= SURELY_FASTER or not runs_here(options.target):
+    if latency is None or latency.ratio <= SURELY_FASTER or not inputs.target.like_here:
         return None
     if not recipe.plan.nodes and not recipe.lstms:
         return None  # it is float already
@@ -217,7 +232,7 @@ def _float_instead(
     options = inputs.options
     outcome = float_form(inputs, outcome, why)
     compact(outcome.written, inputs.stated)
-    save(_with_metadata(outcome, options, why_float=why), path, inputs.interface)
+    save(_with_metadata(inputs, outcome, why_float=why), path, inputs.interface)
     form = "the model stays float, its weights in half precision"
     if file_bytes(path) > file_bytes(options.model) and not external_files(options.model):
         shutil.copyfile(options.model, path)
@@ -366,20 +381,20 @@ class _Laps:
 
 
 def _with_metadata(
+    inputs: Inputs,
     outcome: Outcome,
-    options: QuantizeOptions,
     finetuning: Finetuning | None = None,
     why_float: Shortfall | None = None,
 ) -> ir.Model:
     """Add metadata to the model: how it was made, without anything that differs from run to run.
 
     Args:
+        inputs: the options of the user, and the CPUs of the target.
         outcome: the outcome; its model changes.
-        options: options of the user.
         finetuning: how the parameters were trained, if they were.
         why_float: why the model stays float after the int8 file was measured.
     """
-    recipe, found = outcome.choice.recipe, outcome.statistics
+    options, recipe, found = inputs.options, outcome.choice.recipe, outcome.statistics
     chosen: dict[str, object] = {
         "effort": options.effort,
         "exclude": options.exclude,
@@ -392,9 +407,11 @@ def _with_metadata(
         "per_channel": options.per_channel,
         "percentile": options.percentile,
         "samples": found.samples,
-        "target": options.target,
+        "target": inputs.target.identity,
         "techniques": recipe.all_techniques,
     }
+    if options.activation_type is not ActivationType.UINT8:
+        chosen["activation_type"] = options.activation_type
     if why_float is not None:
         chosen["float_because_int8_is"] = why_float.kind
     if finetuning is not None:

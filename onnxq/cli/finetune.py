@@ -152,7 +152,7 @@ def finetune(console: Console, **options: Any) -> None:
         from onnxq.graph.files import check_target
         from onnxq.pipeline import finetune as run
         from onnxq.report.files import check_reports, needs_details, write_reports
-        from onnxq.report.text import quantize_text
+        from onnxq.report.quantize_text import quantize_text
 
     files, output = pop_report_files(options), options.pop("output")
     inputs = input_files({name: value for name, value in options.items() if name != "checkpoint"})

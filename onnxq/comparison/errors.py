@@ -13,7 +13,7 @@ from onnxq.types import Array
 NORMAL = 1.645
 """Standard errors of the noise ratio added for new samples (one-sided 95 %), more for few samples."""
 LEAST_SPARE_DB, USUAL_SAMPLES = 1.5, 200
-"""Least margin for new samples, dB, at this number of samples; it grows where there are fewer.
+"""Least margin for new samples, dB, at this number of independent samples; it grows where there are fewer.
 
 The tail of the distribution is not in the samples (docs/results.md).
 """
@@ -164,6 +164,23 @@ class OutputErrors:
         ratios = self.shares().sum(0)
         return np.where(np.isfinite(ratios), ratios, np.inf)
 
+    def signal_per_value(self) -> Array:
+        """Return the mean signal of one value of each part, [parts]; 0 for a part without a signal."""
+        values = self._table()[..., 2].sum(0)
+        return np.asarray(self.signals() / np.maximum(values, 1.0))
+
+    def ratios_to(self, per_value: Array) -> Array:
+        """Return noise / signal of each part, [parts], for a signal that is known from more samples.
+
+        Args:
+            per_value: mean signal of one value of each part, [parts].
+        """
+        rows = self._table()
+        signals = per_value * rows[..., 2].sum(0)
+        with np.errstate(invalid="ignore"):
+            ratios = np.where(signals > 0, rows[..., 1].sum(0) / np.where(signals > 0, signals, 1.0), 0.0)
+        return np.where(np.isfinite(ratios), ratios, np.inf)
+
     def standard_errors(self) -> Array:
         """Return the standard error of each part's ratio, [parts].
 
@@ -246,7 +263,7 @@ def bounds(everything: OutputErrors, fresh: OutputErrors | None = None, *, of: i
     least_db = (
         CHOOSING_SPARE_DB
         if of
-        else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL_SAMPLES / max(1, everything.samples)))
+        else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL_SAMPLES / max(1, everything.independent)))
     )
     spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (least_db / 10))
     return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared

@@ -10,7 +10,8 @@ from onnxq.errors import NothingToQuantize
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.files import digest
 from onnxq.modes.float_form import at_its_own_opset
-from onnxq.options import Effort
+from onnxq.modes.other_engines import WIDE_NOTE
+from onnxq.options import ActivationType, Effort
 from onnxq.search.accuracy_target import Task
 from onnxq.search.best_recipe import choose_best
 from onnxq.search.candidates import Candidates, Variant
@@ -56,10 +57,10 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     if references is None and to_be_compared(inputs, variants):
         references = find_references(inputs)
     candidates, choice = choose_best(inputs, variants, references, statistics, task)
-    if references is not None:
-        references.budget.close()
     recipe = choice.recipe
     candidates = _with_validation_samples(inputs, candidates, recipe, variants)
+    if references is not None:
+        references.budget.close()
     statistics = candidates.statistics
     lap("choose")
     # the file
@@ -75,7 +76,8 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
         warnings.insert(0, f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
     points = choice.points or placed.points
     choice = replace(choice, recipe=recipe, warnings=tuple(warnings), points=points)
-    return Outcome(written, choice, statistics, parameters)
+    notes = () if inputs.options.activation_type is ActivationType.UINT8 else (WIDE_NOTE,)
+    return Outcome(written, choice, statistics, parameters, notes)
 
 
 def _placed(inputs: Inputs) -> Measured:
@@ -166,4 +168,16 @@ def _with_validation_samples(
     # other samples of other tensors: no pass that parts of it could be merged to
     statistics = replace(found, sketches={name: known[name] for name in later.sketches}, contents=b"")
     statistics.merge(later)
-    return candidates.with_statistics(statistics)
+    wider = candidates.with_statistics(statistics)
+    target_db = max(candidates.settings.target_db, inputs.options.limits.min_sqnr or 0.0)
+    return candidates if _lost(candidates, wider, recipe, target_db) else wider
+
+
+def _lost(candidates: Candidates, wider: Candidates, recipe: Recipe, target_db: float) -> bool:
+    """Tell whether the outputs meet the target with the ranges of the search, and with wider ones do not."""
+    references = candidates.references
+    if references is None:
+        return False
+    if references.bound_db(wider.model(recipe)) >= target_db:
+        return False
+    return references.bound_db(candidates.model(recipe)) >= target_db

@@ -2,7 +2,7 @@
 
 from onnxq.evaluation.drift import DriftReport, DriftRow
 from onnxq.report.escaping import printable_report
-from onnxq.report.text import table
+from onnxq.report.tables import table
 
 ROWS = 10
 """Layers that are shown without -v."""

@@ -22,8 +22,10 @@ from onnxq.report.escaping import printable, printable_report
 from onnxq.report.glossary import GLOSSARY
 from onnxq.report.graph_view import graph
 from onnxq.report.quantization import QuantizeReport
+from onnxq.report.quantize_text import quantize_rows
 from onnxq.report.sample_views import sample_views
-from onnxq.report.text import eval_columns, quantize_rows, size
+from onnxq.report.tables import size
+from onnxq.report.text import eval_columns
 from onnxq.version import __version__
 
 HISTOGRAMS, DRAWN = 1500, 24

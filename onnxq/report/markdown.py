@@ -8,7 +8,8 @@ from onnxq.evaluation.gates import Gate
 from onnxq.evaluation.report import EvalReport
 from onnxq.report.escaping import printable_report
 from onnxq.report.quantization import QuantizeReport
-from onnxq.report.text import eval_columns, quantize_rows
+from onnxq.report.quantize_text import quantize_rows
+from onnxq.report.text import eval_columns
 
 _MARKUP = re.compile(r"[\\`*\[\]!~$|]|(?<![^\W_])_|_(?![^\W_])")
 _LINKED = re.compile(r"@|[#!](?=\d)|\b(?:https?|ftp|mailto):|\bwww(?=\.)", re.IGNORECASE)

@@ -10,7 +10,7 @@ from onnxq.data.preprocessing import Forms
 from onnxq.errors import OnnxqError
 from onnxq.evaluation.preview import PreviewReport, PreviewRow, ValueRow
 from onnxq.report.escaping import printable_report
-from onnxq.report.text import table
+from onnxq.report.tables import table
 from onnxq.types import Array, Feeds
 
 TILE, LINE, MARGIN = 192, 14, 6

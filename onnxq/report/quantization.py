@@ -112,7 +112,7 @@ class QuantizeReport:
 
     def _repr_html_(self) -> str:
         """Return the summary for a notebook."""
-        from onnxq.report.text import quantize_rows
+        from onnxq.report.quantize_text import quantize_rows
 
         rows = [["warning", line] for line in self.warnings]
         return html_table([*quantize_rows(self), *rows])

@@ -168,15 +168,14 @@ def fall_back(
     if goal.holds(first) or len(nodes.products) < 2:
         return Fallback((), before_db, before_db, 0.0, [first])
     search = _Search(nodes, measure_few, measure_all, goal, settings, [first], np.asarray(before, float))
-    chosen, too_few = search.grow()
-    search.shrink(chosen, too_few)
+    search.shrink(search.grow())
     best = _best(search.steps, goal, settings)
     return Fallback(best.nodes, before_db, best.sqnr_db, best.mac_share, search.steps)
 
 
 @dataclass(eq=False)
 class _Search:
-    """The rounds of one fallback: groups are added until the goal holds; then the last round is bisected.
+    """The rounds of one fallback: groups are added until the goal holds; then the needless ones go.
 
     steps  every set of float nodes that was tried
     noise  noise measured for the last set, [parts]
@@ -209,8 +208,8 @@ class _Search:
         self.steps.append(self.goal.step(ordered, decibels(self.noise.max()), macs))
         return self.steps[-1]
 
-    def grow(self) -> tuple[list[_Group], int]:
-        """Add groups round by round; return them, and how many of them were too few."""
+    def grow(self) -> list[_Group]:
+        """Add groups round by round and return them."""
         goal, settings = self.goal, self.settings
         # limits: none for a user's target or an unusable model
         before_db = self.steps[0].sqnr_db
@@ -218,7 +217,7 @@ class _Search:
         limit = NO_LIMIT if unlimited else FloatCost(math.inf, settings.max_weights, settings.max_time)
         rounds = settings.rounds * (2 if unlimited or before_db < settings.unusable_db else 1)
         chosen: list[_Group] = []
-        too_few, measured_alone = 0, False
+        measured_alone = False
         for _ in range(min(rounds, settings.max_steps)):
             # groups that remove the excess noise
             aim = goal.target_db if goal.drop is None else self.steps[-1].sqnr_db + settings.step_db
@@ -231,7 +230,7 @@ class _Search:
             if grown == chosen:
                 break
             # the noise with them in float
-            too_few, chosen = len(chosen), grown
+            chosen = grown
             if goal.holds(self.measure(chosen)):
                 break
             # a better estimate for the next round
@@ -239,7 +238,7 @@ class _Search:
                 measured_alone = True
                 self._measure_alone(chosen)
             self._update_scale(chosen)
-        return chosen, too_few
+        return chosen
 
     def _remaining(self, chosen: Sequence[_Group]) -> Array:
         """Return the sum of the noise of the groups that stay int8, [parts]."""
@@ -267,17 +266,31 @@ class _Search:
             least = self.scale * (1.5 if self.goal.drop is None else 1.0)
             self.scale = np.maximum(least, self.noise / np.maximum(self._remaining(chosen), 1e-12))
 
-    def shrink(self, chosen: Sequence[_Group], too_few: int) -> None:
-        """Bisect the groups of the last round while the goal is exceeded."""
-        enough = len(chosen)
-        while enough - too_few > 1 and len(self.steps) <= self.settings.max_steps:
+    def shrink(self, chosen: Sequence[_Group]) -> None:
+        """Return groups to int8 while the goal is exceeded: first those that remove least noise per cost.
+
+        The noise of single groups misleads where groups interact, so each set is measured. Half of the
+        groups are tried at once, then ever fewer.
+        """
+        kept = list(chosen)
+        undecided = sorted(kept, key=self._worth)
+        size = len(undecided)
+        while undecided and len(kept) > 1 and len(self.steps) <= self.settings.max_steps:
             if not self.goal.exceeded(_best(self.steps, self.goal, self.settings)):
                 break
-            middle = (too_few + enough) // 2
-            if self.goal.holds(self.measure(chosen[:middle])):
-                enough = middle
-            else:
-                too_few = middle
+            size = max(1, min(size, len(undecided) + 1) // 2)
+            returned = undecided[:size]
+            fewer = [group for group in kept if group not in returned]
+            if self.goal.holds(self.measure(fewer)):
+                kept, undecided, size = fewer, undecided[size:], 4 * size
+            elif size == 1:
+                del undecided[0]
+                size = 2
+
+    def _worth(self, group: _Group) -> float:
+        """Return the share of the noise that a group in float removes, per cost."""
+        shares = group.noise / np.maximum(self.total, 1e-30)
+        return float(shares.sum()) / group.cost.total
 
 
 def _best(steps: Sequence[Step], goal: Goal, settings: SearchSettings) -> Step:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -299,8 +300,21 @@ class References:
         return OutputNoise(tuple(noise.tolist()), tuple(bound.tolist()), shares, mean_changes)
 
     def _worse_ratios(self, errors: OutputErrors, indices: Sequence[int]) -> Array:
-        """Return noise / signal of each part on validation samples or on the others, the larger of both."""
+        """Return noise / signal of each part on validation samples or on the others, the larger of both.
+
+        The signal is that of all samples: a few of them may have none, such as images without an object.
+        """
         held_out = [row for row, i in enumerate(indices) if i < self.held_out]
         others = [row for row, i in enumerate(indices) if i >= self.held_out]
-        ratios: Array = np.max([errors.some(rows).ratios() for rows in (held_out, others) if rows], axis=0)
-        return ratios
+        signal = self._signal_per_value[errors.parts == list(self.observation.outer)]
+        ratios = [errors.some(rows).ratios_to(signal) for rows in (held_out, others) if rows]
+        return np.asarray(np.max(ratios, axis=0))
+
+    @cached_property
+    def _signal_per_value(self) -> tuple[Array, Array]:
+        """Mean signal of one value of each inner part, and of each outer part, over all samples."""
+        inner, outer = OutputErrors(self.observation.inner), OutputErrors(self.observation.outer)
+        for values in self.expected:
+            inner.add(values.inner, values.inner)
+            outer.add(values.outer, values.outer)
+        return inner.signal_per_value(), outer.signal_per_value()

@@ -10,7 +10,7 @@ from onnxq.errors import DataError
 from onnxq.options import Limits, Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
 from onnxq.report.quantization import QuantizeReport
-from onnxq.report.text import quantize_rows
+from onnxq.report.quantize_text import quantize_rows
 from onnxq.search.inputs import prepare
 from tests.conftest import normal, parse
 

@@ -72,6 +72,15 @@ def test_ratios_are_of_sums_over_samples():
     assert errors.shares() == pytest.approx(np.array([[0.01 / 101], [0.01 / 101]]), rel=1e-4)
 
 
+def test_a_few_samples_without_an_object_are_judged_by_the_signal_of_all():
+    everything = OutputErrors([Part(0, "scores")])
+    for score in (1.0, 0.0, 0.0, 0.0):
+        everything.add([np.float32([score, 0])], [np.float32([score, 0.1])])
+    empty = everything.some([1, 2])
+    assert empty.ratios() == pytest.approx([0])
+    assert empty.ratios_to(everything.signal_per_value()) == pytest.approx([0.01 / 0.25], rel=1e-4)
+
+
 def test_shares_are_those_of_the_ratio():
     rng = np.random.default_rng(0)
     errors = OutputErrors([Part(0, "a"), Part(1, "unused"), Part(2, "b")])

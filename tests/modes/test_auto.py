@@ -3,7 +3,7 @@ import pytest
 from onnxq.errors import DataError
 from onnxq.options import Effort, Mode, Prefer, QuantizeOptions
 from onnxq.pipeline import quantize
-from onnxq.report.text import quantize_text
+from onnxq.report.quantize_text import quantize_text
 from tests.conftest import CNN, SAMPLES, TRANSFORMER
 
 

@@ -15,7 +15,8 @@ from onnxq.options import Effort, Limits, QuantizeOptions
 from onnxq.pipeline import quantize
 from onnxq.report.escaping import printable, printable_lines, printable_report
 from onnxq.report.files import WRITERS
-from onnxq.report.text import debug_text, eval_text, inspect_text, quantize_text
+from onnxq.report.quantize_text import quantize_text
+from onnxq.report.text import debug_text, eval_text, inspect_text
 from tests.conftest import CNN, SAMPLES
 
 HOSTILE = (

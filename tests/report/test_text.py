@@ -1,6 +1,6 @@
 import pytest
 
-from onnxq.report.text import table
+from onnxq.report.tables import table
 
 PATHS = ["models/a/very/long/folder/that/nobody/wants/model.onnx", "models/short.int8.onnx"]
 WIDE = [["model", *(f"column {i}" for i in range(9))], *([path, *["123.45"] * 9] for path in PATHS)]

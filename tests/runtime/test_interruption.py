@@ -26,18 +26,17 @@ with ScratchFolder() as folder, stopping_runs("last words"):
     print("working", flush=True)
     np.linalg.svd(a)
 """
-SECONDS = 6.0
-"""Time allowed; PATIENCE is 1.5 s, and the machine may be busy."""
+PATIENCE = 60
+"""Seconds after which a command counts as stuck; the work of each takes longer, or does not end."""
 
 
 def ended(process, number):
-    started = time.monotonic()
     process.send_signal(number)
     try:
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
-    return process.returncode, time.monotonic() - started, said
+    return process.returncode, said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -63,9 +62,8 @@ def test_an_endless_loop_is_interrupted(rng, tmp_path, command, number):
     ) as process:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(6)
-        code, seconds, said = ended(process, number)
+        code, said = ended(process, number)
     assert code == 128 + number
-    assert seconds < SECONDS
     assert "Traceback" not in said
     assert not (tmp_path / "o.onnx").exists()
     assert not [path for path in tmp_path.iterdir() if "onnxq-" in path.name]
@@ -81,7 +79,6 @@ def test_native_code_that_does_not_return_is_left(tmp_path):
     ) as process:
         assert process.stdout.readline() == "working\n"
         time.sleep(1)
-        code, seconds, said = ended(process, signal.SIGINT)
+        code, said = ended(process, signal.SIGINT)
     assert (code, said) == (130, "last words\n")
-    assert seconds < SECONDS
     assert not list(tmp_path.glob("onnxq-*"))

@@ -1,5 +1,8 @@
 """Mixed precision: the nodes that cause the noise go back to float, the cheapest first, and no others."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -12,9 +15,11 @@ from onnxq.evaluation.evaluate import EvalOptions
 from onnxq.formats.writer import Writer
 from onnxq.options import Limits, QuantizeOptions
 from onnxq.pipeline import quantize
+from onnxq.search import accuracy_target
 from onnxq.search.accuracy_target import Task
 from onnxq.search.mixed_precision import (
     DEFAULTS,
+    Fallback,
     FallbackNodes,
     FloatCost,
     Goal,
@@ -22,6 +27,7 @@ from onnxq.search.mixed_precision import (
     grouped,
 )
 from onnxq.search.references import References
+from onnxq.search.trial import Choice
 from tests.conftest import CNN, SAMPLES, normal, parse
 
 SLOW = 1.5
@@ -291,7 +297,8 @@ def test_models_that_are_only_measured_keep_float_weights(fragile, monkeypatch):
     report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
     assert report.fallback.nodes
     assert narrowed["measure_before_softmax", True] == [False] * (4 + 1)  # each alone, and once everything
-    assert narrowed["measure", False] == [False, False, True]
+    # before, with one node in float, and as written
+    assert narrowed["measure", False] == [False, False, True, True]
 
 
 def test_single_nodes_are_measured_in_one_session_with_the_result_of_many(fragile, monkeypatch):
@@ -375,3 +382,41 @@ def test_neighbours_are_measured_together_in_large_models(count, nodes, units):
     assert len(found) == units
     assert [one for group in found for one in group] == list(range(count))
     assert all(found)
+
+
+def test_nodes_that_early_rounds_chose_without_need_return_to_int8():
+    """Alone, ten nodes look noisier than the one that causes the noise: they are wanted first, and not needed."""
+    names = [f"n{i}" for i in range(20)]
+    alone = dict.fromkeys(names[:10], 0.001) | dict.fromkeys(names[10:], 1e-06) | {"bad": 5e-4}
+    costs = float_costs_of([*names, "bad"])
+
+    def together(floats):
+        return np.array(
+            [1e-4 * len([name for name in names if name not in floats]) / 20 + 0.05 * ("bad" not in floats)]
+        )
+
+    result = fall_back(FallbackNodes(costs), measurement(alone), together, together(frozenset()))
+    assert "bad" in result.nodes
+    assert len(result.nodes) <= 2
+
+
+@pytest.mark.parametrize(
+    ("reached", "time", "stays"), [(18.0, 0.1, False), (18.0, 0.3, True), (21.0, 0.1, True)]
+)
+def test_outputs_that_miss_the_target_have_to_pay_in_time(monkeypatch, reached, time, stays):
+    choice = Choice(
+        recipe=SimpleNamespace(plan=None, half_precision=True),
+        kept=None,
+        fallback=Fallback(("a",), 10.0, reached, 0.5),
+    )
+    target = SimpleNamespace(
+        goal=Goal(),
+        settings=DEFAULTS,
+        shapes={},
+        costs=("a CPU",),
+        all_float=lambda other: replace(other, fallback=None),
+    )
+    monkeypatch.setattr(accuracy_target, "savings", lambda *_: placement.Savings(time, 0.2))
+    found = accuracy_target._worthwhile(target, choice)
+    assert (found is choice) == stays
+    assert stays or f"with outputs at {reached:.1f} dB" in found.warnings[0]
