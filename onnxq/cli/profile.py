@@ -59,7 +59,7 @@ def profile(console: Console, output: Path, threads: int, force: bool) -> None:
 
 def _text(found: "Profile", output: Path, console: Console) -> str:
     """Describe a profile; with --verbose, row by row."""
-    from onnxq.report.text import table
+    from onnxq.report.tables import table
 
     file = found.file
     layout = f"float convolutions in blocks of {file.block}" if file.block else "no blocked float layout"

@@ -186,12 +186,12 @@ def _expected_parts(report: BenchReport, width: int | None) -> list[str]:
     for each in report.expected:
         base = first.get((each.cpu, each.batch))
         ratio = each.expected_ms / base if each.expected_ms is not None and base else None
-        numbers = [_number(each.expected_ms, "{:.3f}"), _number(ratio, "{:.2f}")]
+        numbers = [number(each.expected_ms, "{:.3f}"), number(ratio, "{:.2f}")]
         sizes = [str(each.batch), str(each.threads), str(each.float_nodes)]
-        rows.append([each.model, each.cpu, *sizes, *numbers, _number(each.measured_ms, "{:.3f}")])
+        rows.append([each.model, each.cpu, *sizes, *numbers, number(each.measured_ms, "{:.3f}")])
     counts = report.expected[0].uncounted
     missing = ", ".join(f"{count} {op_type}" for op_type, count in counts.items())
-    note = [_line(f"nodes that count as 0 ms: {missing}", width)] if missing else []
+    note = [wrapped(f"nodes that count as 0 ms: {missing}", width)] if missing else []
     return [table(rows, left=2, width=width), *note]
 
 
