@@ -13,7 +13,7 @@ from onnxq.types import Array
 NORMAL = 1.645
 """Standard errors of the noise ratio added for new samples (one-sided 95 %), more for few samples."""
 LEAST_SPARE_DB, USUAL_SAMPLES = 1.5, 200
-"""Least margin for new samples, dB, at this number of samples; it grows where there are fewer.
+"""Least margin for new samples, dB, at this number of independent samples; it grows where there are fewer.
 
 The tail of the distribution is not in the samples (docs/results.md).
 """
@@ -263,7 +263,7 @@ def bounds(everything: OutputErrors, fresh: OutputErrors | None = None, *, of: i
     least_db = (
         CHOOSING_SPARE_DB
         if of
-        else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL_SAMPLES / max(1, everything.samples)))
+        else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL_SAMPLES / max(1, everything.independent)))
     )
     spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (least_db / 10))
     return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared

@@ -98,6 +98,12 @@ def expected(
     return _Network(plan, shapes, cpus).expected(floats)
 
 
+def whole_ns(plan: Plan, shapes: ShapeByName, costs: Costs, floats: Sequence[str]) -> float:
+    """Return the expected time of the whole model with these planned nodes in float, ns."""
+    (found,) = expected(plan, shapes, [costs], floats)
+    return found.placed + _rest(plan, shapes, costs)
+
+
 class _Network:
     """Times of nodes and conversions on each CPU, and minimum cuts."""
 

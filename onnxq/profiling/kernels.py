@@ -23,6 +23,8 @@ AROUND = {
     "ReorderOutput": "float reorder",
 }
 """Rows of the kernels around the one that is measured."""
+KERNELS = {"float": ("Conv", "FusedConv", "MatMul"), "integer": ("QLinear", "MatMulInteger")}
+"""Beginnings of the names of the kernels of operators with weights, by form."""
 FORMS = ((False, "float"), (True, "integer"))
 
 
@@ -217,7 +219,7 @@ def _kernel_rows(form: str, kind: str, work: Work, times: Sequence[Times], _over
         if name in AROUND:
             elements = work.outputs if name in ("DequantizeLinear", "ReorderOutput") else work.inputs
             rows.append(Row(AROUND[name], Work(0, elements, 0), ns))
-        elif name.startswith(("Conv", "FusedConv", "MatMul", "QLinear")):
+        elif name.startswith(KERNELS[form]):
             own = kind.removeprefix(PLAIN) if form == "integer" else kind
             rows.append(Row(f"{form} {own}", work, ns))
     return rows
@@ -302,12 +304,13 @@ def _activated(shape: tuple[int, ...], weight: tuple[int, ...], groups: int, act
 
 
 def _fused() -> Iterator[Case]:
+    # few MACs, so that the activation takes a large part of the time
     for before, after, size, groups in (
-        (64, 64, 56, 1),
-        (16, 96, 112, 1),
-        (96, 24, 56, 1),
-        (256, 256, 14, 1),
+        (8, 96, 112, 1),
+        (16, 64, 80, 1),
+        (8, 64, 56, 1),
         (128, 128, 28, 128),
+        (64, 64, 56, 64),
         (32, 32, 112, 32),
     ):
         shape, weight = (1, before, size, size), (after, before // groups, 1, 1)

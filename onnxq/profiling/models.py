@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnxq.graph.edit import Names, add_initializer, add_node
 from onnxq.types import Array, Feeds
 
-SAME_PARAMETERS = frozenset({"Resize"})
+SAME_PARAMETERS = frozenset({"MaxPool", "Resize"})
 """Operators that become integer kernels only if input and output have the same scale."""
 MICROSOFT = "com.microsoft"
 
@@ -27,8 +27,7 @@ class SmallModel:
         self.random = np.random.default_rng(0)
         self.zero = self._constant(np.array(128, np.uint8)) if integer else None
         self.scales = 0
-        self.start = self._around(self.input, self._scale()) if integer else self.input
-        self._last_scale = self._scale_value if integer else None
+        self.start = self._around(self.input, self._new_scale()) if integer else self.input
 
     def op(
         self, op_type: str, *operands: ir.Value | Array | None, **attributes: int | float | str | list[int]
@@ -38,8 +37,7 @@ class SmallModel:
         output = self._node(op_type, inputs, "", **attributes)
         if not self.integer:
             return output
-        scale = self._scale_value if op_type in SAME_PARAMETERS else self._scale()
-        return self._around(output, scale)
+        return self._around(output, _scale_of(inputs[0]) if op_type in SAME_PARAMETERS else self._new_scale())
 
     def plain(
         self,
@@ -71,13 +69,12 @@ class SmallModel:
         inputs = [stored, np.full(channels, 0.01, np.float32), np.zeros(channels, np.int8)]
         return self._node("DequantizeLinear", [self._constant(each) for each in inputs], axis=axis)
 
-    def _scale(self) -> ir.Value:
-        """Add a new scale, unlike the others: kernels copy values between equal ones."""
+    def _new_scale(self) -> ir.Value:
+        """Add a scale unlike the others: kernels only copy values between equal ones."""
         self.scales += 1
-        self._scale_value = self._constant(np.array(0.02 + 0.001 * (self.scales % 16), np.float32))
-        return self._scale_value
+        return self._constant(np.array(0.02 + 0.001 * (self.scales % 16), np.float32))
 
-    def _around(self, value: ir.Value, scale: ir.Value) -> ir.Value:
+    def _around(self, value: ir.Value, scale: ir.Value | None) -> ir.Value:
         quantized = self._node("QuantizeLinear", [value, scale, self.zero])
         return self._node("DequantizeLinear", [quantized, scale, self.zero])
 
@@ -95,6 +92,13 @@ class SmallModel:
         output = ir.Value(name=f"{name}_out")
         add_node(self.model.graph, op_type, inputs, [output], name=name, domain=domain, **attributes)
         return output
+
+
+def _scale_of(value: ir.Value | None) -> ir.Value | None:
+    """Return the scale of a dequantized value."""
+    dequantizer = value.producer() if value is not None else None
+    assert dequantizer is not None and dequantizer.op_type == "DequantizeLinear"
+    return dequantizer.inputs[1]
 
 
 def weight_of(shape: tuple[int, ...]) -> Array:

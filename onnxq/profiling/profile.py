@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onnxq.cost.target_file import TargetFile, as_toml
+from onnxq.cost.target_file import BLOCKED, ROWS, TargetFile, as_toml
+from onnxq.errors import OnnxqError
 from onnxq.graph.files import check_target, staged
 from onnxq.profiling.device import block_size, saturates, tiny
 from onnxq.profiling.fit import RowFit, fit
@@ -75,6 +76,9 @@ def measured(threads: int, patience: Patience | None = None) -> Profile:
     Args:
         threads: intra-op threads of the sessions.
         patience: how long to measure; minutes by default.
+
+    Raises:
+        OnnxqError: the runtime lacks a kernel.
     """
     start = time.monotonic()
     block, saturating = block_size(), saturates()
@@ -89,6 +93,12 @@ def measured(threads: int, patience: Patience | None = None) -> Profile:
         for row in case.rows([found.times[probe.name] for probe in case.probes], overhead)
     ]
     table, quality = fit(rows)
+    missing = sorted((ROWS if block else ROWS - BLOCKED) - table.keys())
+    if missing:
+        raise OnnxqError(
+            f"onnxruntime {this_machine().onnxruntime} has no kernel for the row '{missing[0]}' on this "
+            "device: install another version"
+        )
     return Profile(
         TargetFile(this_machine(), __version__, threads, block, saturating, overhead, table),
         quality,
