@@ -217,7 +217,7 @@ class QdqWriter:
         return before
 
     def _range_inside(self, tensor: PlannedTensor) -> bool:
-        """Tell whether saturation replaces a clamp; engines that compute 16 bits in float may not saturate."""
+        """Tell whether saturation replaces a clamp; an engine that computes 16 bits in float has none."""
         params = self.parameters.activations[tensor.source]
         if params.type.dtype.itemsize > 1:
             return False
