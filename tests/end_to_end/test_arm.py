@@ -55,7 +55,7 @@ def test_the_same_values_on_emulated_arm_cpus(model, tmp_path):
         assert row["sqnr_db"] > 30
         if row["file"] == "portable.onnx":  # that of ARM may saturate on this machine
             assert row["sqnr_db"] == pytest.approx(here["portable.onnx"], abs=0.5)
-            assert row["alike_db"] > 40
+            assert row["alike_db"] is None or row["alike_db"] > 40
 
 
 def test_the_runner_of_the_emulated_python(tmp_path):

@@ -10,7 +10,8 @@ from tests.conftest import CNN, ROOT, SAMPLES, TRANSFORMER
 ENVIRONMENT = ROOT / "build" / "openvino"
 FILES = {
     "qdq": {"standard": True},
-    "qdq-16": {"activation_type": onnxq.ActivationType.UINT16},
+    "qdq-uint16": {"activation_type": onnxq.ActivationType.UINT16},
+    "qdq-int16": {"activation_type": onnxq.ActivationType.INT16},
     "bfloat16": {"mode": onnxq.Mode.WEIGHTS, "weight_type": onnxq.WeightType.BFLOAT16},
     "int8-weights": {"mode": onnxq.Mode.WEIGHTS, "weight_type": onnxq.WeightType.INT8, "standard": True},
 }
