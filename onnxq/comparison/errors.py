@@ -224,6 +224,12 @@ class OutputErrors:
         """Indices of the parts that have a signal."""
         return [int(i) for i in np.flatnonzero(self.signals() > 0)] if self.samples else []
 
+    @property
+    def faint(self) -> list[int]:
+        """Indices of the parts with a signal whose values are so small that their floor replaces it."""
+        rows = self._table().sum(0)
+        return [i for i in self.measured if rows[i, 0] < self.parts[i].floor * rows[i, 2]]
+
     def worst_db(self) -> float | None:
         """Return the SQNR of the worst part, dB; None where nothing could be compared."""
         return min((decibels(self.ratios()[i]) for i in self.measured), default=None)

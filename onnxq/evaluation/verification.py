@@ -118,7 +118,7 @@ class Outputs:
     optimized_db, unoptimized_db  SQNR of the worst part of the median of these samples, both ways, dB: a
         wrong kernel shows in most samples, a sample that reacts to any rounding is one
     undefined  outputs that have NaN in float, which do not count
-    empty      outputs that have no value, or none other than zero, in any sample: nothing is known of them
+    empty      outputs that have no value, or only values close to zero (rms below 1e-6): nothing is known of them
     uneven     samples far from float of outputs whose values are much smaller there than in other samples
     """
 
@@ -442,8 +442,8 @@ def _uneven(errors: OutputErrors) -> dict[str, int]:
 
 
 def _without_values(errors: OutputErrors, observation: Observation) -> list[str]:
-    """Return the names of the outputs no part of which has a signal in float."""
-    measured = {errors.parts[i].value for i in errors.measured}
+    """Return the names of the outputs no part of which has a signal in float that counts."""
+    measured = {errors.parts[i].value for i in {*errors.measured} - {*errors.faint}}
     compared = dict.fromkeys(part.value for part in errors.parts)
     return [observation.taps[value].name for value in compared if value not in measured | errors.undefined]
 
