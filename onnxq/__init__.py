@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnxq.evaluation.inspection import InspectReport
     from onnxq.evaluation.report import EvalReport
     from onnxq.options import (
+        ActivationType,
         Effort,
         FinetuneOptions,
         Format,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         Technique,
         WeightType,
     )
+    from onnxq.profiling.profile import Profile
     from onnxq.recording.application import RecordKeywords, Staged
     from onnxq.report.quantization import QuantizeReport
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     """Samples: see `quantize`."""
 
 __all__ = [
+    "ActivationType",
     "Effort",
     "FinetuneOptions",
     "Format",
@@ -66,6 +69,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "inspect",
+    "profile",
     "quantize",
     "record",
 ]
@@ -235,6 +239,28 @@ def inspect(model: "Model") -> "InspectReport":
     from onnxq import api
 
     return api.inspect(model)
+
+
+def profile(output: "str | Path", *, threads: int = 1, force: bool = False) -> "Profile":
+    """Measure the kernels of ONNX Runtime on this device, and write a target file; it takes minutes.
+
+    Example:
+        onnxq.profile("pi5.toml")
+        onnxq.quantize("model.onnx", "data/", target="pi5.toml")
+
+    Args:
+        output: file to write.
+        threads: threads of the measured sessions, as the application will run the model.
+        force: overwrite the file.
+
+    Raises:
+        OnnxqError: the file exists already or cannot be written.
+    """
+    from pathlib import Path
+
+    from onnxq.profiling.profile import profile as run
+
+    return run(Path(output), threads, force=force)
 
 
 def record(output: "str | Path", **options: "Unpack[RecordKeywords]") -> "AbstractContextManager[Staged]":

@@ -55,11 +55,22 @@ from onnxq.graph.scratch import ScratchFolder
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.float_form import Shortfall, float_form
-from onnxq.modes.fp16 import convert_to_fp16
+from onnxq.modes.fp16 import convert_to_bfloat16, convert_to_fp16
 from onnxq.modes.last_word import last_word, latency_of, timed_samples
+from onnxq.modes.other_engines import for_other_engines
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
-from onnxq.options import Effort, FinetuneOptions, Limits, Method, Mode, QuantizeOptions, Rounding
+from onnxq.options import (
+    ActivationType,
+    Effort,
+    FinetuneOptions,
+    Limits,
+    Method,
+    Mode,
+    QuantizeOptions,
+    Rounding,
+    WeightType,
+)
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
@@ -84,7 +95,11 @@ from onnxq.version import __version__
 
 MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
     Mode.DYNAMIC: quantize_dynamic,
-    Mode.WEIGHTS: lambda inputs, _: quantize_weights_only(inputs),
+    Mode.WEIGHTS: lambda inputs, _: (
+        convert_to_bfloat16(inputs)
+        if inputs.options.weight_type is WeightType.BFLOAT16
+        else quantize_weights_only(inputs)
+    ),
     Mode.FP16: lambda inputs, _: convert_to_fp16(inputs),
 }
 """Modes that calibrate no ranges, by name; `dynamic` alone gets references, the validation samples."""
@@ -107,6 +122,8 @@ def quantize(
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
+    _check_names(options)
+    options = for_other_engines(options)
     _check_options(options)
     with executor_of(options.cluster) as executor:
         return _quantized(replace(options, cluster=executor), task, settings, tuning)
@@ -146,8 +163,7 @@ def _quantized(
 
 
 def _check_options(options: QuantizeOptions) -> None:
-    """Raise an `OnnxqError` for names that no registry has, outputs that exist, and options that conflict."""
-    _check_names(options)
+    """Raise an `OnnxqError` for outputs that exist, and options that conflict."""
     for target in (options.destination, *_rejected(options)):
         check_output(target, options.model, force=options.force)
     if options.measure and options.mode not in (Mode.STATIC, Mode.AUTO):
@@ -191,7 +207,7 @@ def _written(
 ) -> Outcome:
     """Write the file of an outcome; return the outcome without its weights, which are on disk now."""
     compact(outcome.written, inputs.stated)
-    save(_with_metadata(outcome, inputs.options, finetuning, why_float), path, inputs.interface)
+    save(_with_metadata(inputs, outcome, finetuning, why_float), path, inputs.interface)
     return replace(outcome, written=inputs.model, parameters=Parameters(outcome.parameters.activations))
 
 
@@ -346,20 +362,20 @@ class _Laps:
 
 
 def _with_metadata(
+    inputs: Inputs,
     outcome: Outcome,
-    options: QuantizeOptions,
     finetuning: Finetuning | None = None,
     why_float: Shortfall | None = None,
 ) -> ir.Model:
     """Add metadata to the model: how it was made, without anything that differs from run to run.
 
     Args:
+        inputs: the options of the user, and the CPUs of the target.
         outcome: the outcome; its model changes.
-        options: options of the user.
         finetuning: how the parameters were trained, if they were.
         why_float: why the model stays float after the int8 file was measured.
     """
-    recipe, found = outcome.choice.recipe, outcome.statistics
+    options, recipe, found = inputs.options, outcome.choice.recipe, outcome.statistics
     chosen: dict[str, object] = {
         "effort": options.effort,
         "exclude": options.exclude,
@@ -372,9 +388,11 @@ def _with_metadata(
         "per_channel": options.per_channel,
         "percentile": options.percentile,
         "samples": found.samples,
-        "target": options.target,
+        "target": inputs.target.identity,
         "techniques": recipe.all_techniques,
     }
+    if options.activation_type is not ActivationType.UINT8:
+        chosen["activation_type"] = options.activation_type
     if why_float is not None:
         chosen["float_because_int8_is"] = why_float.kind
     if finetuning is not None:

@@ -6,10 +6,11 @@ from typing import Any
 import click
 
 from onnxq.cli.console import Console, exit_on_failed_gate, with_console
-from onnxq.cli.groups import GroupedCommand, OptionGroup, option
+from onnxq.cli.groups import GroupedCommand, OptionGroup, completing, option
 from onnxq.cli.interrupts import loading_modules
 from onnxq.cli.shared_options import SAMPLES, parse_shapes, pop_limits, preprocess_option, shape_option
-from onnxq.cli.values import COUNT, FILE, THREADS, Number
+from onnxq.cli.values import COUNT, FILE, TEXT_OR_FILE, THREADS, Number
+from onnxq.options import Target
 
 
 @click.command(
@@ -70,6 +71,16 @@ from onnxq.cli.values import COUNT, FILE, THREADS, Number
     help="Start no further turn after S seconds.",
 )
 @option(
+    OptionGroup.SPEED,
+    "--target",
+    type=TEXT_OR_FILE,
+    multiple=True,
+    metavar=f"{'|'.join(Target)}|FILE",
+    shell_complete=completing(Target, files=True),
+    help="Also show the latency that the cost model expects of this CPU family or file of onnxq profile; the "
+    "first model must be float.",
+)
+@option(
     OptionGroup.GATES,
     "--min-speedup",
     type=Number(),
@@ -97,5 +108,6 @@ def bench(console: Console, models: tuple[Path, ...], shapes: tuple[str, ...], *
     limits = pop_limits(options)
     sizes = parse_shapes(shapes)
     report = run(models, BenchOptions(shapes=sizes, limits=limits, **options))
+    console.warn(report.warnings)
     console.show(report, lambda: bench_text(report, width=console.width))
     exit_on_failed_gate(report.gates)

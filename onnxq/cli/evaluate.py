@@ -26,7 +26,6 @@ from onnxq.cli.shared_options import (
     target_option,
 )
 from onnxq.cli.values import COUNT, FILE, REPORT, THREADS, Number
-from onnxq.options import Target
 
 
 @click.command(
@@ -198,6 +197,6 @@ def inspect(console: Console, model: Path, shapes: tuple[str, ...], **options: A
         from onnxq.evaluation.inspection import InspectOptions, inspect_model
         from onnxq.report.text import inspect_text
 
-    chosen = InspectOptions(parse_shapes(shapes), **options | {"target": Target(options["target"])})
+    chosen = InspectOptions(parse_shapes(shapes), **options)
     report = inspect_model(model, chosen)
     console.show(report, lambda: inspect_text(report, verbose=console.verbose, width=console.width))

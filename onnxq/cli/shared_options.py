@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from onnxq.cli.groups import Command, OptionGroup, choice, completing, option, registry
+from onnxq.cli.groups import Command, OptionGroup, completing, option, registry
 from onnxq.cli.values import COUNT, FILE, REPORT, TEXT_OR_FILE, Number
 from onnxq.errors import OnnxqError
-from onnxq.options import Limits, QuantizeOptions
+from onnxq.options import Limits, QuantizeOptions, Target
 
 SAMPLES = "a folder of files, or a Python function as module:function"
 SCORE_OPTIONS = ("class_axis", "decoder", "charset", "ignore_spaces", "pool")
@@ -47,9 +47,13 @@ shape_option = option(
 target_option = option(
     OptionGroup.MODE,
     "--target",
-    **choice(QuantizeOptions.target),
-    help="Quantize for this CPU family; portable keeps integer sums from saturating on x86 CPUs without "
-    "VNNI.",
+    type=TEXT_OR_FILE,
+    multiple=True,
+    default=(str(Target.PORTABLE),),
+    metavar=f"{'|'.join(Target)}|FILE",
+    shell_complete=completing(Target, files=True),
+    help="Quantize for this CPU family, or for the device of a file of onnxq profile, slower than float on "
+    "none of several; portable keeps integer sums from saturating on x86 CPUs without VNNI.",
 )
 
 state_option = option(

@@ -13,7 +13,7 @@ from onnxq.types import Array
 NORMAL = 1.645
 """Standard errors of the noise ratio added for new samples (one-sided 95 %), more for few samples."""
 LEAST_SPARE_DB, USUAL_SAMPLES = 1.5, 200
-"""Least margin for new samples, dB, at this number of samples; it grows where there are fewer.
+"""Least margin for new samples, dB, at this number of independent samples; it grows where there are fewer.
 
 The tail of the distribution is not in the samples (docs/results.md).
 """
@@ -224,6 +224,12 @@ class OutputErrors:
         """Indices of the parts that have a signal."""
         return [int(i) for i in np.flatnonzero(self.signals() > 0)] if self.samples else []
 
+    @property
+    def faint(self) -> list[int]:
+        """Indices of the parts with a signal whose values are so small that their floor replaces it."""
+        rows = self._table().sum(0)
+        return [i for i in self.measured if rows[i, 0] < self.parts[i].floor * rows[i, 2]]
+
     def worst_db(self) -> float | None:
         """Return the SQNR of the worst part, dB; None where nothing could be compared."""
         return min((decibels(self.ratios()[i]) for i in self.measured), default=None)
@@ -274,7 +280,7 @@ def bounds(everything: OutputErrors, fresh: OutputErrors | None = None, *, of: i
     least_db = (
         CHOOSING_SPARE_DB
         if of
-        else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL_SAMPLES / max(1, everything.samples)))
+        else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL_SAMPLES / max(1, everything.independent)))
     )
     spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (least_db / 10))
     return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared

@@ -1,8 +1,8 @@
 """Cost model of the kernels: nanoseconds on one thread from a node's sizes, for each CPU of a target.
 
-`benchmarks/kernel_costs.py` fits the tables to the runtime's profile of about 800 single kernels per CPU; the
-median error of a row is 2 to 20 %. The tables ship with the package. A plan therefore depends on the model
-and the options alone, never on the load of the machine that makes it.
+`onnxq profile` fits a CPU's table to the runtime's profile of several hundred single kernels; the median
+error of a row is 2 to 20 %. The tables of the families ship with the package. A plan therefore depends on
+the model and the options alone, never on the load of the machine that makes it.
 """
 
 import math
@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from onnxq.cost.kernel_times import Table, read_table
+from onnxq.cost.target_file import Table
 from onnxq.graph.edit import attribute, sizes
 from onnxq.graph.macs import ShapeByName
-from onnxq.options import Target
 
 
 class Work(NamedTuple):
@@ -59,11 +58,14 @@ Their layout changes take three times as long.
 """
 
 PROFILING_NS = 1000.0
-"""Nanoseconds that the profiler adds to a call."""
+"""Nanoseconds that the profiler adds to a call, where they were not measured."""
 
 
 def conv_kind(weight: Sequence[int], groups: int, block: int) -> str:
-    """Return the kind of a convolution with weight `[out, in / groups, *kernel]`; a stem has few inputs."""
+    """Return the kind of a convolution with weight `[out, in / groups, *kernel]`.
+
+    A stem has fewer inputs than a block of the blocked layout has channels.
+    """
     if groups > 1:
         return "depthwise" if weight[1] == 1 and weight[0] == groups else "grouped"
     if math.prod(weight[2:]) == 1:
@@ -77,10 +79,10 @@ def is_blocked(weight: Sequence[int], groups: int, block: int) -> bool:
     Args:
         weight: shape `[out, in / groups, *kernel]`.
         groups: of the convolution.
-        block: channels per block of the layout.
+        block: channels per block of the layout; 0 if the CPU has none.
     """
     channels_out, inside = weight[:2]
-    if len(weight) != 4:
+    if len(weight) != 4 or not block:
         return False
     if groups == 1:
         return inside < block or inside % ALIGNED == 0
@@ -103,23 +105,42 @@ def work_of(node: ir.Node, shapes: ShapeByName, block: int) -> tuple[str, Work] 
     weight = shapes.get((node.inputs[1].name if node.inputs[1] is not None else None) or "")
     if weight is None:
         return None
-    size = float(math.prod(weight))
     if node.op_type != "Conv":
         deep = weight[1] if node.op_type == "Gemm" and attribute(node, "transB", 0) else weight[0]
-        across = size / deep
-        return "product", Work(
-            written * deep,
-            read,
-            written,
-            0,
-            size,
-            written / across,
-            0,
-            _idle(across) * written / across * deep,
-        )
-    groups, kernel = attribute(node, "group", 1), math.prod(weight[2:])
+        assert isinstance(deep, int)
+        return "product", product_work(math.prod(weight), deep, read, written)
+    groups = attribute(node, "group", 1)
     assert isinstance(groups, int)
-    channels = weight[1] * groups
+    return conv_work(weight, groups, read, written, block)
+
+
+def product_work(size: float, deep: int, read: float, written: float) -> Work:
+    """Return the sizes of a matrix product.
+
+    Args:
+        size: elements of the weight.
+        deep: length of the sums.
+        read: elements of the input.
+        written: elements of the output.
+    """
+    across = size / deep
+    rows = written / across
+    return Work(written * deep, read, written, 0, size, rows, 0, _idle(across) * rows * deep)
+
+
+def conv_work(
+    weight: Sequence[int], groups: int, read: float, written: float, block: int
+) -> tuple[str, Work]:
+    """Return the table's kind of a convolution and its sizes.
+
+    Args:
+        weight: shape `[out, in / groups, *kernel]`.
+        groups: of the convolution.
+        read: elements of the input.
+        written: elements of the output.
+        block: channels per block of the layout; 0 if the CPU has none.
+    """
+    size, kernel, channels = float(math.prod(weight)), math.prod(weight[2:]), weight[1] * groups
     kind = conv_kind(weight, groups, block)
     places, deep = written / weight[0], weight[1] * kernel
     patches = places * kernel * (groups if kind == "grouped" else channels)
@@ -148,17 +169,17 @@ def _idle(channels: float) -> float:
     return -channels % VECTOR
 
 
-def nanoseconds(table: Table, form: str, kind: str, work: Work) -> float:
+def nanoseconds(table: Table, form: str, kind: str, work: Work, *, profiling: float = PROFILING_NS) -> float:
     """Return the time of a kernel in a form, `float` or `integer`, by its row; 0 for kinds without a row.
 
-    Those take the same time in both forms.
+    Those take the same time in both forms. `profiling` is the part of the rows that the profiler adds, ns.
     """
     if form == "integer":
         kind = kind.removeprefix(PLAIN)
     row = table.get(f"{form} {kind}")
     if row is None:
         return 0.0
-    return max(0.0, sum(cost * size for cost, size in zip(row, work.features(), strict=False)) - PROFILING_NS)
+    return max(0.0, sum(cost * size for cost, size in zip(row, work.features(), strict=False)) - profiling)
 
 
 @dataclass(frozen=True)
@@ -174,10 +195,11 @@ class Costs:
     """Times of nodes and conversions on one CPU, from its table unless measured.
 
     table       the CPU's kernel times
-    block       channels in a block of the float convolutions' layout
+    block       channels in a block of the float convolutions' layout; 0 without such a layout
     nodes       measured nanoseconds on integers and in float, by node name
     quantize    measured time of QuantizeLinear
     dequantize  measured time of DequantizeLinear
+    profiling   nanoseconds per call in the table that the profiler added
     """
 
     table: Table
@@ -185,6 +207,7 @@ class Costs:
     nodes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     quantize: Line | None = None
     dequantize: Line | None = None
+    profiling: float = PROFILING_NS
 
     def work_of(self, node: ir.Node, shapes: ShapeByName) -> tuple[str, Work] | None:
         """Return the table's kind of a node and its sizes; None if a shape is unknown."""
@@ -192,7 +215,7 @@ class Costs:
 
     def kernel_ns(self, form: str, kind: str, work: Work) -> float:
         """Return the table's time of a kernel in a form, `float` or `integer`."""
-        return nanoseconds(self.table, form, kind, work)
+        return nanoseconds(self.table, form, kind, work, profiling=self.profiling)
 
     def conversion_ns(self, shape: Sequence[int], *, to_integers: bool) -> float:
         """Return the time of a QuantizeLinear or DequantizeLinear, changes of an image's layout included."""
@@ -213,15 +236,3 @@ class Costs:
     def transpose_ns(self, shape: Sequence[int]) -> float:
         """Return the time to change integers into the integer convolutions' layout or back; 0 if no image."""
         return self.kernel_ns("integer", "transpose", transposed(shape)) if len(shape) == 4 else 0.0
-
-
-CPU_TABLES: dict[Target, tuple[tuple[str, int], ...]] = {
-    Target.PORTABLE: (("epyc_avx2", 8), ("xeon_avx2", 8)),
-    Target.VNNI: (("epyc_vnni", 16), ("xeon_vnni", 16)),
-}
-"""The CPUs of a target: name of the table, and channels in a block of the float convolutions' layout."""
-
-
-def cpus_of(target: Target) -> tuple[Costs, ...]:
-    """Return the costs on each CPU of a target; none for a target without tables."""
-    return tuple(Costs(read_table(name), block) for name, block in CPU_TABLES.get(target, ()))

@@ -21,7 +21,7 @@ from onnxq.plan.plan import Plan
 from onnxq.plan.products import among_floats
 
 SLOWEST_WEIGHTS = (0.5, 1.0)
-"""Weights tried for the slowest CPU, if the mean of several CPUs makes it slower than in float."""
+"""Weights tried for each CPU that the mean of several CPUs makes slower than in float."""
 LEAST_SAVING = 0.01
 """Share of the planned nodes' expected time that float nodes must save."""
 LEAST_TIME, LEAST_SIZE = 0.03, 0.2
@@ -73,21 +73,35 @@ def place(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Placement:
     network = _Network(plan, shapes, cpus)
     even = [1 / len(cpus)] * len(cpus)
     floats = network.cut(even)
-    slowness = network.slowness(floats)
-    slowest = slowness.index(max(slowness))
-    if slowness[slowest] > 1:
+    slow = [i for i, slowness in enumerate(network.slowness(floats)) if slowness > 1]
+    if slow:
         skewed = [
             [(1 - weight) * each + weight * (i == slowest) for i, each in enumerate(even)]
+            for slowest in slow
             for weight in SLOWEST_WEIGHTS
         ]
-        floats = min([floats, *map(network.cut, skewed)], key=lambda found: network.preference(found))
-    expected, unplaced = network.expected(floats), network.expected(())
-    small = min(each.float for each in expected) < SMALL_NS
+        tried = [floats, *map(network.cut, skewed), network.names]
+        floats = min(tried, key=lambda found: network.preference(found))
+    found, unplaced = network.expected(floats), network.expected(())
+    small = min(each.float for each in found) < SMALL_NS
     least = 1 - (LEAST_SAVING_SMALL if small else LEAST_SAVING)
-    too_little = all(each.placed > least * each.integer for each in expected)
-    if too_little or min(each.float for each in expected) < LEAST_NS or (small and among_floats(plan)):
+    too_little = all(each.placed > least * each.integer for each in found)
+    if too_little or min(each.float for each in found) < LEAST_NS or (small and among_floats(plan)):
         return Placement((), unplaced)
-    return Placement(floats, expected)
+    return Placement(floats, found)
+
+
+def expected(
+    plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs], floats: Sequence[str]
+) -> tuple[Expected, ...]:
+    """Return the expected times on each CPU with these planned nodes in float."""
+    return _Network(plan, shapes, cpus).expected(floats)
+
+
+def whole_ns(plan: Plan, shapes: ShapeByName, costs: Costs, floats: Sequence[str]) -> float:
+    """Return the expected time of the whole model with these planned nodes in float, ns."""
+    (found,) = expected(plan, shapes, [costs], floats)
+    return found.placed + _rest(plan, shapes, costs)
 
 
 class _Network:
@@ -180,10 +194,10 @@ def savings(plan: Plan, shapes: ShapeByName, cpus: Sequence[Costs]) -> Savings:
     """Return the savings of the planned nodes' integers, on the CPU with the least."""
     integers = _weights(planned.node for planned in plan.nodes.values())
     share = integers / max(1, integers + _weights(node for node, _ in plan.floats.values()))
-    expected = _Network(plan, shapes, cpus).expected(())
-    wholes = [each.float + _rest(plan, shapes, costs) for each, costs in zip(expected, cpus, strict=True)]
+    found = expected(plan, shapes, cpus, ())
+    wholes = [each.float + _rest(plan, shapes, costs) for each, costs in zip(found, cpus, strict=True)]
     time = min(
-        (each.float - each.integer) / (whole or 1.0) for each, whole in zip(expected, wholes, strict=True)
+        (each.float - each.integer) / (whole or 1.0) for each, whole in zip(found, wholes, strict=True)
     )
     return Savings(time, share / 2, LEAST_NS < min(wholes) < SMALL_NS)
 

@@ -2,19 +2,21 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
+from onnxq.cost.target import find_target
 from onnxq.data.preprocessing import Forms, read_forms
 from onnxq.data.samples import check_feeds, open_samples
 from onnxq.errors import DataError, ModelError
+from onnxq.evaluation.expectation import Expectation, Expected
 from onnxq.evaluation.gates import Gate, at_least, at_most
 from onnxq.evaluation.generation import Generator
 from onnxq.graph.files import file_bytes, load
-from onnxq.options import Limits
+from onnxq.options import Limits, Targets
 from onnxq.runtime.latency import time_in_turns
 from onnxq.runtime.load_cost import load_cost
 from onnxq.runtime.machine import Machine, this_machine
@@ -38,6 +40,7 @@ class BenchOptions:
     threads     numbers of intra-op threads
     runs, seconds  most runs per model, and time (s) after which no further turn starts
     tokens      tokens to generate after a prompt, for language models
+    target      CPUs whose cost models say what latency they expect, as in `QuantizeOptions`; () for none
     limits      gates
     """
 
@@ -49,6 +52,7 @@ class BenchOptions:
     runs: int = 200
     seconds: float = 10.0
     tokens: int | None = None
+    target: Targets = ()
     limits: Limits = field(default_factory=Limits)
 
 
@@ -112,12 +116,18 @@ class ModelBench:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Measurements of all models in the order given; the first is the reference."""
+    """Measurements of all models in the order given; the first is the reference.
+
+    expected  latency that the target expects of each model, if a target was given
+    warnings  lines about the target
+    """
 
     machine: Machine
     samples: int
     models: list[ModelBench]
     gates: list[Gate]
+    expected: list[Expectation] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     schema: int = SCHEMA
 
 
@@ -127,17 +137,21 @@ def bench(paths: Sequence[Path], options: BenchOptions) -> BenchReport:
     Raises:
         OnnxqError: A model or the data cannot be used.
     """
+    target = find_target(options.target) if options.target else None
     for path in paths:
         load(path)
     specs = input_specs(open_session(paths[0]))
     forms = read_forms(options.preprocess)
     feeds = feeds_of(paths[0], specs, forms, options.shapes, options.data)
     timings: list[list[Timing]] = [[] for _ in paths]
+    expectations, model = [], None if target is None else Expected(paths[0], target)
     for batch in options.batches:
         batched = [
             {name: np.repeat(array, batch, axis=0) if array.ndim else array for name, array in feed.items()}
             for feed in feeds
         ]
+        if model is not None:
+            expectations += model.of(paths, batched[0], batch)
         for threads in options.threads:
             for rows, timing in zip(timings, _timings(paths, batched, batch, threads, options), strict=True):
                 rows.append(timing)
@@ -146,7 +160,27 @@ def bench(paths: Sequence[Path], options: BenchOptions) -> BenchReport:
     for path, rows, generation in zip(paths, timings, generated, strict=True):
         load_ms, memory = load_cost(path, feeds[0], options.threads[0])
         models.append(ModelBench(str(path), file_bytes(path), load_ms, memory, rows, generation))
-    return BenchReport(this_machine(), len(feeds), models, _gates(models, options.limits))
+    return BenchReport(
+        this_machine(),
+        len(feeds),
+        models,
+        _gates(models, options.limits),
+        _with_measured(expectations, models),
+        [] if target is None else list(target.notes),
+    )
+
+
+def _with_measured(expectations: Sequence[Expectation], models: Sequence[ModelBench]) -> list[Expectation]:
+    """Add the measured latencies at the same batch size and number of threads."""
+    measured = {
+        (model.model, timing.batch, timing.threads): timing.median_ms
+        for model in models
+        for timing in model.timings
+    }
+    return [
+        replace(each, measured_ms=measured.get((each.model, each.batch, each.threads)))
+        for each in expectations
+    ]
 
 
 def feeds_of(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxq.cost.model import cpus_of
 from onnxq.cost.placement import place, savings
+from onnxq.cost.target import TargetCpus, find_target
 from onnxq.data.preprocessing import read_forms
 from onnxq.evaluation.benchmark import feeds_of
 from onnxq.evaluation.verification import inspect_kernels
@@ -17,7 +17,7 @@ from onnxq.graph.files import file_bytes, load
 from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
 from onnxq.graph.shapes import opset_of
 from onnxq.normalize.passes import normalize
-from onnxq.options import Target
+from onnxq.options import Target, Targets
 from onnxq.plan.float_nodes import FloatNodes
 from onnxq.plan.operators import ALREADY_QUANTIZED, INTEGER_KERNELS
 from onnxq.plan.plan import Plan, make_plan
@@ -48,7 +48,7 @@ class OperatorRow:
 class Forecast:
     """What the cost model expects of a static int8 file.
 
-    target   CPU family; the one of its CPUs that gains least counts
+    target   families of CPUs and target files; the CPU that gains least counts
     latency  latency / latency in float
     bytes    size of the file
     slower   planned nodes that stay float, because their int8 form would be slower
@@ -96,13 +96,13 @@ class InspectOptions:
     shapes      shapes of inputs with dynamic sizes, by name
     data        samples, of which the first one gives the shapes
     preprocess  preset or TOML file for preprocessing
-    target      CPU family of the forecast
+    target      CPUs of the forecast, as in `QuantizeOptions`
     """
 
     shapes: Mapping[str, Sequence[int]] | None = None
     data: Path | None = None
     preprocess: str | None = None
-    target: Target = Target.PORTABLE
+    target: Targets = Target.PORTABLE
 
 
 def inspect_model(path: Path, options: InspectOptions | None = None) -> InspectReport:
@@ -113,6 +113,7 @@ def inspect_model(path: Path, options: InspectOptions | None = None) -> InspectR
         DataError: The data cannot be used, or the model has no input of such a name.
     """
     options = options or InspectOptions()
+    target = find_target(options.target)
     model = load(path)
     ir_version, opset = model.ir_version, opset_of(model)
     quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
@@ -128,7 +129,7 @@ def inspect_model(path: Path, options: InspectOptions | None = None) -> InspectR
                 0
             ]
             shapes = planned_shapes(model, plan, feeds)
-        plan, forecast = _forecast(model, plan, shapes, options.target, file_bytes(path))
+        plan, forecast = _forecast(model, plan, shapes, target, file_bytes(path))
     else:
         shapes = concrete_shapes(model, None)
     found = inspect_kernels(path, model, Plan(), shapes) if quantized else None
@@ -173,10 +174,10 @@ def _operators(model: ir.Model, plan: Plan, macs: Mapping[str, int]) -> list[Ope
 
 
 def _forecast(
-    model: ir.Model, plan: Plan, shapes: ShapeByName, target: Target, size: int
+    model: ir.Model, plan: Plan, shapes: ShapeByName, target: TargetCpus, size: int
 ) -> tuple[Plan, Forecast | None]:
     """Return the plan without the nodes that are faster in float, and the gain of the rest."""
-    cpus = cpus_of(target)
+    cpus = target.costs
     if not cpus or not plan.nodes:
         return plan, None
     slower = place(plan, shapes, cpus).floats
@@ -191,7 +192,7 @@ def _forecast(
         if is_constant(planned.node.inputs[1])
     )
     forecast = Forecast(
-        str(target),
+        target.name,
         1 - gain.time,
         max(0, size - BYTES_SAVED * weights),
         len(plan.nodes.keys() - left.nodes.keys()),

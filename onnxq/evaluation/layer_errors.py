@@ -1,28 +1,25 @@
 """Per-layer error and kernel time of a quantized file, and histograms of calibrated tensors."""
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 
 from onnxq.calibration.statistics import Statistics
 from onnxq.comparison.metrics import Noise
-from onnxq.errors import OutputError
 from onnxq.evaluation.verification import original_names
 from onnxq.graph.edit import nodes_of, only_use
 from onnxq.graph.files import load
 from onnxq.graph.macs import ShapeByName, node_macs
-from onnxq.graph.scratch import ScratchFolder, no_temporary_space, writing_temporaries
+from onnxq.graph.scratch import ScratchFolder
 from onnxq.plan.plan import Plan
 from onnxq.plan.relu_addends import find_addends
 from onnxq.quantization.parameters import Parameters
 from onnxq.runtime.inner_values import expose
+from onnxq.runtime.kernel_profile import KernelTime, kernel_times
 from onnxq.runtime.sessions import open_exposed, open_session, run
 from onnxq.types import Feeds
 
@@ -225,28 +222,17 @@ def kernel_ms(models: Sequence[ir.Model | Path], feeds: Sequence[Feeds]) -> list
         for i in range(RUNS):
             for session in sessions:
                 run(session, feeds[i % len(feeds)], "")
-        records = [_profile(session) for session in sessions]
-    return [_medians(events) for events in records]
+        records = [kernel_times(session) for session in sessions]
+    return [_medians(calls) for calls in records]
 
 
-def _profile(session: ort.InferenceSession) -> list[dict[str, Any]]:
-    with writing_temporaries():
-        text = Path(session.end_profiling()).read_text(encoding="utf-8")
-    try:
-        found: list[dict[str, Any]] = json.loads(text)
-    except ValueError as error:  # the runtime reports no failure to write it
-        raise OutputError(no_temporary_space()) from error
-    return found
-
-
-def _medians(events: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _medians(calls: Sequence[KernelTime]) -> dict[str, float]:
     times: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            whole, *parts = original_names(event["name"].removesuffix("_kernel_time"))
-            times.setdefault(whole, []).append(event["dur"] / 1000)
-            for name in parts:  # joined products share the time equally
-                times.setdefault(name, []).append(event["dur"] / 1000 / len(parts))
+    for call in calls:
+        whole, *parts = original_names(call.node)
+        times.setdefault(whole, []).append(call.microseconds / 1000)
+        for name in parts:  # joined products share the time equally
+            times.setdefault(name, []).append(call.microseconds / 1000 / len(parts))
     return {name: statistics.median(each) for name, each in times.items()}
 
 

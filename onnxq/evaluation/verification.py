@@ -118,7 +118,7 @@ class Outputs:
     optimized_db, unoptimized_db  SQNR of the worst part of the median of these samples, both ways, dB: a
         wrong kernel shows in most samples, a sample that reacts to any rounding is one
     undefined  outputs that have NaN in float, which do not count
-    empty      outputs that have no value, or none other than zero, in any sample: nothing is known of them
+    empty      outputs that have no value, or only values close to zero (rms below 1e-6): nothing is known of them
     uneven     samples far from float of outputs whose values are much smaller there than in other samples
     """
 
@@ -184,16 +184,11 @@ def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName
         plan: the quantization plan.
         shapes: static shapes of the float model's values, for the MACs.
     """
-    with ScratchFolder() as folder:
-        saved = folder / "optimized.onnx"
-        open_session(path, save_optimized=saved)
-        nodes = list(_nodes(onnx.load_model(saved, load_external_data=False).graph))
+    nodes = _optimized(path)
     counts: dict[str, int] = {}
     for node in nodes:
         counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    integer = {
-        name for node in nodes if node.op_type in INTEGER_KERNELS for name in original_names(node.name)
-    }
+    integer = _integer_names(nodes)
     macs = {node.name or "": node_macs(node, shapes) for node in nodes_of(model)}
     planned = list(plan.anchors)
     promised = sum(macs[name] for name in planned)
@@ -209,6 +204,23 @@ def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName
         requantizations=_requantizations(nodes),
         fell_back=[name for name in planned if name not in integer],
     )
+
+
+def integer_nodes(path: Path) -> set[str]:
+    """Return the names of the nodes of a file that run in integer kernels, as they were before any fusion."""
+    return _integer_names(_optimized(path))
+
+
+def _optimized(path: Path) -> list[onnx.NodeProto]:
+    """Return the nodes of the optimized graph of a file."""
+    with ScratchFolder() as folder:
+        saved = folder / "optimized.onnx"
+        open_session(path, save_optimized=saved)
+        return list(_nodes(onnx.load_model(saved, load_external_data=False).graph))
+
+
+def _integer_names(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    return {name for node in nodes if node.op_type in INTEGER_KERNELS for name in original_names(node.name)}
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -430,8 +442,8 @@ def _uneven(errors: OutputErrors) -> dict[str, int]:
 
 
 def _without_values(errors: OutputErrors, observation: Observation) -> list[str]:
-    """Return the names of the outputs no part of which has a signal in float."""
-    measured = {errors.parts[i].value for i in errors.measured}
+    """Return the names of the outputs no part of which has a signal in float that counts."""
+    measured = {errors.parts[i].value for i in {*errors.measured} - {*errors.faint}}
     compared = dict.fromkeys(part.value for part in errors.parts)
     return [observation.taps[value].name for value in compared if value not in measured | errors.undefined]
 

@@ -119,7 +119,7 @@ def finetuned(
     recipe = outcome.choice.recipe
     if inputs.large:
         raise ModelError(f"{inputs.options.model}: too large to be finetuned: use onnxq quantize")
-    form = training_form(recipe, outcome.parameters, weight_options(inputs.options))
+    form = training_form(recipe, outcome.parameters, weight_options(inputs.options, inputs.target.saturates))
     if not any(isinstance(each, Weight) for each in form.trained.values()):
         return outcome, Finetuning(False, "the file has no integer weights to train", bits=options.bits)
     # the examples

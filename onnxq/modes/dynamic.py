@@ -50,7 +50,7 @@ def quantize_dynamic(inputs: Inputs, references: References | None = None) -> Ou
     # the form closest to float
     known_inputs = bool(forms[0].moments)
     techniques = weight_techniques(inputs.options.without) if known_inputs else []
-    weights = weight_options(inputs.options, techniques)
+    weights = weight_options(inputs.options, inputs.target.saturates, techniques)
     written = [(_write(form, weights, fused=fused), form) for form in forms]
     if references is not None and len(written) > 1:
         model, form = max(written, key=lambda each: references.sqnr_db(each[0]))

@@ -13,7 +13,6 @@ from onnxq.report.quantization import Latency
 from onnxq.report.warnings import SLOWER
 from onnxq.runtime.disk_list import array_bytes
 from onnxq.runtime.latency import medians_ms
-from onnxq.runtime.machine import runs_here
 from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.sessions import Tuning
 from onnxq.search.inputs import Inputs
@@ -42,7 +41,7 @@ def last_word(inputs: Inputs, path: Path, outcome: Outcome) -> tuple[Latency | N
     latency = latency_of(inputs, path)
     recipe = outcome.choice.recipe
     some = bool(recipe.plan.nodes or recipe.lstms)  # otherwise it is float already
-    if not checked or not some or latency is None or not runs_here(options.target):
+    if not checked or not some or latency is None or not inputs.target.like_here:
         return latency, None
     return latency, _slower(inputs, path, latency)
 

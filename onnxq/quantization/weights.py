@@ -13,7 +13,6 @@ import onnx_ir as ir
 
 from onnxq.calibration.moments import LayerInput, Moments, layer_input
 from onnxq.graph.edit import attribute, constant, input_at, sizes
-from onnxq.options import Target
 from onnxq.plan.plan import Plan, PlannedNode
 from onnxq.plan.products import channel_axis, has_bias
 from onnxq.runtime.machine import available_cores
@@ -68,7 +67,7 @@ class WeightOptions:
     """Options of weight quantization.
 
     per_channel    one scale per output channel, otherwise one per tensor
-    target         CPUs on which the kernels must not saturate
+    saturates      whether kernels of the target's CPUs add two products in 16 bits, which must not saturate
     round          rounding technique; None for rounding to nearest
     needs_moments  `round` needs second moments of the layer's input and is not used without them
     shift          correction of the bias for the mean rounding error; None for no correction
@@ -76,7 +75,7 @@ class WeightOptions:
     """
 
     per_channel: bool = True
-    target: Target = Target.PORTABLE
+    saturates: bool = True
     round: RoundWeights | None = None
     needs_moments: bool = True
     shift: ShiftOutput | None = None
@@ -340,7 +339,7 @@ def second_moments(uses: Sequence[Use], *, centred: bool) -> Floats | None:
 
 def must_be_pair_safe(planned: PlannedNode, options: WeightOptions) -> bool:
     """Tell whether sums of pairs can saturate: depthwise kernels add no pairs, 7 bits are too few."""
-    if options.target is not Target.PORTABLE or 2 * options.limit <= PAIR_LIMIT:
+    if not options.saturates or 2 * options.limit <= PAIR_LIMIT:
         return False
     if planned.node.op_type != "Conv":
         return True

@@ -170,7 +170,29 @@ def bench_text(report: BenchReport, *, width: int | None = None) -> str:
             times = [f"{timing.first_ms:.1f}", f"{timing.token_ms:.2f}", f"{timing.per_second:.1f}"]
             lines.append([name, str(timing.prompt), str(timing.tokens), *times, f"{timing.agreement:.1%}"])
         parts.append(table(lines, width=width))
+    if report.expected:
+        parts += _expected_parts(report, width)
     return "\n\n".join(parts)
+
+
+def _expected_parts(report: BenchReport, width: int | None) -> list[str]:
+    """Format the latencies that the target expects, and those measured."""
+    rows = [["model", "cpu", "batch", "threads", "float nodes", "expected ms", "ratio", "measured ms"]]
+    first = {
+        (each.cpu, each.batch): each.expected_ms
+        for each in report.expected
+        if each.model == report.models[0].model
+    }
+    for each in report.expected:
+        base = first.get((each.cpu, each.batch))
+        ratio = each.expected_ms / base if each.expected_ms is not None and base else None
+        numbers = [number(each.expected_ms, "{:.3f}"), number(ratio, "{:.2f}")]
+        sizes = [str(each.batch), str(each.threads), str(each.float_nodes)]
+        rows.append([each.model, each.cpu, *sizes, *numbers, number(each.measured_ms, "{:.3f}")])
+    counts = report.expected[0].uncounted
+    missing = ", ".join(f"{count} {op_type}" for op_type, count in counts.items())
+    note = [wrapped(f"nodes that count as 0 ms: {missing}", width)] if missing else []
+    return [table(rows, left=2, width=width), *note]
 
 
 def debug_text(report: DebugReport, *, verbose: bool = False, width: int | None = None) -> str:

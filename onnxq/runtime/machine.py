@@ -8,8 +8,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxq.options import Target
-
 NUMPY_NAMES = {
     "avx2": "AVX2",
     "avx512f": "AVX512F",
@@ -67,10 +65,9 @@ def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
     )
 
 
-def runs_here(target: Target) -> bool:
-    """Whether a target's CPUs and this machine's are of one architecture."""
-    arm = platform.machine().lower() in ("aarch64", "arm64")
-    return arm == (target is Target.ARM)
+def is_arm(system: str) -> bool:
+    """Whether a machine or a system, such as `Linux aarch64`, is of the ARM architecture."""
+    return system.lower().endswith(("aarch64", "arm64"))
 
 
 def available_cores() -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxq.comparison.feedback import Feedback, chosen_sequences, find_feedback
-from onnxq.cost.model import Costs, cpus_of
+from onnxq.cost.model import Costs
+from onnxq.cost.target import TargetCpus, find_target
 from onnxq.data.checks import check_samples
 from onnxq.data.preprocessing import read_forms
 from onnxq.data.sample import Sample
@@ -24,19 +25,24 @@ from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import SINGLE_FILE_LIMIT, load, weight_bytes
 from onnxq.graph.interface import Interface
 from onnxq.graph.scratch import ScratchFolder
+from onnxq.graph.shapes import infer_shapes, opset_of
 from onnxq.normalize.agreement import Probe, faithful_form, make_probe, random_probe
+from onnxq.normalize.opset import lift_opset
 from onnxq.normalize.passes import normalize
-from onnxq.options import Mode, QuantizeOptions
+from onnxq.options import ActivationType, Mode, QuantizeOptions
 from onnxq.plan.finite_weights import check_weights
 from onnxq.plan.operators import ALREADY_QUANTIZED
 from onnxq.plan.plan import Plan, Selection, make_plan
-from onnxq.plan.reasons import CHANGING_SHAPES, FloatReason
+from onnxq.plan.reasons import CHANGING_SHAPES, NO_WIDE_CLIP, FloatReason
 from onnxq.plan.unseen import probes as find_probes
 from onnxq.runtime.inner_values import expose
 from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.runtime.sessions import InputSpec, model_inputs, open_exposed, open_session, run
 from onnxq.runtime.weights_on_disk import move_to_disk
 from onnxq.search.settings import SearchSettings
+
+WIDE_OPSET = 21
+"""The first opset whose QuantizeLinear and DequantizeLinear have 16-bit types."""
 
 
 class WeightStore:
@@ -66,7 +72,8 @@ class Inputs:
     specs     inputs of the original model
     interface the original's inputs, outputs and overridable initializers, the same in the written file
     large     whether two sessions side by side may not fit into memory
-    costs     cost model of each CPU of the target; empty where it is unknown
+    target    CPUs that the file is made for
+    costs     cost model of each of them, or of this machine if that was measured; empty where it is unknown
     samples   calibration, validation and unseen samples
     feedback  outputs that are inputs of the next sample
     settings  thresholds of the accuracy search
@@ -85,6 +92,7 @@ class Inputs:
     specs: list[InputSpec]
     interface: Interface
     large: bool
+    target: TargetCpus
     costs: tuple[Costs, ...]
     samples: SplitSamples = field(default_factory=SplitSamples)
     feedback: Feedback = field(default_factory=Feedback)
@@ -132,12 +140,13 @@ def prepare(
     Raises:
         OnnxqError: the model or the data cannot be used, or there is nothing to quantize.
     """
+    target = find_target(options.target)
     # the model and its plan
     model = load(options.model)
     specs, interface, stated = model_inputs(model), Interface.of(model), stated_types(model)
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     original = [(node.name or "", node.op_type) for node in nodes_of(model)]
-    model = normalize(model)
+    model = _with_wide_types(normalize(model), options)
     planning = _Planning.of(options, model)
     check_weights(model)
     planning.selection.check(original + [(node.name or "", node.op_type) for node in nodes_of(model)])
@@ -163,12 +172,13 @@ def prepare(
         specs=specs,
         interface=interface.with_sizes_of(model),
         large=large,
-        costs=cpus_of(options.target),
+        target=target,
+        costs=target.costs,
         samples=samples,
         feedback=feedback,
         settings=settings or SearchSettings.of(options.effort),
         store=planning.store,
-        warnings=tuple(warnings),
+        warnings=(*target.notes, *warnings),
         probe=probe,
         probes=probes,
         stated=stated,
@@ -224,12 +234,12 @@ class _Planning:
     def observable(
         self, model: ir.Model, plan: Plan, samples: SplitSamples, specs: list[InputSpec]
     ) -> tuple[Plan, dict[str, FloatReason], tuple[str, ...]]:
-        """Return the plan without nodes whose values cannot be calibrated, these nodes, and the probes."""
-        if not self.static or self.options.calib is None:
-            return plan, {}, ()
-        sample = samples.calibration[0]
-        probes = observable_probes(model, sample, specs)
-        kept = _unobservable(model, plan, sample, specs)
+        """Return the plan without nodes that have no calibrated or wide form, these nodes, and the probes."""
+        kept, probes = _without_wide_form(model, self.options), tuple[str, ...]()
+        if self.static and self.options.calib is not None:
+            sample = samples.calibration[0]
+            probes = observable_probes(model, sample, specs)
+            kept |= _unobservable(model, plan, sample, specs)
         return self.plan(model, kept) if kept else plan, kept, probes
 
 
@@ -246,6 +256,32 @@ def _samples(
         return SplitSamples(), Feedback(), warnings
     samples, feedback, messages = _find_samples(options, specs, outputs)
     return samples, feedback, warnings + messages
+
+
+def _with_wide_types(model: ir.Model, options: QuantizeOptions) -> ir.Model:
+    """Return the model at the opset of the activations' type; unchanged where it has the type already."""
+    if options.activation_type is ActivationType.UINT8 or opset_of(model) >= WIDE_OPSET:
+        return model
+    lifted = lift_opset(model, WIDE_OPSET)
+    infer_shapes(lifted)
+    return lifted
+
+
+def _without_wide_form(model: ir.Model, options: QuantizeOptions) -> dict[str, FloatReason]:
+    """Return the nodes that stay float with 16-bit activations.
+
+    Raises:
+        ModelError: the model is of an opset without 16-bit activations.
+    """
+    if options.activation_type is ActivationType.UINT8:
+        return {}
+    if opset_of(model) < WIDE_OPSET:
+        raise ModelError(
+            f"{options.model}: onnx cannot lift it to opset {WIDE_OPSET}, which --activation-type "
+            f"{options.activation_type} needs: leave that out"
+        )
+    ramps = [node for node in nodes_of(model) if node.op_type == "HardSigmoid"]
+    return dict.fromkeys((node.name or "" for node in ramps), NO_WIDE_CLIP)
 
 
 def _probe(options: QuantizeOptions, samples: SplitSamples, specs: list[InputSpec]) -> Probe | None:

@@ -15,7 +15,7 @@ from onnxq.data.samples import spread
 from onnxq.formats.lstm import DIVIDING_OPSET, LstmForm, lstm_weights, quantize_lstms
 from onnxq.graph.edit import Names, attribute, constant, input_at, sizes
 from onnxq.graph.shapes import opset_of
-from onnxq.options import Effort, Target, Technique
+from onnxq.options import Effort, Technique
 from onnxq.plan.reasons import Cause, FloatReason
 from onnxq.quantization.weights import WeightOptions, round_to_nearest
 from onnxq.search.inputs import Inputs
@@ -98,11 +98,11 @@ def _best_form(
 
 
 def _weight_options(inputs: Inputs) -> WeightOptions:
-    return weight_options(inputs.options, weight_techniques(inputs.options.without))
+    return weight_options(inputs.options, inputs.target.saturates, weight_techniques(inputs.options.without))
 
 
 def _pair_safe(inputs: Inputs) -> bool:
-    return _weight_options(inputs).target is Target.PORTABLE
+    return _weight_options(inputs).saturates
 
 
 def _may_split(inputs: Inputs, operand: Moments) -> bool:
@@ -288,7 +288,7 @@ def _rounded(weight: Floats, moments: Moments | None, options: WeightOptions) ->
     The rounding technique uses the second moments of the operand; without them weights are rounded to
     nearest.
     """
-    pair_safe = options.target is Target.PORTABLE
+    pair_safe = options.saturates
     second = moments.raw() if moments is not None else None
     stored, scales = [], []
     for direction, rows in enumerate(weight):

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxq.calibration.collect import Collecting, collect
 from onnxq.calibration.methods import MethodOptions
-from onnxq.cost.model import PROFILING_NS, Costs, Line, cpus_of
+from onnxq.cost.model import PROFILING_NS, Costs, Line
 from onnxq.cost.placement import place
 from onnxq.data.samples import check_feeds, spread
 from onnxq.errors import DataError, OnnxqError
@@ -74,7 +74,7 @@ def placed_by_measurement(inputs: Inputs) -> Measured:
         return Measured(recipe, inputs.costs)
     feeds = [check_feeds(sample, inputs.specs) for sample in spread(inputs.samples.calibration, SAMPLES)]
     shapes = planned_shapes(inputs.model, inputs.plan, feeds[0])
-    timing, cpus = _TimingModels(inputs), cpus_of(inputs.options.target)
+    timing, cpus = _TimingModels(inputs), inputs.target.costs
     # each node in float and in int8
     quantize, dequantize = _conversions()
     nodes = _node_ns(inputs, timing.model(recipe), feeds)
@@ -148,7 +148,9 @@ class _TimingModels:
         # a plan with more nodes in float names other tensors of a chain of views
         self.statistics.aliases |= {tensor.name: tensor.source for tensor in plan.tensors.values()}
         scales = {name: float(params.scale) for name, params in self._activations(plan).items()}
-        self.weights = quantize_weights(plan, scales, {}, weight_options(inputs.options))
+        self.weights = quantize_weights(
+            plan, scales, {}, weight_options(inputs.options, inputs.target.saturates)
+        )
 
     def _activations(self, plan: Plan) -> dict[str, QuantParams]:
         return activation_parameters(plan, self.statistics, Method.MINMAX, MethodOptions())

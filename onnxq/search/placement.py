@@ -27,7 +27,7 @@ def placed_by_model(inputs: Inputs) -> tuple[Recipe, tuple[str, ...]]:
     left = recipe.leaving(dict.fromkeys(floats, SLOWER)).plan
     if floats and savings(left, shapes, inputs.costs).too_little:
         floats += tuple(left.nodes)
-    return without_slow(recipe, floats, f"on the target's CPUs ({inputs.options.target})")
+    return without_slow(recipe, floats, f"on the target's CPUs ({inputs.target.name})")
 
 
 def without_slow(recipe: Recipe, names: Sequence[str], where: str) -> tuple[Recipe, tuple[str, ...]]:

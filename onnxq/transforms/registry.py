@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from onnxq.options import Effort, QuantizeOptions, Rounding, Target, Technique
+from onnxq.options import Effort, QuantizeOptions, Rounding, Technique
 from onnxq.quantization.weights import WeightOptions
 from onnxq.techniques.bias_correction import output_shift
 from onnxq.techniques.blockwise import Coded, Grid, round_to_nearest
@@ -107,16 +107,18 @@ def technique_sets(
     return list(dict.fromkeys(tuple(name for name in each if name not in left_out) for each in sets))
 
 
-def weight_options(options: QuantizeOptions, techniques: Iterable[str] = ()) -> WeightOptions:
+def weight_options(
+    options: QuantizeOptions, saturates: bool, techniques: Iterable[str] = ()
+) -> WeightOptions:
     """Return the options of weight quantization that the user's options ask for.
 
     Args:
         options: options of the user.
+        saturates: whether integer sums saturate on a CPU of the target.
         techniques: names of techniques to apply.
     """
-    saturates = Technique.NO_SATURATION in options.without
-    target = Target.VNNI if saturates else options.target
-    return with_techniques(WeightOptions(options.per_channel, target, bits=options.weight_bits), techniques)
+    guarded = saturates and Technique.NO_SATURATION not in options.without
+    return with_techniques(WeightOptions(options.per_channel, guarded, bits=options.weight_bits), techniques)
 
 
 def with_techniques(options: WeightOptions, names: Iterable[str]) -> WeightOptions:

@@ -47,7 +47,7 @@ def outcome(request: pytest.FixtureRequest) -> tuple[Inputs, Outcome]:
 def test_the_training_form_computes_what_the_file_computes(outcome) -> None:
     inputs, result = outcome
     recipe = result.choice.recipe
-    form = training_form(recipe, result.parameters, weight_options(inputs.options))
+    form = training_form(recipe, result.parameters, weight_options(inputs.options, inputs.target.saturates))
     kinds = {type(each) for each in form.trained.values()}
     assert kinds == {Weight, Bias, Scale}
     feeds = inputs.samples.validation[0].load()
@@ -59,7 +59,9 @@ def test_the_training_form_computes_what_the_file_computes(outcome) -> None:
 
 def test_values_at_the_start_give_the_parameters_of_the_file(outcome) -> None:
     inputs, result = outcome
-    form = training_form(result.choice.recipe, result.parameters, weight_options(inputs.options))
+    form = training_form(
+        result.choice.recipe, result.parameters, weight_options(inputs.options, inputs.target.saturates)
+    )
     updated = form.updated(form.start())
     assert updated.activations == result.parameters.activations
     for place, one in result.parameters.constants.items():
@@ -71,7 +73,9 @@ def test_values_at_the_start_give_the_parameters_of_the_file(outcome) -> None:
 
 def test_trained_weights_keep_the_pair_rule_and_their_limit() -> None:
     inputs, result = quantized(CNN)
-    form = training_form(result.choice.recipe, result.parameters, weight_options(inputs.options))
+    form = training_form(
+        result.choice.recipe, result.parameters, weight_options(inputs.options, inputs.target.saturates)
+    )
     rng = np.random.default_rng(0)
     wild = {
         name: each.clipped(np.asarray(each.start + rng.normal(0, 60, each.start.shape), np.float32))

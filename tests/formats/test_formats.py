@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 import onnxq
+from onnxq.cost.target import find_target
 from onnxq.options import Target
 from onnxq.plan.plan import Selection
 from onnxq.quantization.weights import WeightOptions
@@ -117,7 +118,8 @@ def test_written_weights_cannot_saturate_unless_the_target_allows_it(rng):
     model = parse(text, {"w": rng.uniform(-1, 1, (64, 32)).astype(np.float32)})
     data = [{"x": normal(rng, 3, 64)}]
     for target, allowed in ((Target.PORTABLE, False), (Target.VNNI, True), (Target.ARM, True)):
-        quantized = Quantized(model, data, weights=WeightOptions(target=target))
+        saturates = find_target(target).saturates
+        quantized = Quantized(model, data, weights=WeightOptions(saturates=saturates))
         (weight,) = (c.stored for (_, index), c in quantized.parameters.constants.items() if index == 1)
         assert (saturating_pairs(kernel_order(weight, 1)) > 0) == allowed
 

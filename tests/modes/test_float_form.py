@@ -71,7 +71,7 @@ def test_the_user_may_keep_int8(network, monkeypatch, tmp_path, options):
 
 def test_another_machine_s_target_is_not_judged_by_times_of_this_one(network, monkeypatch, tmp_path):
     monkeypatch.setattr(RATIOS, lambda *_, **__: [1.0, 1.2])
-    monkeypatch.setattr("onnxq.modes.last_word.runs_here", lambda _target: False)
+    monkeypatch.setattr("onnxq.cost.target.is_arm", lambda _system: False)
     network(effort="fast", target="arm")
     assert onnx.TensorProto.INT8 in stored(tmp_path / "out.onnx")[0]
 
