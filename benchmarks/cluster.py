@@ -55,13 +55,14 @@ class Counting(DaskExecutor):
         self.received += len(pickle.dumps(done.result, 5))
 
     def opened(self, job, workers):
+        """Open a job, and time what the client does with its results."""
         run = super().opened(job, workers)
 
         def timed(items):
             for result in run(items):
-                start = time.perf_counter()
+                start = time.thread_time()
                 yield result
-                self.adding += time.perf_counter() - start
+                self.adding += time.thread_time() - start
 
         return timed
 
@@ -70,17 +71,32 @@ class Counting(DaskExecutor):
 class Nothing(Job):
     """A job without work."""
 
-    def opened(self, threads):
+    def opened(self, _threads):
+        """Return the items."""
         return list
 
 
-def task_seconds(client: Client, tasks: int = 200) -> float:
-    """Measure the time that one task costs client and scheduler together."""
-    executor = Counting(client)
-    start = time.perf_counter()
+@dataclasses.dataclass(eq=False)
+class OneByOne(Counting):
+    """Gives each item a task of its own."""
+
+    def _note(self, sent, task, done):
+        super()._note(sent, task, done)
+        sent.items = 1
+
+
+def task_seconds(client: Client, tasks: int = 300) -> float:
+    """Measure the CPU time of client and scheduler, which share this process, for a task without work."""
+    executor = OneByOne(client)
+    start = time.process_time()
     for _ in executor.opened(Nothing(), 1)(iter(range(tasks))):
         pass
-    return (time.perf_counter() - start) / max(1, executor.tasks)
+    return (time.process_time() - start) / executor.tasks
+
+
+def cpu_seconds(client: Client) -> tuple[float, float]:
+    """Return the CPU time so far of this process, which holds client and scheduler, and of all workers."""
+    return time.process_time(), sum(client.run(time.process_time).values())
 
 
 def commands(arguments: argparse.Namespace, folder: Path) -> dict:
@@ -115,22 +131,26 @@ def memory(client: Client) -> dict[str, float]:
 
 def measure(name, command, arguments, client) -> dict:
     """Measure a command in this process, and on the cluster with a quarter of the samples and with all."""
-    start = time.perf_counter()
+    command(max(4, arguments.samples // 4), None)  # modules are loaded
+    start, own = time.perf_counter(), time.process_time()
     command(arguments.samples, None)
-    here = time.perf_counter() - start
-    command(max(4, arguments.samples // 4), DaskExecutor(client))  # workers have loaded their modules
+    here, own = time.perf_counter() - start, time.process_time() - own
+    command(max(4, arguments.samples // 4), DaskExecutor(client))
     few = memory(client)
     executor = Counting(client)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), cpu_seconds(client)
     command(arguments.samples, executor)
-    there = time.perf_counter() - start
+    there, after = time.perf_counter() - start, cpu_seconds(client)
     return {
         "command": name,
         "samples": arguments.samples,
         "in process s": here,
         "cluster s": there,
+        "in process CPU s": own,
+        "client and scheduler CPU s": after[0] - before[0],
+        "workers CPU s": after[1] - before[1],
         "tasks": executor.tasks,
-        "work of a sample ms": 1000 * executor.worked / arguments.samples,
+        "work of a sample ms": 1000 * (after[1] - before[1]) / arguments.samples,
         "client's work of a sample ms": 1000 * executor.adding / arguments.samples,
         "bytes of a sample": (executor.sent + executor.received) / arguments.samples,
         "bytes of the model": executor.shipped,
@@ -182,7 +202,7 @@ def main() -> None:
     print("measured")
     for row in rows:
         print(json.dumps(row))
-    print(f"a task without work: {1000 * task:.2f} ms")
+    print(f"a task without work: {1000 * task:.2f} ms of CPU time of client and scheduler")
     print(f"simulated, from the numbers above and {8 * BANDWIDTH / 1e9:.0f} Gbit/s")
     for row in rows:
         for found in simulate(row, JOBS[row["command"]], task):
