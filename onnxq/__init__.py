@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnxq.evaluation.inspection import InspectReport
     from onnxq.evaluation.report import EvalReport
     from onnxq.options import (
+        ActivationType,
         Effort,
         FinetuneOptions,
         Format,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     """Samples: see `quantize`."""
 
 __all__ = [
+    "ActivationType",
     "Effort",
     "FinetuneOptions",
     "Format",

@@ -71,13 +71,27 @@ class Prefer(StrEnum):
     ACCURACY = "accuracy"
 
 
+class ActivationType(StrEnum):
+    """Storage types of activations with `Mode.STATIC`.
+
+    uint8   with a zero point: the type of ONNX Runtime's integer kernels
+    uint16  with a zero point, for other engines
+    int16   with zero point 0, for other engines
+    """
+
+    UINT8 = "uint8"
+    UINT16 = "uint16"
+    INT16 = "int16"
+
+
 class WeightType(StrEnum):
-    """Storage types of weights with `Mode.WEIGHTS`."""
+    """Storage types of weights with `Mode.WEIGHTS`; bfloat16 is not integer."""
 
     INT8 = "int8"
     INT4 = "int4"
     NF4 = "nf4"
     FP4 = "fp4"
+    BFLOAT16 = "bfloat16"
 
 
 class Rounding(StrEnum):
@@ -215,7 +229,7 @@ class QuantizeOptions:
 
     model        float model
     calib        calibration samples: folder or module:function; may be None with `stats`
-    output       file to write; None for `<model>.int8.onnx` (or .int4, .nf4, .fp4, .fp16) beside the model
+    output       file to write; None for `<model>.int8.onnx` (or .int4, .fp16, ...) beside the model
     mode         kind of quantization
     prefer       criterion of `Mode.AUTO`
     weight_type  with `Mode.WEIGHTS`: storage type of weights
@@ -230,6 +244,7 @@ class QuantizeOptions:
     samples      largest number of samples, evenly spaced
     target       CPUs that the file is made for: a `Target`, a file of `onnxq profile`, or several of them
     per_channel  one weight scale per output channel, else one per tensor
+    activation_type  with `Mode.STATIC`: storage type of activations; those of 16 bits are for other engines
     weight_bits  bits of a weight with `Mode.STATIC`, 2 to 8; fewer than 8 are stored as int8, too
     format       representation of quantized operators
     preprocess   preset or TOML file that describes how a file becomes an input
@@ -272,6 +287,7 @@ class QuantizeOptions:
     samples: int = 200
     target: Targets = Target.PORTABLE
     per_channel: bool = True
+    activation_type: ActivationType = ActivationType.UINT8
     weight_bits: int = 8
     format: str = Format.QDQ
     preprocess: str | None = None
@@ -310,6 +326,7 @@ class QuantizeKeywords(TypedDict, total=False):
     mode: str
     prefer: Prefer
     weight_type: WeightType
+    activation_type: ActivationType
     weight_bits: int
     block: str
     symmetric: bool

@@ -28,8 +28,13 @@ class IntegerType:
 
 
 UINT8 = IntegerType("uint8", 0, 255)
+UINT16 = IntegerType("uint16", 0, 65535)
+INT16 = IntegerType("int16", -32767, 32767)
 INT8 = IntegerType("int8", -127, 127)  # symmetric: -128 has no positive counterpart
 INT32 = IntegerType("int32", -(2**31), 2**31 - 1)
+
+ACTIVATION_TYPES = {kind.name: kind for kind in (UINT8, UINT16, INT16)}
+"""Stored types of activations by name; those of signed types have zero point 0."""
 
 
 @dataclass(frozen=True)

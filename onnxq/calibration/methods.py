@@ -11,15 +11,21 @@ from onnxq.calibration.mse import mse_range
 from onnxq.calibration.percentile import percentile_range
 from onnxq.calibration.sketch import Sketch
 from onnxq.options import Method
+from onnxq.types import UINT8, IntegerType
 
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Settings of the methods that have any; `percentile` is the share of values kept, in percent."""
+    """Settings of the methods.
+
+    percentile  share of values kept, percent
+    type        type of the stored activations
+    """
 
     percentile: float = 99.99
+    type: IntegerType = UINT8
 
 
 METHODS: dict[str, Callable[[Sketch, MethodOptions], Range]] = {
@@ -27,7 +33,7 @@ METHODS: dict[str, Callable[[Sketch, MethodOptions], Range]] = {
     Method.MOVING_AVERAGE: lambda sketch, _: sketch.moving_range(),
     Method.PERCENTILE: lambda sketch, options: percentile_range(sketch, options.percentile),
     Method.ENTROPY: lambda sketch, _: entropy_range(sketch),
-    Method.MSE: lambda sketch, _: mse_range(sketch),
+    Method.MSE: lambda sketch, options: mse_range(sketch, options.type.high - options.type.low),
 }
 """Methods by name; `--method auto` tries them in this order."""
 

@@ -8,9 +8,14 @@ from onnxq.calibration.squared_error import ClipError
 CANDIDATES = 64
 
 
-def mse_range(sketch: Sketch) -> tuple[float, float]:
-    """Return the (low, high) of least squared error with 8 bits; both ends are searched together."""
-    error = ClipError(sketch.distribution())
+def mse_range(sketch: Sketch, steps: int = 255) -> tuple[float, float]:
+    """Return the (low, high) of least squared error; both ends are searched together.
+
+    Args:
+        sketch: the values.
+        steps: distance of the largest stored integer from the least.
+    """
+    error = ClipError(sketch.distribution(), steps)
     shares = np.geomspace(1, 1 / 64, CANDIDATES)
     lows, highs = np.meshgrid(
         min(sketch.minimum, 0.0) * shares, max(sketch.maximum, 0.0) * shares, indexing="ij"

@@ -30,6 +30,7 @@ from onnxq.cli.shared_options import (
 from onnxq.cli.values import FILE, TEXT_OR_FILE, Number
 from onnxq.errors import OnnxqError
 from onnxq.options import (
+    ActivationType,
     Effort,
     Format,
     Limits,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 ENUMS: dict[str, type[StrEnum]] = {
     "prefer": Prefer,
     "weight_type": WeightType,
+    "activation_type": ActivationType,
     "effort": Effort,
 }
 """Parameters whose texts are values of an enum."""
@@ -80,6 +82,13 @@ mode_options = combined(
         "--prefer",
         **choice(QuantizeOptions.prefer),
         help="Choose the best result of --mode auto by speed, size or accuracy.",
+    ),
+    option(
+        OptionGroup.MODE,
+        "--activation-type",
+        **choice(QuantizeOptions.activation_type),
+        help="Store activations in 8 bits, or in 16 bits as QDQ of opset 21 for other engines (int16 with "
+        "zero point 0): this runtime's CPU kernels compute those in float, no faster than the float model.",
     ),
     placement_options,
 )
@@ -158,7 +167,7 @@ weight_only_options = combined(
         OptionGroup.WEIGHT_ONLY,
         "--weight-type",
         **choice(QuantizeOptions.weight_type),
-        help="Store weights as this type.",
+        help="Store weights as this type; bfloat16, for other engines, is widened on load: no faster here.",
     ),
     option(
         OptionGroup.WEIGHT_ONLY,
@@ -197,7 +206,7 @@ model_file_options = combined(
         writes=True,
         metavar="FILE",
         help="Write the model to this file, or into this folder if the name ends in a slash; by default to "
-        "NAME.int8.onnx beside MODEL (.int4, .nf4, .fp4 or .fp16 in other modes).",
+        "NAME.int8.onnx beside MODEL (.int4, .fp16 and so on in other modes).",
     ),
     force_option,
     option(

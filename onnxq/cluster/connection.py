@@ -34,8 +34,8 @@ def executor_of(cluster: "str | Client | Executor | None") -> Iterator[Executor]
         OnnxqError: Dask is not installed, the scheduler cannot be reached, no worker joins, or versions
             differ.
     """
-    if cluster is None or cluster is IN_PROCESS:
-        yield IN_PROCESS
+    if cluster is None or isinstance(cluster, Executor):
+        yield cluster or IN_PROCESS
         return
     try:
         from distributed import Client
@@ -45,9 +45,6 @@ def executor_of(cluster: "str | Client | Executor | None") -> Iterator[Executor]
         raise OnnxqError(
             f"--cluster needs Dask ({first_line(error)}): pip install 'onnxq[cluster]'"
         ) from error
-    if not isinstance(cluster, str | Client):  # an executor already
-        yield cluster
-        return
     if isinstance(cluster, Client):
         _check(cluster)
         yield DaskExecutor(cluster)

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sized
@@ -27,6 +28,8 @@ TASK_SECONDS = 0.5
 """Work of a task to aim at: a task costs the scheduler a few milliseconds."""
 MOST_ITEMS, TASKS_PER_THREAD = 64, 3
 """Most items of a task; tasks per thread of the cluster that are submitted, or wait when done, at a time."""
+REFRESH = 2.0
+"""Seconds for which the number of threads is taken as known."""
 IN_FLIGHT_BYTES = 512 << 20
 """Bytes of submitted items, at most, unless a single one has more."""
 PATIENCE, SLOWNESS, ATTEMPTS = 60.0, 20.0, 4
@@ -81,6 +84,7 @@ class DaskExecutor:
     done: Counter[str] = field(default_factory=Counter)
     _chunks: dict[str, Future] = field(default_factory=dict)
     _weighed: bool = False
+    _counted: tuple[float, int] = (-math.inf, 1)
 
     def opened(self, job: Job[S, T], workers: int) -> Run[S, T]:
         """Send a job to the cluster; each worker opens it once, with the first item that it gets."""
@@ -107,16 +111,41 @@ class DaskExecutor:
                     self._fill(sent, waiting, pending, most)
                     if not pending:
                         return
-                    yield self._result(sent, pending[0])
-                    pending.popleft()
+                    for done in self._next(sent, pending):
+                        task = pending.popleft()
+                        self._note(sent, task, done)
+                        yield done.result
         finally:
             left = [future for task in pending for future in task.attempts]
             if left:
                 self.client.cancel(left, force=True)
 
+    def _next(self, sent: _Sent, pending: deque[_Task]) -> list[Done]:
+        """Wait for the first task; fetch its result and those of tasks behind it that are done, at once."""
+        first = self._finished(sent, pending[0])
+        ready = [first]
+        for task in islice(pending, 1, None):
+            future = next((each for each in task.attempts if each.status == "finished"), None)
+            if future is None:
+                break
+            ready.append(future)
+        if first.status == "finished":
+            try:
+                return list(self.client.gather(ready))
+            except Exception:  # a result is lost: each task tries again, and tells its error
+                pass
+        return [self._result(sent, pending[0])]
+
+    def _threads(self) -> int:
+        """Return the threads of the cluster, not older than `REFRESH`: workers come and go."""
+        now = time.monotonic()
+        if now - self._counted[0] > REFRESH:
+            self._counted = now, max(1, sum(self.client.nthreads().values()))
+        return self._counted[1]
+
     def _fill(self, sent: _Sent, waiting: Iterator[Any], pending: deque[_Task], most: int | None) -> None:
         """Submit groups until enough are pending."""
-        threads = max(1, sum(self.client.nthreads().values()))
+        threads = self._threads()
         limit = sent.items if most is None else max(1, min(sent.items, most // (2 * threads)))
         while len(pending) < TASKS_PER_THREAD * threads:
             if pending and sum(task.size for task in pending) > IN_FLIGHT_BYTES:
@@ -153,7 +182,7 @@ class DaskExecutor:
                 work_on, sent.ticket, packed.content, *sent.chunks, arrays, pure=False, retries=0
             )
 
-    def _result(self, sent: _Sent, task: _Task) -> Any:
+    def _result(self, sent: _Sent, task: _Task) -> Done:
         """Wait for a task's result; try again where workers are lost, stall, or cannot load samples.
 
         Raises:
@@ -178,8 +207,7 @@ class DaskExecutor:
                 self.with_feeds = task.with_feeds = True
             if not task.attempts:
                 task.attempts.append(self._submit(sent, self._packed(task.items)))
-        self._note(sent, task, done)
-        return done.result
+        return done
 
     def _finished(self, sent: _Sent, task: _Task) -> Future:
         """Return the first attempt that ends; a stalled one gets company."""
@@ -209,7 +237,7 @@ class DaskExecutor:
         shares = ", ".join(
             f"{worker.split('://')[-1]}: {count}" for worker, count in sorted(self.done.items())
         )
-        return f"working on {len(self.client.nthreads())} workers ({shares or 'no item is done yet'})"
+        return f"working on {self._counted[1]} threads of workers ({shares or 'no item is done yet'})"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from onnxq.runtime.machine import is_arm, this_machine
 CPU_TABLES: dict[str, tuple[str, ...]] = {
     Target.PORTABLE: ("epyc_avx2", "xeon_avx2"),
     Target.VNNI: ("epyc_vnni", "xeon_vnni"),
-    Target.ARM: (),
+    Target.ARM: ("neoverse_n1", "cortex_a72"),
 }
 """The names of the files in `tables/` for the CPUs of a family."""
 

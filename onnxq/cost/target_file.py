@@ -12,6 +12,8 @@ convolution before them computes, and `plain ...` float convolutions outside the
 | xeon_avx2 | Intel Xeon (Emerald Rapids), AVX2 only         | the shortest of four passes    |
 | epyc_vnni | AMD EPYC (Zen 5), AVX512-VNNI                  | the shortest of three passes   |
 | xeon_vnni | Intel Xeon (Emerald Rapids), AVX512-VNNI, AMX  | one pass                       |
+| neoverse_n1 | ARM Neoverse N1, dot products                | instructions under emulation   |
+| cortex_a72  | ARM Cortex-A72, no dot products              | instructions under emulation   |
 
 In `transpose` rows, `outputs` counts images whose channels share cache lines; in the tables of the families
 the extra time was measured on the EPYC only.

@@ -217,7 +217,10 @@ class QdqWriter:
         return before
 
     def _range_inside(self, tensor: PlannedTensor) -> bool:
+        """Tell whether saturation replaces a clamp; an engine that computes 16 bits in float has none."""
         params = self.parameters.activations[tensor.source]
+        if params.type.dtype.itemsize > 1:
+            return False
         zero, scale = int(params.zero_point), float(params.scale)
         least, most = tensor.bounds or (0.0, 0.0)
         return (params.type.low - zero) * scale >= least and (params.type.high - zero) * scale <= most

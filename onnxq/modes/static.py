@@ -10,7 +10,8 @@ from onnxq.errors import NothingToQuantize
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.files import digest
 from onnxq.modes.float_form import at_its_own_opset
-from onnxq.options import Effort
+from onnxq.modes.other_engines import WIDE_NOTE
+from onnxq.options import ActivationType, Effort
 from onnxq.search.accuracy_target import Task
 from onnxq.search.best_recipe import choose_best
 from onnxq.search.candidates import Candidates, Variant
@@ -75,7 +76,8 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
         warnings.insert(0, f"{statistics.nonfinite} NaN or infinite values were left out of the statistics")
     points = choice.points or placed.points
     choice = replace(choice, recipe=recipe, warnings=tuple(warnings), points=points)
-    return Outcome(written, choice, statistics, parameters)
+    notes = () if inputs.options.activation_type is ActivationType.UINT8 else (WIDE_NOTE,)
+    return Outcome(written, choice, statistics, parameters, notes)
 
 
 def _placed(inputs: Inputs) -> Measured:

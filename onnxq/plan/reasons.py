@@ -43,6 +43,9 @@ TOO_NOISY = FloatReason(Cause.ACCURACY, "kept float for accuracy: the outputs ar
 UNUSABLE = "kept float: with it, the int8 form cannot be used: {}"
 """With the words of the runtime."""
 MEASURING = FloatReason(Cause.TRIAL, "kept float while another node is measured alone")
+NO_WIDE_CLIP = FloatReason(
+    Cause.NO_KERNEL, "becomes a Clip of stored integers, which the runtime has for 8 bits, not for 16"
+)
 CHANGING_SHAPES = FloatReason(
     Cause.CALIBRATION, "is in a Loop or Scan whose values change their shape from iteration to iteration"
 )

@@ -40,10 +40,15 @@ class Case:
     rows: Callable[[Sequence[Times], float], list[Row]]
 
 
-def all_cases(block: int) -> list[Case]:
-    """Return all cases, always the same; `block` is the channels in a block of the float layout."""
+def all_cases(block: int, most_macs: float = MOST_MACS) -> list[Case]:
+    """Return all cases, always the same.
+
+    Args:
+        block: channels in a block of the float layout.
+        most_macs: multiply-accumulate operations of the largest kernel.
+    """
     return [
-        *_operators(block),
+        *_operators(block, most_macs),
         *_between(),
         *_fused(),
         *_transposes(),
@@ -192,12 +197,12 @@ KINDS: tuple[tuple[Callable[[_Draw], _Convolution | _Product | None], int, tuple
 """Operators with weights: how their sizes are drawn, their number, and the forms in which they are timed."""
 
 
-def _operators(block: int) -> Iterator[Case]:
+def _operators(block: int, most_macs: float) -> Iterator[Case]:
     for seed, (draw_one, count, forms) in enumerate(KINDS):
         draw, found = _Draw(seed), []
         for _ in range(MOST_TRIES):
             each = draw_one(draw)
-            if each is not None and each not in found and each.work(block)[1].macs <= MOST_MACS:
+            if each is not None and each not in found and each.work(block)[1].macs <= most_macs:
                 found.append(each)
             if len(found) == count:
                 break

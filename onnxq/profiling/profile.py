@@ -1,6 +1,7 @@
 """`onnxq profile`: measure this machine and fit its target file."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from onnxq.graph.files import check_target, staged
 from onnxq.profiling.device import block_size, saturates, tiny
 from onnxq.profiling.fit import RowFit, fit
 from onnxq.profiling.kernels import all_cases
-from onnxq.profiling.measurement import Measured, Patience, Probe, measure
+from onnxq.profiling.measurement import Measured, Patience, Probe, Times, measure
 from onnxq.runtime.machine import this_machine
 from onnxq.version import __version__
 
@@ -82,13 +83,10 @@ def measured(threads: int, patience: Patience | None = None) -> Profile:
     start = time.monotonic()
     block, saturating = block_size(), saturates()
     cases = all_cases(block)
-    calls = [
-        Probe("calls", partial(tiny, CALLS[1])),
-        *(Probe(f"calls {count}", partial(tiny, count), wall=True, exact=True) for count in CALLS),
-    ]
+    calls = overhead_probes()
     probes = {probe.name: probe for probe in (*calls, *(probe for case in cases for probe in case.probes))}
     found = measure(list(probes.values()), threads, patience)
-    overhead = _overhead(found)
+    overhead = measurement_overhead(found.times)
     rows = [
         row
         for case in cases
@@ -112,11 +110,19 @@ def measured(threads: int, patience: Patience | None = None) -> Profile:
     )
 
 
-def _overhead(found: Measured) -> float:
+def overhead_probes() -> list[Probe]:
+    """Return the models that show the time of a call with the profiler and without."""
+    return [
+        Probe("calls", partial(tiny, CALLS[1])),
+        *(Probe(f"calls {count}", partial(tiny, count), wall=True, exact=True) for count in CALLS),
+    ]
+
+
+def measurement_overhead(times: Mapping[str, Times]) -> float:
     """Return the nanoseconds that the profiler adds to a call: it shows them, whole runs do not take them."""
-    few, many = (found.times[f"calls {count}"][""] for count in CALLS)
+    few, many = (times[f"calls {count}"][""] for count in CALLS)
     call = (many - few) / (2 * (CALLS[1] - CALLS[0]))
-    shown = sum(found.times["calls"].values()) / (2 * CALLS[1])
+    shown = sum(times["calls"].values()) / (2 * CALLS[1])
     return float(f"{max(0.0, shown - call):.3g}")
 
 

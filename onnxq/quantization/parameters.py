@@ -14,15 +14,15 @@ from onnxq.plan.plan import Plan, PlannedNode, PlannedTensor
 from onnxq.plan.products import channel_axis, following_bias
 from onnxq.quantization.weights import QuantizedWeight
 from onnxq.techniques.arithmetic import (
-    asymmetric_params,
     bias_params,
     clamped_params,
     quantize,
     quantize_bias,
     ramp_params,
     ramp_result,
+    range_params,
 )
-from onnxq.types import INT8, Array, Floats, Integers, QuantParams
+from onnxq.types import INT8, Array, Floats, Integers, IntegerType, QuantParams
 
 Place = tuple[str, int]
 """(node name, input index)."""
@@ -81,8 +81,9 @@ def activation_parameters(
             if (tensor.name, method) not in chosen:
                 chosen[tensor.name, method] = _range(plan, tensor, statistics, method, options)
             found = chosen[tensor.name, method]
-            inside = clamped_params(*found, tensor.bounds) if tensor.bounds is not None else None
-            activations[tensor.name] = inside or asymmetric_params(*found)
+            bounds = tensor.bounds
+            inside = clamped_params(*found, bounds, options.type) if bounds is not None else None
+            activations[tensor.name] = inside or range_params(*found, options.type)
             if tensor.name in ramps:
                 activations[tensor.name] = ramp_params(
                     *found, ramps[tensor.name].alpha, ramps[tensor.name].beta
@@ -120,9 +121,18 @@ def make_parameters(
             place = planned.name, index
             array = parameters.replaced.get(place, constant(planned.node.inputs[index]))
             assert array is not None
-            params = asymmetric_params(float(array.min()), float(array.max()))
+            params = range_params(
+                float(array.min()), float(array.max()), _type_beside(plan, planned, parameters)
+            )
             parameters.constants[place] = QuantizedConstant(quantize(array, params), params)
     return parameters
+
+
+def _type_beside(plan: Plan, planned: PlannedNode, parameters: Parameters) -> IntegerType:
+    """Return the type of a node's activation, which its constant operands share."""
+    activation = planned.node.inputs[planned.activations[0]]
+    assert activation is not None
+    return parameters.activations[plan.tensors[activation.name or ""].source].type
 
 
 def _place_weight(plan: Plan, planned: PlannedNode, weight: QuantizedWeight, parameters: Parameters) -> None:

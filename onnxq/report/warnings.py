@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from onnxq.comparison.parts import ABSOLUTE_FLOOR
 from onnxq.evaluation.verification import Kernels, Outputs
-from onnxq.options import Mode, QuantizeOptions
+from onnxq.options import ActivationType, Mode, QuantizeOptions
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.report.quantization import Latency
 from onnxq.search.settings import SearchSettings
@@ -45,10 +46,11 @@ def result_warnings(
     if (
         not any(name in INTEGER_KERNELS for name in kernels.counts)
         and options.mode in (Mode.STATIC, Mode.DYNAMIC)
+        and options.activation_type is ActivationType.UINT8
         and options.limits.asked
     ):
         yield "the file has no integer kernels: accuracy gates pass because it equals the float model"
-    if kernels.fell_back:
+    if kernels.fell_back and options.activation_type is ActivationType.UINT8:
         few = ", ".join(f"'{name}'" for name in kernels.fell_back[:NAMED])
         more = f" and {len(kernels.fell_back) - NAMED} more" if len(kernels.fell_back) > NAMED else ""
         yield f"planned for integer kernels, but in float in this ONNX Runtime: {few}{more}"
@@ -65,8 +67,9 @@ def _not_compared(outputs: Outputs) -> Iterator[str]:
         yield f"the float model gives NaN in {_named(outputs.undefined)}: these values are not compared"
     if outputs.empty:
         yield (
-            f"in float {_named(outputs.empty)} has no value other than zero in any sample: "
-            "nothing tells how close it comes: add samples that give it values"
+            f"in float {_named(outputs.empty)} has no value other than zero in any sample "
+            f"(root mean square below {ABSOLUTE_FLOOR:g}): nothing tells how close it comes: add samples that "
+            "give it values"
         )
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from onnxq.runtime.machine import available_cores
 
@@ -43,6 +43,7 @@ Run = Callable[[Iterable[S]], Iterator[T]]
 """An opened job: takes items one by one, and yields the results of groups of them in their order."""
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Does jobs: in this process, or on the workers of a cluster."""
 

@@ -176,7 +176,7 @@ class _Target:
         groups = max(1, min(len(self.float_costs), settings.max_groups))
         samples = min(settings.node_samples, max(settings.least_node_samples, int(third / groups)))
         most = max(settings.min_groups, int(third / samples))
-        steps = max(settings.least_steps, int(third / len(self.references.samples)))
+        steps = max(settings.least_steps, int(third / len(self.references.names)))
         return replace(
             settings,
             node_samples=samples,
@@ -276,17 +276,21 @@ def _worthwhile(target: _Target, choice: Choice) -> Choice:
         )
         return target.all_float(replace(choice, warnings=(*choice.warnings, warning)))
     saved = savings(choice.recipe.plan, target.shapes, target.costs) if target.costs else None
-    if saved is None or not saved.too_little:
+    if saved is None:
         return choice
-    warning = _too_little(saved, choice.recipe)
+    misses = reached < target.settings.target_db and saved.time < target.settings.least_saving
+    if not misses and not saved.too_little:
+        return choice
+    warning = _too_little(saved, choice.recipe, reached if misses else None)
     return target.all_float(replace(choice, warnings=(*choice.warnings, warning)))
 
 
-def _too_little(saved: Savings, recipe: Recipe) -> str:
+def _too_little(saved: Savings, recipe: Recipe, reached_db: float | None) -> str:
     time = f"save {saved.time:.1%} of the time" if saved.time > 0 else f"take {-saved.time:.1%} more time"
     half = ", its weights in half precision" if recipe.half_precision else ""
+    outputs = "" if reached_db is None else f", with outputs at {reached_db:.1f} dB"
     return (
-        f"the nodes that can stay in int8 would {time} and save {saved.size:.1%} of the size: "
+        f"the nodes that can stay in int8 would {time} and save {saved.size:.1%} of the size{outputs}: "
         f"the model stays float{half}; --all-int8 quantizes it all the same"
     )
 

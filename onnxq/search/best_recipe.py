@@ -25,7 +25,7 @@ from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Choice, Trial
 from onnxq.search.unseen import allows_run_time_ranges
 from onnxq.transforms.registry import technique_sets, weight_options
-from onnxq.types import Feeds
+from onnxq.types import ACTIVATION_TYPES, Feeds
 
 
 def choose_best(
@@ -88,7 +88,7 @@ def _try_variants(
             variant,
             statistics,
             _methods(options, settings),
-            MethodOptions(options.percentile),
+            MethodOptions(options.percentile, ACTIVATION_TYPES[options.activation_type]),
             weight_options(options, inputs.target.saturates),
             inputs.writer(),
             references,

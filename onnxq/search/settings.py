@@ -48,6 +48,7 @@ class SearchSettings:
     min_gain_db            least gain of a fallback that does not reach the target; below it, nodes stay int8
     max_time               limit of the fallback: growth of the expected time, a share
     max_weights            limit of the fallback: share of the planned weights
+    least_saving           share of the float time that int8 has to save where the outputs miss the target
     unusable_db            the limits do not hold while the outputs are below this
     unusable_int8_db       the limits do not hold where the int8 outputs are below this
     max_groups             number of groups of neighbouring nodes that are measured together, at most
@@ -91,17 +92,18 @@ class SearchSettings:
     least_samples: int = 4
     candidates: int = 14
     least_node_samples: int = 2
-    least_steps: int = 4
+    least_steps: int = 8
     max_steps: int = 64
 
     target_db: float = 20.0
     more_samples_db: float = 4.0
-    more_samples: int = 64
+    more_samples: int = 200
     more_stateful_samples: int = 200
-    more_samples_bytes: int = 64 << 20
+    more_samples_bytes: int = 256 << 20
     min_gain_db: float = 2.0
     max_time: float = 0.5
     max_weights: float = 0.75
+    least_saving: float = 0.15
     unusable_db: float = 16.0
     unusable_int8_db: float = 12.0
     max_groups: int = 64

@@ -30,16 +30,24 @@ def asymmetric_params(low: float, high: float, kind: IntegerType = UINT8) -> Qua
     return QuantParams(kind, np.array(scale, np.float32), np.array(zero_point, kind.dtype))
 
 
+def range_params(low: float, high: float, kind: IntegerType) -> QuantParams:
+    """Return per-tensor parameters for [low, high]: of a signed type with zero point 0, else asymmetric."""
+    if kind.low == 0:
+        return asymmetric_params(low, high, kind)
+    scale = symmetric_scale(np.array(max(abs(low), abs(high))), kind)
+    return QuantParams(kind, scale, np.array(0, kind.dtype))
+
+
 def clamped_params(
     low: float, high: float, bounds: tuple[float, float], kind: IntegerType = UINT8
 ) -> QuantParams | None:
     """Return parameters for the output of a clamp whose representable range lies inside `bounds`.
 
     The integer type then saturates before the clamp does, so the runtime can drop the clamp. None where
-    no such parameters exist (0 outside the bounds).
+    no such parameters exist (0 outside the bounds, or zero point 0 of a signed type).
     """
     least, most = bounds
-    if least > 0 or most < 0:
+    if least > 0 or most < 0 or kind.low < 0:
         return None
     params = asymmetric_params(max(low, least), min(high, most), kind)
     zero_point = int(params.zero_point)

@@ -71,19 +71,21 @@ def test_json_report_has_a_version_and_quiet_says_nothing(work):
 
 
 def test_statistics_are_reused_and_shards_merge(work):
+    for file in sorted(CALIB.glob("*.npy"))[16:80]:  # several batches
+        shutil.copy(file, "data")
     for name, shard in (("all.npz", "1/1"), ("1.npz", "1/2"), ("2.npz", "2/2")):
         assert (
             onnxq("calibrate", "model.onnx", "--calib", "data", "-o", name, "--shard", shard).exit_code == 0
         )
-    for method in ("minmax", "percentile", "mse", "entropy"):
+    for method in ("moving-average", "mse"):
         one = quantize("--stats", "all.npz", "--method", method, "-o", "one.onnx", "--force", "--json")
         two = quantize(
             "--stats", "1.npz", "--stats", "2.npz", "--method", method, "-o", "two.onnx", "--force", "--json"
         )
         assert one.exit_code == two.exit_code == 0
         assert json.loads(one.stdout)["ranges"] == json.loads(two.stdout)["ranges"]
-        graphs = [onnx.load(name).graph.SerializeToString() for name in ("one.onnx", "two.onnx")]
-        assert graphs[0] == graphs[1]
+        assert Path("one.onnx").read_bytes() == Path("two.onnx").read_bytes()
+        assert "gptq" in json.loads(two.stdout)["techniques"]
     assert onnxq("quantize", "model.onnx", "--stats", "all.npz", "-o", "three.onnx").exit_code == 0
 
 

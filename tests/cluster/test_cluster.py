@@ -22,7 +22,7 @@ from onnxq.runtime.parallel import IN_PROCESS, Job
 from tests.conftest import CNN, SAMPLES, TRANSFORMER
 
 CALIB = SAMPLES / "calib"
-FEW = {"samples": 60, "keep_int8": True, "force": True}
+FEW = {"samples": 24, "keep_int8": True, "force": True}
 TUNING = onnxq.FinetuneOptions(steps=6, batch=8)
 
 
@@ -32,7 +32,7 @@ def sha256(path):
 
 def calibrated(folder, cluster):
     path = folder / "stats.npz"
-    onnxq.calibrate(CNN, CALIB, path, samples=60, force=True, cluster=cluster)
+    onnxq.calibrate(CNN, CALIB, path, samples=24, force=True, cluster=cluster)
     return sha256(path)
 
 
@@ -52,9 +52,9 @@ def evaluated(folder, cluster):
     labels = SAMPLES / "eval" / "labels.csv"
     models = [TRANSFORMER, CNN]
     report = onnxq.evaluate(
-        models[0], models[1:], SAMPLES / "eval", labels=labels, latency=False, cluster=cluster
+        models[0], models[1:], SAMPLES / "eval", labels=labels, latency=False, samples=40, cluster=cluster
     )
-    return repr((report.scores, report.origin.files))
+    return repr((report.scores, report.origin.digests))
 
 
 COMMANDS = [calibrated, quantized, with_gptq, evaluated]

@@ -160,6 +160,7 @@ def test_samples_of_a_sequence_count_as_one():
     assert (errors.samples, errors.independent) == (40, 10)
     assert errors.ratios() == pytest.approx(one(noises).ratios())
     assert errors.standard_errors() == pytest.approx(one(noises).standard_errors())
+    assert bounds(errors) == pytest.approx(bounds(one(noises)))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from onnxq.cost.model import Costs, Line, Work, is_blocked, nanoseconds
 from onnxq.cost.node_times import times_of
 from onnxq.cost.placement import Savings, place
 from onnxq.cost.target import find_target
+from onnxq.cost.target_file import BLOCKED as BLOCKED_ROWS
 from onnxq.graph.macs import concrete_shapes
 from onnxq.normalize.passes import normalize
 from onnxq.options import Target
@@ -80,6 +81,8 @@ def test_tables_have_both_forms_and_costs_that_grow(costs):
         "Concat",
     ):
         for form in ("float", "integer"):
+            if costs.block == 0 and f"{form} {kind}" in BLOCKED_ROWS:
+                continue
             small = nanoseconds(table, form, kind, Work(1e6, 1e5, 1e5, 9e5, 1e4, 1000))
             assert 0 < small <= nanoseconds(table, form, kind, Work(1e7, 1e6, 1e6, 9e6, 1e5, 10000))
 

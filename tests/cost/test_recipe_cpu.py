@@ -20,6 +20,7 @@ def test_a_registered_table_decides_the_placement(tmp_path, monkeypatch, rng):
     for i in range(6):
         np.save(tmp_path / "calib" / f"{i}.npy", normal(rng, 1, 64, 64, 64))
     options = {"target": Target.ARM, "effort": onnxq.Effort.FAST, "force": True}
+    monkeypatch.setitem(CPU_TABLES, Target.ARM, ())
     before = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "calib", **options)
     assert (before.planned, before.floats) == (2, [])
     monkeypatch.setitem(CPU_TABLES, Target.ARM, ("epyc_avx2",))

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-from onnxq.cost.model import Work
+from onnxq.cost.model import Costs, Work, product_work
 from onnxq.cost.target import CPU_TABLES, find_target
 from onnxq.cost.target_file import BLOCKED, COLUMNS, ROWS, as_toml, read_target_file, shipped
 from onnxq.errors import OnnxqError
@@ -26,7 +26,7 @@ def test_every_shipped_file_belongs_to_a_target():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_file_is_written_as_it_was_read(name):
     found = shipped(name)
-    assert found.table.keys() == ROWS
+    assert found.table.keys() == (ROWS if found.block else ROWS - BLOCKED)
     assert all(len(row) == len(COLUMNS) and min(row) >= 0 for row in found.table.values())
     assert as_toml(found) == (TABLES / f"{name}.toml").read_text(encoding="utf-8")
 
@@ -130,5 +130,38 @@ def test_an_unknown_target_is_refused(name):
         find_target(name)
 
 
-def test_a_target_without_tables_has_no_costs():
+def test_a_target_without_tables_has_no_costs(monkeypatch):
+    monkeypatch.setitem(CPU_TABLES, Target.ARM, ())
     assert find_target(Target.ARM).costs == ()
+
+
+def test_the_tables_of_arm_cpus_differ_by_their_dot_products():
+    fast, slow = (shipped(name) for name in CPU_TABLES[Target.ARM])
+    assert (fast.block, fast.saturates, slow.saturates) == (0, False, False)
+    macs = COLUMNS.index("macs")
+    for kind in ("pointwise", "spatial", "product"):
+        floats, integers = (
+            [found.table[f"{form} {kind}"][macs] for found in (fast, slow)]
+            for form in (f"float{'' if kind == 'product' else ' plain'}", "integer")
+        )
+        # a dot product has 16 products, four times those of a float instruction
+        assert floats[0] > 3.5 * integers[0]
+        assert 1.4 < floats[1] / integers[1] < 2.5
+
+
+@pytest.mark.parametrize("name", CPU_TABLES[Target.ARM])
+def test_large_products_pay_for_their_conversions_on_arm_and_small_ones_do_not(name):
+    costs = Costs(shipped(name).table, 0, profiling=shipped(name).profiling)
+
+    def gain(rows, deep, columns):
+        work = product_work(deep * columns, deep, rows * deep, rows * columns)
+        conversions = costs.conversion_ns([rows, deep], to_integers=True)
+        conversions += costs.conversion_ns([rows, columns], to_integers=False)
+        return (
+            costs.kernel_ns("float", "product", work)
+            - costs.kernel_ns("integer", "product", work)
+            - conversions
+        )
+
+    assert gain(64, 256, 256) > 0
+    assert gain(1, 16, 16) < 0

@@ -1,5 +1,6 @@
 import pytest
 
+from onnxq.cost.target import CPU_TABLES
 from onnxq.errors import DataError
 from onnxq.evaluation.inspection import InspectOptions, inspect_model
 from onnxq.options import Effort, QuantizeOptions, Target
@@ -41,7 +42,8 @@ def test_the_forecast_plans_what_quantize_does(tmp_path):
     assert "quantized  already" in inspect_text(again)
 
 
-def test_a_target_without_a_cost_table_has_no_forecast():
+def test_a_target_without_a_cost_table_has_no_forecast(monkeypatch):
+    monkeypatch.setitem(CPU_TABLES, Target.ARM, ())
     assert (
         inspect_model(CNN, InspectOptions(shapes={"image": (1, 1, 8, 8)}, target=Target.ARM)).forecast is None
     )

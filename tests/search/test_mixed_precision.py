@@ -1,5 +1,8 @@
 """Mixed precision: the nodes that cause the noise go back to float, the cheapest first, and no others."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -12,9 +15,11 @@ from onnxq.evaluation.evaluate import EvalOptions
 from onnxq.formats.writer import Writer
 from onnxq.options import Limits, QuantizeOptions
 from onnxq.pipeline import quantize
+from onnxq.search import accuracy_target
 from onnxq.search.accuracy_target import Task
 from onnxq.search.mixed_precision import (
     DEFAULTS,
+    Fallback,
     FallbackNodes,
     FloatCost,
     Goal,
@@ -22,6 +27,7 @@ from onnxq.search.mixed_precision import (
     grouped,
 )
 from onnxq.search.references import References
+from onnxq.search.trial import Choice
 from tests.conftest import CNN, SAMPLES, normal, parse
 
 SLOW = 1.5
@@ -392,3 +398,25 @@ def test_nodes_that_early_rounds_chose_without_need_return_to_int8():
     result = fall_back(FallbackNodes(costs), measurement(alone), together, together(frozenset()))
     assert "bad" in result.nodes
     assert len(result.nodes) <= 2
+
+
+@pytest.mark.parametrize(
+    ("reached", "time", "stays"), [(18.0, 0.1, False), (18.0, 0.3, True), (21.0, 0.1, True)]
+)
+def test_outputs_that_miss_the_target_have_to_pay_in_time(monkeypatch, reached, time, stays):
+    choice = Choice(
+        recipe=SimpleNamespace(plan=None, half_precision=True),
+        kept=None,
+        fallback=Fallback(("a",), 10.0, reached, 0.5),
+    )
+    target = SimpleNamespace(
+        goal=Goal(),
+        settings=DEFAULTS,
+        shapes={},
+        costs=("a CPU",),
+        all_float=lambda other: replace(other, fallback=None),
+    )
+    monkeypatch.setattr(accuracy_target, "savings", lambda *_: placement.Savings(time, 0.2))
+    found = accuracy_target._worthwhile(target, choice)
+    assert (found is choice) == stays
+    assert stays or f"with outputs at {reached:.1f} dB" in found.warnings[0]
