@@ -61,7 +61,17 @@ def test_every_option_that_runs_code_or_writes_is_marked():
     assert options_with("writes") == {
         *(
             (command, "--force")
-            for command in ("quantize", "finetune", "calibrate", "eval", "debug", "record", "init", "preview")
+            for command in (
+                "quantize",
+                "finetune",
+                "calibrate",
+                "eval",
+                "debug",
+                "record",
+                "init",
+                "preview",
+                "profile",
+            )
         ),
         *((command, "--report") for command in ("quantize", "finetune", "eval", "debug")),
         *(
@@ -70,7 +80,7 @@ def test_every_option_that_runs_code_or_writes_is_marked():
             for each in ("--junit", "--markdown")
         ),
         *(("quantize", "--output"), ("finetune", "--output"), ("finetune", "--checkpoint")),
-        *((command, "--output") for command in ("calibrate", "record", "init", "preview")),
+        *((command, "--output") for command in ("calibrate", "record", "init", "preview", "profile")),
     }
 
 
