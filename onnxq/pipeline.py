@@ -9,9 +9,8 @@
 
 import json
 import shutil
-import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from onnxq.calibration.collect import Collecting, collect, collect_rows
 from onnxq.calibration.methods import METHODS
 from onnxq.calibration.statistics import Statistics
 from onnxq.cluster.connection import executor_of
-from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
 from onnxq.evaluation.layer_errors import histograms, layer_rows
@@ -58,6 +56,7 @@ from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.float_form import Shortfall, float_form
 from onnxq.modes.fp16 import convert_to_bfloat16, convert_to_fp16
+from onnxq.modes.last_word import last_word, latency_of, timed_samples
 from onnxq.modes.other_engines import for_other_engines
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights_only
@@ -78,8 +77,7 @@ from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
 from onnxq.quantization.weights import layer_inputs
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
-from onnxq.report.warnings import SLOWER, result_warnings
-from onnxq.runtime.latency import medians_ms
+from onnxq.report.warnings import result_warnings
 from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.runtime.random_seeds import unseeded_nodes
@@ -93,7 +91,6 @@ from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Finetuning, Outcome
 from onnxq.search.validation import find_references
 from onnxq.transforms.registry import rounding_names, technique_names
-from onnxq.types import Feeds
 from onnxq.version import __version__
 
 MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
@@ -106,8 +103,6 @@ MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
     Mode.FP16: lambda inputs, _: convert_to_fp16(inputs),
 }
 """Modes that calibrate no ranges, by name; `dynamic` alone gets references, the validation samples."""
-SURELY_FASTER, SPEED_CHECKS = 0.97, 4
-"""Latency ratio to float up to which one measurement is believed, and further ones above it."""
 
 
 def quantize(
@@ -129,8 +124,7 @@ def quantize(
     """
     _check_names(options)
     options = for_other_engines(options)
-    for target in (options.destination, *_rejected(options)):
-        check_output(target, options.model, force=options.force)
+    _check_options(options)
     with executor_of(options.cluster) as executor:
         return _quantized(replace(options, cluster=executor), task, settings, tuning)
 
@@ -146,93 +140,81 @@ def _quantized(
     if options.mode == Mode.AUTO:
         with created_folder(options.destination.parent):
             return _best_mode(options, task)
-    if options.measure and options.mode != Mode.STATIC:
-        raise OnnxqError(
-            f"--measure plans static quantization, and the mode is {options.mode}: "
-            "leave it out, or choose --mode static"
-        )
-    # prepare
     laps = _Laps()
     with explained(options.model), activity(lambda: laps.current):
         inputs = prepare(replace(options, cluster=None), settings, executor)
         laps.weights = weight_bytes(inputs.model)
         if task is not None:
             task.check(options.model, inputs.specs)
-        finetuning = None
-        # the mode
-        if options.mode == Mode.STATIC:
-            aside = None
-            if tuning is not None or tunes_by_itself(inputs):
-                inputs, aside = set_aside(inputs)
-            outcome = quantize_static(inputs, task, laps.end)
-            if aside is not None:
-                outcome, finetuning = tuned(inputs, aside, outcome, tuning)
-                laps.end("finetune")
-        else:
-            references = find_references(inputs) if options.mode == Mode.DYNAMIC else None
-            laps.end("prepare")
-            laps.current = f"quantizing: {options.mode}"
-            outcome = MODES[options.mode](inputs, references)
-            if references is not None:
-                references.budget.close()
-            laps.end("quantize")
-    # write, verify and report
+        inputs, outcome, finetuning = _in_its_mode(inputs, task, tuning, laps)
     with staged(options.destination, force=options.force) as building:
         with activity(laps.current):
-            compact(outcome.written, inputs.stated)
-            save(_with_metadata(inputs, outcome, finetuning), building, inputs.interface)
-        # the weights are on disk: free the memory
-        outcome = replace(
-            outcome,
-            written=inputs.model,
-            parameters=Parameters(outcome.parameters.activations),
-        )
+            outcome = _written(inputs, building, outcome, finetuning)
         laps.end("write")
         with explained(options.model), activity(lambda: laps.current):
-            report = replace(_verified(inputs, building, outcome, task), finetuning=finetuning)
-            if why := _worse_than_float(inputs, building, outcome, report):
-                report = _float_instead(inputs, building, outcome, task, why)
+            latency, shortfall = last_word(inputs, building, outcome)
+            if shortfall is not None:
+                outcome, finetuning = _float_instead(inputs, building, outcome, shortfall), None
+                latency = latency_of(inputs, building)
+            report = replace(_verified(inputs, building, outcome, latency, task), finetuning=finetuning)
         report = named_by_gates(report, building, options)
     laps.end("verify")
     return replace(report, seconds=laps.seconds)
 
 
-def _worse_than_float(
-    inputs: Inputs, path: Path, outcome: Outcome, report: QuantizeReport
-) -> Shortfall | None:
-    """Return why the float model is to be written instead of a file, if it is.
-
-    A file is slower where several new pairs of sessions say so, not one, which may be unlucky.
-    """
-    options = inputs.options
-    checked = options.mode == Mode.STATIC and options.skip_slow_nodes and not options.keep_int8
-    if not checked:
-        return None
-    if report.bytes_after > report.bytes_before:
-        return Shortfall(
-            "larger", f"the int8 file would have {report.bytes_after} bytes, float has {report.bytes_before}"
+def _check_options(options: QuantizeOptions) -> None:
+    """Raise an `OnnxqError` for outputs that exist, and options that conflict."""
+    for target in (options.destination, *_rejected(options)):
+        check_output(target, options.model, force=options.force)
+    if options.measure and options.mode not in (Mode.STATIC, Mode.AUTO):
+        raise OnnxqError(
+            f"--measure plans static quantization, and the mode is {options.mode}: "
+            "leave it out, or choose --mode static"
         )
-    recipe, latency = outcome.choice.recipe, report.latency
-    if latency is None or latency.ratio <= SURELY_FASTER or not inputs.target.like_here:
-        return None
-    if not recipe.plan.nodes and not recipe.lstms:
-        return None  # it is float already
-    feeds = [check_feeds(sample, inputs.specs) for sample in _timed(inputs)]
-    again = [_latency(inputs, path, feeds) for _ in range(SPEED_CHECKS)]
-    ratio = statistics.median([latency.ratio, *(each.ratio for each in again if each is not None)])
-    if ratio <= SLOWER:
-        return None
-    return Shortfall("slower", f"int8 takes {ratio:.2f}x the time of float on this machine")
 
 
-def _float_instead(
-    inputs: Inputs, path: Path, outcome: Outcome, task: Task | None, why: Shortfall
-) -> QuantizeReport:
-    """Write the float model with half-precision weights, or unchanged where that is larger; report it."""
-    options = inputs.options
-    outcome = float_form(inputs, outcome, why)
+def _in_its_mode(
+    inputs: Inputs, task: Task | None, tuning: FinetuneOptions | None, laps: "_Laps"
+) -> tuple[Inputs, Outcome, Finetuning | None]:
+    """Run the mode, then finetuning; return the inputs without samples set aside, and both results."""
+    mode = inputs.options.mode
+    if mode != Mode.STATIC:
+        references = find_references(inputs) if mode == Mode.DYNAMIC else None
+        laps.end("prepare")
+        laps.current = f"quantizing: {mode}"
+        outcome = MODES[mode](inputs, references)
+        if references is not None:
+            references.budget.close()
+        laps.end("quantize")
+        return inputs, outcome, None
+    aside = None
+    if tuning is not None or tunes_by_itself(inputs):
+        inputs, aside = set_aside(inputs)
+    outcome = quantize_static(inputs, task, laps.end)
+    if aside is None:
+        return inputs, outcome, None
+    outcome, finetuning = tuned(inputs, aside, outcome, tuning)
+    laps.end("finetune")
+    return inputs, outcome, finetuning
+
+
+def _written(
+    inputs: Inputs,
+    path: Path,
+    outcome: Outcome,
+    finetuning: Finetuning | None = None,
+    why_float: Shortfall | None = None,
+) -> Outcome:
+    """Write the file of an outcome; return the outcome without its weights, which are on disk now."""
     compact(outcome.written, inputs.stated)
-    save(_with_metadata(inputs, outcome, why_float=why), path, inputs.interface)
+    save(_with_metadata(inputs, outcome, finetuning, why_float), path, inputs.interface)
+    return replace(outcome, written=inputs.model, parameters=Parameters(outcome.parameters.activations))
+
+
+def _float_instead(inputs: Inputs, path: Path, outcome: Outcome, why: Shortfall) -> Outcome:
+    """Write the float model with half-precision weights, or unchanged where that is larger."""
+    options = inputs.options
+    outcome = _written(inputs, path, float_form(inputs, outcome, why), why_float=why)
     form = "the model stays float, its weights in half precision"
     if file_bytes(path) > file_bytes(options.model) and not external_files(options.model):
         shutil.copyfile(options.model, path)
@@ -242,8 +224,7 @@ def _float_instead(
         outcome = replace(outcome, choice=replace(outcome.choice, recipe=recipe))
     message = f"{why.text}: {form}; --keep-int8 writes int8 all the same"
     choice = replace(outcome.choice, warnings=(*outcome.choice.warnings, message))
-    outcome = replace(outcome, written=inputs.model, choice=choice)
-    return _verified(inputs, path, outcome, task)
+    return replace(outcome, choice=choice)
 
 
 def _check_names(options: QuantizeOptions) -> None:
@@ -424,15 +405,15 @@ def _with_metadata(
     return outcome.written
 
 
-def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -> QuantizeReport:
-    """Compare the written file with the float model, measure its latency, and make the report."""
+def _verified(
+    inputs: Inputs, path: Path, outcome: Outcome, latency: Latency | None, task: Task | None
+) -> QuantizeReport:
+    """Compare the written file with the float model, and make the report."""
     options, choice = inputs.options, outcome.choice
     recipe = choice.recipe
-    # kernels, outputs and latency
+    # kernels and outputs
     shapes = _shapes(inputs, outcome)
     kernels, outputs = _inspect_and_run(inputs, path, outcome, shapes)
-    timed = [check_feeds(sample, inputs.specs) for sample in _timed(inputs)]
-    latency = _latency(inputs, path, timed)
     # the report
     ranges = {
         name: (sketch.minimum, sketch.maximum)
@@ -473,26 +454,13 @@ def _verified(inputs: Inputs, path: Path, outcome: Outcome, task: Task | None) -
         digests["calibration samples"] = outcome.statistics.data
     report = replace(report, origin=origin(digests))
     # details of layers and tensors
+    timed = timed_samples(inputs)
     if options.details and timed:
-        named = [(sample.name, feeds) for sample, feeds in zip(_timed(inputs), timed, strict=True)]
+        named = [(sample.name, check_feeds(sample, inputs.specs)) for sample in timed]
         rows = layer_rows(recipe.model, recipe.plan, path, named, shapes)
         tensors = histograms(recipe.plan, outcome.parameters, outcome.statistics)
         report = replace(report, layers=rows, histograms=tensors)
     return report.gated(options.limits)
-
-
-def _timed(inputs: Inputs) -> Sequence[Sample]:
-    """Return the samples on which latency is measured."""
-    return inputs.samples.validation[: inputs.settings.latency_samples]
-
-
-def _latency(inputs: Inputs, path: Path, feeds: Sequence[Feeds]) -> Latency | None:
-    """Measure the latency of the float model and of the file; None without samples."""
-    if not feeds:
-        return None
-    seconds = 0.1 if inputs.options.effort is Effort.FAST else 0.5
-    files = [inputs.options.model, path]
-    return Latency(*medians_ms(files, feeds, threads=1, seconds=seconds, together=not inputs.large))
 
 
 def _float_nodes(recipe: Recipe, shapes: ShapeByName) -> list[FloatNodes]:

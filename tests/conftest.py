@@ -17,6 +17,7 @@ from onnxq.calibration.methods import MethodOptions
 from onnxq.data.sample import Sample
 from onnxq.formats.qdq import write_qdq
 from onnxq.formats.qoperator import write_qoperator
+from onnxq.modes.last_word import latency_of
 from onnxq.normalize.passes import normalize
 from onnxq.options import Method
 from onnxq.plan.plan import Plan, Selection, make_plan
@@ -161,4 +162,6 @@ def _int8_is_kept(request, monkeypatch):
     Tests of that decision have the mark `may_stay_float`.
     """
     if request.node.get_closest_marker("may_stay_float") is None:
-        monkeypatch.setattr("onnxq.pipeline._worse_than_float", lambda *_: None)
+        monkeypatch.setattr(
+            "onnxq.pipeline.last_word", lambda inputs, path, _: (latency_of(inputs, path), None)
+        )

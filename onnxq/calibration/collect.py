@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -134,6 +134,21 @@ class Count(MeasureParts[Counted]):
     derived: Mapping[str, Derived]
     how: Collecting
 
+    def needs(self) -> Mapping[Hashable, Sequence[str]]:
+        """Return the tensors that each tensor, or probe, is computed from."""
+        names = (*self.tensors, *self.how.probes)
+        return {name: self.derived[name].tensors if name in self.derived else (name,) for name in names}
+
+    def only(self, keys: Collection[Hashable]) -> "Count":
+        """Count some tensors and probes alone."""
+        how = replace(self.how, probes=[name for name in self.how.probes if name in keys])
+        return replace(self, tensors=[name for name in self.tensors if name in keys], how=how)
+
+    def joined(self, results: Sequence[Counted]) -> Counted:
+        """Put the counts of different tensors together."""
+        ranges = {name: measured for each in results for name, measured in each.ranges.items()}
+        return Counted(results[0].samples, ranges, sum(each.left_out for each in results))
+
     def __call__(self, part: Part, position: int) -> Counted:
         """Count the values of a part.
 
@@ -216,9 +231,8 @@ def collect(
         statistics.samples += counted.samples
         statistics.nonfinite += counted.left_out
 
-    observed = [*names, *how.probes, *(tensor for one in derived.values() for tensor in one.tensors)]
     data = Pass(samples, "calibrate", executor, how.shard)
-    statistics.contents = observe(model, observed, data, Count(tensors, derived, how), add)
+    statistics.contents = observe(model, data, Count(tensors, derived, how), add)
     statistics.data = hashlib.sha256(statistics.contents).hexdigest()
     return statistics
 
@@ -243,6 +257,18 @@ class TakeRows(MeasureParts[Mapping[LayerInput, Floats]]):
     """Takes rows of layers' inputs; `wanted` is their number per sample."""
 
     wanted: Mapping[LayerInput, int]
+
+    def needs(self) -> Mapping[Hashable, Sequence[str]]:
+        """Return the tensor of each layer input."""
+        return {layer: (layer.tensor,) for layer in self.wanted}
+
+    def only(self, keys: Collection[Hashable]) -> "TakeRows":
+        """Take the rows of some layers alone."""
+        return TakeRows({layer: count for layer, count in self.wanted.items() if layer in keys})
+
+    def joined(self, results: Sequence[Mapping[LayerInput, Floats]]) -> Mapping[LayerInput, Floats]:
+        """Put the rows of different layers together."""
+        return {layer: rows for each in results for layer, rows in each.items()}
 
     def __call__(self, part: Part, position: int) -> Mapping[LayerInput, Floats]:
         """Take the rows of a part, [rows, groups, size] each."""
@@ -284,7 +310,7 @@ def _rows(model: ir.Model, layers: Sequence[LayerInput], data: Pass) -> LayerRow
 
     if layers:
         take = TakeRows({layer: layer.wanted(len(data.samples)) for layer in layers})
-        observe(model, [layer.tensor for layer in layers], data, take, add)
+        observe(model, data, take, add)
     return rows
 
 
@@ -313,7 +339,7 @@ def collect_moments(
         for layer, found in taken.items():
             moments[layer].add(found)
 
-    observe(model, [layer.tensor for layer in moments], Pass(samples, "layers", executor), take, add)
+    observe(model, Pass(samples, "layers", executor), take, add)
     for found in moments.values():
         found.flush()
     return moments

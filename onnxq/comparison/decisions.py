@@ -39,13 +39,14 @@ class Decisions:
         """
         if not -want.ndim <= self.axis < want.ndim or want.shape != have.shape or want.shape[self.axis] < 2:
             return
-        rows, others = (
-            np.moveaxis(array, self.axis, -1).reshape(-1, array.shape[self.axis]).astype(np.float64)
-            for array in (want, have)
-        )
-        if len(rows) > MAX_DECISIONS:
-            at = np.linspace(0, len(rows) - 1, MAX_DECISIONS).round().astype(int)
-            rows, others = rows[at], others[at]
+        scores = [np.moveaxis(array, self.axis, -1) for array in (want, have)]
+        places = scores[0].shape[:-1]
+        count = math.prod(places)
+        at = np.arange(count)
+        if count > MAX_DECISIONS:
+            at = np.linspace(0, count - 1, MAX_DECISIONS).round().astype(int)
+        chosen = np.unravel_index(at, places) if places else ()
+        rows, others = (array[chosen].reshape(len(at), -1).astype(np.float64) for array in scores)
         best = rows.argmax(1)
         each = np.arange(len(rows))
         rest = rows.copy()

@@ -17,6 +17,8 @@ LEAST_SPARE_DB, USUAL_SAMPLES = 1.5, 200
 
 The tail of the distribution is not in the samples (docs/results.md).
 """
+PIECE = 1 << 20
+"""Values that are converted to double precision at a time."""
 CHOOSING_SPARE_DB = 1.0
 """The same margin while files are still chosen: the result is compared with a target, not promised."""
 
@@ -104,12 +106,21 @@ class OutputErrors:
         The noise is infinite where other values are: infinite in float, and anything else in the other model.
         Values that are NaN in float do not count.
         """
-        x, y = want.astype(np.float64).ravel(), have.astype(np.float64).ravel()
+        x, y = want.reshape(-1), have.reshape(-1)
+        # double precision takes memory: a piece of a large value at a time
+        starts = range(0, max(x.size, 1), PIECE)
+        pieces = [self._piece(x[start : start + PIECE], y[start : start + PIECE]) for start in starts]
+        signal, noise, count = (sum(each) for each in zip(*pieces, strict=True))
+        if math.isinf(noise):  # a signal, too, so that the part counts
+            return max(signal, 1.0), noise, float(x.size)
+        return signal, noise, count
+
+    def _piece(self, want: Array, have: Array) -> tuple[float, float, float]:
+        x, y = want.astype(np.float64), have.astype(np.float64)
         finite = np.isfinite(x)
         if not finite.all():
             if not np.array_equal(x[np.isinf(x)], y[np.isinf(x)]):
-                # a signal, too, so that the part counts
-                return max(float(np.square(x[finite]).sum()), 1.0), math.inf, float(x.size)
+                return float(np.square(x[finite]).sum()), math.inf, float(x.size)
             x, y = x[finite], y[finite]
         difference = y - x
         self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
@@ -212,6 +223,12 @@ class OutputErrors:
     def measured(self) -> list[int]:
         """Indices of the parts that have a signal."""
         return [int(i) for i in np.flatnonzero(self.signals() > 0)] if self.samples else []
+
+    @property
+    def faint(self) -> list[int]:
+        """Indices of the parts with a signal whose values are so small that their floor replaces it."""
+        rows = self._table().sum(0)
+        return [i for i in self.measured if rows[i, 0] < self.parts[i].floor * rows[i, 2]]
 
     def worst_db(self) -> float | None:
         """Return the SQNR of the worst part, dB; None where nothing could be compared."""

@@ -1,7 +1,7 @@
 """Observation of a model: the values to compare, found once from the float model, and comparisons at them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,11 +11,13 @@ import onnxruntime as ort
 from onnxq.comparison.decisions import Decisions
 from onnxq.comparison.errors import OutputErrors
 from onnxq.comparison.feedback import Feedback, evenly
-from onnxq.comparison.parts import Part, find_parts
+from onnxq.comparison.parts import Part, Seen, find_parts
 from onnxq.comparison.taps import Selection, Tap, find_selections, find_taps
 from onnxq.graph.edit import Names
 from onnxq.graph.macs import ShapeByName, concrete_shapes
+from onnxq.runtime.disk_list import DiskList
 from onnxq.runtime.machine import available_cores
+from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.parallel import in_order
 from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import Tuning, open_session, run
@@ -23,8 +25,11 @@ from onnxq.types import Array, Feeds
 
 SEEN = 16
 """Samples whose values show the parts of outputs."""
-IN_FLIGHT_VALUES, MOST_WORKERS = 1 << 26, 8
+IN_FLIGHT_VALUES, MOST_WORKERS = 1 << 25, 8
 """Most values around the largest nodes of samples that run side by side, and most such samples."""
+PLANNED_VALUES = 1 << 22
+"""Values around the largest node up to which a session may plan its memory as one block, beside the first
+run's."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Observation:
     selections  nodes that select by computed values
     feedback    outputs that are inputs of the next sample
     workers     number of samples that run side by side, each on its share of the cores
+    largest     number of values around the largest node
     """
 
     taps: tuple[Tap, ...]
@@ -45,6 +51,7 @@ class Observation:
     selections: tuple[Selection, ...] = ()
     feedback: Feedback = field(default_factory=Feedback)
     workers: int = 1
+    largest: int = 0
 
     @property
     def has_final_softmax(self) -> bool:
@@ -73,12 +80,15 @@ class Observation:
         threads: int | None = None,
     ) -> ort.InferenceSession:
         """Open a session of an opened form for `run_all`, with `threads` or those that its workers leave."""
+        plans = self.largest <= PLANNED_VALUES
+        if not plans:
+            release_freed_memory()  # that of earlier sessions
         threads = threads or max(1, available_cores() // self.workers)
         return open_session(
             opened.model,
             optimize=optimize,
             threads=threads,
-            tuning=Tuning(spin=False, integer_kernels=integer_kernels),
+            tuning=Tuning(patterns=plans, spin=False, integer_kernels=integer_kernels),
         )
 
 
@@ -121,7 +131,14 @@ class Opened:
 def observe(
     model: ir.Model, feeds: Sequence[Feeds], feedback: Feedback | None = None, *, at_outputs: bool = False
 ) -> Observation:
-    """Find the values to compare.
+    """Find the values to compare; see `observe_values`."""
+    return observe_values(model, feeds, feedback, at_outputs=at_outputs)[0]
+
+
+def observe_values(
+    model: ir.Model, feeds: Sequence[Feeds], feedback: Feedback | None = None, *, at_outputs: bool = False
+) -> tuple[Observation, "DiskList[Observed]"]:
+    """Find the values to compare; return them for `SEEN` samples or fewer, evenly spaced, too.
 
     Args:
         model: the normalized float model.
@@ -137,38 +154,104 @@ def observe(
     selections = () if at_outputs else tuple(find_selections(model))
     shapes = concrete_shapes(model, feeds[0]) if feeds else {}
     feedback = feedback or Feedback()
-    first = Observation(taps, (), (), selections, feedback, _workers(model, shapes, feedback))
-    opened = first.opened(model)
-    session = first.session(opened)
-    seen = list(in_order(lambda each: run(session, each, "a sample"), evenly(feeds, SEEN), first.workers))
-    found: dict[str, tuple[Part, ...]] = {}
-    for level, columns in (("inner", opened.inner), ("outer", opened.outer)):
-        parts: list[Part] = []
-        for number, (tap, column) in enumerate(zip(taps, columns, strict=True)):
-            value = tap.inner(model) if level == "inner" else tap.outer(model)
-            arrays = [values[column] for values in seen]
-            if tap.node is not None and not tap.selected:  # in front of a Softmax and behind it, one part
-                parts.append(Part(number, tap.name))
-            elif all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays):
-                parts += find_parts(value, number, tap.name, shapes, arrays)
-        found[level] = tuple(parts)
-    return replace(first, outer=found["outer"], inner=found["inner"])
+    largest = _largest(model, shapes)
+    workers = _workers(model, largest, feedback)
+    first = Observation(taps, (), (), selections, feedback, workers, largest)
+    seen, forms = _seen(first, model, feeds)
+    parts = {
+        level: _parts(values, shapes, _Samples(seen, forms, level), taps)
+        for level, values in {
+            "inner": [tap.inner(model) for tap in taps],
+            "outer": [tap.outer(model) for tap in taps],
+        }.items()
+    }
+    return replace(first, inner=parts["inner"], outer=parts["outer"]), seen
 
 
-def _workers(model: ir.Model, shapes: ShapeByName, feedback: Feedback) -> int:
+_Forms = dict[str, list[tuple[int, ...] | None]]
+"""Shapes of a sample's values, by the name of the list in `Observed`; None for values that are not float."""
+
+
+def _seen(
+    observation: Observation, model: ir.Model, feeds: Sequence[Feeds]
+) -> tuple["DiskList[Observed]", list[_Forms]]:
+    """Run a few samples; return their values and shapes."""
+    opened = observation.opened(model)
+    session = observation.session(opened)
+
+    def values_of(number: int) -> Observed:
+        return Observed.of(opened, run(session, feeds[number], "a sample"))
+
+    forms: list[_Forms] = []
+    runs = in_order(values_of, evenly(range(len(feeds)), SEEN), observation.workers)
+    return DiskList(_noted(runs, forms), Observed.arrays), forms
+
+
+def _noted(runs: "Iterable[Observed]", forms: list[_Forms]) -> "Iterator[Observed]":
+    """Pass values on, and note their shapes."""
+    for values in runs:
+        lists = {"inner": values.inner, "outer": values.outer}
+        forms.append(
+            {
+                level: [
+                    each.shape if isinstance(each, np.ndarray) and each.dtype.kind == "f" else None
+                    for each in arrays
+                ]
+                for level, arrays in lists.items()
+            }
+        )
+        yield values
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Observed values of samples at one level, and their shapes."""
+
+    seen: "Sequence[Observed]"
+    forms: Sequence[_Forms]
+    level: str
+
+    def of(self, number: int) -> Seen | None:
+        """Return a tap's values; None where some are not float."""
+        shapes = [form[self.level][number] for form in self.forms]
+        known = [shape for shape in shapes if shape is not None]
+        if len(known) < len(shapes):
+            return None
+        return Seen(known, lambda sample: np.asarray(getattr(self.seen[sample], self.level)[number]))
+
+
+def _parts(
+    values: Sequence[ir.Value], shapes: ShapeByName, samples: _Samples, taps: Sequence[Tap]
+) -> tuple[Part, ...]:
+    """Return the parts of the values of all taps."""
+    parts: list[Part] = []
+    for number, (tap, value) in enumerate(zip(taps, values, strict=True)):
+        seen = samples.of(number)
+        if tap.node is not None and not tap.selected:  # in front of a Softmax and behind it, one part
+            parts.append(Part(number, tap.name))
+        elif seen is not None:
+            parts += find_parts(value, number, tap.name, shapes, seen)
+    return tuple(parts)
+
+
+def _workers(model: ir.Model, largest: int, feedback: Feedback) -> int:
     """Return how many samples may run side by side: one where their order matters, few where they are large.
 
     The numbers that a random node draws depend on the order of its runs.
     """
     if feedback.states or unseeded_nodes(model):
         return 1
+    return min(available_cores(), MOST_WORKERS, max(1, IN_FLIGHT_VALUES // max(largest, 1)))
+
+
+def _largest(model: ir.Model, shapes: ShapeByName) -> int:
+    """Return the number of values that the node with most of them takes and gives; weights do not count."""
 
     def values(node: ir.Node) -> int:
         computed = (v for v in (*node.inputs, *node.outputs) if v is not None and not v.is_initializer())
         return sum(math.prod(shapes.get(value.name or "", (0,))) for value in computed)
 
-    largest = max((values(node) for node in model.graph), default=1)
-    return min(available_cores(), MOST_WORKERS, max(1, IN_FLIGHT_VALUES // max(largest, 1)))
+    return max((values(node) for node in model.graph), default=1)
 
 
 @dataclass
@@ -247,11 +330,15 @@ class Observed:
             [None if i is None else values[i] for i in opened.selections],
         )
 
+    def arrays(self) -> list[Array]:
+        """Return all values; one may occur several times."""
+        return [*self.own, *self.inner, *self.outer]
+
 
 def run_all(
     session: ort.InferenceSession,
     opened: Opened,
-    samples: Sequence[tuple[str, Feeds]],
+    samples: Iterable[tuple[str, Feeds]],
     observation: Observation,
     states: list[Sequence[Array] | None] | None = None,
     slot: int = 0,
@@ -261,7 +348,7 @@ def run_all(
     Args:
         session: the opened form.
         opened: its outputs.
-        samples: names and feeds.
+        samples: names and feeds, read one by one.
         observation: the model's states, and how many samples run side by side.
         states: `states[slot]` keeps the outputs of the last run, for a call that continues the sequence.
         slot: place in `states`.
@@ -276,4 +363,5 @@ def run_all(
             kept[slot] = values[: opened.own]
         return name, Observed.of(opened, values)
 
-    yield from in_order(values_of, samples, min(observation.workers, len(samples)))
+    most = len(samples) if isinstance(samples, Sequence) else observation.workers
+    yield from in_order(values_of, samples, min(observation.workers, most))

@@ -6,7 +6,7 @@ graph, where a Concat joins them, and from the values, where indices along an ax
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,6 +35,8 @@ MOST_INDICES = 512
 SCALE_GAP = 4.0
 """Least factor between the root mean squares of neighbouring groups."""
 LEAST_SAMPLES = 4
+PIECE = 1 << 20
+"""Values that are converted to double precision at a time."""
 ABSOLUTE_FLOOR = 1e-6
 """Root mean square below which values count as zero."""
 NEGLIGIBLE = 3e-4
@@ -89,9 +91,19 @@ class _Leaf:
     scaled: bool = False
 
 
-def find_parts(
-    value: ir.Value, index: int, name: str, shapes: ShapeByName, seen: Sequence[Array]
-) -> list[Part]:
+@dataclass(frozen=True)
+class Seen:
+    """A value for some samples.
+
+    shapes  by sample
+    array   gives the value of a sample; it may be read from a file
+    """
+
+    shapes: Sequence[tuple[int, ...]]
+    array: Callable[[int], Array]
+
+
+def find_parts(value: ir.Value, index: int, name: str, shapes: ShapeByName, seen: Seen) -> list[Part]:
     """Return the parts of an observed value.
 
     Args:
@@ -102,13 +114,13 @@ def find_parts(
         seen: the value itself for some samples.
     """
     shape = shapes.get(value.name or "")
-    ranks = {array.ndim for array in seen}
+    ranks = {len(each) for each in seen.shapes}
     if shape is None or ranks - {len(shape)}:
-        shape = list(seen[0].shape) if len(ranks) == 1 else []
+        shape = list(seen.shapes[0]) if len(ranks) == 1 else []
         leaves = {_Leaf(): None}
     else:
         leaves = dict.fromkeys(_leaves(value, [(axis, 0) for axis in range(len(shape))], _Leaf(), shapes))
-    fixed = {axis for axis, size in enumerate(shape) if all(array.shape[axis] == size for array in seen)}
+    fixed = {axis for axis, size in enumerate(shape) if all(each[axis] == size for each in seen.shapes)}
     leaves = dict.fromkeys(
         replace(leaf, spans=tuple(span for span in leaf.spans if span[0] in fixed)) for leaf in leaves
     )
@@ -226,18 +238,17 @@ def _same_axes(before: Sequence[int], after: Sequence[int]) -> dict[int, int]:
     return {axis: other for axis, other in found.items() if other is not None}
 
 
-def _parts_of(leaf: _Leaf, index: int, name: str, shape: Sequence[int], seen: Sequence[Array]) -> list[Part]:
+def _parts_of(leaf: _Leaf, index: int, name: str, shape: Sequence[int], seen: Seen) -> list[Part]:
     """Return the parts of a leaf: one, or one for each group of indices of similar scale."""
     spans = tuple(span for span in leaf.spans if (span[1], span[2]) != (0, shape[span[0]]))
     region = tuple((axis, slice(start, stop)) for axis, start, stop in spans)
     sizes = tuple((axis, shape[axis]) for axis, _, _ in spans)
     shown = _label(name, {axis: f"{start}:{stop}" for axis, start, stop in spans})
     whole = Part(index, shown, region, least=BOUNDED_FLOOR if leaf.bounded else 0.0, sizes=sizes)
-    arrays = [array for array in map(whole.of, seen) if array is not None and array.size]
-    groups = None if leaf.bounded else _scales(arrays)
+    groups = None if leaf.bounded else _scales(whole, seen)
     if groups is None:
         return [whole]
-    axis, members = groups
+    axis, length, members = groups
     offset = next((start for at, start, _ in spans if at == axis), 0)
     labels = {at: f"{start}:{stop}" for at, start, stop in spans if at != axis}
     return [
@@ -247,39 +258,68 @@ def _parts_of(leaf: _Leaf, index: int, name: str, shape: Sequence[int], seen: Se
             (*region, (axis, tuple(each))),
             sizes=sizes
             if any(at == axis for at, _ in sizes)
-            else (*sizes, (axis, shape[axis] if axis < len(shape) else arrays[0].shape[axis])),
+            else (*sizes, (axis, shape[axis] if axis < len(shape) else length)),
         )
         for each in members
     ]
 
 
-def _scales(arrays: Sequence[Array]) -> tuple[int, list[list[int]]] | None:
-    """Return an axis whose indices differ in scale, and its groups; None where there is none.
+def _scales(part: Part, seen: Seen) -> tuple[int, int, list[list[int]]] | None:
+    """Return an axis whose indices differ in scale, its length and its groups; None where there is none.
 
     Each half of the samples has to show the same groups.
     """
-    if len(arrays) < LEAST_SAMPLES or arrays[0].dtype.kind != "f":
+    if len(seen.shapes) < LEAST_SAMPLES:
         return None
-    for axis in reversed(range(arrays[0].ndim)):
-        lengths = {array.shape[axis] if array.ndim == arrays[0].ndim else -1 for array in arrays}
-        if len(lengths) > 1 or not 1 < arrays[0].shape[axis] <= MOST_INDICES:
+    arrays = map(part.of, map(seen.array, range(len(seen.shapes))))
+    found = [_Sizes.of(array) for array in arrays if array is not None and array.size]
+    if len(found) < LEAST_SAMPLES:
+        return None
+    for axis in sorted(found[0].by_axis, reverse=True):
+        length = found[0].shape[axis]
+        if any(len(each.shape) != len(found[0].shape) or each.shape[axis] != length for each in found):
             continue
-        halves = [_groups(*_sizes(arrays[start::2], axis)) for start in (0, 1)]
+        halves = [_groups(*_means([each.by_axis[axis] for each in found[start::2]])) for start in (0, 1)]
         if halves[0] == halves[1] and 1 < len(halves[0]) <= MOST_GROUPS:
-            return axis, halves[0]
+            return axis, length, halves[0]
     return None
 
 
-def _sizes(arrays: Sequence[Array], axis: int) -> tuple[Array, Array]:
-    """Return root mean square and largest magnitude of the finite values at each index along an axis."""
-    sums, counts, largest = 0.0, 0.0, 0.0
-    for array in arrays:
-        values = np.moveaxis(array.astype(np.float64), axis, 0).reshape(array.shape[axis], -1)
+@dataclass(frozen=True)
+class _Sizes:
+    """Size of one sample's finite values along each axis of a few indices.
+
+    by_axis  sum of squares, number and largest magnitude at each index
+    """
+
+    shape: tuple[int, ...]
+    by_axis: dict[int, tuple[Array, Array, Array]]
+
+    @staticmethod
+    def of(array: Array) -> "_Sizes":
+        axes = [axis for axis, length in enumerate(array.shape) if 1 < length <= MOST_INDICES]
+        return _Sizes(array.shape, {axis: _sizes(array, axis) for axis in axes})
+
+
+def _sizes(array: Array, axis: int) -> tuple[Array, Array, Array]:
+    """Return sum of squares, number and largest magnitude of the finite values at each index of an axis."""
+    rows = np.moveaxis(array, axis, 0)
+    together = max(1, PIECE * len(rows) // array.size)
+    pieces = []
+    for start in range(0, len(rows), together):  # double precision takes memory
+        piece = rows[start : start + together]
+        values = piece.astype(np.float64).reshape(len(piece), -1)
         finite = np.isfinite(values)
         values = np.abs(np.where(finite, values, 0))
-        sums, counts = sums + np.square(values).sum(1), counts + finite.sum(1)
-        largest = np.maximum(largest, values.max(1, initial=0.0))
-    return np.asarray(np.sqrt(sums / np.maximum(counts, 1))), np.asarray(largest)
+        pieces.append((np.square(values).sum(1), finite.sum(1), values.max(1, initial=0.0)))
+    squares, counts, largest = (np.concatenate(each) for each in zip(*pieces, strict=True))
+    return squares, counts, largest
+
+
+def _means(sizes: Sequence[tuple[Array, Array, Array]]) -> tuple[Array, Array]:
+    """Return root mean square and largest magnitude at each index, over samples."""
+    squares, counts, largest = (np.array(each) for each in zip(*sizes, strict=True))
+    return np.sqrt(np.add.reduce(squares) / np.maximum(np.add.reduce(counts), 1)), largest.max(axis=0)
 
 
 def _groups(means: Array, largest: Array) -> list[list[int]]:

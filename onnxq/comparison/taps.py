@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.graph.edit import attribute, is_constant
+from onnxq.graph.edit import attribute, is_constant, values_read
 from onnxq.graph.macs import WITH_MACS
 from onnxq.types import Array
 
@@ -146,34 +146,10 @@ def _reached(model: ir.Model, starts: Iterable[ir.Node]) -> set[ir.Node]:
     found = set(starts)
     for node in model.graph:
         if node not in found and any(
-            value is not None and value.producer() in found for value in _inputs_of(node)
+            value is not None and value.producer() in found for value in values_read(node)
         ):
             found.add(node)
     return found
-
-
-def _inputs_of(node: ir.Node) -> list[ir.Value | None]:
-    """Return the values that a node reads, also from within its bodies."""
-    values = list(node.inputs)
-    for each in node.attributes.values():
-        if isinstance(each, ir.Attr) and each.type == ir.AttributeType.GRAPH:
-            graph = each.as_graph()
-            values += [
-                value
-                for inner in graph
-                for value in _inputs_of(inner)
-                if value is not None and _outside(value, graph)
-            ]
-            values += [value for value in graph.outputs if _outside(value, graph)]
-    return values
-
-
-def _outside(value: ir.Value, graph: ir.Graph) -> bool:
-    """Check that a body takes a value from outside of it."""
-    producer = value.producer()
-    return (producer is not None and producer.graph is not graph) or (
-        producer is None and value not in graph.inputs
-    )
 
 
 def _behind_selections(model: ir.Model) -> set[ir.Node]:
@@ -225,13 +201,13 @@ def _entries(model: ir.Model, index: int, behind: set[ir.Node], producer: ir.Nod
         node = pending.pop()
         if node is not None and node in behind and node not in wanted:
             wanted.add(node)
-            pending += [value.producer() for value in _inputs_of(node) if value is not None]
+            pending += [value.producer() for value in values_read(node) if value is not None]
     computed = _reached(model, [node for node in model.graph if node.op_type in WITH_MACS])
     taps = []
     for node in model.graph:
         if node not in wanted:
             continue
-        for slot, value in enumerate(_inputs_of(node)):
+        for slot, value in enumerate(values_read(node)):
             if (
                 value is None
                 or is_constant(value)

@@ -19,6 +19,8 @@ from onnxq.types import Array, Feeds
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the image formats that are decoded, whatever the file's suffix."""
+SIXTEEN_BITS = ("PNG", "PPM")
+"""Formats whose grey levels of 16 bits Pillow reads as 32-bit numbers, some in old versions only."""
 _CHANNELS = {1: "GRAY", 3: "RGB", 4: "RGBA"}
 
 
@@ -125,6 +127,25 @@ def open_image(source: Path | io.BytesIO, where: str) -> Any:
     return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
+def eight_bits(image: Any, where: str) -> Any:
+    """Scale grey levels of 16 bits to 0..255, as other images have them; Pillow would cut them off at 255.
+
+    Raises:
+        DataError: The grey levels have no known range: 32 bits, or float numbers.
+    """
+    from PIL import Image
+
+    if image.mode == "F" or (image.mode == "I" and image.format not in SIXTEEN_BITS):
+        raise DataError(
+            f"sample {where}: its pixels are 32-bit numbers of an unknown range: save it with 8 or 16 bits, "
+            "or the preprocessed array as .npy"
+        )
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+
+
 def apply(image: Any, form: ImageForm, where: str = "image") -> Array:
     """Preprocess a PIL image into a model input, [1, C, H, W] or [1, H, W, C].
 
@@ -134,7 +155,7 @@ def apply(image: Any, form: ImageForm, where: str = "image") -> Array:
     from PIL import Image
 
     mode = {"BGR": "RGB", "GRAY": "L"}.get(form.channels, form.channels)
-    image = image.convert(mode)
+    image = eight_bits(image, where).convert(mode)
     size = _target_size(image.size, form)
     for width, height in (size, form.crop or size):
         check_bytes(where, width * height * len(image.getbands()) * FLOAT_BYTES)

@@ -118,6 +118,8 @@ def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) ->
             if not samples:
                 raise DataError(f"{path}: a data set without rows: save it again")
             return samples
+    if not path.is_file() and not path.is_dir():
+        raise DataError(f"{path}: a pipe or device: give a folder or a file")
     files = [path] if path.is_file() else sorted(_files(path))
     for readers in READERS:
         found = [(file, readers[file.suffix.lower()]) for file in files if file.suffix.lower() in readers]

@@ -30,8 +30,9 @@ from onnxq.graph.macs import ShapeByName, node_macs
 from onnxq.graph.scratch import ScratchFolder
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.plan.plan import Plan
+from onnxq.runtime.disk_list import DiskList, array_bytes
 from onnxq.runtime.parallel import IN_PROCESS, Executor, Job
-from onnxq.runtime.sessions import InputSpec, open_session
+from onnxq.runtime.sessions import InputSpec, detached, open_session
 from onnxq.types import Array, Feeds
 
 SUSPECT_DB = 3.0
@@ -117,7 +118,7 @@ class Outputs:
     optimized_db, unoptimized_db  SQNR of the worst part of the median of these samples, both ways, dB: a
         wrong kernel shows in most samples, a sample that reacts to any rounding is one
     undefined  outputs that have NaN in float, which do not count
-    empty      outputs that have no value, or none other than zero, in any sample: nothing is known of them
+    empty      outputs that have no value, or only values close to zero (rms below 1e-6): nothing is known of them
     uneven     samples far from float of outputs whose values are much smaller there than in other samples
     """
 
@@ -257,7 +258,7 @@ def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
             them would count as equal for any file.
     """
     samples, specs = list(inputs.samples), inputs.specs
-    seen = [check_feeds(sample, specs) for sample in evenly(samples, SEEN)]
+    seen = DiskList((check_feeds(sample, specs) for sample in evenly(samples, SEEN)), dict.values)
     observation = observe(inputs.model, seen, inputs.feedback)
     # the original file, if only its outputs are compared
     forms = [
@@ -343,9 +344,9 @@ class _Verifying(Job[_Given, list[_Values]]):
                 _check_numbers(sample.name, feeds, self.finite)
         given = [(sample.name, feeds)]
         ((_, found),) = run_all(session, self.form, given, self.observation, self.states, self.slot)
-        arrays = (*feeds.values(), *found.own, *found.inner, *found.outer)
-        sizes = {id(array): array.nbytes for array in arrays if isinstance(array, np.ndarray)}
-        return _Values(sample, feeds, found, sum(sizes.values()))
+        if self.slot == 0:  # they wait for those of the file
+            found = detached(found)
+        return _Values(sample, feeds, found, array_bytes((*feeds.values(), *found.arrays())))
 
     def sent(self, item: _Given) -> _Given:
         """Leave out the feeds: the other process loads them."""
@@ -441,8 +442,8 @@ def _uneven(errors: OutputErrors) -> dict[str, int]:
 
 
 def _without_values(errors: OutputErrors, observation: Observation) -> list[str]:
-    """Return the names of the outputs no part of which has a signal in float."""
-    measured = {errors.parts[i].value for i in errors.measured}
+    """Return the names of the outputs no part of which has a signal in float that counts."""
+    measured = {errors.parts[i].value for i in {*errors.measured} - {*errors.faint}}
     compared = dict.fromkeys(part.value for part in errors.parts)
     return [observation.taps[value].name for value in compared if value not in measured | errors.undefined]
 

@@ -109,6 +109,30 @@ def nodes_of(model: ir.Model) -> Iterator[ir.Node]:
         yield from function
 
 
+def values_read(node: ir.Node) -> list[ir.Value | None]:
+    """Return the values that a node reads, also from within its bodies."""
+    values = list(node.inputs)
+    for each in node.attributes.values():
+        if isinstance(each, ir.Attr) and each.type == ir.AttributeType.GRAPH:
+            graph = each.as_graph()
+            values += [
+                value
+                for inner in graph
+                for value in values_read(inner)
+                if value is not None and _outside(value, graph)
+            ]
+            values += [value for value in graph.outputs if _outside(value, graph)]
+    return values
+
+
+def _outside(value: ir.Value, graph: ir.Graph) -> bool:
+    """Check that a body takes a value from outside of it."""
+    producer = value.producer()
+    return (producer is not None and producer.graph is not graph) or (
+        producer is None and value not in graph.inputs
+    )
+
+
 def graph_of(node: ir.Node) -> ir.Graph:
     """Return the graph or body that contains a node (functions are inlined before planning)."""
     assert isinstance(node.graph, ir.Graph)

@@ -17,7 +17,7 @@ from onnxq.errors import ModelError
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import load
 from onnxq.normalize.passes import name_and_infer, normalize
-from onnxq.runtime.sessions import InputSpec, open_session, run
+from onnxq.runtime.sessions import InputSpec, detached, open_session, run
 from onnxq.types import Array, Feeds
 
 ALIKE = 1e-3
@@ -29,6 +29,8 @@ TINY = 1e-7
 PRECISION = {ir.DataType.FLOAT16: 2.0**-10, ir.DataType.BFLOAT16: 2.0**-7}
 FULL_PRECISION = 1e-6
 """Relative size of rounding errors, by the narrowest float type of a model; float32's with a margin."""
+PIECE = 1 << 20
+"""Values that are compared at a time."""
 SIZES = ((2, 8), (1, 64), (1, 8), (8, 8), (2, 2), (1, 1))
 """Sizes tried for unknown axes of random inputs: of the first axis, and of the others."""
 
@@ -48,7 +50,7 @@ def make_probe(path: Path, sample: str, feeds: Feeds) -> Probe:
     Raises:
         ModelError: the runtime cannot load the model, or fails on the sample.
     """
-    return Probe(sample, feeds, run(_open(path), feeds, sample))
+    return Probe(sample, feeds, detached(run(_open(path), feeds, sample)))
 
 
 def random_probe(path: Path, specs: Sequence[InputSpec]) -> Probe | None:
@@ -60,7 +62,7 @@ def random_probe(path: Path, specs: Sequence[InputSpec]) -> Probe | None:
     session, found = _open(path), None
     for feeds in _random_feeds(specs):
         try:
-            probe = Probe("of random values", feeds, run(session, feeds, "of random values"))
+            probe = Probe("of random values", feeds, detached(run(session, feeds, "of random values")))
         except ModelError:
             continue
         if all(np.isfinite(array).all() for array in _arrays(probe.expected) if array.dtype.kind == "f"):
@@ -164,14 +166,21 @@ def _array_distance(a: Array, b: Array) -> float:
         return 0.0
     if a.dtype.kind != "f":
         return float(np.mean(a != b))
-    finite = np.isfinite(a) & np.isfinite(b)
-    unlike = np.count_nonzero(~finite & ~((a == b) | (np.isnan(a) & np.isnan(b))))
+    x, y = a.reshape(-1), b.reshape(-1)
+    # double precision takes memory: a piece of a large value at a time
+    pieces = [_sums(x[i : i + PIECE], y[i : i + PIECE]) for i in range(0, x.size, PIECE)]
+    unlike, count, error, signal = (sum(each) for each in zip(*pieces, strict=True))
     if unlike:
         return float(max(unlike / a.size, 1.0))
+    return float(np.sqrt(error / count) / max(np.sqrt(signal / count), TINY)) if count else 0.0
+
+
+def _sums(a: Array, b: Array) -> tuple[int, int, float, float]:
+    """Return the number of values unlike and of finite ones, and the sums of squares of error and signal."""
+    finite = np.isfinite(a) & np.isfinite(b)
+    unlike = int(np.count_nonzero(~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))))
     x, y = a[finite].astype(np.float64), b[finite].astype(np.float64)
-    if not x.size:
-        return 0.0
-    return float(np.sqrt(np.square(x - y).mean()) / max(np.sqrt(np.square(x).mean()), TINY))
+    return unlike, x.size, float(np.square(x - y).sum()), float(np.square(x).sum())
 
 
 def _arrays(values: Sequence[Any]) -> list[Array]:

@@ -88,7 +88,7 @@ def channel_affine(node: ir.Node, x: ir.Value, channels: int, rank: int) -> tupl
     if node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type == "BatchNormalization":
-        return _batch_norm(node)
+        return _batch_norm(node, channels)
     if node.op_type not in ("Mul", "Div", "Add", "Sub") or len(node.inputs) != 2:
         return None
     first = node.inputs[0] is x
@@ -121,11 +121,14 @@ def _per_channel(array: Array | None, channels: int, rank: int) -> Array | None:
     return array.reshape(-1).astype(np.float64) if shape == expected else None
 
 
-def _batch_norm(node: ir.Node) -> tuple[Array, Array] | None:
-    if attribute(node, "training_mode", 0) or any(value.uses() for value in node.outputs[1:]):
+def _batch_norm(node: ir.Node, channels: int) -> tuple[Array, Array] | None:
+    """Return factor and shift; None if it trains, or has a value of its own for each pixel (opset 7, 8)."""
+    if attribute(node, "training_mode", 0) or any(
+        value.uses() or value.is_graph_output() for value in node.outputs[1:]
+    ):
         return None
     values = [constant(value) for value in node.inputs[1:5]]
-    if len(values) != 4 or any(value is None for value in values):
+    if len(values) != 4 or any(value is None or value.shape != (channels,) for value in values):
         return None
     scale, bias, mean, variance = (np.asarray(value, np.float64) for value in values)
     if not (variance + factor(node, "epsilon", 1e-5) > 0).all():

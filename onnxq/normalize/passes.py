@@ -134,11 +134,11 @@ def _run(model: ir.Model, passes: tuple[Pass, ...], *, lift: bool) -> ir.Model:
             step(model)
     except (ValueError, ir.passes.PassError) as error:
         raise ModelError(f"the model's functions cannot be inlined: {first_line(error)}") from error
-    if lift:
-        model = lift_opset(model)
-    if constants_listed:  # before all passes that look for constants
+    if constants_listed:  # before all that looks for constants; the converter wants each of them listed
         common.RemoveInitializersFromInputsPass()(model)
         model.ir_version = max(model.ir_version, OVERRIDABLE_FROM)
+    if lift:
+        model = lift_opset(model)
     for step in passes:
         step(model)
     if len(list(model.graphs())) > 1:

@@ -35,7 +35,7 @@ class Operator:
     bias            index of the bias input
     channel_axis    axis of the weight's output channels; a negative axis counts from the end
     needs_output_q  the kernel exists only with a quantized output
-    min_opset       first opset at which the operator accepts 8-bit integers (VIEW)
+    min_opset       first opset that has the kernel, or whose operator accepts 8-bit integers (VIEW)
     """
 
     op_type: str
@@ -54,9 +54,11 @@ def _view(op_type: str, min_opset: int = 1) -> Operator:
 
 
 _ROWS = (
-    Operator("Conv", Role.ANCHOR, "QLinearConv", weight=1, bias=2, channel_axis=0),
+    Operator("Conv", Role.ANCHOR, "QLinearConv", weight=1, bias=2, channel_axis=0, min_opset=10),
     Operator("Gemm", Role.ANCHOR, "QGemm", weight=1, bias=2, channel_axis=1, needs_output_q=False),
-    Operator("MatMul", Role.ANCHOR, "QLinearMatMul", weight=1, channel_axis=1, needs_output_q=False),
+    Operator(
+        "MatMul", Role.ANCHOR, "QLinearMatMul", weight=1, channel_axis=1, needs_output_q=False, min_opset=10
+    ),
     Operator("Add", Role.ARITHMETIC, "QLinearAdd", activations=None),
     Operator("Mul", Role.ARITHMETIC, "QLinearMul", activations=None),
     Operator("Concat", Role.ARITHMETIC, "QLinearConcat", activations=None),

@@ -137,13 +137,13 @@ def body_values(node: ir.Node, body: ir.Graph) -> list[ir.Value]:
 
 
 def probes(model: ir.Model) -> list[ir.Value]:
-    """Return the values that tell which parts of a model run, and the float inputs.
+    """Return the values that tell which parts of a model run, and the inputs that are numbers or truths.
 
     They are the conditions of Ifs and the iteration numbers of Loops, where these are scalars that can be
     observed (`onnxq.runtime.inner_values`): around them there is at most one Loop or Scan.
     """
     owners = body_owners(model)
-    found = [value for value in model.graph.inputs if value.dtype == ir.DataType.FLOAT]
+    found = [value for value in model.graph.inputs if value.dtype not in (None, ir.DataType.STRING)]
     for node in nodes_of(model):
         if (node.domain, node.op_type) not in OBSERVABLE or node.op_type == "Scan":
             continue

@@ -110,8 +110,8 @@ def check_reports(
 
 
 def needs_details(kinds: Iterable[str]) -> bool:
-    """Tell whether one of the kinds shows layers and histograms."""
-    return any(WRITERS[kind].details for kind in kinds)
+    """Tell whether one of the kinds shows layers and histograms; `check_reports` refuses unknown kinds."""
+    return any(WRITERS[kind].details for kind in kinds if kind in WRITERS)
 
 
 def write_reports(report: Report, files: Mapping[Path, str], *, force: bool = False) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from onnxq.data.audio import SUFFIXES as AUDIO_SUFFIXES
 from onnxq.data.images import SUFFIXES as IMAGE_SUFFIXES
+from onnxq.data.images import eight_bits, open_image
+from onnxq.errors import DataError
 from onnxq.report.charts import curve
 from onnxq.report.escaping import printable
 
@@ -40,7 +42,7 @@ def sample_views(data: Path, names: Iterable[str]) -> dict[str, str]:
         if not path.is_file():
             continue
         view = ""
-        with contextlib.suppress(OSError, ValueError, RuntimeError):  # no sample is worth the report
+        with contextlib.suppress(OSError, ValueError, RuntimeError, DataError):  # no sample is worth the report
             if suffix in IMAGE_SUFFIXES:
                 view = _picture(path)
             elif suffix in AUDIO_SUFFIXES:
@@ -53,12 +55,8 @@ def sample_views(data: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _picture(path: Path) -> str:
-    try:
-        from PIL import Image
-    except ImportError:
-        return ""
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+    with open_image(path, str(path)) as image:
+        small = eight_bits(image, str(path)).convert("RGB")
         small.thumbnail((SIDE, SIDE))
         stream = io.BytesIO()
         small.save(stream, "JPEG", quality=80)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from onnxq.comparison.parts import ABSOLUTE_FLOOR
 from onnxq.evaluation.verification import Kernels, Outputs
 from onnxq.options import ActivationType, Mode, QuantizeOptions
 from onnxq.plan.operators import INTEGER_KERNELS
@@ -66,8 +67,9 @@ def _not_compared(outputs: Outputs) -> Iterator[str]:
         yield f"the float model gives NaN in {_named(outputs.undefined)}: these values are not compared"
     if outputs.empty:
         yield (
-            f"in float {_named(outputs.empty)} has no value other than zero in any sample: "
-            "nothing tells how close it comes: add samples that give it values"
+            f"in float {_named(outputs.empty)} has no value other than zero in any sample "
+            f"(root mean square below {ABSOLUTE_FLOOR:g}): nothing tells how close it comes: add samples that "
+            "give it values"
         )
 
 

@@ -4,7 +4,7 @@ An If gets one more output, empty if the other branch is taken. A Loop or Scan g
 which stacks the iterations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,14 @@ class Exposed:
         return {
             name: _unstacked(array, levels)
             for (name, (_, levels)), array in zip(self.outputs.items(), fetched, strict=True)
+        }
+
+    def known(self, found: Mapping[str, Array]) -> dict[str, Array]:
+        """Return arrays by name from those found by the name of their outputs, which may be some of all."""
+        return {
+            name: _unstacked(found[output], levels)
+            for name, (output, levels) in self.outputs.items()
+            if output in found
         }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from onnxq.runtime.sessions import open_session, run
+from onnxq.runtime.sessions import USUAL, Tuning, open_session, run
 from onnxq.types import Feeds
 
 MOST_RUNS, LEAST_RUNS = 200, 5
@@ -22,6 +22,7 @@ def medians_ms(
     seconds: float = 4.0,
     *,
     together: bool = True,
+    tuning: Tuning = USUAL,
 ) -> list[float]:
     """Measure the median milliseconds of one inference of each model.
 
@@ -30,11 +31,12 @@ def medians_ms(
         feeds: samples, used in turn.
         threads: intra-op threads of the runtime.
         seconds: time limit; at least five turns are run.
+        tuning: of all sessions.
         together: run in turns; otherwise one after the other, for models too large to be in memory together.
     """
     if not together:
-        return [medians_ms([path], feeds, threads, seconds / len(paths))[0] for path in paths]
-    sessions = [open_session(path, threads=threads) for path in paths]
+        return [medians_ms([path], feeds, threads, seconds / len(paths), tuning=tuning)[0] for path in paths]
+    sessions = [open_session(path, threads=threads, tuning=tuning) for path in paths]
     for session in sessions:
         run(session, feeds[0], "1")  # a run that can be interrupted
     return [statistics.median(record) for record in time_in_turns(sessions, feeds, MOST_RUNS, seconds)]

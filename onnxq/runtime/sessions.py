@@ -1,10 +1,11 @@
 """ONNX Runtime sessions with one set of options and one-line errors."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,8 @@ from onnxq.runtime.interruption import stoppable
 from onnxq.runtime.random_seeds import may_be_random, seeded
 from onnxq.runtime.weights_on_disk import weights_on_disk
 from onnxq.types import Array, Feeds
+
+T = TypeVar("T")
 
 NUMPY_TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
@@ -59,11 +62,13 @@ class Tuning:
     """How the runtime uses memory, threads and kernels.
 
     patterns  plan each run's memory as one block; it is larger if most values are fetched
+    arena     keep the memory of a run for the next one, which is faster; otherwise give it back at once
     spin      let threads wait in a loop, which is faster on an idle machine but takes time from all else
     integer_kernels  fuse Q/DQ into integer kernels; otherwise Q/DQ run in float between fused float nodes
     """
 
     patterns: bool = True
+    arena: bool = True
     spin: bool = True
     integer_kernels: bool = True
 
@@ -96,28 +101,12 @@ def open_session(
         OutputError: the temporary folder has too little space for weights.
     """
     name = str(model) if isinstance(model, Path) else None
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.enable_mem_pattern = tuning.patterns
-    if not tuning.spin:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not tuning.integer_kernels:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    options = _options(tuning, threads, optimize=optimize)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     if save_optimized is not None:
-        options.optimized_model_filepath = str(save_optimized)
-        # the layout of this CPU's float kernels may be saved: the file is only read, never run elsewhere
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_file_name", "optimized.data"
-        )
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
-        )
+        _save_optimized(options, save_optimized)
     try:
         if isinstance(model, Path) and may_be_random(model):
             model = load(model)
@@ -143,6 +132,34 @@ def open_session(
         ) from error
 
 
+def _options(tuning: Tuning, threads: int, *, optimize: bool) -> ort.SessionOptions:
+    """Return the options of a session; see `open_session`."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.enable_mem_pattern = tuning.patterns
+    options.enable_cpu_mem_arena = tuning.arena
+    if not tuning.spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not tuning.integer_kernels:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    return options
+
+
+def _save_optimized(options: ort.SessionOptions, path: Path) -> None:
+    """Let a session write its optimized graph to a file."""
+    options.optimized_model_filepath = str(path)
+    # the layout of this CPU's float kernels may be saved: the file is only read, never run elsewhere
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", "optimized.data"
+    )
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+    )
+
+
 def _opened(model: ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
     """Open a session of a model in memory; its large weights pass through a file."""
     with weights_on_disk(model) as root, seeded(model):
@@ -157,10 +174,7 @@ def open_fake_quantized(model: ir.Model, *, threads: int = 0) -> ort.InferenceSe
     Raises:
         NotLoadedError: the runtime cannot load the model.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options = _options(Tuning(integer_kernels=False), threads, optimize=True)
     try:
         return _opened(model, options)
     except OnnxqError:
@@ -189,12 +203,12 @@ def explained(path: Path) -> Iterator[None]:
         raise  # the model is right, the block is wrong
 
 
-def open_exposed(model: ir.Model, *, threads: int = 0, patterns: bool = True) -> ort.InferenceSession:
+def open_exposed(model: ir.Model, *, threads: int = 0, tuning: Tuning = USUAL) -> ort.InferenceSession:
     """Open a session that returns inner values, without fusions if the runtime fails on a fused value."""
     try:
-        return open_session(model, threads=threads, tuning=Tuning(patterns))
+        return open_session(model, threads=threads, tuning=tuning)
     except ModelError:
-        return open_session(model, threads=threads, tuning=Tuning(patterns), optimize=False)
+        return open_session(model, threads=threads, tuning=tuning, optimize=False)
 
 
 def model_inputs(model: ir.Model) -> list[InputSpec]:
@@ -227,6 +241,11 @@ def input_specs(session: ort.InferenceSession) -> list[InputSpec]:
         )
         for node in session.get_inputs()
     ]
+
+
+def detached(values: T) -> T:
+    """Copy outputs that are kept longer than their session: one of them keeps all memory of its runs."""
+    return copy.deepcopy(values)
 
 
 def run(

@@ -176,7 +176,7 @@ class _Target:
         groups = max(1, min(len(self.float_costs), settings.max_groups))
         samples = min(settings.node_samples, max(settings.least_node_samples, int(third / groups)))
         most = max(settings.min_groups, int(third / samples))
-        steps = max(settings.least_steps, int(third / len(self.references.samples)))
+        steps = max(settings.least_steps, int(third / len(self.references.names)))
         return replace(
             settings,
             node_samples=samples,

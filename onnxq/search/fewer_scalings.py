@@ -29,7 +29,7 @@ def with_fewer_scalings(candidates: Candidates, choice: Choice) -> tuple[Candida
     smoothed_form = Technique.SMOOTHING in candidates.variant.recipe.techniques
     if not smoothed_form or references is None or before is None:
         return candidates, choice
-    few = range(min(candidates.settings.node_samples, len(references.samples)))
+    few = range(min(candidates.settings.node_samples, len(references.names)))
     plain = candidates.others[0].variant
     layers, smoothed = layer_inputs(plain.plan), layer_inputs(candidates.variant.plan)
     consumers: dict[LayerInput, list[str]] = {}

@@ -1,5 +1,6 @@
 """The inputs of a quantization: options, the normalized model, its full plan, and the samples."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -140,33 +141,19 @@ def prepare(
         OnnxqError: the model or the data cannot be used, or there is nothing to quantize.
     """
     target = find_target(options.target)
-    # the model
+    # the model and its plan
     model = load(options.model)
     specs, interface, stated = model_inputs(model), Interface.of(model), stated_types(model)
     large = weight_bytes(model) > SINGLE_FILE_LIMIT
     original = [(node.name or "", node.op_type) for node in nodes_of(model)]
     model = _with_wide_types(normalize(model), options)
-    quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
+    planning = _Planning.of(options, model)
     check_weights(model)
-    selection = selection_of(options)
-    selection.check(original + [(node.name or "", node.op_type) for node in nodes_of(model)])
-    # the plan
-    store = WeightStore()
-    static = options.mode == Mode.STATIC
-    plan = make_plan(model, selection) if static else Plan()
-    store.offload(model)
-    warnings = list(target.notes)
-    if static:
-        _check_plan(model, plan, options, quantized)
-        if quantized:
-            warnings.append(f"the model already has {quantized} quantized nodes: they do not change")
-        if options.calib is None and not options.stats:
-            raise DataError("no calibration data: give a folder with --calib, or statistics with --stats")
+    planning.selection.check(original + [(node.name or "", node.op_type) for node in nodes_of(model)])
+    plan = planning.plan(model)
+    planning.store.offload(model)
     # the samples
-    samples, feedback = SplitSamples(), Feedback()
-    if options.calib is not None:
-        samples, feedback, messages = _find_samples(options, specs, outputs=len(model.graph.outputs))
-        warnings += messages
+    samples, feedback, warnings = _samples(planning, specs, outputs=len(model.graph.outputs))
     # the normalized model against the original
     probe = _probe(options, samples, specs)
     if probe is None:
@@ -174,42 +161,101 @@ def prepare(
             "the model runs on no random inputs: its normalized form was not compared with it; --calib helps"
         )
     else:
-        form = faithful_form(options.model, model, probe)
-        if form is not model:
-            model = form
-            store.offload(model)
-            plan = make_plan(model, selection) if static else Plan()
-            if static:
-                _check_plan(model, plan, options, quantized)
-    # nodes whose values cannot be observed, or have no form in the types asked for
-    kept = _without_wide_form(model, options)
-    probes: tuple[str, ...] = ()
-    if static and options.calib is not None:
-        probes = observable_probes(model, samples.calibration[0], specs)
-        kept |= _unobservable(model, plan, samples.calibration[0], specs)
-    if static and kept:
-        plan = make_plan(model, selection, kept)
-        _check_plan(model, plan, options, quantized)
+        model, plan = planning.faithful(model, plan, probe)
+    # nodes whose values cannot be observed
+    plan, kept, probes = planning.observable(model, plan, samples, specs)
     return Inputs(
-        options,
-        model,
-        plan,
-        kept,
-        specs,
-        interface.with_sizes_of(model),
-        large,
-        target,
-        target.costs,
-        samples,
-        feedback,
-        settings or SearchSettings.of(options.effort),
-        store,
-        tuple(warnings),
-        probe,
-        probes,
-        stated,
-        executor,
+        options=options,
+        model=model,
+        plan=plan,
+        kept=kept,
+        specs=specs,
+        interface=interface.with_sizes_of(model),
+        large=large,
+        target=target,
+        costs=target.costs,
+        samples=samples,
+        feedback=feedback,
+        settings=settings or SearchSettings.of(options.effort),
+        store=planning.store,
+        warnings=(*target.notes, *warnings),
+        probe=probe,
+        probes=probes,
+        stated=stated,
+        executor=executor,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Planning:
+    """Plans of the forms of one model.
+
+    options    options of the user
+    selection  nodes that the user lets onnxq quantize
+    quantized  number of nodes that are quantized in the file already
+    store      weights of the forms on disk
+    """
+
+    options: QuantizeOptions
+    selection: Selection
+    quantized: int
+    store: WeightStore = field(default_factory=WeightStore)
+
+    @staticmethod
+    def of(options: QuantizeOptions, model: ir.Model) -> "_Planning":
+        quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(model))
+        return _Planning(options, selection_of(options), quantized)
+
+    @property
+    def static(self) -> bool:
+        """Whether activations are quantized with calibrated ranges."""
+        return self.options.mode == Mode.STATIC
+
+    def plan(self, model: ir.Model, kept: Mapping[str, FloatReason] | None = None) -> Plan:
+        """Return the plan of a form with some nodes in float; an empty one in modes without calibration.
+
+        Raises:
+            OnnxqError: there is nothing to quantize.
+        """
+        if not self.static:
+            return Plan()
+        plan = make_plan(model, self.selection, kept)
+        _check_plan(model, plan, self.options, self.quantized)
+        return plan
+
+    def faithful(self, model: ir.Model, plan: Plan, probe: Probe) -> tuple[ir.Model, Plan]:
+        """Return the model if it computes what the file does, else another form that does, with its plan."""
+        form = faithful_form(self.options.model, model, probe)
+        if form is model:
+            return model, plan
+        self.store.offload(form)
+        return form, self.plan(form)
+
+    def observable(
+        self, model: ir.Model, plan: Plan, samples: SplitSamples, specs: list[InputSpec]
+    ) -> tuple[Plan, dict[str, FloatReason], tuple[str, ...]]:
+        """Return the plan without nodes that have no calibrated or wide form, these nodes, and the probes."""
+        kept, probes = _without_wide_form(model, self.options), tuple[str, ...]()
+        if self.static and self.options.calib is not None:
+            sample = samples.calibration[0]
+            probes = observable_probes(model, sample, specs)
+            kept |= _unobservable(model, plan, sample, specs)
+        return self.plan(model, kept) if kept else plan, kept, probes
+
+
+def _samples(
+    planning: _Planning, specs: list[InputSpec], outputs: int
+) -> tuple[SplitSamples, Feedback, list[str]]:
+    """Find and divide the samples, if the user gives any; return warnings, too."""
+    options, warnings = planning.options, list[str]()
+    if planning.static and planning.quantized:
+        warnings.append(f"the model already has {planning.quantized} quantized nodes: they do not change")
+    if planning.static and options.calib is None and not options.stats:
+        raise DataError("no calibration data: give a folder with --calib, or statistics with --stats")
+    if options.calib is None:
+        return SplitSamples(), Feedback(), warnings
+    samples, feedback, messages = _find_samples(options, specs, outputs)
+    return samples, feedback, warnings + messages
 
 
 def _with_wide_types(model: ir.Model, options: QuantizeOptions) -> ir.Model:

@@ -1,7 +1,7 @@
 """LSTMs with int8 weights: rounding, split inputs, and the choice of LSTMs that keep the outputs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -241,7 +241,7 @@ def _hessians(inputs: Inputs, node: ir.Node, steps: Floats, *, signed: bool) -> 
             total += rows.swapaxes(1, 2) @ rows
 
     samples = spread(inputs.samples.calibration, SAMPLES)
-    observe(inputs.model, [x.name or ""], Pass(samples, "LSTM", inputs.executor), gradients, add)
+    observe(inputs.model, Pass(samples, "LSTM", inputs.executor), gradients, add)
     return sums
 
 
@@ -261,6 +261,9 @@ class _Gradients(Measure[list[Floats]]):
     steps: Floats
     signed: bool
     reverse: bool
+
+    def needs(self) -> Mapping[Hashable, Sequence[str]]:
+        return {self.tensor: (self.tensor,)}
 
     def __call__(self, part: Part, position: int) -> list[Floats]:
         (w, r, b), found = self.weights, []

@@ -11,12 +11,20 @@ import onnxruntime as ort
 
 from onnxq.comparison.errors import OutputErrors, bounds, decibels
 from onnxq.comparison.feedback import Feedback, evenly
-from onnxq.comparison.observation import Comparison, Observation, Observed, Opened, observe, run_all
+from onnxq.comparison.observation import (
+    Comparison,
+    Observation,
+    Observed,
+    Opened,
+    observe_values,
+    run_all,
+)
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
 from onnxq.formats.toggles import ToggleModel
 from onnxq.plan.plan import Plan
+from onnxq.runtime.disk_list import DiskList
 from onnxq.runtime.sessions import InputSpec
 from onnxq.search.budget import Budget
 from onnxq.types import Array, Feeds
@@ -94,7 +102,7 @@ class References:
     """Validation samples with the float model's values.
 
     observation           compared values and their parts
-    samples               names and feeds, in their order
+    names, feeds          names and inputs of the samples, in their order
     expected              the float model's values of each sample
     held_out              number of validation samples, which come first; calibration samples follow where
                           these are few
@@ -103,8 +111,9 @@ class References:
     """
 
     observation: Observation
-    samples: Sequence[tuple[str, Feeds]]
-    expected: Sequence[Observed]
+    names: Sequence[str]
+    feeds: DiskList[Feeds]
+    expected: DiskList[Observed]
     held_out: int
     verification_samples: int = 0
     budget: Budget = field(default_factory=Budget)
@@ -119,20 +128,20 @@ class References:
         verification_samples: int = 0,
     ) -> "References":
         """Run the float model over validation samples and others."""
-        samples = [(sample.name, check_feeds(sample, specs)) for sample in (*held_out, *others)]
-        observation = observe(model, [feeds for _, feeds in samples], feedback)
-        opened = observation.opened(model)
-        session = observation.session(opened)
-        expected = [values for _, values in run_all(session, opened, samples, observation)]
-        return References(observation, samples, expected, len(held_out), verification_samples)
+        everything = (*held_out, *others)
+        names = [sample.name for sample in everything]
+        feeds = DiskList((check_feeds(sample, specs) for sample in everything), dict.values)
+        observation, expected = observe_values(model, feeds, feedback)
+        if observation.feedback.states or len(names) > len(expected):
+            opened = observation.opened(model)
+            runs = run_all(observation.session(opened), opened, zip(names, feeds, strict=True), observation)
+            expected = DiskList((values for _, values in runs), Observed.arrays)
+        return References(observation, names, feeds, expected, len(held_out), verification_samples)
 
     @property
     def size(self) -> int:
-        """Bytes of all inputs and observed values; an array that occurs twice counts once."""
-        feeds = [array for _, sample in self.samples for array in sample.values()]
-        values = [array for each in self.expected for array in (*each.own, *each.inner, *each.outer)]
-        arrays = (array for array in (*feeds, *values) if isinstance(array, np.ndarray))
-        return sum({id(array): array.nbytes for array in arrays}.values())
+        """Bytes of all inputs and observed values; an array that occurs twice in a sample counts once."""
+        return self.feeds.bytes + self.expected.bytes
 
     # measurement of a candidate
 
@@ -149,7 +158,7 @@ class References:
                 or the expected share of changed decisions where that is larger: a share of 0.01 counts as
                 much as 20 dB.
         """
-        everything = range(len(self.samples))
+        everything = range(len(self.names))
         comparison = self._compare(model, everything)
         if comparison is None:
             return self._failed()
@@ -171,7 +180,7 @@ class References:
             model: the candidate.
             indices: samples to measure; all by default.
         """
-        indices = range(len(self.samples)) if indices is None else indices
+        indices = range(len(self.names)) if indices is None else indices
         comparison = self._compare(model, indices)
         return self._failed() if comparison is None else self._noise_of(comparison.inner, indices, comparison)
 
@@ -216,7 +225,7 @@ class References:
             measured: noise of the candidate on all samples.
             count: number of evenly spaced samples.
         """
-        available = len(self.samples)
+        available = len(self.names)
         if self.observation.feedback.states:
             return list(range(min(MAX_STATEFUL_SAMPLES, available)))
         chosen = evenly(range(available), count)
@@ -266,7 +275,7 @@ class References:
             ModelError: it fails on a sample.
         """
         comparison = Comparison(self.observation)
-        samples = [(self.samples[i][0], self.samples[i][1] | (more or {})) for i in indices]
+        samples = ((self.names[i], self.feeds[i] | (more or {})) for i in indices)
         found = run_all(session, opened, samples, self.observation)
         for i, (name, values) in zip(indices, found, strict=True):
             comparison.add(name, self.expected[i], values)
@@ -278,7 +287,7 @@ class References:
         try:
             opened = self.observation.opened(model)
             session = self.observation.session(opened)
-            for _ in run_all(session, opened, self.samples, self.observation):
+            for _ in run_all(session, opened, zip(self.names, self.feeds, strict=True), self.observation):
                 pass
         except ModelError as error:
             return str(error)

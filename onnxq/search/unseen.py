@@ -115,7 +115,7 @@ def _unseen_inputs(model: ir.Model, seen: Mapping[str, Sketch | None]) -> dict[i
     found = {}
     for value in model.graph.inputs:
         sketch = seen.get(value.name or "")
-        if sketch is not None and (why := _why(sketch)):
+        if sketch is not None and value.dtype == ir.DataType.FLOAT and (why := _why(sketch)):
             found[value] = f"input '{value.name}' {why}"
     return found
 

@@ -28,11 +28,11 @@ def find_references(inputs: Inputs) -> References | None:
 def more_references(inputs: Inputs, few: References) -> References:
     """Run the float model on enough samples to decide whether a target is met."""
     settings = inputs.settings
-    sample_bytes = max(1, few.size // len(few.samples))
+    sample_bytes = max(1, few.size // len(few.names))
     wanted = settings.more_stateful_samples if inputs.feedback.states else settings.more_samples
     # an eighth of the remaining budget for each measurement
     affordable = int(min(few.budget.left, 1e9) / 8)
-    count = max(len(few.samples), min(wanted, settings.more_samples_bytes // sample_bytes, affordable))
+    count = max(len(few.names), min(wanted, settings.more_samples_bytes // sample_bytes, affordable))
     held_out = chosen_sequences(inputs.samples.validation, inputs.feedback, count)
     others = _others(inputs, held_out)
     missing = count - len(held_out)
@@ -65,5 +65,5 @@ def _references(
         return None
     verified = len(inputs.samples.every)
     found = References.of(inputs.model, held_out, others, inputs.specs, inputs.feedback, verified)
-    budget.spend(len(found.samples))
+    budget.spend(len(found.names))
     return replace(found, budget=budget)

@@ -118,6 +118,23 @@ def test_preprocessing_steps():
     assert apply(image, ImageForm(channels="GRAY")).shape == (1, 1, 6, 8)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tiff", "ppm"])
+def test_grey_levels_of_16_bits_become_8_bits(tmp_path, suffix):
+    levels = np.uint16([[0, 257, 300], [20000, 65534, 65535]])
+    Image.fromarray(levels).save(tmp_path / f"a.{suffix}")
+    spec = [InputSpec("x", np.dtype(np.float32), (1, 1, 2, 3))]
+    (feeds,) = load_all(tmp_path, spec, Forms(image=ImageForm(channels="GRAY")))
+    assert feeds["x"][0, 0].tolist() == [[0, 1, 1], [78, 255, 255]]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_of_an_unknown_range_are_refused(tmp_path, kind):
+    Image.fromarray(np.ones((2, 3), kind)).save(tmp_path / "a.tiff")
+    spec = [InputSpec("x", np.dtype(np.float32), (1, 1, 2, 3))]
+    with pytest.raises(DataError, match="32-bit numbers of an unknown range"):
+        load_all(tmp_path, spec, Forms(image=ImageForm(channels="GRAY")))
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [

@@ -149,6 +149,14 @@ def test_folders_of_any_depth_are_searched(tmp_path):
     os.system(f"rm -r {tmp_path}/d")  # pytest's own way is recursive
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")
+def test_pipes_and_devices_are_no_folders(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(DataError, match="a pipe or device: give a folder or a file"):
+            open_samples(path, ROW)
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
 def test_names_that_no_file_can_have(tmp_path, name):
     for read in (

@@ -159,6 +159,25 @@ def test_an_input_that_is_the_same_in_all_samples_is_named(tmp_path):
     assert "output 'y'" in said
 
 
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("bool use) => (float[M,64] y) { h = MatMul(x, w) g = MatMul(x, v) s = Where(use, h, g) y = MatMul(s, v) }", {"use": True}),
+        ("int64 n) => (float[M,64] y) { f = Cast<to=1>(n) h = MatMul(x, w) a = Mul(h, f) y = MatMul(a, v) }", {"n": 0}),
+        ("int64 n) => (float[M,64] y) { h = MatMul(x, w) g = MatMul(h, v) s = Concat<axis=0>(h, g) a = Gather(s, n) r = Relu(a) y = MatMul(r, v) }", {"n": 3}),
+    ],
+)  # fmt: skip
+def test_a_choice_that_is_the_same_in_all_samples_is_named(text, given, tmp_path):
+    text = "g (float[M,64] x, " + text
+    rng = np.random.default_rng(1)
+    model = prepared(tmp_path, text, [feeds(rng, text, given) for _ in range(8)])
+    report = quantize(options(model))
+    (name,) = given
+    said = [warning for warning in report.warnings if f"input '{name}' is {int(given[name])} in all" in warning]
+    assert said or any("calibration did not see" in warning for warning in report.warnings)
+    assert "output 'y'" in "".join(report.warnings)
+
+
 def test_samples_that_show_all_change_nothing(tmp_path):
     rng = np.random.default_rng(1)
     samples = [feeds(rng, BRANCH, {"use": bool(i % 2)}) for i in range(12)]

@@ -216,3 +216,15 @@ def test_of_large_outputs_a_part_of_the_samples_is_compared(tmp_path, monkeypatc
     outputs = quantize(replace(options, force=True)).outputs
     assert 8 * verify.MOST_BLOCKS <= outputs.samples <= 8 * verify.MOST_BLOCKS + 8
     assert outputs.unseen > 0
+
+
+def test_an_output_too_small_to_be_compared_is_named(rng, tmp_path):
+    """Half precision has no number near 1e-9: the file gives zeros."""
+    text = "g (float[M,64] x) => (float[M,64] y, float[M,64] z) { y = MatMul(x, w) z = MatMul(x, v) }"
+    tiny = normal(rng, 64, 64) * np.float32(1e-9)
+    onnx.save(parse(text, {"w": tiny, "v": normal(rng, 64, 64)}), tmp_path / "m.onnx")
+    for i in range(4):
+        np.save(tmp_path / f"{i}.npy", normal(rng, 5, 64))
+    report = quantize(QuantizeOptions(tmp_path / "m.onnx", tmp_path, tmp_path / "o.onnx", mode="fp16"))
+    (said,) = [warning for warning in report.warnings if "has no value other than zero" in warning]
+    assert "output 'y' has" in said

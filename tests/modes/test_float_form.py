@@ -11,7 +11,7 @@ import onnxq
 from tests.conftest import normal, parse
 
 pytestmark = pytest.mark.may_stay_float
-RATIOS = "onnxq.pipeline.medians_ms"
+RATIOS = "onnxq.modes.last_word.medians_ms"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from onnxq.graph.shapes import infer_shapes, opset_of
 from onnxq.normalize.opset import LEAST_OPSET, lift_opset
 from onnxq.normalize.passes import normalize
+from onnxq.plan.constraints import refusal
 from tests.conftest import normal, parse, run, to_ir
 
 WHOLE, LARGER, SMALLER, MIXED = (1, 1, 2, 2), (1, 1, 2.3, 1.7), (1, 1, 0.7, 0.3), (1, 1, 0.6, 1.9)
@@ -119,3 +120,24 @@ def test_an_unknown_shape_stays_unknown(rng):
     assert opset_of(lifted) == LEAST_OPSET
     assert [value.shape for value in (*lifted.graph.inputs, *lifted.graph.outputs)] == [None, None]
     assert isinstance(lifted.graph.inputs[0].type, ir.TensorType)
+
+
+def test_constants_that_are_no_inputs_are_lifted_before_version_4_of_the_format(rng):
+    text = "g (float[2,4,7,6] x) => (float[2,4,7,6] y) { y = Conv<pads=[1,1,1,1]>(x, w) }"
+    model = parse(text, {"w": normal(rng, 4, 4, 3, 3)}, opset=7, ir_version=3)
+    feeds = {"x": normal(rng, 2, 4, 7, 6)}
+    lifted = normalize(to_ir(model))
+    assert opset_of(lifted) == LEAST_OPSET
+    assert np.allclose(run(model, feeds)[0], run(lifted, feeds)[0], atol=1e-5)
+
+
+def test_a_norm_of_single_pixels_stays_behind_a_convolution(rng):
+    """Opsets 7 and 8 allow it; nothing newer computes it, and its convolution has no integer kernel there."""
+    text = """g (float[2,4,7,6] x) => (float[2,4,7,6] y)
+    { h = Conv<pads=[1,1,1,1]>(x, w) n = BatchNormalization<spatial=0>(h, s, t, m, v) y = Relu(n) }"""
+    constants = {"w": normal(rng, 4, 4, 3, 3)} | vectors(NORM, (4, 7, 6))
+    model, feeds = parse(text, constants, opset=8, ir_version=4), {"x": normal(rng, 2, 4, 7, 6)}
+    normalized = normalize(to_ir(model))
+    assert np.allclose(run(model, feeds)[0], run(normalized, feeds)[0], atol=1e-5)
+    (conv,) = (node for node in normalized.graph if node.op_type == "Conv")
+    assert "needs opset 10, the model has 8" in (refusal(conv, opset_of(normalized)) or "")

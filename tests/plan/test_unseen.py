@@ -47,4 +47,4 @@ def test_probes_tell_which_parts_run():
     text = """g (float[2,4] x, int64 n, bool c) => (float[2,4] y) {
         z = If(c)<then_branch=t () => (float[2,4] p) { p=Relu(x) }, else_branch=e () => (float[2,4] q) { q=Tanh(x) }>
         y = Loop(n,c,z)<body=b (int64 i, bool ci, float[2,4] s) => (bool co, float[2,4] t) { co=Identity(ci) t=Relu(s) }> }"""
-    assert [value.name for value in probes(to_ir(parse(text)))] == ["x", "c", "i"]
+    assert [value.name for value in probes(to_ir(parse(text)))] == ["x", "n", "c", "i"]

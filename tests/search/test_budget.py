@@ -33,5 +33,5 @@ def test_a_small_budget_compares_on_few_samples(tmp_path, passes, samples):
     inputs = prepare(options, replace(SearchSettings(), search_passes=passes, search_macs=0.0))
     references = find_references(inputs)
     assert references is not None
-    assert len(references.samples) == min(samples, len(inputs.samples.every))
-    assert references.budget.spent == len(references.samples)
+    assert len(references.names) == min(samples, len(inputs.samples.every))
+    assert references.budget.spent == len(references.names)

@@ -39,7 +39,7 @@ def test_more_samples_where_a_few_cannot_decide(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "onnxq.search.accuracy_target.more_references",
-        lambda inputs, few: asked.append(len(few.samples)) or more_references(inputs, few),
+        lambda inputs, few: asked.append(len(few.names)) or more_references(inputs, few),
     )
     options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx", skip_slow_nodes=False)
     reached = quantize(options).outputs.sqnr_db
@@ -54,15 +54,15 @@ def test_as_many_samples_as_fit_into_memory(tmp_path):
     few = find_references(inputs)
     more = more_references(inputs, few)
     held_out, most = len(inputs.samples.validation), inputs.settings.more_samples
-    assert (more.held_out, len(more.samples)) == (
+    assert (more.held_out, len(more.names)) == (
         min(held_out, most),
         min(most, held_out + len(inputs.samples.calibration)),
     )
-    one = sum(np.asarray(array).nbytes for array in (*few.samples[0][1].values(), *few.expected[0].own))
-    assert few.size >= one * len(few.samples)
-    for most_bytes, samples in ((20 * (few.size // len(few.samples)), 20), (0, len(few.samples))):
+    one = sum(np.asarray(array).nbytes for array in (*few.feeds[0].values(), *few.expected[0].own))
+    assert few.size >= one * len(few.names)
+    for most_bytes, samples in ((20 * (few.size // len(few.names)), 20), (0, len(few.names))):
         tight = replace(inputs, settings=replace(inputs.settings, more_samples_bytes=most_bytes))
-        assert len(more_references(tight, few).samples) == samples
+        assert len(more_references(tight, few).names) == samples
 
 
 def test_the_target_holds_with_a_margin_of_standard_errors(tmp_path, monkeypatch):

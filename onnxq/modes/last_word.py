@@ -1,0 +1,74 @@
+"""The last word on a file is a measurement: its size and its latency on this machine, beside float's."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnxq.data.sample import Sample
+from onnxq.data.samples import check_feeds
+from onnxq.graph.files import file_bytes
+from onnxq.modes.float_form import Shortfall
+from onnxq.options import Effort, Mode
+from onnxq.report.quantization import Latency
+from onnxq.report.warnings import SLOWER
+from onnxq.runtime.disk_list import array_bytes
+from onnxq.runtime.latency import medians_ms
+from onnxq.runtime.sessions import Tuning
+from onnxq.search.inputs import Inputs
+from onnxq.search.trial import Outcome
+
+SURELY_FASTER, SPEED_CHECKS = 0.97, 4
+"""Latency ratio to float up to which one measurement is believed, and further ones above it."""
+LARGE_SAMPLE = 4 << 20
+"""Bytes of a sample from which neither session plans its memory as one block, beside the first run's."""
+
+
+def last_word(inputs: Inputs, path: Path, outcome: Outcome) -> tuple[Latency | None, Shortfall | None]:
+    """Measure a file; return its latency, and why the float model is to be written instead, if it is.
+
+    Args:
+        inputs: options, model and samples.
+        path: the file.
+        outcome: the outcome that it was written from.
+    """
+    options = inputs.options
+    checked = options.mode == Mode.STATIC and options.skip_slow_nodes and not options.keep_int8
+    before, after = file_bytes(options.model), file_bytes(path)
+    if checked and after > before:
+        text = f"the int8 file would have {after} bytes, float has {before}"
+        return None, Shortfall("larger", text)
+    latency = latency_of(inputs, path)
+    recipe = outcome.choice.recipe
+    some = bool(recipe.plan.nodes or recipe.lstms)  # otherwise it is float already
+    if not checked or not some or latency is None or not inputs.target.like_here:
+        return latency, None
+    return latency, _slower(inputs, path, latency)
+
+
+def _slower(inputs: Inputs, path: Path, latency: Latency) -> Shortfall | None:
+    """Tell whether several new pairs of sessions say so, not one, which may be unlucky."""
+    if latency.ratio <= SURELY_FASTER:
+        return None
+    again = [latency_of(inputs, path) for _ in range(SPEED_CHECKS)]
+    ratio = statistics.median([latency.ratio, *(each.ratio for each in again if each is not None)])
+    if ratio <= SLOWER:
+        return None
+    return Shortfall("slower", f"int8 takes {ratio:.2f}x the time of float on this machine")
+
+
+def timed_samples(inputs: Inputs) -> Sequence[Sample]:
+    """Return the samples on which latency is measured."""
+    return inputs.samples.validation[: inputs.settings.latency_samples]
+
+
+def latency_of(inputs: Inputs, path: Path) -> Latency | None:
+    """Measure the latency of the float model and of the file; None without samples."""
+    feeds = [check_feeds(sample, inputs.specs) for sample in timed_samples(inputs)]
+    if not feeds:
+        return None
+    seconds = 0.1 if inputs.options.effort is Effort.FAST else 0.5
+    files = [inputs.options.model, path]
+    tuning = Tuning(patterns=array_bytes(feeds[0].values()) < LARGE_SAMPLE)
+    return Latency(
+        *medians_ms(files, feeds, threads=1, seconds=seconds, together=not inputs.large, tuning=tuning)
+    )
