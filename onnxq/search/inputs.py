@@ -259,27 +259,36 @@ def _samples(
 
 
 def _with_wide_types(model: ir.Model, options: QuantizeOptions) -> ir.Model:
-    """Return the model at the opset of the activations' type; unchanged where it has the type already."""
+    """Return the model at the opset of the activations' type; unchanged where it has the type already.
+
+    Raises:
+        ModelError: onnx cannot convert the model.
+    """
     if options.activation_type is ActivationType.UINT8 or opset_of(model) >= WIDE_OPSET:
         return model
     lifted = lift_opset(model, WIDE_OPSET)
+    _check_wide_opset(lifted, options)
     infer_shapes(lifted)
     return lifted
+
+
+def _check_wide_opset(model: ir.Model, options: QuantizeOptions) -> None:
+    if opset_of(model) < WIDE_OPSET:
+        raise ModelError(
+            f"{options.model}: onnx cannot lift it to opset {WIDE_OPSET}, which --activation-type "
+            f"{options.activation_type} needs: leave that out"
+        )
 
 
 def _without_wide_form(model: ir.Model, options: QuantizeOptions) -> dict[str, FloatReason]:
     """Return the nodes that stay float with 16-bit activations.
 
     Raises:
-        ModelError: the model is of an opset without 16-bit activations.
+        ModelError: the form that computes the same as the file is of an opset without 16-bit activations.
     """
     if options.activation_type is ActivationType.UINT8:
         return {}
-    if opset_of(model) < WIDE_OPSET:
-        raise ModelError(
-            f"{options.model}: onnx cannot lift it to opset {WIDE_OPSET}, which --activation-type "
-            f"{options.activation_type} needs: leave that out"
-        )
+    _check_wide_opset(model, options)
     ramps = [node for node in nodes_of(model) if node.op_type == "HardSigmoid"]
     return dict.fromkeys((node.name or "" for node in ramps), NO_WIDE_CLIP)
 
