@@ -42,7 +42,9 @@ def sample_views(data: Path, names: Iterable[str]) -> dict[str, str]:
         if not path.is_file():
             continue
         view = ""
-        with contextlib.suppress(OSError, ValueError, RuntimeError, DataError):  # no sample is worth the report
+        with contextlib.suppress(
+            OSError, ValueError, RuntimeError, DataError
+        ):  # no sample is worth the report
             if suffix in IMAGE_SUFFIXES:
                 view = _picture(path)
             elif suffix in AUDIO_SUFFIXES:

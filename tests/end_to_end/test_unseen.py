@@ -173,7 +173,9 @@ def test_a_choice_that_is_the_same_in_all_samples_is_named(text, given, tmp_path
     model = prepared(tmp_path, text, [feeds(rng, text, given) for _ in range(8)])
     report = quantize(options(model))
     (name,) = given
-    said = [warning for warning in report.warnings if f"input '{name}' is {int(given[name])} in all" in warning]
+    said = [
+        warning for warning in report.warnings if f"input '{name}' is {int(given[name])} in all" in warning
+    ]
     assert said or any("calibration did not see" in warning for warning in report.warnings)
     assert "output 'y'" in "".join(report.warnings)
 
