@@ -277,8 +277,6 @@ def evaluate(
     samples, warnings = evaluated_samples(model, data, specs, forms, options)
     has_labels = any(sample.label for sample in samples)
     kind = options.metric or ("classification" if has_labels else None)
-    if kind is not None and not has_labels and _needs_labels(kind):
-        raise DataError(f"--metric {kind} needs labels: give --labels FILE, or --labels folders")
     score_options = _score_options(options, forms)
     axis = _class_axis(kind, score_options)
     # run all models
@@ -379,9 +377,16 @@ def _score_options(options: EvalOptions, forms: Forms) -> ScoreOptions:
 def evaluated_samples(
     model: Path, data: Path, specs: list[InputSpec], forms: Forms, options: EvalOptions
 ) -> tuple[list[Sample], list[str]]:
-    """Choose the samples to evaluate; return them with warnings about the data."""
+    """Choose the samples to evaluate; return them with warnings about the data.
+
+    Raises:
+        DataError: they cannot be read, or have no labels, which the metric needs.
+    """
     everything = open_samples(data, specs, forms, options.samples, model)
     chosen = labelled(everything, str(options.labels) if options.labels is not None else None)
+    kind = options.metric
+    if kind is not None and _needs_labels(kind) and not any(sample.label for sample in chosen):
+        raise DataError(f"--metric {kind} needs labels: give --labels FILE, or --labels folders")
     if options.samples is not None and options.metric in KINDS and KINDS[options.metric].pairs:
         pairs = spread(
             [Sample(str(i), chosen[i].load) for i in range(0, len(chosen) - 1, 2)],

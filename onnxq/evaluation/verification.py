@@ -118,7 +118,7 @@ class Outputs:
     optimized_db, unoptimized_db  SQNR of the worst part of the median of these samples, both ways, dB: a
         wrong kernel shows in most samples, a sample that reacts to any rounding is one
     undefined  outputs that have NaN in float, which do not count
-    empty      outputs that have no value, or only values close to zero (rms below 1e-6): nothing is known of them
+    empty      outputs that have no value, or only values with an rms below 1e-6: nothing is known of them
     uneven     samples far from float of outputs whose values are much smaller there than in other samples
     """
 

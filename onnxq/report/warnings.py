@@ -68,8 +68,8 @@ def _not_compared(outputs: Outputs) -> Iterator[str]:
     if outputs.empty:
         yield (
             f"in float {_named(outputs.empty)} has no value other than zero in any sample "
-            f"(root mean square below {ABSOLUTE_FLOOR:g}): nothing tells how close it comes: add samples that "
-            "give it values"
+            f"(root mean square below {ABSOLUTE_FLOOR:g}): nothing tells how close it comes: add "
+            "samples that give it values"
         )
 
 

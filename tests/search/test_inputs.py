@@ -5,13 +5,18 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 
 import onnxq
+from onnxq.errors import DataError
+from onnxq.evaluation.evaluate import EvalOptions
 from onnxq.options import QuantizeOptions, Technique
 from onnxq.plan.reasons import TOO_NOISY
+from onnxq.runtime.sessions import input_specs, open_session
+from onnxq.search.accuracy_target import Task
 from onnxq.search.best_recipe import choose_best
 from onnxq.search.inputs import prepare
-from tests.conftest import normal, parse
+from tests.conftest import CNN, SAMPLES, normal, parse
 
 
 def test_an_input_with_a_default_gets_no_value_from_the_samples(rng, tmp_path):
@@ -83,3 +88,9 @@ def test_a_plan_that_names_other_views_of_a_tensor_has_ranges(rng, tmp_path, mon
     )
     assert report.planned == 2
     assert report.outputs.sqnr_db > 20
+
+
+def test_a_metric_without_labels_is_refused_before_the_search():
+    task = Task(SAMPLES / "calib", EvalOptions(metric="classification"))
+    with pytest.raises(DataError, match="--metric classification needs labels"):
+        task.check(CNN, input_specs(open_session(CNN)))
