@@ -66,7 +66,7 @@ def _text(found: "Profile", output: Path, console: Console) -> str:
     sums = "integer sums saturate" if file.saturates else "exact integer sums"
     lines = [
         f"{file.machine.cpu}; {' '.join(file.machine.instructions)}; onnxruntime {file.machine.onnxruntime}",
-        f"{layout}; {sums}; {file.threads} threads",
+        f"{layout}; {sums}; {file.threads} thread{'s' * (file.threads > 1)}",
         f"{found.models} models in {found.rounds} rounds, {found.seconds:.0f} s; {found.unsettled} unsteady",
         f"wrote {output}",
     ]
