@@ -89,7 +89,7 @@ def test_help_fits_the_terminal(command, width):
 def test_help_lists_the_commands_in_order_of_use():
     assert list(main.commands) == [
         "inspect", "init", "preview", "record", "quantize", "finetune", "calibrate", "eval", "debug", "drift",
-            "bench",
+            "profile", "bench",
     ]  # fmt: skip
     found = re.findall(r"^  (\w+)  ", sections(help_of())["Commands"], flags=re.MULTILINE)
     assert found == list(main.commands)
