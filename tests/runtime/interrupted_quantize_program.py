@@ -8,7 +8,7 @@ import onnxq.runtime.weights_on_disk
 from onnxq.cli.commands import main
 
 
-def find_variants(inputs, recipe):
+def find_variants(inputs, *_):
     """Stand for the next stage of the quantization."""
     print("working", inputs.store.folder, flush=True)
     time.sleep(60)
