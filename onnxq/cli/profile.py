@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 )
 @with_console
 def profile(console: Console, output: Path, threads: int, force: bool) -> None:
-    """Measure the kernels of ONNX Runtime on this device, for quantize --target FILE on any machine.
+    """Measure the kernels of ONNX Runtime on this device, for quantize --target FILE.
 
-    It takes a few minutes. Other work on the device slows kernels; those that do not take the same
-    time twice are measured again.
+    The file plans for this device on any machine. Measuring takes a few minutes. Other work on the
+    device slows kernels; those that do not take the same time twice are measured again.
     """
     with loading_modules():
         from onnxq.profiling.profile import profile as run
@@ -66,7 +66,7 @@ def _text(found: "Profile", output: Path, console: Console) -> str:
     sums = "integer sums saturate" if file.saturates else "exact integer sums"
     lines = [
         f"{file.machine.cpu}; {' '.join(file.machine.instructions)}; onnxruntime {file.machine.onnxruntime}",
-        f"{layout}; {sums}; {file.threads} threads",
+        f"{layout}; {sums}; {file.threads} thread{'s' * (file.threads > 1)}",
         f"{found.models} models in {found.rounds} rounds, {found.seconds:.0f} s; {found.unsettled} unsteady",
         f"wrote {output}",
     ]

@@ -13,8 +13,9 @@ from onnxq.cost.target import find_target
 from onnxq.cost.target_file import BLOCKED, ROWS, read_target_file
 from onnxq.options import Target
 from onnxq.profiling import device, profile
+from onnxq.profiling.cases import AROUND
 from onnxq.profiling.device import block_size, saturates
-from onnxq.profiling.kernels import AROUND, all_cases
+from onnxq.profiling.kernels import all_cases
 from onnxq.profiling.measurement import Patience, measure
 
 SEEN = {
