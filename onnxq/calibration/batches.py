@@ -9,6 +9,7 @@ runs in segments, one sample at a time, and the values of one segment are in mem
 import hashlib
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
@@ -153,8 +154,10 @@ class Runs(Job[Batch, list[Measured[T]]]):
     def opened(self, threads: int) -> Callable[[Sequence[Batch]], list[Measured[T]]]:
         """Open a session; a large model may fill the memory, so that there are never two."""
         if self.bytes_of:
-            stages = self._stages(threads)
-            return lambda batches: [self._measured_in(stages, batch) for batch in batches]
+            # a segment that the runtime does not load leaves the whole model
+            with suppress(ModelError):
+                stages = self._stages(threads)
+                return lambda batches: [self._measured_in(stages, batch) for batch in batches]
         if threads > 1:
             self.session.clear()
         opened = self.session.pop() if self.session else None

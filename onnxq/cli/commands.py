@@ -34,10 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "drift",
         "Show how many values of an application fall outside the calibrated ranges of the file INT8.",
     ),
-    "profile": (
-        "profile",
-        "Measure the kernels of ONNX Runtime on this device, for quantize --target FILE on any machine.",
-    ),
+    "profile": ("profile", "Measure the kernels of ONNX Runtime on this device, for quantize --target FILE."),
     "bench": ("bench", "Measure MODELS in turns and compare them with the first."),
 }
 """Module and short help of each command, in the order of use; `onnxq --help` loads none of the modules."""

@@ -31,6 +31,8 @@ from onnxq.runtime.sessions import open_exposed, run
 from onnxq.search.candidates import Variant
 from onnxq.search.inputs import Inputs, observable_probes
 
+SEVERAL = 4
+"""Runs of which a single one says little about a branch that it alone takes."""
 PROBED = 32
 """Samples that tell which parts of a model run, in modes without calibrated ranges."""
 
@@ -143,6 +145,8 @@ def find_unseen(variant: Variant, statistics: Statistics) -> Unseen:
         unseen.origins.update(_not_run(node, seen))
     varying = reached(model, model.graph.inputs, data)
     for node in nodes_of(model):
+        if node.op_type == "If":
+            unseen.doubted.update(_taken_once(node, seen, statistics))
         if node.op_type == "Loop" and any(value in varying for value in node.inputs[:2]):
             unseen.doubted.update(_same_count(node, seen, statistics.samples))
     own = {}
@@ -201,6 +205,26 @@ def _same_count(node: ir.Node, seen: Mapping[str, Sketch | None], samples: int) 
     return dict.fromkeys(
         node.outputs, f"the Loop of '{node.outputs[0].name}' has {count} iterations in all samples"
     )
+
+
+def _taken_once(
+    node: ir.Node, seen: Mapping[str, Sketch | None], statistics: Statistics
+) -> dict[ir.Value, str]:
+    """Return the values of an If's bodies that a single one of several runs computed."""
+    condition = seen.get(node.inputs[0].name or "") if node.inputs[0] is not None else None
+    if condition is None or condition.batches < SEVERAL:
+        return {}
+    found: dict[ir.Value, str] = {}
+    for name, body in bodies(node).items():
+        inner = [value for each in body.all_nodes() for value in each.outputs]
+        sketches = [statistics.sketches[value.name] for value in inner if value.name in statistics.sketches]
+        if max((sketch.batches for sketch in sketches), default=0) == 1:
+            why = (
+                f"a single sample takes the {name.removesuffix('_branch')} branch of the If of "
+                f"'{node.outputs[0].name}'"
+            )
+            found |= dict.fromkeys(body_values(node, body), why)
+    return found
 
 
 def _planned_without(recipe: Recipe, values: set[ir.Value], *, at_run_time: bool) -> Recipe:

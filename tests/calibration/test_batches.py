@@ -3,11 +3,14 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pytest
 
+from onnxq.calibration import batches
 from onnxq.calibration.batches import IN_FLIGHT_BYTES, Measure, Pass, observe
 from onnxq.calibration.collect import Collecting, MomentOptions, collect, collect_moments
 from onnxq.calibration.moments import Kernel, LayerInput
 from onnxq.data.sample import Sample
+from onnxq.errors import ModelError
 from onnxq.normalize.passes import name_and_infer
 from tests.conftest import normal, parse, run, to_ir
 
@@ -112,3 +115,18 @@ def test_sketches_and_rows_of_segments_are_those_of_the_whole_model(rng):
     assert found[0].keys() == found[1].keys()
     for name, limits in found[0].items():
         np.testing.assert_allclose(found[1][name], limits, rtol=1e-5, atol=1e-6)
+
+
+def test_the_whole_model_runs_where_the_runtime_does_not_load_a_segment(rng, monkeypatch):
+    def refused(*_):
+        raise ModelError("a segment")
+
+    monkeypatch.setattr(batches, "IN_FLIGHT_BYTES", 1000)
+    monkeypatch.setattr(batches, "split", refused)
+    model = to_ir(parse("g (float[1,512] x) => (float[1,512] y) { a = Relu(x) y = Neg(a) }"))
+    name_and_infer(model)
+    feeds = {"x": normal(rng, 1, 512)}
+    found = []
+    observe(model, Pass([Sample("one", lambda: feeds)], "t"), Sums({"a": ("a",)}, []), found.append)
+    expected = np.maximum(feeds["x"], 0)[0, 0]
+    assert found == [{"a": (0, [pytest.approx(float(expected))])}]

@@ -187,3 +187,14 @@ def test_samples_that_show_all_change_nothing(tmp_path):
     assert not any("calibration did not see" in warning for warning in report.warnings)
     assert error(tmp_path, samples[:4]) < 0.05
     assert report.planned == 4
+
+
+@pytest.mark.parametrize("taken", [1, 2])
+def test_a_branch_that_a_single_sample_takes_is_named(taken, tmp_path):
+    rng = np.random.default_rng(0)
+    samples = [{"x": normal(rng, 5, 64), "use": np.array(i >= taken)} for i in range(16)]
+    model = prepared(tmp_path, BRANCH, samples)
+    report = quantize(options(model, effort=Effort.FAST, skip_slow_nodes=False))
+    said = [warning for warning in report.warnings if "a single sample takes the else branch" in warning]
+    assert len(said) == (taken == 1)
+    assert all("output 'y'" in each for each in said)
