@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 )
 @with_console
 def profile(console: Console, output: Path, threads: int, force: bool) -> None:
-    """Measure the kernels of ONNX Runtime on this device, for quantize --target FILE on any machine.
+    """Measure the kernels of ONNX Runtime on this device, for quantize --target FILE.
 
-    It takes a few minutes. Other work on the device slows kernels; those that do not take the same
-    time twice are measured again.
+    The file plans for this device on any machine. Measuring takes a few minutes. Other work on the
+    device slows kernels; those that do not take the same time twice are measured again.
     """
     with loading_modules():
         from onnxq.profiling.profile import profile as run
