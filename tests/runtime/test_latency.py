@@ -28,3 +28,10 @@ def test_no_model_runs_twice_in_a_row_and_each_follows_each_other():
 def test_one_model_alone():
     runs = []
     assert len(time_in_turns([Recorded("a", runs)], [{}], runs=7, seconds=60.0)[0]) == 7
+
+
+def test_any_clock_measures():
+    """With one thread the clock is that of its CPU time, which stands still while other processes run."""
+    ticks = itertools.count()
+    times = time_in_turns([Recorded("a", [])], [{}], runs=5, seconds=60.0, clock=lambda: next(ticks) / 2)
+    assert times == [[500.0] * 5]
