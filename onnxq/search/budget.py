@@ -11,6 +11,9 @@ from typing import Any
 
 from onnxq.runtime.progress import progress
 
+FEW_SAMPLES, FEW_MACS = 100, 8e11
+"""Fewer samples count as so many, as far as this number of MACs goes: they make every measurement harder."""
+
 
 @dataclass(eq=False)
 class Budget:
@@ -55,4 +58,5 @@ def search_budget(samples: int, macs: int, passes: float, least_macs: float) -> 
         passes: number of passes over them.
         least_macs: MACs that any search may take: small models run fast, and a few samples are few runs.
     """
-    return Budget(max(passes * samples, least_macs / max(macs, 1)))
+    as_many = min(passes * FEW_SAMPLES, FEW_MACS / max(macs, 1))
+    return Budget(max(passes * samples, as_many, least_macs / max(macs, 1)))

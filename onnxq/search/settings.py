@@ -88,7 +88,7 @@ class SearchSettings:
     min_transform_macs: float = 0.05
 
     search_passes: float = 10.0
-    search_macs: float = 8e11
+    search_macs: float = 1e11
     least_samples: int = 4
     candidates: int = 14
     least_node_samples: int = 2

@@ -27,6 +27,13 @@ def test_small_models_may_take_more_passes():
     assert search_budget(8, 10**7, passes=10, least_macs=1e11).total == 10_000
 
 
+def test_few_samples_count_as_more_unless_the_model_is_large():
+    assert search_budget(40, 10**8, passes=10, least_macs=0).total == 1000
+    assert search_budget(40, 10**9, passes=10, least_macs=0).total == 800
+    assert search_budget(40, 10**11, passes=10, least_macs=0).total == 400
+    assert search_budget(200, 10**8, passes=10, least_macs=0).total == 2000
+
+
 @pytest.mark.parametrize(("passes", "samples"), [(0.0, 4), (10.0, 16)])
 def test_a_small_budget_compares_on_few_samples(tmp_path, passes, samples):
     options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx")
