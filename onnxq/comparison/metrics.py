@@ -14,13 +14,16 @@ MAX_DB = 200.0
 def aligned(want: Array, have: Array) -> tuple[Array, Array]:
     """Return both values in one shape, filled with zeros.
 
-    Sizes may depend on the values (boxes found, tokens written); a value that one model lacks is wrong.
+    Sizes may depend on the values (boxes found, tokens written); a value that one model lacks is wrong. A
+    value in front of a Softmax may be a view of the other model's.
 
     Raises:
-        ModelError: they differ in rank.
+        ModelError: they differ in rank and size.
     """
     if want.shape == have.shape:
         return want, have
+    if want.ndim != have.ndim and want.size == have.size:
+        return want, have.reshape(want.shape)
     if want.ndim != have.ndim:
         raise ModelError(f"outputs have {want.ndim} and {have.ndim} axes")
     shape = np.maximum(want.shape, have.shape)

@@ -14,6 +14,8 @@ DIGITS = 3
 """Significant digits of a cost."""
 REWEIGHTED, DOUBTED = 5, 0.1
 """Number of fits that count rows of a larger relative error less, and the error from which they do."""
+LEAST_NS = 1.0
+"""Nanoseconds that any kernel takes."""
 
 
 class Row(NamedTuple):
@@ -48,7 +50,8 @@ def fit(rows: Iterable[Row]) -> tuple[Table, list[RowFit]]:
     quality = []
     for name, members in sorted(groups.items()):
         features = np.array([row.work.features() for row in members])
-        times = np.array([row.ns for row in members])
+        # a kernel may seem to take no time, once the overhead of its measurement is off
+        times = np.maximum([row.ns for row in members], LEAST_NS)
         costs = _costs(features / times[:, None])
         table[name] = tuple(float(f"{cost:.{DIGITS}g}") for cost in costs)
         errors = np.abs(features @ np.array(table[name]) / times - 1)

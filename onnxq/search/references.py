@@ -75,7 +75,8 @@ class OutputNoise:
         """
         if not self.samples or len(self.samples) != len(other.samples):
             return False
-        differences = np.mean(np.asarray(self.samples) - np.asarray(other.samples), axis=1)
+        with np.errstate(invalid="ignore"):
+            differences = np.mean(np.asarray(self.samples) - np.asarray(other.samples), axis=1)
         if not np.isfinite(differences).all():
             return False
         count = len(differences)
@@ -303,19 +304,20 @@ class References:
         mean_changes = sum(changes) / max(1, len(changes))
         if not errors.parts:
             return OutputNoise((), (), [], mean_changes)
-        noise = self._worse_ratios(errors, indices)
+        in_front = errors is comparison.inner and errors is not comparison.outer
+        noise = self._worse_ratios(errors, indices, self._signal_per_value[0 if in_front else 1])
         bound = np.maximum(bounds(errors, of=self.verification_samples), noise)
         shares = errors.shares().tolist()
         return OutputNoise(tuple(noise.tolist()), tuple(bound.tolist()), shares, mean_changes)
 
-    def _worse_ratios(self, errors: OutputErrors, indices: Sequence[int]) -> Array:
+    def _worse_ratios(self, errors: OutputErrors, indices: Sequence[int], signal: Array) -> Array:
         """Return noise / signal of each part on validation samples or on the others, the larger of both.
 
-        The signal is that of all samples: a few of them may have none, such as images without an object.
+        `signal`, of a value of each part, is that of all samples: a few of them may have none, such as images
+        without an object.
         """
         held_out = [row for row, i in enumerate(indices) if i < self.held_out]
         others = [row for row, i in enumerate(indices) if i >= self.held_out]
-        signal = self._signal_per_value[errors.parts == list(self.observation.outer)]
         ratios = [errors.some(rows).ratios_to(signal) for rows in (held_out, others) if rows]
         return np.asarray(np.max(ratios, axis=0))
 

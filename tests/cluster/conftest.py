@@ -77,6 +77,6 @@ def client(cluster: Cluster) -> Iterator:
     from distributed import Client
 
     cluster.resize(2)
-    with Client(cluster.address, timeout=30) as connected:
-        connected.wait_for_workers(2, timeout=30)
+    with Client(cluster.address, timeout=120) as connected:
+        connected.wait_for_workers(2, timeout=120)
         yield connected

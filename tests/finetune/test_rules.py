@@ -3,7 +3,9 @@
 import zlib
 
 import numpy as np
+import onnxruntime as ort
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from onnxq.finetune.rules.table import RULES
 from onnxq.types import Array
@@ -160,10 +162,20 @@ NOT_DIFFERENTIATED = {
 }  # fmt: skip
 
 
+def loads(opset: int) -> bool:
+    try:
+        ort.InferenceSession(single("Identity", {"x": SIGNED}, opset=opset).SerializeToString())
+    except Fail:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_agrees_with_finite_differences(name: str) -> None:
     op_type, inputs, attributes = CASES[name]
     settings = dict(attributes)
+    if not loads(settings.get("opset", 17)):
+        pytest.skip("this ONNX Runtime does not know the opset")
     used = settings.pop("used", None)
     model = single(op_type, inputs, **settings)
     feeds = {key: array for key, array in inputs.items() if not key.startswith(("c", "none"))}

@@ -44,3 +44,11 @@ def test_costs_are_found_in_spite_of_disturbed_kernels():
     assert (call, macs, outputs) == pytest.approx((2000, 0.005, 0.02), rel=0.03)
     assert inputs < 0.001 and set(others) == {0.0}
     assert quality.kernels == 60 and quality.median < 0.02 < 0.5 < quality.high + 0.5
+
+
+def test_kernels_that_seem_to_take_no_time_do_no_harm():
+    rows = [
+        Row("integer Add", Work(macs, macs, macs), ns) for macs, ns in ((1e3, -5.0), (1e4, 0.0), (1e6, 2e4))
+    ]
+    table, _ = fit(rows)
+    assert np.isfinite(table["integer Add"]).all()

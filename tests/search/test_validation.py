@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from onnxq.comparison.errors import CHOOSING_SPARE_DB, NORMAL, decibels
 from onnxq.data.split import scattered
+from onnxq.normalize.passes import normalize
 from onnxq.options import Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
 from onnxq.search.inputs import prepare
@@ -18,7 +19,7 @@ from onnxq.search.mixed_precision import fall_back
 from onnxq.search.references import OutputNoise, References
 from onnxq.search.settings import SearchSettings
 from onnxq.search.validation import find_references, more_references
-from tests.conftest import CNN, SAMPLES, normal, parse
+from tests.conftest import CNN, SAMPLES, normal, parse, to_ir
 
 
 @given(st.integers(1, 500), st.integers(0, 60))
@@ -201,3 +202,17 @@ def test_bias_correction_is_tried_only_where_something_can_take_it(tmp_path, rng
     )
     assert len({trial.techniques for trial in report.trials}) > 1
     assert any(Technique.BIAS_CORRECTION in trial.techniques for trial in report.trials) is tried
+
+
+def test_logits_are_compared_with_their_own_signal(rng, tmp_path):
+    """One output has two signals: large logits in front of its Softmax, small shares behind it."""
+    text = "g (float[1,8] x) => (float[1,40] y) { h = MatMul(x, w) y = Softmax(h) }"
+    weights = normal(rng, 8, 40)
+    model, off = (parse(text, {"w": array}) for array in (weights, weights * np.float32(1.1)))
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(20):
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 8))
+    inputs = prepare(QuantizeOptions(tmp_path / "model.onnx", tmp_path / "data", tmp_path / "out.onnx"))
+    references = find_references(inputs)
+    assert references.measure_before_softmax(normalize(to_ir(off))).sqnr_db == pytest.approx(20, abs=0.5)
