@@ -91,13 +91,14 @@ def run_case(name: str, folder: Path, options: list[str]) -> dict[str, Any]:
         times_as_fast = speedup(model, output, data)
     bounds = {part["name"]: part["bound_db"] for part in found["outputs"]["parts"]}
     margins = [part["sqnr_db"] - bounds[part["name"]] for part in score["parts"] if part["name"] in bounds]
+    mean = round(statistics.fmean(margins), 1) if margins else None
     f1 = score["metrics"].get("box F1", {}).get("value")
     return {
         "case": name,
         "sqnr_db": round(score["sqnr_db"], 1),
         "claimed_db": round(found["outputs"]["bound_db"], 1),
         "kept": f"{sum(margin >= 0 for margin in margins)}/{len(margins)}",
-        "margin_db": round(statistics.fmean(margins), 1),
+        "margin_db": mean,
         "box_f1": None if f1 is None else round(f1, 3),
         "x_float": round(times_as_fast, 2),
         "size": round(found["bytes_after"] / found["bytes_before"], 2),

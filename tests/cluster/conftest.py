@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("cluster_program.py")
 STARTING = 120
 """Seconds after which a process that does not start ends."""
+PATIENCE = 300
+"""Seconds after which a test counts as stuck."""
 
 
 def start(*arguments: str) -> tuple[subprocess.Popen, str]:
@@ -80,3 +82,20 @@ def client(cluster: Cluster) -> Iterator:
     with Client(cluster.address, timeout=120) as connected:
         connected.wait_for_workers(2, timeout=120)
         yield connected
+
+
+@pytest.fixture(autouse=True)
+def bounded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End a test that waits for ever."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def expired(*_: object) -> None:
+        raise TimeoutError(f"{request.node.name} took more than {PATIENCE} s")
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.alarm(PATIENCE)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
