@@ -168,7 +168,8 @@ def fall_back(
     if goal.holds(first) or len(nodes.products) < 2:
         return Fallback((), before_db, before_db, 0.0, [first])
     search = _Search(nodes, measure_few, measure_all, goal, settings, [first], np.asarray(before, float))
-    search.shrink(search.grow())
+    chosen, too_few = search.grow()
+    search.shrink(chosen, too_few)
     best = _best(search.steps, goal, settings)
     return Fallback(best.nodes, before_db, best.sqnr_db, best.mac_share, search.steps)
 
@@ -208,8 +209,8 @@ class _Search:
         self.steps.append(self.goal.step(ordered, decibels(self.noise.max()), macs))
         return self.steps[-1]
 
-    def grow(self) -> list[_Group]:
-        """Add groups round by round and return them."""
+    def grow(self) -> tuple[list[_Group], int]:
+        """Add groups round by round; return them, and how many of them were too few."""
         goal, settings = self.goal, self.settings
         # limits: none for a user's target or an unusable model
         before_db = self.steps[0].sqnr_db
@@ -217,7 +218,7 @@ class _Search:
         limit = NO_LIMIT if unlimited else FloatCost(math.inf, settings.max_weights, settings.max_time)
         rounds = settings.rounds * (2 if unlimited or before_db < settings.unusable_db else 1)
         chosen: list[_Group] = []
-        measured_alone = False
+        too_few, measured_alone = 0, False
         for _ in range(min(rounds, settings.max_steps)):
             # groups that remove the excess noise
             aim = goal.target_db if goal.drop is None else self.steps[-1].sqnr_db + settings.step_db
@@ -230,7 +231,7 @@ class _Search:
             if grown == chosen:
                 break
             # the noise with them in float
-            chosen = grown
+            too_few, chosen = len(chosen), grown
             if goal.holds(self.measure(chosen)):
                 break
             # a better estimate for the next round
@@ -238,7 +239,7 @@ class _Search:
                 measured_alone = True
                 self._measure_alone(chosen)
             self._update_scale(chosen)
-        return chosen
+        return chosen, too_few
 
     def _remaining(self, chosen: Sequence[_Group]) -> Array:
         """Return the sum of the noise of the groups that stay int8, [parts]."""
@@ -266,26 +267,30 @@ class _Search:
             least = self.scale * (1.5 if self.goal.drop is None else 1.0)
             self.scale = np.maximum(least, self.noise / np.maximum(self._remaining(chosen), 1e-12))
 
-    def shrink(self, chosen: Sequence[_Group]) -> None:
-        """Return groups to int8 while the goal is exceeded: first those that remove least noise per cost.
+    def shrink(self, chosen: Sequence[_Group], too_few: int) -> None:
+        """Return groups to int8 while the goal is exceeded, and measure each set, as groups interact.
 
-        The noise of single groups misleads where groups interact, so each set is measured. Half of the
-        groups are tried at once, then ever fewer.
+        The groups of the last round are needed; the `too_few` of earlier rounds may not be, so they are tried
+        first, all at once. Then fewer are tried, those that remove least noise per cost first.
         """
         kept = list(chosen)
-        undecided = sorted(kept, key=self._worth)
-        size = len(undecided)
+        undecided = [
+            *sorted(kept[:too_few], key=self._worth),
+            *sorted(kept[too_few:], key=self._worth),
+        ]
+        size = too_few or (len(undecided) + 1) // 2
         while undecided and len(kept) > 1 and len(self.steps) <= self.settings.max_steps:
             if not self.goal.exceeded(_best(self.steps, self.goal, self.settings)):
                 break
-            size = max(1, min(size, len(undecided) + 1) // 2)
             returned = undecided[:size]
             fewer = [group for group in kept if group not in returned]
-            if self.goal.holds(self.measure(fewer)):
-                kept, undecided, size = fewer, undecided[size:], 4 * size
-            elif size == 1:
+            if fewer and self.goal.holds(self.measure(fewer)):
+                kept, undecided = fewer, undecided[size:]
+                size = max(1, min(2 * size, len(undecided) // 2))
+            elif len(returned) == 1:
                 del undecided[0]
-                size = 2
+            else:
+                size = max(1, min(size, len(undecided)) // 2)
 
     def _worth(self, group: _Group) -> float:
         """Return the share of the noise that a group in float removes, per cost."""
