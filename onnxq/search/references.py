@@ -31,6 +31,8 @@ from onnxq.types import Array, Feeds
 
 ADDED_SAMPLES, MAX_STATEFUL_SAMPLES = 2, 20
 """Samples added, at most, where some do not show all noise; samples of a stateful model, at most."""
+RARE = 0.02
+"""Share of the samples in which scores may jump while files are chosen; the claim counts all of them."""
 STANDARD_ERRORS = 1.01
 """Standard errors within which two candidates count as alike; a single differing sample makes exactly one."""
 
@@ -305,6 +307,7 @@ class References:
         if not errors.parts:
             return OutputNoise((), (), [], mean_changes)
         in_front = errors is comparison.inner and errors is not comparison.outer
+        errors = errors.capped(RARE)
         noise = self._worse_ratios(errors, indices, self._signal_per_value[0 if in_front else 1])
         bound = np.maximum(bounds(errors, of=self.verification_samples), noise)
         shares = errors.shares().tolist()

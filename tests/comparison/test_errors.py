@@ -150,6 +150,15 @@ def test_the_bound_keeps_standard_errors_where_samples_differ(rng):
     assert bounds(few, of=10)[0] == pytest.approx(few.ratios()[0] + ten * few.standard_errors()[0])
 
 
+@pytest.mark.parametrize(("least", "expected"), [(0.1, 0.01), (0.0, 0.109)])
+def test_one_sample_in_a_hundred_does_not_dominate_scores(least, expected):
+    errors = OutputErrors([Part(0, "scores", least=least)])
+    for i in range(100):
+        errors.add([np.ones(1)], [np.ones(1) + (10 if i == 50 else 0.01) ** 0.5])
+    assert errors.capped(0.01).ratios() == pytest.approx([expected], rel=0.01)
+    assert errors.capped(0.005).ratios() == pytest.approx([0.109], rel=0.01)
+
+
 def test_samples_of_a_sequence_count_as_one():
     """Ten sequences of four samples that are alike say as much as ten samples."""
     noises = np.random.default_rng(0).exponential(0.01, 10)
@@ -230,7 +239,7 @@ def test_what_one_shape_lacks_is_wrong():
     errors.add([np.ones((3, 2))], [np.ones((4, 2))])
     assert errors.ratios() == pytest.approx([1 / 3])
     with pytest.raises(ModelError, match="2 and 1 axes"):
-        errors.add([np.ones((3, 2))], [np.ones(6)])
+        errors.add([np.ones((3, 2))], [np.ones(5)])
 
 
 def test_what_is_no_float_does_not_count_and_of_another_shape_all_does():
