@@ -18,12 +18,12 @@ from click.testing import CliRunner
 import onnxq
 from onnxq.cli.commands import main
 from onnxq.errors import DataError, OnnxqError
+from onnxq.pipeline import finetune
 from onnxq.runtime.parallel import IN_PROCESS, Job
 from tests.conftest import CNN, SAMPLES, TRANSFORMER
 
 CALIB = SAMPLES / "calib"
 FEW = {"samples": 24, "keep_int8": True, "force": True}
-TUNING = onnxq.FinetuneOptions(steps=6, batch=8)
 
 
 def sha256(path):
@@ -57,7 +57,21 @@ def evaluated(folder, cluster):
     return repr((report.scores, report.origin.digests))
 
 
-COMMANDS = [calibrated, quantized, with_gptq, evaluated]
+def finetuned(folder, cluster, **tuning):
+    path = folder / "tuned.onnx"
+    tuning = onnxq.FinetuneOptions(**{"steps": 30, "batch": 8, "bits": (4,), **tuning})
+    few = FEW | {"samples": 60, "effort": onnxq.Effort.FAST}
+    options = onnxq.QuantizeOptions(CNN, CALIB, output=path, cluster=cluster, **few)
+    report = finetune(options, tuning)
+    assert report.finetuning.kept
+    return sha256(path)
+
+
+def with_8_bit_gradients(folder, cluster):
+    return finetuned(folder, cluster, gradient_bits=8, bits=(5, 4), steps=40, micro_batches=3)
+
+
+COMMANDS = [calibrated, quantized, with_gptq, evaluated, finetuned, with_8_bit_gradients]
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(cluster, tmp_path):
