@@ -25,8 +25,9 @@ from onnxq.runtime.status import activity
 S = TypeVar("S")
 T = TypeVar("T")
 
-TASK_SECONDS = 0.5
-"""Work of a task to aim at: a task costs the scheduler a few milliseconds."""
+TASK_SECONDS, GROWTH = 1.0, 4
+"""Work of a task to aim at, because a task costs the scheduler a few milliseconds; most growth of a task at a
+time."""
 MOST_ITEMS, TASKS_PER_THREAD = 64, 3
 """Most items of a task; tasks per thread of the cluster that are submitted, or wait when done, at a time."""
 REFRESH = 2.0
@@ -154,7 +155,7 @@ class DaskExecutor:
         """Submit groups until enough are pending."""
         threads = self._threads()
         limit = sent.items if most is None else max(1, min(sent.items, most // (2 * threads)))
-        while len(pending) < TASKS_PER_THREAD * threads:
+        while len(pending) < (TASKS_PER_THREAD if sent.slowest else 1) * threads:  # the first ones show the pace
             if pending and sum(task.size for task in pending) > IN_FLIGHT_BYTES:
                 return
             group = [sent.job.sent(item) for item in islice(waiting, limit)]
@@ -250,7 +251,7 @@ class DaskExecutor:
         self.done[done.worker] += len(task.items)
         sent.slowest = max(sent.slowest, done.seconds)
         pace = TASK_SECONDS * len(task.items) / max(done.seconds, 1e-6)
-        sent.items = max(1, min(MOST_ITEMS, 2 * sent.items, math.ceil(pace)))
+        sent.items = max(1, min(MOST_ITEMS, GROWTH * sent.items, math.ceil(pace)))
         if task.attempts:
             self.client.cancel(task.attempts, force=True)
 
