@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import psutil
 from distributed import Client
 
@@ -47,6 +49,12 @@ class Counts:
     adding: float = 0.0
 
 
+def kind_of(job: Job) -> str:
+    """Return the kind of a job: its type, and what it measures."""
+    measure = getattr(job, "measure", None)
+    return type(job).__name__ + ("" if measure is None else f" {type(measure).__name__}")
+
+
 @dataclasses.dataclass(eq=False)
 class Counting(DaskExecutor):
     """Counts by kind of job; `counting` is the CPU time that this takes, seconds."""
@@ -62,7 +70,7 @@ class Counting(DaskExecutor):
     def _note(self, sent, task, done):
         super()._note(sent, task, done)
         start = time.thread_time()
-        counts = self.kinds[type(sent.job).__name__]
+        counts = self.kinds[kind_of(sent.job)]
         counts.items += len(task.items)
         counts.tasks += 1
         counts.sent += task.size
@@ -72,7 +80,7 @@ class Counting(DaskExecutor):
 
     def opened(self, job, workers):
         """Open a job, and time what the client does with its results."""
-        run, counts = super().opened(job, workers), self.kinds[type(job).__name__]
+        run, counts = super().opened(job, workers), self.kinds[kind_of(job)]
 
         def timed(items):
             for result in run(items):
@@ -136,7 +144,14 @@ def commands(arguments: argparse.Namespace, data: Path, folder: Path) -> dict[st
 
     def weights(samples, cluster):
         onnxq.quantize(
-            model, data, folder / "w.onnx", mode="weights", samples=samples, force=True, cluster=cluster, **how
+            model,
+            data,
+            folder / "w.onnx",
+            mode="weights",
+            samples=samples,
+            force=True,
+            cluster=cluster,
+            **how,
         )
 
     def trained(bits):
@@ -158,16 +173,16 @@ def commands(arguments: argparse.Namespace, data: Path, folder: Path) -> dict[st
     return {name: each for name, each in found.items() if name.split(",")[0] in arguments.commands}
 
 
-def measure(
-    name: str, command: Callable[..., Any], samples: int, client: Client
-) -> dict[str, Any]:
+def measure(name: str, command: Callable[..., Any], samples: int, client: Client) -> dict[str, Any]:
     """Measure a command in this process, and on the cluster with a quarter of the samples and with all."""
     few = max(12, samples // 4)
-    command(few, None)  # modules are loaded
+    if name != "weights":  # where seconds of loading modules do not count
+        command(few, None)
     own = time.process_time()
     figures = command(samples, None) or {}
     own = time.process_time() - own
-    command(few, DaskExecutor(client))
+    if name != "weights":
+        command(few, DaskExecutor(client))
     before_memory = memory(client)
     executor, before = Counting(client), cpu_seconds(client)
     command(samples, executor)
@@ -185,6 +200,20 @@ def measure(
         "memory MB of scheduler and worker": memory(client),
         "jobs": {kind: dataclasses.asdict(counts) for kind, counts in executor.kinds.items()},
         **figures,
+    }
+
+
+def sizes(model: Path, data: Path) -> dict[str, Any]:
+    """Return the products of a model as [inputs, outputs], their inputs, and the values of a sample."""
+    graph = onnx.load(model, load_external_data=False).graph
+    weights = {each.name: list(each.dims) for each in graph.initializer if len(each.dims) == 2}
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    inputs = {node.input[0]: weights[node.input[1]][0] for node in products}
+    first = np.load(min(data.glob("*.npz")))
+    return {
+        "products": [weights[node.input[1]] for node in products],
+        "inputs": list(inputs.values()),
+        "tokens": int(first[first.files[0]].size),
     }
 
 
@@ -225,6 +254,7 @@ def main() -> None:
         rows = []
         for name, command in commands(arguments, data, folder).items():
             rows.append(measure(name, command, arguments.samples, client) | {"task s": round(task, 5)})
+            rows[-1] |= sizes(arguments.model, data) if name == "weights" else {}
             print(json.dumps(rows[-1]), flush=True)
     if arguments.record:
         known = json.loads(arguments.record.read_text())["rows"] if arguments.record.is_file() else []

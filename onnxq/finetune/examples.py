@@ -43,7 +43,7 @@ class Teacher:
     threads: int = 0
 
     def __reduce__(self) -> tuple[object, ...]:
-        """In another process, a worker, it has one thread, and opens its own session."""
+        """Open a session of one thread in another process, a worker."""
         return Teacher, (self.opened, self.specs, self.stated, 1)
 
     @cached_property
@@ -81,7 +81,7 @@ class Cache:
     size: int = 0
 
     def __reduce__(self) -> tuple[object, ...]:
-        """It starts empty in another process."""
+        """Start empty in another process."""
         return Cache, (self.limit,)
 
     def offer(self, index: int, example: Example) -> None:
@@ -114,7 +114,7 @@ class Examples:
     cache: Cache
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Samples travel with the work on them, not with the examples."""
+        """Leave out the samples, which travel with the work on them."""
         values = self.teacher, self.observation, self.points, self.labels, self.options, self.cache
         return Examples, ({}, *values)
 
@@ -239,7 +239,7 @@ class Batches:
         return chosen
 
     def parts(self, step: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Divide a batch: return the samples of each part, and with augmentation the partner of each sample."""
+        """Return the samples of each part of a batch, and with augmentation the partner of each."""
         indices, count = self.indices(step), min(self.count, self.size)
         rng = np.random.default_rng((self.seed, 1, step))
         partners = rng.integers(len(self.examples.samples), size=self.size).tolist()

@@ -12,8 +12,8 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
 from onnxq.finetune.backward import measure
-from onnxq.finetune.checkpoint import Checkpoint
 from onnxq.finetune.batch_gradients import BatchGradients
+from onnxq.finetune.checkpoint import Checkpoint
 from onnxq.finetune.examples import ACTIVATION_BYTES, Batches, grouped, make_examples, most_together
 from onnxq.finetune.form import (
     Bias,
@@ -212,7 +212,9 @@ class _Work:
     together: int
     room: int
 
-    def gradients(self, form: TrainingForm, options: FinetuneOptions, part: int, renewal: int) -> BatchGradients:
+    def gradients(
+        self, form: TrainingForm, options: FinetuneOptions, part: int, renewal: int
+    ) -> BatchGradients:
         """Return the loss and gradients of a form.
 
         Args:

@@ -32,8 +32,8 @@ class MicroBatch:
     samples   samples that the process may not have, by index
     fed       inputs of the graph
     renewed   whether rounding errors start at zero
-    before    the same part of earlier steps, from one that is renewed on: they give the last rounding error to a
-              process that lacks it
+    before    the same part of earlier steps, from one that is renewed on: they give a process the last
+              rounding error
     """
 
     number: int
@@ -48,7 +48,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Missing:
-    """A micro-batch that a process cannot compute: it lacks samples, or the rounding error of the step before."""
+    """A micro-batch that a process cannot compute: it lacks samples, or the last rounding error."""
 
     number: int
 
@@ -61,6 +61,7 @@ class Sums:
     samples       number of samples
     loss          their sum
     gradients     by name of the input
+    rounded       the same, of those that were rounded
     frozen        nodes behind which gradients end, with the reason, by name
     kept          samples that the process keeps, by number of the micro-batch
     """
@@ -69,18 +70,16 @@ class Sums:
     count: int
     samples: int
     loss: float
-    gradients: Mapping[str, Floats | QuantizedGradient]
+    gradients: Mapping[str, Floats]
     frozen: Mapping[str, str]
+    rounded: Mapping[str, QuantizedGradient] = field(default_factory=dict)
     kept: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def floats(self) -> "Sums":
-        """The same with gradients as floats."""
-        found = {
-            name: each.dequantize() if isinstance(each, QuantizedGradient) else each
-            for name, each in self.gradients.items()
-        }
-        return replace(self, gradients=found)
+        """The same with all gradients as floats."""
+        found = {name: each.dequantize() for name, each in self.rounded.items()}
+        return replace(self, gradients={**self.gradients, **found}, rounded={})
 
     def __add__(self, other: "Sums") -> "Sums":
         """Add the sums of the micro-batches that follow; gradients are floats."""
@@ -91,7 +90,7 @@ class Sums:
             self.loss + other.loss,
             _added(self.gradients, other.gradients),
             {**self.frozen, **other.frozen},
-            {**self.kept, **other.kept},
+            kept={**self.kept, **other.kept},
         )
 
 
@@ -182,9 +181,7 @@ class _Opened:
 
     def _floats(self, micro: MicroBatch, examples: Examples) -> Sums:
         """Return the sums over the samples; some samples of equal shapes run as one."""
-        fed = {
-            name: each.value if isinstance(each, Product) else each for name, each in micro.fed.items()
-        }
+        fed = {name: each.value if isinstance(each, Product) else each for name, each in micro.fed.items()}
         drawn = examples.drawn(micro.indices, micro.partners, (self.job.seed, 1, micro.step, micro.number))
         loss, sums, frozen = 0.0, dict[str, Floats](), dict[str, str]()
         for example, size in grouped(drawn, self.job.most):
@@ -197,13 +194,11 @@ class _Opened:
     def _quantized(self, micro: MicroBatch, sums: Sums, errors: Mapping[str, Floats]) -> Sums:
         """Round the gradients; keep the errors for the next step."""
         rng = np.random.default_rng((self.job.seed, 2, micro.step, micro.number))
-        rounded, left = dict[str, Floats | QuantizedGradient](), dict[str, Floats]()
-        for name, each in sums.gradients.items():
-            assert not isinstance(each, QuantizedGradient)
-            if each.size < LEAST_QUANTIZED:
-                rounded[name] = each
-                continue
+        large = {name: each for name, each in sums.gradients.items() if each.size >= LEAST_QUANTIZED}
+        rounded, left = dict[str, QuantizedGradient](), dict[str, Floats]()
+        for name, each in large.items():
             before = errors.get(name, np.zeros_like(each))
             rounded[name], left[name] = with_feedback(each, before, self.job.bits, rng)
         self.errors[micro.number] = micro.step, left
-        return replace(sums, gradients=rounded)
+        others = {name: each for name, each in sums.gradients.items() if name not in large}
+        return replace(sums, gradients=others, rounded=rounded)

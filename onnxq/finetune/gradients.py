@@ -89,7 +89,7 @@ class GradientGraph:
         """Run an example; several threads may call.
 
         Returns:
-            The loss, a mean over the samples of the example; the gradient of each value in `fed` that the loss
+            The loss, a mean over the samples of the example; the gradient of each value in `fed` that it
             depends on; nodes behind which gradients end, with the reason, by name.
         """
         opened = self._opened(example, batch, fed)

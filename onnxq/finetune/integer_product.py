@@ -1,4 +1,4 @@
-"""Values as small integers times factors: the exact form in which weights travel, at a quarter of the bytes."""
+"""Values as small integers times factors: weights travel in this form, exactly, in a quarter of the bytes."""
 
 from dataclasses import dataclass
 from functools import reduce
