@@ -99,7 +99,7 @@ def _float_rows(report: QuantizeReport, *, verbose: bool) -> list[list[str]]:
     if fallback is not None and fallback.nodes:
         kept = f"{len(fallback.nodes)} nodes with {fallback.mac_share:.1%} of the MACs"
         change = f"{fallback.before_db:.1f} dB with them in int8, {fallback.after_db:.1f} dB in float"
-        rows.append(["kept float", f"{kept}: SQNR {change}"])
+        rows.append(["kept float", f"{kept}: estimated SQNR {change}"])
     shown = report.floats if verbose else report.floats[:5]
     for i, group in enumerate(shown):
         names = f" ({some(group.names)})" if verbose else ""

@@ -83,6 +83,7 @@
   const source = find("#facts");
   if (!source) return;
   const facts = JSON.parse(source.textContent);
+  const LEAST_LEGIBLE = 1.5;  // units of the drawing in a pixel of the screen: 11 units are then 7 pixels
   const [NAME, OP, MACS, PLANNED, REASON, SQNR, FLOAT_MS, INT8_MS, INPUTS, TENSOR] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
   const followers = facts.nodes.map(() => []);
   facts.nodes.forEach((node, i) => node[INPUTS].forEach((j) => followers[j].push(i)));
@@ -107,9 +108,15 @@
         svg.addEventListener(name, (event) => this.pointers.delete(event.pointerId));
       }
       svg.addEventListener("keydown", (event) => this.key(event));
-      this.fit();
+      this.start();
     }
     fit() { this.set(0, 0, ...this.whole); }
+    // a small screen starts at the top left, where names can be read
+    start() {
+      this.fit();
+      const area = this.svg.getBoundingClientRect();
+      if (area.width && this.scale() > LEAST_LEGIBLE) this.set(0, 0, area.width * LEAST_LEGIBLE, area.height * LEAST_LEGIBLE);
+    }
     set(x, y, width, height) {
       this.box = [x, y, width, height];
       this.svg.setAttribute("viewBox", this.box.map((each) => each.toFixed(1)).join(" "));
@@ -172,6 +179,7 @@
   const nodeView = new View(find("svg.graph.nodes"));
   const blockGraph = find("svg.graph.blocks");
   const blockView = blockGraph ? new View(blockGraph) : null;
+  find("#as-nodes").addEventListener("change", () => nodeView.start(), { once: true });
   const current = () => (blockView && find("#as-blocks").checked ? blockView : nodeView);
   const element = (i) => document.getElementById("n" + i);
   const toNodes = () => { if (blockView) find("#as-nodes").checked = true; };
