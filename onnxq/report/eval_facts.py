@@ -62,10 +62,8 @@ def _tiles(report: EvalReport) -> list[Tile]:
         found.append(Tile(f"{score.sqnr_db:.1f} dB", "SQNR", "SQNR", where))
     if score.agreement is not None:
         found.append(Tile(f"{score.agreement:.2%}", "same decisions as float", "agreement", ""))
-    ratio = score.bytes / max(1, before.bytes)
-    found.append(
-        Tile(f"{ratio:.2f}{TIMES}", "size of float", "", f"{size(before.bytes)} → {size(score.bytes)}")
-    )
+    ratio, change = score.bytes / max(1, before.bytes), f"{size(before.bytes)} → {size(score.bytes)}"
+    found.append(Tile(f"{ratio:.2f}{TIMES}", "size of float", "", change))
     return found
 
 
