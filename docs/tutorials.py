@@ -1,8 +1,8 @@
 """Run the tutorials: save their files, run their commands, and put what these print into the pages.
 
-A page is run as it is read. A block of code with a title, such as ```python title="app.py"```, is saved
-in the current folder. In a `console` block, lines after "$ " are commands of one shell, and the lines under one
-are what it prints; a line "..." stands for lines that are left out. Commands without such lines print
+A page is run as it is read. A block of code with a title, such as ```python title="app.py"```, is saved in
+the current folder. In a `console` block, lines after "$ " are commands of one shell. The lines under a command
+are what it prints, and a line "..." stands for lines that are left out; a command without such lines prints
 nothing in the page. Commands that install packages are not run: the environment has them.
 """
 
@@ -76,13 +76,13 @@ def run(page: str, folder: Path, *, seconds: float = 3600) -> dict[int, str]:
     printed = folder / ".printed"
     printed.mkdir()
     numbered = [(i, step) for i, step in enumerate(steps(page)) if not INSTALLS.match(step.command)]
-    script = ["set -eo pipefail"]
+    script = ["set -eo pipefail", "trap 'test $? = 0 || echo \"failed: step $at\" >&2' EXIT"]
     for i, step in numbered:
         if step.name:
             (printed / f"{i}.file").write_text(step.text, encoding="utf-8")
             script.append(f'mkdir -p "$(dirname "{step.name}")"; cp "{printed}/{i}.file" "{step.name}"')
         else:
-            script.append(f"{{ {step.command}\n}} > {printed}/{i}.txt")
+            script.append(f"at={i}\n{{ {step.command}\n}} > {printed}/{i}.txt")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {
         "PATH": path,
@@ -95,8 +95,16 @@ def run(page: str, folder: Path, *, seconds: float = 3600) -> dict[int, str]:
         cwd=folder, env=environment, text=True, stderr=subprocess.PIPE, timeout=seconds, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"exit code {done.returncode}\n{done.stderr[-4000:]}")
-    outputs = {i: (printed / f"{i}.txt").read_text(encoding="utf-8") for i, step in numbered if not step.name}
+        failed = int(done.stderr.rpartition("failed: step ")[2])
+        last = (printed / f"{failed}.txt").read_text(encoding="utf-8")
+        command = steps(page)[failed].command
+        raise RuntimeError(f"{command}: exit code {done.returncode}\n{last[-2000:]}\n{done.stderr[-4000:]}")
+    place = str(folder.resolve())
+    outputs = {
+        i: (printed / f"{i}.txt").read_text(encoding="utf-8").replace(place, "/home/me")
+        for i, step in numbered
+        if not step.name
+    }
     shutil.rmtree(printed)
     return {i: outputs[i] for i, step in numbered if not step.name and step.text}
 

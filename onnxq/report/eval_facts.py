@@ -61,7 +61,8 @@ def _tiles(report: EvalReport) -> list[Tile]:
         where = f"worst of {len(score.parts)} parts" if len(score.parts) > 1 else ""
         found.append(Tile(f"{score.sqnr_db:.1f} dB", "SQNR", "SQNR", where))
     if score.agreement is not None:
-        found.append(Tile(f"{score.agreement:.2%}", "same decisions as float", "agreement", ""))
+        same = "same decisions as float" if report.metric else "same largest value as float"
+        found.append(Tile(f"{score.agreement:.2%}", same, "agreement", ""))
     ratio, change = score.bytes / max(1, before.bytes), f"{size(before.bytes)} → {size(score.bytes)}"
     found.append(Tile(f"{ratio:.2f}{TIMES}", "size of float", "", change))
     return found

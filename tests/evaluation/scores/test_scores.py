@@ -53,6 +53,8 @@ def test_similarities_of_pairs():
     }
     with pytest.raises(DataError, match="give both rows of a pair the same label"):
         values("embedding", [cases[0], cases[2]])
+    with pytest.raises(DataError, match=r"has 3 values, that of its pair 2: name the output .* --output"):
+        values("embedding", [cases[0], (np.float32([[1, 0, 0]]), cases[0][1])])
 
 
 def test_token_embeddings_are_pooled_without_filling():
