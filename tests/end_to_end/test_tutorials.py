@@ -58,7 +58,7 @@ def test_every_tutorial_is_listed():
     assert all(f"({page.name})" in index for page in PAGES)
 
 
-PAGE = '''
+PAGE = """
 ```python title="a.py"
 print("hello")
 print(1.5)
@@ -74,7 +74,7 @@ $ mkdir b && cd b
 $ python ../a.py | head -n 1
 old
 ```
-'''
+"""
 
 
 def test_outputs_are_written_into_the_page(tmp_path):

@@ -1,6 +1,7 @@
-from onnxq.evaluation.report import EvalReport, ModelScore
+from onnxq.evaluation.report import EvalReport, ModelScore, WorstSample
 from onnxq.evaluation.scores.uncertainty import Value
 from onnxq.report.eval_facts import TIMES, eval_facts
+from onnxq.report.text import prediction
 
 
 def score(name, sqnr_db, *, metrics=None, ratio=1.0):
@@ -9,6 +10,13 @@ def score(name, sqnr_db, *, metrics=None, ratio=1.0):
 
 def report(scores, metric=None):
     return EvalReport("data", 10, 0, "y", metric, scores, [], [])
+
+
+def test_predictions_are_classes_or_texts():
+    assert prediction(WorstSample("a", 1.0, None, 3, 3), "->") == "3"
+    assert prediction(WorstSample("a", 1.0, None, 3, 4), "->") == "3 -> 4"
+    assert prediction(WorstSample("a", 1.0, None, None, None, "ab", "ac"), "->") == "ab -> ac"
+    assert prediction(WorstSample("a", 1.0, None, None, None), "->") == "-"
 
 
 def test_the_float_model_has_no_place_in_a_chart_of_sqnr():

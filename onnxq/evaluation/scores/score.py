@@ -40,6 +40,7 @@ class Score:
     higher        whether higher is better
     share         whether gates count percentage points (accuracy-like) instead of the metric's unit
     objects       whether contributions are objects
+    answer        the model's answer as text, which reports show for the worst samples; None if there is none
     """
 
     name: str
@@ -48,6 +49,7 @@ class Score:
     higher: bool = True
     share: bool = True
     objects: bool = False
+    answer: Callable[[Case], str] | None = None
 
     def rows(self, contributions: list[object]) -> Array:
         """Pack contributions for `total`."""

@@ -127,6 +127,11 @@ def test_reading_of_ctc_outputs(tmp_path):
     assert found == {"exact": 0.5, "CER": pytest.approx(1 / 7), "same lines": 1, "CER to float": 0}
     options = ScoreOptions(charset=tmp_path / "charset.txt", ignore_spaces=True)
     assert values("text", [(steps, "aa b"), (steps, "aab")], options)["exact"] == 1
+    joined = np.eye(4, dtype=np.float32)[[1, 1, 0, 1, 0, 2, 2]][None]  # without the space
+    score = make_scores("text", options)[2]
+    case = Case("a", {}, {"y": joined}, None, {"y": steps})
+    assert (score.name, score.contribution(case)) == ("same lines", [1.0])
+    assert (score.answer(case), score.answer(case.of_float())) == ("aab", "aa b")
     with pytest.raises(DataError, match="--charset has 2 characters"):
         values("text", [(np.zeros((1, 3, 9), np.float32), "a")], options)
 
