@@ -16,7 +16,7 @@ from onnxq.types import Array, Feeds
 SUFFIXES = (".wav", ".flac", ".ogg")
 MOST_TIMES = 256
 """Most times as many values as before, by resampling."""
-NEEDED = "audio files need soundfile and soxr: pip install 'onnxq[audio]'"
+NEEDED = "audio files need soundfile and soxr: pip install soundfile soxr"
 
 
 def audio_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:

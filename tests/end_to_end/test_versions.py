@@ -54,3 +54,13 @@ def test_the_workflow_tests_every_declared_python_and_system():
     assert set(jobs["systems"]["strategy"]["matrix"]["system"]) == {"windows-latest", "macos-latest"}
     commands = [step.get("run") for job in jobs.values() for step in job["steps"]]
     assert {"make test", "make test-lowest", ".ci/run"} <= set(commands)
+
+
+def test_messages_name_packages_that_exist():
+    """The name onnxq is not one of the index's: errors name the packages that are missing themselves."""
+    extras = [Requirement(line) for each in PROJECT["optional-dependencies"].values() for line in each]
+    known = {canonicalize_name(each.name) for each in extras} - {"onnxq"}
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "onnxq").rglob("*.py"))
+    found = re.findall(r"pip install ([\w \-']+)", source)
+    assert len(found) >= 6
+    assert {canonicalize_name(word) for words in found for word in words.split()} <= known
