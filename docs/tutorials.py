@@ -2,8 +2,8 @@
 
 A page is run as it is read. A block of code with a title, such as ```python title="app.py"```, is saved in
 the current folder. In a `console` block, lines after "$ " are commands of one shell. The lines under it are
-what it prints; a line "..." stands for lines that are left out, and a command without such lines prints nothing
-in the page. Commands that install packages are not run: the environment has them.
+what it prints; a line "..." stands for lines left out. A command without such lines prints nothing in the page.
+Commands that install packages are not run: the environment has them.
 """
 
 import os
