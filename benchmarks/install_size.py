@@ -20,7 +20,7 @@ STARTS = 15
 def install(wheel: Path, extra: str, folder: Path) -> None:
     """Install the wheel with an extra into a folder."""
     what = f"{wheel}[{extra}]" if extra else str(wheel)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "-c", ROOT / "constraints.txt", "--target", folder, what], check=True)
 
 

@@ -2,7 +2,7 @@
 
 A page is run as it is read. A block of code with a title, such as ```python title="app.py"```, is saved in
 the current folder. In a `console` block, lines after "$ " are commands of one shell. The lines under it are
-what it prints; a line "..." stands for lines left out. A command without such lines prints nothing in the page.
+what it prints; a line "..." stands for lines left out. A command without such lines prints nothing there.
 Commands that install packages are not run: the environment has them.
 """
 

@@ -331,7 +331,7 @@ def _nodes(count: int) -> str:
 
 
 def _name(step: Step) -> str:
-    return f"{len(step.nodes)} nodes float ({step.mac_share:.0%} of MACs)" if step.nodes else "all int8"
+    return f"{_nodes(len(step.nodes))} float ({step.mac_share:.0%} of MACs)" if step.nodes else "all int8"
 
 
 def _elementwise_groups(

@@ -1,7 +1,9 @@
 """The CI recipes run step by step, as they are written."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -237,6 +239,30 @@ def test_the_image_gets_all_that_it_copies():
     copied = {name for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for name in line.split()}
     assert copied == kept
     assert all((ROOT / name).exists() for name in copied)
+
+
+@pytest.mark.slow
+def test_the_image_has_a_command_that_quantizes(tmp_path):
+    """The instructions of the Dockerfile, in a folder and an environment of their own."""
+    text = (ROOT / "Dockerfile").read_text()
+    for names, target in re.findall(r"^COPY (.+) (\S+)$", text, re.MULTILINE):
+        for name in names.split():
+            to = tmp_path / target.strip("/") / ("" if (ROOT / name).is_file() else ".")
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, to, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                to.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, to)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    path = f"{tmp_path / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    (command,) = re.findall(r"^RUN (.+)$", text, re.MULTILINE)
+    command = command.replace("--no-cache-dir ", "").replace("/src", str(tmp_path / "src"))
+    installed = shell(command, tmp_path, PATH=path, PYTHONPATH="")
+    assert installed.returncode == 0, installed.stderr
+    (entry,) = json.loads(re.search(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)[1])
+    run = f"{entry} quantize {MODEL} --calib {SAMPLES / 'calib'} --effort fast -o {tmp_path / 'int8.onnx'}"
+    result = shell(run, tmp_path, PATH=path, PYTHONPATH="")
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_workflow_uses_the_action_with_inputs_that_it_has():

@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from onnxq.version import __version__
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -64,3 +65,13 @@ def test_messages_name_packages_that_exist():
     found = re.findall(r"pip install ([\w \-']+)", source)
     assert len(found) >= 6
     assert {canonicalize_name(word) for words in found for word in words.split()} <= known
+
+
+def test_the_conda_recipe_has_the_version_and_requirements_of_the_project():
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())
+    assert recipe["context"]["version"] == __version__
+    needed = {line.replace(" >=", ">=") for line in recipe["requirements"]["run"]}
+    assert needed == {f"python{PROJECT['requires-python']}", *PROJECT["dependencies"]}
+    assert recipe["about"]["summary"] == PROJECT["description"]
+    (entry,) = recipe["build"]["python"]["entry_points"]
+    assert entry == f"onnxq = {PROJECT['scripts']['onnxq']}"
