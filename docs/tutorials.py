@@ -88,7 +88,7 @@ def run(page: str, folder: Path, *, seconds: float = 3600) -> dict[int, str]:
         "PATH": path,
         "PYTHONPATH": str(HERE.parent),
         "NO_COLOR": "1",
-        "COLUMNS": "118",
+        "COLUMNS": "128",
     }
     done = subprocess.run(
         ["bash", "-c", "\n".join(script)],

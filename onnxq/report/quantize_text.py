@@ -118,7 +118,8 @@ def _fallback_text(fallback: Fallback, drop: Drop | None) -> str:
     drops = {step.nodes: step.drop for step in fallback.steps}
     before, after = drops.get(()), drops.get(fallback.nodes)
     if drop is not None and before is not None and after is not None:
-        return f"{kept}: {drop.metric} drops by {before:.2f} with all in int8, by {after:.2f} so"
+        change = f"{drop.metric} drops by {before:.2f} with all in int8, by {after:.2f} so"
+        return f"{kept}: in the search {change}"
     change = f"{fallback.before_db:.1f} dB with all in int8, {fallback.after_db:.1f} dB so"
     return f"{kept}: estimated SQNR {change}"
 

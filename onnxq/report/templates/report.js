@@ -223,12 +223,18 @@
     return figure;
   };
 
+  // the error of a node, or where that is part of another kernel, such as a Relu, of the node before it
+  const errorOf = (i, steps) => {
+    const node = facts.nodes[i];
+    if (node[SQNR] !== null || node[INPUTS].length !== 1 || !steps) return node[SQNR];
+    return errorOf(node[INPUTS][0], steps - 1);
+  };
   const panel = find("#node");
   const choose = (i) => {
     const node = facts.nodes[i], list = made("dl");
     for (const each of all("svg.graph .n.on")) each.classList.remove("on");
     element(i).classList.add("on");
-    const before = node[INPUTS].map((j) => facts.nodes[j][SQNR]).filter((each) => each !== null);
+    const before = node[INPUTS].map((j) => errorOf(j, 4)).filter((each) => each !== null);
     facet(list, "form", node[PLANNED] ? "integers" : "float: " + (node[REASON] === null ? "not planned" : facts.reasons[node[REASON]]));
     if (node[INPUTS].length) facet(list, "error of inputs", before.length ? decibels(Math.min(...before)) : "not measured");
     facet(list, "error of output", decibels(node[SQNR]));
