@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.evaluation.report import EvalReport, ModelScore
-from onnxq.evaluation.scores.kinds import in_percent
+from onnxq.evaluation.scores.kinds import drop_unit, in_percent
 from onnxq.evaluation.scores.uncertainty import Value
 from onnxq.report.charts import Point, scatter
 from onnxq.report.tables import size
@@ -75,7 +75,8 @@ def _interval(model: str, metric: str, value: Value) -> tuple[str, str, list[str
     def shown(number: float) -> str:
         return f"{number:.2%}" if percent else f"{number:.4f}"
 
-    drop = "" if value.drop is None else f"{value.drop:.2f} points" if percent else f"{value.drop:.4f}"
+    unit = drop_unit(metric)
+    drop = "" if value.drop is None else f"{value.drop:.2f}{unit}" if unit else f"{value.drop:.4f}"
     return model, metric, [shown(value.value), shown(value.low), shown(value.high), drop], value
 
 

@@ -1,5 +1,6 @@
 """The report of `onnxq quantize` as a table for a terminal."""
 
+from onnxq.evaluation.scores.kinds import drop_unit
 from onnxq.evaluation.verification import Outputs
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.report.escaping import printable_report
@@ -86,7 +87,8 @@ def _measured_rows(report: QuantizeReport) -> list[list[str]]:
     rows = []
     if report.drop is not None:
         points = report.drop.points
-        change = f"is {abs(points):.2f} {'worse' if points > 0 else 'better'} than float"
+        amount = f"{abs(points):.2f}{drop_unit(report.drop.metric)}"
+        change = f"is {amount} {'worse' if points > 0 else 'better'} than float"
         rows.append(
             ["metric", f"{report.drop.metric} {change if abs(points) >= 0.005 else 'does not change'}"]
         )

@@ -6,7 +6,7 @@ from onnxq.evaluation.benchmark import BenchReport
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.inspection import InspectReport
 from onnxq.evaluation.report import EvalReport, ModelScore, WorstSample
-from onnxq.evaluation.scores.kinds import in_percent
+from onnxq.evaluation.scores.kinds import drop_unit, in_percent
 from onnxq.report.escaping import printable_report
 from onnxq.report.tables import number, percent, size, some, table, wrapped
 
@@ -110,7 +110,7 @@ def _drop_lines(report: EvalReport, score: ModelScore) -> list[str]:
     interval = f"95 % confidence interval of its value {value.low * scale:.4g} to {value.high * scale:.4g}"
     if abs(value.drop) < 5e-5:
         return [f"{score.model}: {report.metric} does not change; {interval}"]
-    direction, unit = "worse" if value.drop > 0 else "better", " percentage points" if percent else ""
+    direction, unit = "worse" if value.drop > 0 else "better", drop_unit(report.metric or "")
     verdict = "significant" if value.significant else "not significant"
     change = f"{report.metric} is {direction} by {abs(value.drop):.4g}{unit}"
     return [f"{score.model}: {change}: {verdict} (paired test, p = {value.p_value:.2g}); {interval}"]

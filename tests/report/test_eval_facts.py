@@ -42,5 +42,5 @@ def test_one_file_has_headline_numbers_with_units():
         ("30.0 dB", ""),
         (f"1.00{TIMES}", "1.0 kB → 1.0 kB"),
     ]
-    assert facts["intervals"][1][2] == ["88.00%", "80.00%", "93.00%", "2.00 points"]
+    assert facts["intervals"][1][2] == ["88.00%", "80.00%", "93.00%", "2.00 percentage points"]
     assert facts["chart"].count('class="spread"') == 2

@@ -95,6 +95,7 @@ class ScoreKind:
     class_axis    default axis of class scores in the output; None if the output holds no class decision
     pairs         whether two successive samples form one pair
     percent       names of the scores that reports show in percent
+    hundredths    names of the scores that reports show as they are, while their drop counts in hundredths
     all_inputs    whether the scores read any input of the model, not only ids and mask
     """
 
@@ -104,6 +105,7 @@ class ScoreKind:
     class_axis: int | None = None
     pairs: bool = False
     percent: tuple[str, ...] = ()
+    hundredths: tuple[str, ...] = ()
     all_inputs: bool = False
 
 

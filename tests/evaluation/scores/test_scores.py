@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnxq.errors import DataError
 from onnxq.evaluation.scores.detection import detection
 from onnxq.evaluation.scores.embedding import ranks
-from onnxq.evaluation.scores.kinds import make_scores
+from onnxq.evaluation.scores.kinds import drop_unit, make_scores
 from onnxq.evaluation.scores.score import Case, ScoreOptions
 from onnxq.evaluation.scores.text import distance
 from onnxq.evaluation.scores.uncertainty import measure
@@ -218,3 +218,23 @@ def test_a_drop_of_what_should_be_small_is_a_rise():
     worse = base * [1, 2, 4, 1, 1]
     assert measure(mae, worse, base).drop == pytest.approx(1.0)
     assert measure(mae, base, worse).drop == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"), [("top-1", " percentage points"), ("Spearman", " hundredths"), ("MAE", ""), ("R2", " hundredths")]
+)  # fmt: skip
+def test_the_unit_of_a_drop(metric, unit):
+    assert drop_unit(metric) == unit
+
+
+def test_scores_whose_drop_is_in_points_have_a_unit_for_it():
+    kinds = [
+        ("regression", ScoreOptions()),
+        ("embedding", ScoreOptions()),
+        ("classification", ScoreOptions()),
+    ]
+    scores = [score for kind, options in kinds for score in make_scores(kind, options)]
+    assert len(scores) >= 6
+    assert {score.name: score.share for score in scores} == {
+        score.name: bool(drop_unit(score.name)) for score in scores
+    }
