@@ -77,8 +77,8 @@ def sound_form(folder: Path) -> SoundForm | None:
             return SoundForm(rate, spectrum=LogMel(rate, bins, window, hop, length))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: cannot be read as preprocessing of sounds: {remedy}") from error
-    kind = config.get("feature_extractor_type", "feature extractor")
-    raise DataError(f"{path}: onnxq does not compute the features of a {kind}: {remedy}")
+    kind = config.get("feature_extractor_type", "this feature extractor")
+    raise DataError(f"{path}: onnxq does not compute the features of {kind}: {remedy}")
 
 
 def _settings(folder: Path) -> tuple[Path | None, list[Mapping[str, Any]]]:
