@@ -26,6 +26,7 @@ from onnxq.cli.shared_options import (
     target_option,
 )
 from onnxq.cli.values import COUNT, FILE, REPORT, THREADS, Number
+from onnxq.errors import OnnxqError
 
 if TYPE_CHECKING:
     from onnxq.evaluation.evaluate import EvalOptions
@@ -61,9 +62,8 @@ if TYPE_CHECKING:
     OptionGroup.DATA,
     "--tokens",
     type=COUNT,
-    default=32,
     metavar="N",
-    help="Generate at most N tokens from a sample, for folders that generate text.",
+    help="Generate at most N tokens from a sample, for folders that generate text; 32 by default.",
 )
 @preprocess_option
 @state_option
@@ -136,6 +136,8 @@ def evaluate(
     limits = pop_limits(options)
     score = ScoreOptions(output=output, **pop_score_options(options))
     chosen = EvalOptions(score=score, limits=limits, **options)
+    if tokens is not None and not model.is_dir():
+        raise OnnxqError("--tokens is of folders that generate text: see onnxq bench --tokens for a model")
     if model.is_dir():
         _evaluate_folders(console, [model, *others], data, chosen, tokens, plain=not files)
         return
@@ -147,7 +149,13 @@ def evaluate(
 
 
 def _evaluate_folders(
-    console: Console, folders: list[Path], data: Path, chosen: "EvalOptions", tokens: int, *, plain: bool
+    console: Console,
+    folders: list[Path],
+    data: Path,
+    chosen: "EvalOptions",
+    tokens: int | None,
+    *,
+    plain: bool,
 ) -> None:
     """Compare folders with the first one.
 
@@ -155,13 +163,12 @@ def _evaluate_folders(
         OnnxqError: an option is of single models only.
     """
     with loading_modules():
-        from onnxq.errors import OnnxqError
-        from onnxq.exports.evaluation import evaluate_folders
+        from onnxq.exports.evaluation import TOKENS, evaluate_folders
         from onnxq.exports.text import folder_eval_text
 
     if not plain:
         raise OnnxqError(f"{folders[0]}: is a folder: reports in files are of single models: use --json")
-    report = evaluate_folders(folders, data, chosen, tokens)
+    report = evaluate_folders(folders, data, chosen, tokens or TOKENS)
     console.warn(report.warnings)
     console.show(report, lambda: folder_eval_text(report, verbose=console.verbose, width=console.width))
     exit_on_failed_gate(report.gates)

@@ -23,6 +23,7 @@ from onnxq.data.recordings import recorded_inputs
 from onnxq.data.sample import Sample
 from onnxq.data.samples import open_samples, spread
 from onnxq.errors import DataError, OnnxqError
+from onnxq.graph.files import load
 from onnxq.runtime.sessions import InputSpec, input_specs, open_session, run
 from onnxq.types import Array
 
@@ -84,6 +85,7 @@ def guess_preprocessing(model: Path, data: Path) -> Guess:
     Raises:
         OnnxqError: the model or the data cannot be used.
     """
+    load(model)
     session = open_session(model)
     specs = input_specs(session)
     folder = recorded_inputs(data, specs, model)

@@ -14,6 +14,7 @@ from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.evaluate import EvalOptions, evaluate
 from onnxq.evaluation.gates import Gate, at_least, at_most, unchecked
 from onnxq.evaluation.report import EvalReport
+from onnxq.evaluation.scores.score import ScoreOptions
 from onnxq.evaluation.scores.text import distance
 from onnxq.exports.folder import find_exports
 from onnxq.exports.parts import Export
@@ -27,6 +28,8 @@ from onnxq.runtime.progress import progress
 SCHEMA = 1
 """Version of the JSON; it changes when a key changes its meaning or is removed."""
 METRICS = ("exact", "WER", "CER")
+TOKENS = 32
+"""Default of the most tokens that are generated from a sample."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,28 @@ def evaluate_folders(
             raise ModelError(
                 f"{folder}: {len(found)} of its folders generate text: name one in which all models lie"
             )
-    if options.limits.min_sqnr is not None or options.baseline is not None or options.metric is not None:
-        raise DataError(
-            "--min-sqnr, --baseline and --metric are of single models: leave them out for folders"
-        )
+    _check_options(options)
     return _Generating([found[0] for found in exports], data, options, tokens).report()
+
+
+def _check_options(options: EvalOptions) -> None:
+    """Refuse options that say nothing about generated text.
+
+    Raises:
+        DataError: one is set.
+    """
+    set_ones = {
+        "--min-sqnr": options.limits.min_sqnr is not None,
+        "--significant": options.limits.significant,
+        "--baseline": options.baseline is not None,
+        "--metric": options.metric is not None,
+        "--state": bool(options.states),
+        "--cluster": options.cluster is not None,
+        "--output and the options of scores": options.score != ScoreOptions(),
+    }
+    name = next((name for name, is_set in set_ones.items() if is_set), None)
+    if name is not None:
+        raise DataError(f"{name}: of single models: leave it out for folders that generate text")
 
 
 def _model_by_model(folders: Sequence[Path], data: Path, options: EvalOptions) -> FolderEvalReport:
@@ -159,6 +179,8 @@ class _Generating:
         self.exports, self.data, self.options, self.tokens = exports, data, options, tokens
         forms = read_forms(options.preprocess)
         self.programs = [Program.of(each, each.routes[0], forms, options.threads) for each in exports]
+        for program in self.programs[1:]:
+            _check_same_inputs(self.programs[0], program)
         samples = labelled(
             self.programs[0].samples(data, options.samples),
             str(options.labels) if options.labels is not None else None,
@@ -238,6 +260,20 @@ class _Generating:
                 )
             )
         return scores
+
+
+def _check_same_inputs(first: Program, other: Program) -> None:
+    """Refuse a folder that takes other samples than the first one.
+
+    Raises:
+        ModelError: its inputs are others.
+    """
+    here, there = ({spec.name for spec in each.entry.specs} for each in (first, other))
+    if here != there:
+        raise ModelError(
+            f"{other.entry.path}: its inputs are [{', '.join(sorted(there))}], but {first.entry.path} has "
+            f"[{', '.join(sorted(here))}]: give folders of one model"
+        )
 
 
 def _errors(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:

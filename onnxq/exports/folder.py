@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxq.data.preprocessing import Forms, read_forms
-from onnxq.errors import ModelError, OutputError
+from onnxq.data.python_functions import REFERENCE
+from onnxq.data.reading import exists
+from onnxq.errors import DataError, ModelError, OutputError
 from onnxq.evaluation.gates import Gate
 from onnxq.exports.parts import Export, find_export
 from onnxq.exports.quantizing import FolderRow, quantize_export
@@ -55,6 +57,12 @@ def quantize_folder(options: QuantizeOptions, *, own_mode: bool) -> FolderReport
     others = [file for file in sorted(source.rglob("*")) if file.is_file() and file not in belonging]
     others = [file for file in others if file.resolve() not in belonging]
     forms = read_forms(options.preprocess)
+    if (
+        options.calib is not None
+        and not exists(options.calib)
+        and not REFERENCE.fullmatch(str(options.calib))
+    ):
+        raise DataError(f"{options.calib}: no such data folder: check the path")
     try:
         with created_folder(target.parent), ScratchFolder(target.parent) as scratch:
             building = scratch / "folder"
@@ -63,6 +71,8 @@ def quantize_folder(options: QuantizeOptions, *, own_mode: bool) -> FolderReport
                 for export in find_exports(source, forms)
                 for row in quantize_export(options, export, building, forms, own_mode=own_mode)
             ]
+            if options.calib is not None and all(row.unused for row in rows):
+                raise DataError(f"--calib {options.calib}: fits no model of the folder: {rows[0].unused}")
             for file in others:
                 copy = building / file.relative_to(source)
                 copy.parent.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ class FolderRow:
     file    path in the folder
     mode    mode of quantization; "as it is" for a copied file
     note    why this mode
+    unused  why the samples of the user were not used; empty where they were
     tokens  share of steps in which a decoder chooses float's token, 0..1; None where it was not measured
     report  report of the quantization; None for a copied file
     """
@@ -39,6 +40,7 @@ class FolderRow:
     note: str
     bytes_before: int
     bytes_after: int
+    unused: str = ""
     tokens: float | None = None
     report: QuantizeReport | None = None
 
@@ -75,7 +77,8 @@ def quantize_export(
             if part.role in DECODERS and why:
                 reason = why
             mode = options.mode if not own_mode else Mode.DYNAMIC if calib is None else Mode.STATIC
-            rows.append(_quantized(replace(own, calib=calib, mode=mode), str(name), reason))
+            row = _quantized(replace(own, calib=calib, mode=mode), str(name), reason)
+            rows.append(replace(row, unused=reason if calib is None else ""))
     return rows
 
 

@@ -120,10 +120,13 @@ def test_wrong_use_is_one_line_and_writes_nothing(work):
     assert run("init", "model.onnx", "photos").exit_code == 0
     for line in (["init", "model.onnx", "photos"], ["init", "model.onnx", "none", "-o", "a.toml"],
                  ["init", "none.onnx", "photos", "-o", "a.toml"], ["preview", "model.onnx", "photos", "-o", "onnxq.toml"],
-                 ["preview", "model.onnx", "none"]):  # fmt: skip
+                 ["preview", "model.onnx", "none"], ["preview", "model.onnx", "photos", "-o", "sheet.gif"],
+                 ["init", "photos", "photos", "-o", "a.toml"], ["preview", "photos", "photos"]):  # fmt: skip
         failed = run(*line)
         assert failed.exit_code == 2, line
         assert len([each for each in failed.stderr.splitlines() if "error" in each]) == 1
+        assert "ulimit" not in failed.stderr
+    assert not (work / "sheet.gif").exists()
     assert not (work / "a.toml").exists()
 
 

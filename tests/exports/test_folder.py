@@ -176,6 +176,8 @@ def test_wrong_use_is_one_line_and_writes_nothing(exported, tmp_path):
         ([tmp_path / "empty", "-o", tmp_path / "x"], "holds no .onnx file"),
         ([exported, "-o", exported / "int8"], "lies in the folder of the models"),
         ([exported, "-o", tmp_path / "full"], "holds files already"),
+        ([exported, "-o", tmp_path / "x", "--calib", tmp_path / "none"], "no such data folder"),
+        ([exported, "-o", tmp_path / "x", "--calib", tmp_path / "empty", *FAST], "fits no model"),
         ([exported, "-o", tmp_path / "x", "--report", tmp_path / "r.html"], "of single models"),
     ):
         failed = run("quantize", *line)

@@ -185,12 +185,19 @@ def test_wrong_use_of_folders_is_one_line(exported, tmp_path):
         ([exported, exported, *texts, "--report", tmp_path / "r.html"], "of single models"),
         ([exported, exported, *texts, "--min-sqnr", 20], "of single models"),
         ([exported, exported, *texts, "--metric", "perplexity"], "of single models"),
+        ([exported, exported, *texts, "--output", "logits"], "of single models"),
+        ([exported, exported, *texts, "--state", "none"], "of single models"),
+        ([plain, plain, *texts, "--tokens", 4], "of folders"),
         ([exported, exported, "--data", tmp_path / "none"], "no such data folder"),
         ([exported, exported, "--data", tmp_path / "empty"], "no sample found"),
     ):
         failed = run("eval", *line)
         assert failed.exit_code == 2 and message in failed.stderr, failed.stderr
         assert len(failed.stderr.splitlines()) == 1
+    other = write_translator(tmp_path / "other", merged=False)
+    (other / "encoder_model.onnx").unlink()
+    failed = run("eval", exported, other, *texts)
+    assert failed.exit_code == 2 and "no encoder lies beside it" in failed.stderr, failed.stderr
     (exported / "generation_config.json").unlink()
     failed = run("eval", exported, exported, *texts)
     assert failed.exit_code == 2 and "generation_config.json" in failed.stderr
