@@ -17,6 +17,7 @@ from onnxq.options import Mode, QuantizeOptions, WeightType
 from onnxq.pipeline import quantize
 from onnxq.recording.collection import recorded_folders
 from onnxq.report.quantization import QuantizeReport
+from onnxq.runtime.status import activity
 
 AS_IT_IS = "as it is"
 ENOUGH = 0.97
@@ -135,7 +136,8 @@ def _decoder(options: QuantizeOptions, part: Part, name: str, generations: Gener
             file = scratch / str(number) / path.name
             file.parent.mkdir()
             row = _quantized(replace(candidate, output=file), name, "")
-            row = replace(row, tokens=generations.agreement(part, file))
+            with activity("comparing the tokens of the decoder"):
+                row = replace(row, tokens=generations.agreement(part, file))
             found.append((row, file))
             if row.mode == AS_IT_IS or (row.tokens or 0) >= ENOUGH:
                 break
