@@ -1,20 +1,22 @@
 """Quantize models from packages of the Python index that were unknown when onnxq was written.
 
     python benchmarks/wild.py FOLDER [--prepared] [--only NAME ...] [--record FILE]
-                              [--calibration N] [-- OPTIONS OF onnxq quantize]
+                              [--calibration N] [--keep FOLDER] [-- OPTIONS OF onnxq quantize]
 
 Three questions per model: does the int8 file do the same as the float model, does the report's bound for
 new samples hold in each part of the outputs, and is the file slower? The table has one row a model; the
 last lines give the mean speed-up and the number of bounds that hold. The packages are downloaded into FOLDER
 once (not installed, none of their code runs), with photographs (scikit-image) and sounds (audioflux) for
 samples. With --prepared the cases are FOLDER's own folders instead, each with model.onnx, calib/ and eval/,
-as `export_models.py` makes them. For CPUs without VNNI, start it with
+as `export_models.py` makes them. With --keep each case stays in a folder with its file and report, for
+`--prepared` and `margins.py`. For CPUs without VNNI, start it with
 `python benchmarks/older_cpu.py python benchmarks/wild.py ...`.
 """
 
 import argparse
 import json
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -35,10 +37,22 @@ CALIBRATION, EVALUATION = 40, 60
 """Samples that calibrate, and others that evaluate."""
 DETECTORS = frozenset({"ddddocr-det", "nudenet", "scrfd", "yolo11n", "yunet"})
 """Models whose boxes are compared with the float model's."""
-MOST_SEQUENCES = 20
+MOST_SEQUENCES = 60
 """Sequences of a model with state that evaluate; half as many calibrate as of samples."""
 TIMED_SAMPLES, ROUNDS, SECONDS = 8, 5, 1.5
-COLUMNS = ("model", "SQNR dB", "claimed", "kept", "margin dB", "box F1", "x float", "size", "int MACs")
+COLUMNS = (
+    "model",
+    "SQNR dB",
+    "claimed",
+    "kept",
+    "margin dB",
+    "box F1",
+    "x float",
+    "size",
+    "int MACs",
+    "CPU s",
+)
+KEPT_FILE, KEPT_REPORT = "model.int8.onnx", "report.json"
 
 
 def prepare(name: str, downloads: Path, folder: Path, count: int) -> None:
@@ -77,13 +91,23 @@ def speedup(model: Path, output: Path, data: Path) -> float:
     return statistics.median(rounds)
 
 
-def run_case(name: str, folder: Path, options: list[str]) -> dict[str, Any]:
+def children_cpu_s() -> float:
+    """Return the CPU time of all ended child processes, seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def run_case(name: str, folder: Path, options: list[str], keep: bool = False) -> dict[str, Any]:
     """Quantize a folder's model, score it on its evaluation samples, and time it."""
     model, data = folder / "model.onnx", folder / "eval"
     with tempfile.TemporaryDirectory() as scratch:
-        output, report = Path(scratch) / "model.int8.onnx", Path(scratch) / "report.json"
-        command = quantize_command(model, folder / "calib", output, *options, "--report", str(report))
+        place = folder if keep else Path(scratch)
+        output, report = place / KEPT_FILE, place / KEPT_REPORT
+        more = ["--report", str(report), *(["--force"] if keep else [])]
+        command = quantize_command(model, folder / "calib", output, *options, *more)
+        before = children_cpu_s()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
+        cpu_s = children_cpu_s() - before
         if done.returncode:
             return {"case": name, "error": done.stderr.strip().splitlines()[-1].replace(f"{folder}/", "")}
         found = json.loads(report.read_text())
@@ -103,15 +127,20 @@ def run_case(name: str, folder: Path, options: list[str]) -> dict[str, Any]:
         "x_float": round(times_as_fast, 2),
         "size": round(found["bytes_after"] / found["bytes_before"], 2),
         "integer_macs": round(found["kernels"]["model_share"], 2),
+        "cpu_s": round(cpu_s),
         "margins_db": [round(margin, 2) for margin in margins],
     }
 
 
-def run_downloaded(name: str, downloads: Path, options: list[str], count: int) -> dict[str, Any]:
-    """Prepare one of CASES in a scratch folder and run it."""
-    with tempfile.TemporaryDirectory() as folder:
-        prepare(name, downloads, Path(folder), count)
-        return run_case(name, Path(folder), options)
+def run_downloaded(
+    name: str, downloads: Path, options: list[str], count: int, keep: Path | None
+) -> dict[str, Any]:
+    """Prepare one of CASES in `keep`, or in a scratch folder, and run it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = keep / name if keep else Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        prepare(name, downloads, folder, count)
+        return run_case(name, folder, options, keep is not None)
 
 
 def summary(results: list[dict[str, Any]]) -> list[str]:
@@ -143,6 +172,7 @@ def main() -> None:
     parser.add_argument(
         "--calibration", type=int, default=CALIBRATION, metavar="N", help=f"samples ({CALIBRATION})"
     )
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the cases, their files and reports")
     parser.add_argument("--only", nargs="*", help="only these cases")
     parser.add_argument("--record", type=Path, help="write all results to this file")
     args = parser.parse_args(own)
@@ -155,9 +185,9 @@ def main() -> None:
     results = []
     for name in args.only or known:
         if args.prepared:
-            results.append(run_case(name, args.folder / name, options))
+            results.append(run_case(name, args.folder / name, options, args.keep is not None))
         else:
-            results.append(run_downloaded(name, args.folder, options, args.calibration))
+            results.append(run_downloaded(name, args.folder, options, args.calibration, args.keep))
         print_row([cell for key, cell in results[-1].items() if key != "margins_db"])
         if args.record:
             args.record.write_text(json.dumps(results, indent=1) + "\n")

