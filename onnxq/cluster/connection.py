@@ -51,7 +51,7 @@ def executor_of(cluster: "str | Client | Executor | None") -> Iterator[Executor]
         from onnxq.cluster.dask_executor import DaskExecutor
     except ImportError as error:
         raise OnnxqError(
-            f"--cluster needs Dask ({first_line(error)}): pip install 'onnxq[cluster]'"
+            f"--cluster needs Dask ({first_line(error)}): pip install dask distributed cloudpickle"
         ) from error
     if isinstance(cluster, Client):
         _check(cluster)
