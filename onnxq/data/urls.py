@@ -71,7 +71,7 @@ def _opened(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
-        raise DataError(f"{url}: URLs need fsspec: pip install 'onnxq[urls]'") from error
+        raise DataError(f"{url}: URLs need fsspec: pip install fsspec") from error
     try:
         system, root = url_to_fs(url)
     except (ImportError, ValueError) as error:

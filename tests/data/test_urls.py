@@ -78,4 +78,4 @@ def test_without_fsspec_the_extra_is_named(tmp_path: Path, monkeypatch) -> None:
     command = ["calibrate", str(CNN), "--calib", "s3://bucket/x", "-o", str(tmp_path / "out.npz")]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 2
-    assert "pip install 'onnxq[urls]'" in result.stderr
+    assert "pip install fsspec" in result.stderr
