@@ -8,6 +8,7 @@
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Collection
@@ -337,6 +338,8 @@ def _calibrated(
     return found
 
 
+MOST_MOVED = 4 << 20
+"""Bytes of a sample's outputs from which the written file is verified in this process, not on a cluster."""
 AFTER = {
     "prepare": "preparing forms of the model",
     "layers": "calibrating",
@@ -485,6 +488,13 @@ def _shapes(inputs: Inputs, outcome: Outcome) -> ShapeByName:
     return planned_shapes(recipe.model, plan, check_feeds(samples[0], inputs.specs))
 
 
+def _verifying(inputs: Inputs, recipe: Recipe, shapes: ShapeByName) -> Executor:
+    """Return where the written file is verified: here if samples are in order, or outputs are large."""
+    moved = sum(4 * math.prod(shapes.get(value.name or "", ())) for value in recipe.model.graph.outputs)
+    ordered = bool(inputs.feedback.states or unseeded_nodes(recipe.model))
+    return IN_PROCESS if ordered or moved > MOST_MOVED else inputs.executor
+
+
 def _inspect_and_run(
     inputs: Inputs, path: Path, outcome: Outcome, shapes: ShapeByName
 ) -> tuple[Kernels, Outputs | None]:
@@ -504,7 +514,7 @@ def _inspect_and_run(
         inputs.specs,
         inputs.feedback,
         None if options.allow_nonfinite else {*recipe.plan.tensors, *outcome.statistics.sketches},
-        IN_PROCESS if inputs.feedback.states or unseeded_nodes(recipe.model) else inputs.executor,
+        _verifying(inputs, recipe, shapes),
     )
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(inspect_kernels, path, recipe.model, recipe.plan, shapes)
