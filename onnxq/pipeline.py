@@ -34,7 +34,7 @@ from onnxq.evaluation.verification import (
     inspect_kernels,
 )
 from onnxq.finetune.checkpoint import check_checkpoint
-from onnxq.finetune.finetune import set_aside, tuned, tunes_by_itself
+from onnxq.finetune.finetune import set_aside, trained_on, tuned, tunes_by_itself
 from onnxq.formats.compact import compact
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
@@ -498,6 +498,7 @@ def _inspect_and_run(
         inputs.feedback,
         None if options.allow_nonfinite else {*recipe.plan.tensors, *outcome.statistics.sketches},
         IN_PROCESS if inputs.feedback.states or unseeded_nodes(recipe.model) else inputs.executor,
+        trained_on(inputs, recipe),
     )
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(inspect_kernels, path, recipe.model, recipe.plan, shapes)

@@ -163,6 +163,7 @@ class VerificationInputs:
     feedback  outputs that are inputs of the next sample
     finite    inputs that must be finite; None allows NaN and infinite values everywhere
     executor  where the models run; a stateful model, or one that draws numbers, runs in this process
+    trained   names of samples that weights were trained on: they say nothing about others, and do not count
     """
 
     source: Path
@@ -173,6 +174,7 @@ class VerificationInputs:
     feedback: Feedback
     finite: Collection[str] | None = ()
     executor: Executor = IN_PROCESS
+    trained: frozenset[str] = frozenset()
 
 
 def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName) -> Kernels:
@@ -257,7 +259,8 @@ def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
         from
             them would count as equal for any file.
     """
-    samples, specs = list(inputs.samples), inputs.specs
+    samples = [sample for sample in inputs.samples if sample.name not in inputs.trained]
+    specs = inputs.specs
     seen = DiskList((check_feeds(sample, specs) for sample in evenly(samples, SEEN)), dict.values)
     observation = observe(inputs.model, seen, inputs.feedback)
     # the original file, if only its outputs are compared

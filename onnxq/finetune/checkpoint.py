@@ -96,6 +96,7 @@ class Checkpoint:
             facts["noise"],
             tuple(facts["losses"]),
             checks,
+            factor=facts["factor"],
         )
         return facts["part"], state
 
@@ -111,6 +112,7 @@ class Checkpoint:
             "part": part,
             "step": state.step,
             "noise": state.noise,
+            "factor": state.factor,
             "losses": state.losses,
             "checks": state.checks,
             "adam": {name: each.steps for name, each in state.adam.items()},

@@ -10,8 +10,11 @@ from onnxq.comparison.observation import Observation, Observed, Opened, observe
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
+from onnxq.finetune.features import find_features
+from onnxq.finetune.form import TrainingForm
 from onnxq.finetune.gradients import Example, is_stackable, stacked
-from onnxq.finetune.loss import Point, points_of, target_of
+from onnxq.finetune.loss import Point, feature_points, points_of, target_of
+from onnxq.graph.macs import concrete_shapes
 from onnxq.options import FinetuneOptions
 from onnxq.runtime.sessions import InputSpec, open_session, run
 from onnxq.search.inputs import Inputs
@@ -30,19 +33,28 @@ class Teacher:
 
     opened  the float model with the compared values among its outputs
     specs   its inputs
+    features  names of inner values that are compared, too
     stated  feeds and compared values by the index of the sample; empty without states
     """
 
     opened: Opened
     specs: list[InputSpec]
+    features: Sequence[str] = ()
     stated: dict[int, tuple[Feeds, Sequence[Array]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        graph = self.opened.model.graph
+        self._first = len(graph.outputs)
+        by_name = {value.name: value for node in graph for value in node.outputs}
+        graph.outputs.extend(by_name[name] for name in self.features)
         self.session = open_session(self.opened.model)
 
     def run(self, name: str, feeds: Feeds) -> Sequence[Array]:
-        """Run the float model; return its values at the taps."""
-        return Observed.of(self.opened, run(self.session, feeds, name)).inner
+        """Run the float model; return its values at the taps, then the features."""
+        return self._values(run(self.session, feeds, name))
+
+    def _values(self, values: Sequence[Array]) -> Sequence[Array]:
+        return [*Observed.of(self.opened, values).inner, *values[self._first :]]
 
     def sample(self, index: int, sample: Sample) -> tuple[Feeds, Sequence[Array]]:
         """Return the feeds of a sample and the float model's values at the taps."""
@@ -57,7 +69,7 @@ class Teacher:
         for index, sample in enumerate(samples):
             feeds = feedback.feeds(sample.name, check_feeds(sample, self.specs), kept)
             values = run(self.session, feeds, sample.name)
-            self.stated[index] = feeds, Observed.of(self.opened, values).inner
+            self.stated[index] = feeds, self._values(values)
             kept = values[: self.opened.own]
 
 
@@ -115,7 +127,11 @@ class Examples:
 
 
 def make_examples(
-    inputs: Inputs, samples: Sequence[Sample], labels: Sequence[int | None], options: FinetuneOptions
+    inputs: Inputs,
+    form: TrainingForm,
+    samples: Sequence[Sample],
+    labels: Sequence[int | None],
+    options: FinetuneOptions,
 ) -> Examples:
     """Find what the loss compares, and return the examples of a training.
 
@@ -123,14 +139,17 @@ def make_examples(
         ModelError: no output holds float values.
         DataError: a label is no class of the model, or no input is an image that can be changed.
     """
-    model, feedback = inputs.model, inputs.feedback
+    # inner values are those of the form that is quantized
+    model, feedback = form.recipe.model, inputs.feedback
     seen = [check_feeds(sample, inputs.specs) for sample in samples[:SEEN]]
     observation = observe(model, seen, feedback)
-    teacher = Teacher(observation.opened(model), inputs.specs)
+    features = find_features(model, form.rounded, concrete_shapes(model, seen[0]))
+    teacher = Teacher(observation.opened(model), inputs.specs, features)
     targets = [teacher.run(sample.name, feeds) for sample, feeds in zip(samples, seen, strict=False)]
     points = points_of(model, observation, targets, options.label_share if labels else 0.0)
     if not points:
         raise ModelError(f"{inputs.options.model}: no output holds float32 values: nothing can be compared")
+    points += feature_points(features, len(observation.taps), targets)
     if feedback.states:
         teacher.remember_states(samples, feedback)
     if labels:

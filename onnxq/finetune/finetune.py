@@ -1,29 +1,24 @@
 """Finetuning of a quantized model: what is trained on which samples, and whether the result is kept."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxq.comparison.errors import decibels
+from onnxq.comparison.feedback import evenly
 from onnxq.data.labels import labelled
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
 from onnxq.finetune.backward import measure
 from onnxq.finetune.checkpoint import Checkpoint
-from onnxq.finetune.examples import Batches, make_examples, most_together
-from onnxq.finetune.form import (
-    Bias,
-    TrainingForm,
-    Weight,
-    bias_outputs,
-    training_form,
-    with_bits,
-    with_units,
-)
+from onnxq.finetune.examples import Batches, Examples, make_examples, most_together
+from onnxq.finetune.form import TrainingForm, bias_outputs, training_form, with_bits, with_units
 from onnxq.finetune.gradients import GradientGraph, without_shapes
+from onnxq.finetune.reconstruction import reconstructed, sample_count
+from onnxq.finetune.trained import Bias, Weight
 from onnxq.finetune.training import Rates, Schedule, State, Training
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import nodes_of
@@ -43,6 +38,8 @@ LEAST_SAMPLES = 9
 """Fewer samples leave none to judge by."""
 BUDGET, LEAST_STEPS, MOST_STEPS = 1.2e12, 60, 200
 """MACs of the default number of steps, three times those of an inference for each, and its bounds."""
+MOST_RECONSTRUCTING = 200
+"""Most samples by which layers are reconstructed."""
 CHECKS = 12
 """Checks on samples kept aside during a training."""
 WORST_LOSS_DB = 0.1
@@ -53,18 +50,20 @@ BIAS_UNIT = 1 / 64
 
 @dataclass(frozen=True)
 class Aside:
-    """Samples that neither calibration nor the choice of methods sees.
+    """Samples that nothing is trained on.
 
-    stopping  decide when to stop, and which step is best
-    deciding  decide whether the result is kept; nothing else uses them
+    stopping  decide which step is best; calibration and the choice of methods do not see them
+    deciding  decide whether the result is kept: these, and those that chose the methods
+    unseen    report what was gained, and decide nothing
     """
 
     stopping: Sequence[Sample]
     deciding: Sequence[Sample]
+    unseen: Sequence[Sample]
 
 
 def set_aside(inputs: Inputs) -> tuple[Inputs, Aside]:
-    """Take half of the validation samples, and the unseen ones, away from the search.
+    """Take half of the validation samples away from the search.
 
     Raises:
         DataError: there are too few samples.
@@ -81,7 +80,16 @@ def set_aside(inputs: Inputs) -> tuple[Inputs, Aside]:
             f"{len(samples.every)} samples are too few to finetune and to judge the result: "
             f"give at least {LEAST_SAMPLES}"
         )
-    return replace(inputs, samples=replace(samples, validation=kept)), Aside(stopping, samples.unseen)
+    return (
+        replace(inputs, samples=replace(samples, validation=kept)),
+        Aside(stopping, samples.validation, samples.unseen),
+    )
+
+
+def trained_on(inputs: Inputs, recipe: Recipe) -> frozenset[str]:
+    """Return the names of the samples that the weights of a recipe were trained on."""
+    trained = Technique.FINETUNING in recipe.techniques
+    return frozenset(sample.name for sample in inputs.samples.calibration) if trained else frozenset()
 
 
 def tunes_by_itself(inputs: Inputs) -> bool:
@@ -123,9 +131,8 @@ def finetuned(
     if not any(isinstance(each, Weight) for each in form.trained.values()):
         return outcome, Finetuning(False, "the file has no integer weights to train", bits=options.bits)
     # the examples
-    calibrating = list(inputs.samples.calibration)
-    samples = calibrating + [each for each in inputs.samples.validation if each not in calibrating]
-    examples = make_examples(inputs, samples, _labels(samples, options.labels), options)
+    samples = list(inputs.samples.calibration)
+    examples = make_examples(inputs, form, samples, _labels(samples, options.labels), options)
     shapes = measure(form.model, examples.example(0).feeds | form.fed(form.start())).shapes
     together = most_together(examples, sum(4 * math.prod(shape) for shape in shapes.values()))
     batches = Batches(examples, min(options.batch, len(samples)), together, options.seed)
@@ -137,12 +144,13 @@ def finetuned(
     statistics = outcome.statistics
     checkpoint = Checkpoint.of(options.checkpoint, statistics.model, statistics.data, *decisions)
     start = judge.noise(outcome.parameters)
-    result = _Trainer(form, batches, steps, options, judge, start, checkpoint).run()
+    trainer = _Trainer(form, batches, steps, options, judge, start, checkpoint)
+    result = trainer.run(lambda: _reconstructed(form, examples, shapes, options.memory))
     # whether to keep it
     parameters = form.updated(result.state.best)
-    deciding = _Judge.of(inputs, recipe, aside.deciding)
-    before, after = deciding.measure(outcome.parameters), deciding.measure(parameters)
+    before, after = _Judge.of(inputs, recipe, aside.deciding).compared(outcome.parameters, parameters)
     kept, reason = _verdict(before, after, start, result.state)
+    before, after = _Judge.of(inputs, recipe, aside.unseen).compared(outcome.parameters, parameters)
     reached = [form.trained[name] for name in result.graph.reached]
     weights, biases = (sum(isinstance(each, kind) for each in reached) for kind in (Weight, Bias))
     finetuning = Finetuning(
@@ -150,7 +158,7 @@ def finetuned(
         len(reached) - weights - biases,
         [Check(step, decibels(noise)) for step, noise in result.state.checks],
         decibels(before.mean_noise), decibels(after.mean_noise), result.graph.frozen,
-        result.state.interrupted,
+        result.state.interrupted, result.layers,
     )  # fmt: skip
     if not kept:
         return outcome, finetuning
@@ -178,6 +186,10 @@ class _Judge:
         model = self.inputs.writer().write(self.recipe, parameters)
         return self.references.measure_before_softmax(model)
 
+    def compared(self, before: Parameters, after: Parameters) -> tuple[OutputNoise, OutputNoise]:
+        """Measure two sets of parameters."""
+        return self.measure(before), self.measure(after)
+
     def noise(self, parameters: Parameters) -> float:
         """Return noise / signal of the outputs, mean over their parts."""
         return self.measure(parameters).mean_noise
@@ -185,11 +197,18 @@ class _Judge:
 
 @dataclass(frozen=True, eq=False)
 class _Result:
-    """The end of a training: the last state, its graph, and the steps of all parts."""
+    """The end of a training.
+
+    state   the last state
+    graph   its graph
+    steps   steps of all parts
+    layers  layers that were reconstructed before
+    """
 
     state: State
     graph: GradientGraph
     steps: int
+    layers: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,21 +223,28 @@ class _Trainer:
     noise: float
     checkpoint: Checkpoint
 
-    def run(self) -> _Result:
+    def run(self, reconstruct: Callable[[], dict[str, Floats]]) -> _Result:
         """Train, or go on from the checkpoint.
+
+        Args:
+            reconstruct: returns better values to start with; not called for a schedule of several bits.
 
         Raises:
             ModelError: the loss depends on no quantized weight.
         """
         found = self.checkpoint.load()
         first, resumed = found if found is not None else (0, None)
+        begin, noise = self._beginning(resumed, reconstruct)
+        start = self.form.start()
+        layers = sum(begin[name] is not start[name] for name in self.form.weights)
         each = max(1, self.steps // len(self.options.bits))
         values: Mapping[str, Floats] | None = None
         done = first * each
         for part in range(first, len(self.options.bits)):
-            training = self._training(part, each)
-            start = training.begin(training.form.carried(values))
-            state = training.run(resumed or start, self._title(part))
+            training = self._training(part, each, noise)
+            if len(self.options.bits) > 1:
+                begin = training.form.carried(values)
+            state = training.run(resumed or training.begin(begin), self._title(part))
             resumed, done, values = None, done + state.step, training.form.real(state.values)
             if state.step and not training.graph.reached:
                 raise ModelError(_unreachable(training.graph))
@@ -226,13 +252,26 @@ class _Trainer:
                 # nothing was trained with the bits of the file
                 state = replace(state, best=self.form.start(), noise=math.inf, checks=())
                 break
-        return _Result(state, training.graph, done)
+        return _Result(state, training.graph, done, layers)
+
+    def _beginning(
+        self, resumed: State | None, reconstruct: Callable[[], dict[str, Floats]]
+    ) -> tuple[dict[str, Floats], float]:
+        """Return the values to start with, and their noise / signal."""
+        start = self.form.start()
+        if len(self.options.bits) > 1:  # weights of other bits start from those of the part before
+            return start, self.noise
+        if resumed is not None:
+            return start, resumed.checks[0][1]
+        tried = reconstruct()
+        noise = self.judge.noise(self.form.updated(tried))
+        return (tried, noise) if noise < self.noise else (start, self.noise)
 
     def _title(self, part: int) -> str:
         bits = self.options.bits
         return "finetune" if len(bits) == 1 else f"finetune, {bits[part]} bits"
 
-    def _training(self, part: int, steps: int) -> Training:
+    def _training(self, part: int, steps: int, noise: float) -> Training:
         """Return the training of one part; only the last one, with the bits of the file, is judged."""
         options, bits, last = self.options, self.options.bits[part], part + 1 == len(self.options.bits)
         form = self.form if last else with_bits(self.form, largest_magnitude(bits))
@@ -242,7 +281,7 @@ class _Trainer:
             GradientGraph(form, observed.observation, observed.points),
             replace(self.batches, seed=options.seed + part),
             Schedule(steps, max(1, steps // CHECKS) if last else steps),
-            Rates().for_noise(self.noise).times(options.rate, bits),
+            Rates().for_noise(noise).times(options.rate, bits),
             (lambda chosen: self.judge.noise(self.form.updated(chosen))) if last else None,
             options.gradient_bits,
             options.seed + part,
@@ -267,11 +306,20 @@ def _verdict(before: OutputNoise, after: OutputNoise, start: float, state: State
     """
     if not state.noise < start:
         return False, "no step came closer to float on the samples kept aside"
-    if not after.mean_noise < before.mean_noise:
+    if not after.mean_noise < before.mean_noise or before.as_good_as(after):
         return False, "it came no closer to float on the samples that decide"
     if after.sqnr_db < before.sqnr_db - WORST_LOSS_DB:
         return False, "its worst output came farther from float on the samples that decide"
     return True, "it is closer to float on samples that nothing was trained on"
+
+
+def _reconstructed(
+    form: TrainingForm, examples: Examples, shapes: Mapping[str, Sequence[int]], memory: int
+) -> dict[str, Floats]:
+    """Reconstruct the layers of a form on as many samples as fit into memory."""
+    count = min(MOST_RECONSTRUCTING, len(examples.samples), sample_count(form, shapes, memory))
+    chosen = evenly(range(len(examples.samples)), count)
+    return reconstructed(form, [examples.teacher.sample(i, examples.samples[i])[0] for i in chosen])
 
 
 def _labels(samples: Sequence[Sample], labels: str | None) -> list[int | None]:

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from onnxq.comparison.errors import decibels
 from onnxq.finetune.examples import Batches
-from onnxq.finetune.form import Bias, Scale, TrainingForm, Weight
+from onnxq.finetune.form import TrainingForm
 from onnxq.finetune.gradients import GradientGraph
+from onnxq.finetune.trained import Bias, Growth, Trained, Weight
 from onnxq.runtime.interruption import going_on_after_interrupt
 from onnxq.runtime.progress import progress
 from onnxq.techniques.adamw import AdamState, adamw, warm_up_and_cosine
@@ -21,6 +21,8 @@ Judge = Callable[[dict[str, Floats]], float]
 """Signature: trained values -> noise / signal of the outputs on samples kept aside, mean over their parts."""
 USUAL_NOISE, MOST_NOISE = 1e-3, 1e-2
 """Noise / signal at which `Rates` hold as they stand, and beyond which they do not grow."""
+MOST_LOST = 1.1
+"""Noise, as a multiple of the least so far, from which a training goes back to its best values."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class Rates:
     weight  in steps of the weight's scale, for 8 bits; fewer bits take smaller parts of their larger steps
     bias    in units of `form.with_units`
     scale   of the logarithm of an activation's scale
+    growth  of the logarithm of a weight's scale
     """
 
-    weight: float = 0.02
-    bias: float = 0.005
-    scale: float = 0.001
+    weight: float = 0.01
+    bias: float = 0.0025
+    scale: float = 0.0005
+    growth: float = 0.001
 
     def for_noise(self, noise: float) -> "Rates":
         """Return the rates for outputs of another noise / signal, whose values are as far from their best."""
@@ -42,12 +46,19 @@ class Rates:
 
     def times(self, factor: float, bits: int) -> "Rates":
         """Return the rates times a factor; weights of few bits have larger steps and take fewer."""
-        return Rates(self.weight * factor * 2.0 ** ((bits - 8) / 2), self.bias * factor, self.scale * factor)
+        return Rates(
+            self.weight * factor * 2.0 ** ((bits - 8) / 2),
+            self.bias * factor,
+            self.scale * factor,
+            self.growth * factor,
+        )
 
-    def of(self, trained: Weight | Bias | Scale) -> float:
+    def of(self, trained: Trained) -> float:
         """Return the rate of a trained value."""
         if isinstance(trained, Weight):
             return self.weight
+        if isinstance(trained, Growth):
+            return self.growth
         return self.bias if isinstance(trained, Bias) else self.scale
 
 
@@ -78,6 +89,7 @@ class State:
     losses   loss of each step
     checks   noise / signal at each check, with its step
     interrupted  whether the user ended the training
+    factor   of the rates; it is halved where a check finds the outputs far from the best
     """
 
     step: int
@@ -89,6 +101,7 @@ class State:
     losses: tuple[float, ...] = ()
     checks: tuple[tuple[int, float], ...] = ()
     interrupted: bool = False
+    factor: float = 1.0
 
     @property
     def best_step(self) -> int:
@@ -164,17 +177,20 @@ class Training:
         checks = (*state.checks, (state.step, noise))
         if noise < state.noise:
             return replace(state, checks=checks, best=state.values, noise=noise)
-        return replace(state, checks=checks)
+        if noise < MOST_LOST * state.noise:
+            return replace(state, checks=checks)
+        # the steps were too large: go back and take smaller ones
+        adam = {name: AdamState.zero(value) for name, value in state.best.items()}
+        return replace(state, checks=checks, values=state.best, adam=adam, factor=state.factor / 2)
 
     def _step(self, state: State) -> State:
         """Return the state after one step."""
         loss, gradients = self._gradients(state)
-        rate = warm_up_and_cosine(state.step, self.schedule.steps)
+        rate = state.factor * warm_up_and_cosine(state.step, self.schedule.steps)
         values, adam, errors = dict(state.values), dict(state.adam), dict(state.errors)
         rng = np.random.default_rng((self.seed, state.step))
         for name, gradient in gradients.items():
-            trained = self.form.trained[name]
-            own = self._own_gradient(trained, values[name], gradient)
+            trained, own = self.form.trained[name], gradient
             if self.gradient_bits < 32:
                 quantized, errors[name] = with_feedback(own, errors[name], self.gradient_bits, rng)
                 own = quantized.dequantize()
@@ -194,10 +210,5 @@ class Training:
             count += size
             for name, gradient in gradients.items():
                 sums[name] = gradient * np.float32(size) + sums.get(name, np.float32(0))
-        return total / count, {name: each / np.float32(count) for name, each in sums.items()}
-
-    @staticmethod
-    def _own_gradient(trained: Weight | Bias | Scale, value: Floats, gradient: Floats) -> Floats:
-        """Return the gradient of a trained value from that of the value in the graph."""
-        unit: Any = trained.unit if not isinstance(trained, Scale) else trained.fed(value)
-        return np.asarray(gradient * unit, np.float32)
+        means = {name: each / np.float32(count) for name, each in sums.items()}
+        return total / count, self.form.gradients(state.values, fed, means)

@@ -3,6 +3,7 @@
 Weights that are multiples of an 8-bit scale, as those of models with quantized weights, are stored as int8.
 """
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -24,6 +25,11 @@ from onnxq.types import Array, Floats, Integers
 
 MOST_ERROR = 1e-3
 """Largest relative root mean square error of a weight in half precision."""
+LEAST_SHARE = 0.01
+"""Share of the model's constants from which narrowing a weight is worth its error.
+
+Inputs with a large mean make the error of a first layer's few weights a constant shift.
+"""
 EXACT = 1e-4
 """Distance from a multiple of the scale, in scales, up to which a weight counts as one."""
 
@@ -51,13 +57,14 @@ def narrow_weights(model: ir.Model, names: Collection[str]) -> bool:
         if node.name in wanted
         for index in WEIGHTS.get(node.op_type, ())
     ]
+    least = LEAST_SHARE * sum(math.prod(value.shape or ()) for value in model.graph.initializers.values())
     for node, index in found:
         value, graph = input_at(node, index), graph_of(node)
         if value is None:
             continue
         if (value, graph) not in narrowed:
             weight = constant(value) if is_float(value) else None
-            if weight is None:
+            if weight is None or weight.size < least:
                 continue
             codes = as_int8(weight)
             if codes is not None:
