@@ -5,9 +5,9 @@
 
 FOLDER is a corpus (cases.py beside the cases), a folder of prepared cases (each with model.onnx, calib/ and
 eval/, as `wild.py --keep` and `export_models.py` make them), or the root of this repository for the sample
-models. One row a case: metric and SQNR of both files, the SQNR that the finetuned file's report claims for its
-outputs, CPU seconds of both commands, peak memory, and what the training did. The evaluation samples are used
-for nothing else. For the numbers of a CPU without VNNI:
+models. One row a case: metric and SQNR of both files, the SQNR that the report of the finetuned file claims
+for its outputs, CPU seconds of both commands, peak memory, and what the training did. The evaluation samples
+are used for nothing else. For the numbers of a CPU without VNNI:
 `python benchmarks/older_cpu.py python benchmarks/finetune.py ...`.
 """
 
@@ -48,7 +48,8 @@ QUANTIZE = """
 import sys, onnxq
 model, calib, output, preprocess, bits, *flags = sys.argv[1:]
 onnxq.quantize(
-    model, calib, output, preprocess=preprocess or None, weight_bits=int(bits), keep_int8="--keep-int8" in flags,
+    model, calib, output, preprocess=preprocess or None, weight_bits=int(bits),
+    keep_int8="--keep-int8" in flags,
     skip_slow_nodes="--all-int8" not in flags,
     without=tuple(flags[i + 1] for i, flag in enumerate(flags) if flag == "--without"),
 )

@@ -275,31 +275,50 @@ class OutputErrors:
         return [(int(i), float(noise[i] / total)) for i in np.argsort(-noise, kind="stable")]
 
 
-def bounds(everything: OutputErrors, fresh: OutputErrors | None = None, *, of: int = 0) -> Array:
+def bounds(
+    everything: OutputErrors,
+    fresh: OutputErrors | None = None,
+    *,
+    of: int = 0,
+    untrained: OutputErrors | None = None,
+) -> Array:
     """Return the ratio of noise to signal of each part expected on new samples, [parts].
 
     It is the largest of three: the ratio on samples outside calibration and choice; the ratio on all
     samples plus some standard errors, for the tail that few samples miss; and the ratio on all samples
     plus a margin in dB, larger for fewer samples.
 
+    Where weights were trained on some of the samples, the noise of these is less than that of others. The same
+    margins, which show how samples differ, are then added to the ratio on the remaining samples.
+
     Args:
         everything: errors on all samples.
         fresh: errors on those that had no part in calibration or choice.
         of: 0 for the final bound. While files are chosen, the number of samples of the final bound: the
             margins are then those expected with that many.
+        untrained: errors on the samples that nothing was trained on; None if that holds for all.
     """
     ratios = everything.ratios()
-    spare = NORMAL + 1.52 / max(
-        1, everything.independent - 1
-    )  # quantile of Student's t, first term of its expansion
-    spare *= math.sqrt(min(1.0, everything.samples / max(1, of, everything.samples)))
+    spare = _standard_errors(everything) * math.sqrt(
+        min(1.0, everything.samples / max(1, of, everything.samples))
+    )
     least_db = (
         CHOOSING_SPARE_DB
         if of
         else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL_SAMPLES / max(1, everything.independent)))
     )
     spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (least_db / 10))
+    if untrained is not None and untrained.samples:
+        level = untrained.ratios()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            grown = np.where(ratios > 0, level * (spared / ratios), level)
+        spared = np.maximum(grown, level + _standard_errors(untrained) * untrained.standard_errors())
     return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared
+
+
+def _standard_errors(errors: OutputErrors) -> float:
+    """Return the number of standard errors to add: a quantile of Student's t, first term of its expansion."""
+    return NORMAL + 1.52 / max(1, errors.independent - 1)
 
 
 def _has_nan(value: object) -> bool:

@@ -1,7 +1,7 @@
 """Inner values of the float model that the quantized model is trained to follow, besides the outputs.
 
-Outputs alone say little: a few hundred samples of a few values each are learned by heart. Values at the ends of
-blocks say much more (A. Romero et al., "FitNets", ICLR 2015; Y. Li et al., "BRECQ", ICLR 2021).
+Outputs alone say little: a few hundred samples of a few values each are learned by heart. Values at the ends
+of blocks say much more (A. Romero et al., "FitNets", ICLR 2015; Y. Li et al., "BRECQ", ICLR 2021).
 """
 
 from collections.abc import Collection, Sequence

@@ -27,8 +27,7 @@ from onnxq.techniques.arithmetic import (
     quantize,
     quantize_bias,
 )
-from onnxq.techniques.saturation import kernel_order, original_order, round_pair_safe
-from onnxq.types import INT8, INT32, Floats, QuantParams
+from onnxq.types import INT8, INT32, Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +53,9 @@ class TrainingForm:
 
     def real(self, values: Values) -> dict[str, Floats]:
         """Return the values that another form of the same recipe can start with."""
+        weights = {name: each for name, each in self.trained.items() if isinstance(each, Weight)}
         return {
-            name: value * self.trained[name].unit if isinstance(self.trained[name], Weight) else value
-            for name, value in values.items()
+            name: value * weights[name].unit if name in weights else value for name, value in values.items()
         }
 
     def carried(self, real: Values | None) -> dict[str, Floats]:
@@ -172,9 +171,11 @@ def training_form(recipe: Recipe, parameters: Parameters, options: WeightOptions
     writer = QdqWriter(recipe.model, plain, parameters)
     model = writer.write()
     _round_at_run_time(model, run_time)
-    found: dict[str, tuple[ir.Value, Trained]] = {}
-    for value, each in [*_weights(writer, recipe, parameters, options), *_biases(writer, parameters)]:
-        found[value.name or ""] = value, each
+    found: dict[str, tuple[ir.Value, Weight | Bias | Scale]] = {}
+    for value, weight in _weights(writer, recipe, parameters, options):
+        found[value.name or ""] = value, weight
+    for value, bias in _biases(writer, parameters):
+        found[value.name or ""] = value, bias
     for source, (scale, _) in writer.scales.items():
         trained = _scale(plan, source, parameters)
         if trained is not None and any(use.node.graph is model.graph for use in scale.uses()):
@@ -189,9 +190,9 @@ def training_form(recipe: Recipe, parameters: Parameters, options: WeightOptions
         ir.convenience.replace_all_uses_with(value, given)
         model.graph.inputs.append(given)
         trained_by_name[given.name or ""] = each
-    for name, each in list(trained_by_name.items()):
-        if isinstance(each, Weight):
-            trained_by_name[f"{name}_growth"] = Growth(name, each.params, each.start.ndim)
+    for name, entry in list(trained_by_name.items()):
+        if isinstance(entry, Weight):
+            trained_by_name[f"{name}_growth"] = Growth(name, entry.params, entry.start.ndim)
     tidy(model)
     for value in list(model.graph.initializers.values()):
         if not value.uses() and not value.is_graph_output():
@@ -250,9 +251,9 @@ def _round_at_run_time(model: ir.Model, names: list[str]) -> None:
 
 def _weights(
     writer: QdqWriter, recipe: Recipe, parameters: Parameters, options: WeightOptions
-) -> list[tuple[ir.Value, Trained]]:
+) -> list[tuple[ir.Value, Weight]]:
     """Return the weights of the main graph with their values; uses that share integers share a value."""
-    found, values = [], dict[int, ir.Value]()
+    found, values = list[tuple[ir.Value, Weight]](), dict[int, ir.Value]()
     for planned in recipe.plan.nodes.values():
         if planned.row.weight is None or planned.node.graph is not recipe.model.graph:
             continue
@@ -271,12 +272,12 @@ def _weights(
         start = np.clip(steps, stored - CELL, stored + CELL).astype(np.float32)
         safe = must_be_pair_safe(planned, options)
         found.append((value, Weight(place, params, array, start, options.limit, axis, safe)))
-    return found  # type: ignore[return-value]
+    return found
 
 
-def _biases(writer: QdqWriter, parameters: Parameters) -> list[tuple[ir.Value, Trained]]:
+def _biases(writer: QdqWriter, parameters: Parameters) -> list[tuple[ir.Value, Bias]]:
     """Return the biases and constant operands of the main graph with their values."""
-    found: list[tuple[ir.Value, Trained]] = []
+    found: list[tuple[ir.Value, Bias]] = []
     for place, value in writer.constants.items():
         quantized = parameters.constants.get(place)
         if quantized is None:

@@ -2,7 +2,7 @@
 
 Rounding by GPTQ sees the inputs of the float model. In the quantized model the inputs of a layer carry the
 noise of all layers before it, and a part of that is a linear function of the inputs. So the target of a layer
-is the float model's output t, and its weights are the least squares solution W + E[(t - W x) x^T] (H + r I)^-1
+is the float model's output t. Its weights are the least squares solution W + E[(t - W x) x^T] (H + r I)^-1
 with H = E[x x^T] of the quantized inputs x, rounded by GPTQ with the same H. Where the output is added to a
 shortcut, the target makes up for the shortcut's error. Y. Li et al., "GPTAQ: Efficient Finetuning-Free
 Quantization for Asymmetric Calibration", ICML 2025.
@@ -32,8 +32,10 @@ LEAST_SAMPLES = 8
 MORE_ROWS = 8.0
 """Rows that are taken of a layer, as a multiple of those that rounding to 8 bits needs."""
 RIDGES = 0.1, 0.3, 1.0, 3.0
-"""Shares of the mean second moment to add to all, of which the best is taken: where the inputs say little, weights
-stay as they are."""
+"""Shares of the mean second moment that are added to all, and of which the best is taken.
+
+Where the inputs say little, weights stay as they are.
+"""
 CHECKED = 0.25
 """Share of the rows, those of the last samples, that tell which share is best."""
 MOST_COLUMNS = 4096
@@ -178,40 +180,36 @@ def _solve(form: TrainingForm, layer: Layer, x: Floats, target: Floats, values: 
         target: its wanted outputs, [groups, rows, channels of a group].
         values: trained values.
     """
-    weight = form.trained[layer.weight]
+    weight, bias = form.trained[layer.weight], form.trained.get(layer.bias or "")
     assert isinstance(weight, Weight)
-    groups, shape, columns = x.shape[0], weight.start.shape, x.shape[2]
-    bias = form.trained[layer.bias] if layer.bias is not None else None
+    shape = weight.start.shape
     mean_x, mean_t = x.mean(1, keepdims=True), target.mean(1, keepdims=True)
     if bias is None:
         mean_x, mean_t = np.zeros_like(mean_x), np.zeros_like(mean_t)
     x, wanted = x - mean_x, target - mean_t
 
     def in_rows(array: Floats) -> Floats:
-        return kernel_order(array, weight.axis).reshape(groups, -1, columns)
+        return kernel_order(array, weight.axis).reshape(x.shape[0], -1, x.shape[2])
 
+    # least squares, then rounding
     rows = least_squares(in_rows(weight.origin), x, wanted)
+    steps = in_rows(np.ascontiguousarray(np.broadcast_to(weight.unit, shape)))
     second = x.swapaxes(1, 2) @ x / np.float32(x.shape[1])
-    # rounding
-    unit = np.broadcast_to(weight.unit, shape)
-    steps = in_rows(np.ascontiguousarray(unit))
-    integers = gptq_round(
-        rows, second, np.ascontiguousarray(steps[..., 0]), pair_safe=weight.pair_safe, limit=weight.limit
-    ).astype(np.float32)
+    scales = np.ascontiguousarray(steps[..., 0])
+    integers = gptq_round(rows, second, scales, pair_safe=weight.pair_safe, limit=weight.limit)
     made = integers * steps
+    # comparison with the weight at the start
     old = in_rows(weight.fed(values[layer.weight]))
-    shift = mean_t - mean_x @ made.swapaxes(1, 2)
-    before = 0.0 if bias is None else bias.fed(values[layer.bias or ""]).reshape(groups, 1, -1)
-    remaining = wanted + mean_t - (x + mean_x) @ old.swapaxes(1, 2) - before
+    remaining = target - (x + mean_x) @ old.swapaxes(1, 2)
+    if isinstance(bias, Bias):
+        remaining = remaining - bias.fed(values[layer.bias or ""]).reshape(x.shape[0], 1, -1)
     if not np.square(wanted - x @ made.swapaxes(1, 2)).sum() < np.square(remaining).sum():
         return
-    latent = np.clip(rows / steps, integers - CELL, integers + CELL)
-    values[layer.weight] = original_order(
-        np.ascontiguousarray(latent.reshape(-1, columns), np.float32), shape, weight.axis
-    )
-    if isinstance(bias, Bias) and layer.bias is not None:
-        real = shift.reshape(bias.start.shape)
-        values[layer.bias] = np.asarray(real / bias.unit, np.float32)
+    latent = np.clip(rows / steps, integers - CELL, integers + CELL).astype(np.float32)
+    values[layer.weight] = original_order(latent.reshape(-1, x.shape[2]), shape, weight.axis)
+    if isinstance(bias, Bias):
+        shift = mean_t - mean_x @ made.swapaxes(1, 2)
+        values[layer.bias or ""] = np.asarray(shift.reshape(bias.start.shape) / bias.unit, np.float32)
 
 
 def least_squares(rows: Floats, x: Floats, wanted: Floats) -> Floats:

@@ -23,6 +23,8 @@ USUAL_NOISE, MOST_NOISE = 1e-3, 1e-2
 """Noise / signal at which `Rates` hold as they stand, and beyond which they do not grow."""
 MOST_LOST = 1.1
 """Noise, as a multiple of the least so far, from which a training goes back to its best values."""
+LEAST_FACTOR = 1 / 16
+"""Factor of the rates below which a training ends."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,8 @@ class Training:
 
     def _exhausted(self, state: State) -> bool:
         """Tell whether nothing is gained any more; while the rate is high, a training may lose for a time."""
+        if state.factor < LEAST_FACTOR:
+            return True
         half = self.schedule.steps // 2
         waited = [step for step, _ in state.checks if step > max(state.best_step, half)]
         return len(waited) >= self.schedule.patience

@@ -180,6 +180,19 @@ def test_samples_that_nothing_was_chosen_by_count_where_they_are_worse(unseen, e
     assert bounds(one([0.01] * USUAL_SAMPLES), fresh)[0] == pytest.approx(expected, rel=0.01)
 
 
+def test_samples_that_weights_were_trained_on_give_the_margin_but_not_the_level(rng):
+    untrained = one([0.02] * 30)
+    everything = one([0.005] * (USUAL_SAMPLES - 30) + [0.02] * 30)
+    usual = 10 ** (LEAST_SPARE_DB / 10)
+    assert bounds(everything)[0] < 0.02
+    assert bounds(everything, untrained=untrained)[0] == pytest.approx(0.02 * usual, rel=0.01)
+    # few samples that differ much do not tell their own level
+    wild = one(rng.exponential(0.02, 6))
+    several = NORMAL + 1.52 / 5
+    level = wild.ratios()[0] + several * wild.standard_errors()[0]
+    assert bounds(everything, untrained=wild)[0] == pytest.approx(level)
+
+
 def test_fresh_samples_keep_the_bound(rng):
     """A thousand new samples are seldom worse than the bound of 24, though a quarter is twice the median."""
     kept = [

@@ -10,8 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxq.errors import DataError, OnnxqError
-from onnxq.finetune.finetune import finetuned, set_aside
 from onnxq.finetune.features import find_features
+from onnxq.finetune.finetune import finetuned, set_aside
 from onnxq.finetune.form import training_form
 from onnxq.finetune.frontier import Frontier
 from onnxq.finetune.reconstruction import find_layers, least_squares, reconstructed
@@ -28,7 +28,6 @@ from onnxq.search.references import References
 from onnxq.search.trial import Outcome
 from onnxq.techniques.saturation import kernel_order, saturating_pairs
 from onnxq.transforms.registry import weight_options
-
 from onnxq.types import INT8, QuantParams
 
 from ..conftest import CNN, SAMPLES, TRANSFORMER, parse
