@@ -37,7 +37,7 @@ CALIBRATION, EVALUATION = 40, 60
 """Samples that calibrate, and others that evaluate."""
 DETECTORS = frozenset({"ddddocr-det", "nudenet", "scrfd", "yolo11n", "yunet"})
 """Models whose boxes are compared with the float model's."""
-MOST_SEQUENCES = 20
+MOST_SEQUENCES = 60
 """Sequences of a model with state that evaluate; half as many calibrate as of samples."""
 TIMED_SAMPLES, ROUNDS, SECONDS = 8, 5, 1.5
 COLUMNS = (

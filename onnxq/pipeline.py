@@ -22,6 +22,8 @@ from onnxq.calibration.collect import Collecting, collect, collect_rows
 from onnxq.calibration.methods import METHODS
 from onnxq.calibration.statistics import Statistics
 from onnxq.cluster.connection import executor_of
+from onnxq.comparison.feedback import affordable
+from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
 from onnxq.evaluation.layer_errors import histograms, layer_rows
@@ -38,6 +40,7 @@ from onnxq.finetune.finetune import set_aside, trained_on, tuned, tunes_by_itsel
 from onnxq.formats.compact import compact
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
+from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import (
     check_output,
     created_folder,
@@ -486,14 +489,17 @@ def _inspect_and_run(
 ) -> tuple[Kernels, Outputs | None]:
     """Inspect the kernels that the runtime uses for a file while the file runs on the samples."""
     options, samples, recipe = inputs.options, inputs.samples, outcome.choice.recipe
-    everything = samples.every
+    everything, further = samples.every, list[Sample]()
     if options.effort is Effort.FAST:
         everything = [*samples.validation, *samples.unseen]
+    else:
+        macs = sum(node_macs(node, shapes) for node in nodes_of(recipe.model))
+        further = affordable(samples.further, inputs.feedback, macs)
     evidence = VerificationInputs(
         options.model,
         recipe.model,
-        everything,
-        frozenset(sample.name for sample in samples.unseen),
+        [*everything, *further],
+        frozenset(sample.name for sample in [*samples.unseen, *further]),
         inputs.specs,
         inputs.feedback,
         None if options.allow_nonfinite else {*recipe.plan.tensors, *outcome.statistics.sketches},

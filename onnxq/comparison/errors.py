@@ -1,4 +1,4 @@
-"""Error of a model's outputs against float, part by part, and the bound expected on new samples."""
+"""Error of a model's outputs against float, part by part and sample by sample."""
 
 import math
 from collections.abc import Sequence
@@ -10,17 +10,8 @@ from onnxq.comparison.metrics import MAX_DB, aligned
 from onnxq.comparison.parts import Part
 from onnxq.types import Array
 
-NORMAL = 1.645
-"""Standard errors of the noise ratio added for new samples (one-sided 95 %), more for few samples."""
-LEAST_SPARE_DB, USUAL_SAMPLES = 1.5, 200
-"""Least margin for new samples, dB, at this number of independent samples; it grows where there are fewer.
-
-The tail of the distribution is not in the samples (docs/results.md).
-"""
 PIECE = 1 << 20
 """Values that are converted to double precision at a time."""
-CHOOSING_SPARE_DB = 1.0
-"""The same margin while files are still chosen: the result is compared with a target, not promised."""
 
 
 def _square_sum(values: Array) -> float:
@@ -208,6 +199,13 @@ class OutputErrors:
             ratios = np.where(signals > 0, rows[..., 1].sum(0) / np.where(signals > 0, signals, 1.0), 0.0)
         return np.where(np.isfinite(ratios), ratios, np.inf)
 
+    def by_sequence(self) -> tuple[Array, Array]:
+        """Return signal and noise of each independent sample and part, [independent, parts] each."""
+        _, place = np.unique(self._sequences, return_inverse=True)
+        rows = np.zeros((self.independent, len(self.parts), 3))
+        np.add.at(rows, place, self._table())
+        return rows[..., 0], rows[..., 1]
+
     def standard_errors(self) -> Array:
         """Return the standard error of each part's ratio, [parts].
 
@@ -273,52 +271,6 @@ class OutputErrors:
         if not np.isfinite(total) or total <= 0:
             return []
         return [(int(i), float(noise[i] / total)) for i in np.argsort(-noise, kind="stable")]
-
-
-def bounds(
-    everything: OutputErrors,
-    fresh: OutputErrors | None = None,
-    *,
-    of: int = 0,
-    untrained: OutputErrors | None = None,
-) -> Array:
-    """Return the ratio of noise to signal of each part expected on new samples, [parts].
-
-    It is the largest of three: the ratio on samples outside calibration and choice; the ratio on all
-    samples plus some standard errors, for the tail that few samples miss; and the ratio on all samples
-    plus a margin in dB, larger for fewer samples.
-
-    Where weights were trained on some of the samples, the noise of these is less than that of others. The same
-    margins, which show how samples differ, are then added to the ratio on the remaining samples.
-
-    Args:
-        everything: errors on all samples.
-        fresh: errors on those that had no part in calibration or choice.
-        of: 0 for the final bound. While files are chosen, the number of samples of the final bound: the
-            margins are then those expected with that many.
-        untrained: errors on the samples that nothing was trained on; None if that holds for all.
-    """
-    ratios = everything.ratios()
-    spare = _standard_errors(everything) * math.sqrt(
-        min(1.0, everything.samples / max(1, of, everything.samples))
-    )
-    least_db = (
-        CHOOSING_SPARE_DB
-        if of
-        else LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL_SAMPLES / max(1, everything.independent)))
-    )
-    spared = np.maximum(ratios + spare * everything.standard_errors(), ratios * 10 ** (least_db / 10))
-    if untrained is not None and untrained.samples:
-        level = untrained.ratios()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            grown = np.where(ratios > 0, level * (spared / ratios), level)
-        spared = np.maximum(grown, level + _standard_errors(untrained) * untrained.standard_errors())
-    return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared
-
-
-def _standard_errors(errors: OutputErrors) -> float:
-    """Return the number of standard errors to add: a quantile of Student's t, first term of its expansion."""
-    return NORMAL + 1.52 / max(1, errors.independent - 1)
 
 
 def _has_nan(value: object) -> bool:

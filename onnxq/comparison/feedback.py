@@ -21,6 +21,8 @@ from onnxq.runtime.sessions import input_specs, run
 from onnxq.types import Array, Feeds
 
 T = TypeVar("T")
+FURTHER_MACS = 50_000_000_000
+"""MACs of the sequences that verification runs beyond the usual samples: some ten seconds."""
 MAX_SEQUENCE, MIN_SEQUENCES = 64, 6
 """Most samples of a sequence, and least sequences into which a folder without subfolders is cut."""
 STATE_WORDS = frozenset({"state", "h", "c", "lstm", "gru", "rnn", "buffer"})
@@ -197,3 +199,15 @@ def chosen_sequences(samples: Sequence[Sample], feedback: Feedback, count: int) 
     parts = [samples[start:stop] for start, stop in pairwise([*starts, len(samples)])]
     mean = max(1, len(samples) // len(parts))
     return [sample for part in evenly(parts, max(1, count // mean)) for sample in part]
+
+
+def affordable(samples: Sequence[Sample], feedback: Feedback, macs: int) -> list[Sample]:
+    """Return whole sequences of a stateful model, evenly spaced, that verification has time for.
+
+    Args:
+        samples: of whole sequences.
+        feedback: states of the model.
+        macs: of the model on one sample.
+    """
+    steps = FURTHER_MACS // max(1, macs)
+    return chosen_sequences(samples, feedback, steps) if steps else []

@@ -23,12 +23,14 @@ class SplitSamples:
     validation   candidates are compared on them; nothing is made from them
     unseen       nothing is made from them or chosen by them
     every        all samples, each once, in the order of the data
+    further      whole sequences of a stateful model beyond these, for verification: a sequence counts as one
     """
 
     calibration: Sequence[Sample] = ()
     validation: Sequence[Sample] = ()
     unseen: Sequence[Sample] = ()
     every: Sequence[Sample] = ()
+    further: Sequence[Sample] = ()
 
 
 def split(samples: Sequence[Sample], starts: Container[str] | None = None) -> SplitSamples:

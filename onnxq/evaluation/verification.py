@@ -16,7 +16,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from onnxq.comparison.errors import OutputErrors, PartError, bounds, decibels
+from onnxq.comparison.bounds import bounds
+from onnxq.comparison.errors import OutputErrors, PartError, decibels
 from onnxq.comparison.feedback import Feedback, evenly
 from onnxq.comparison.metrics import MAX_DB
 from onnxq.comparison.observation import SEEN, Comparison, Observation, Observed, Opened, observe, run_all

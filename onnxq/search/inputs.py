@@ -1,7 +1,7 @@
 """The inputs of a quantization: options, the normalized model, its full plan, and the samples."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,6 +41,8 @@ from onnxq.runtime.sessions import InputSpec, model_inputs, open_exposed, open_s
 from onnxq.runtime.weights_on_disk import move_to_disk
 from onnxq.search.settings import SearchSettings
 
+FURTHER = 10
+"""Times `--samples` that verify a stateful model: those of one sequence depend on one another."""
 WIDE_OPSET = 21
 """The first opset whose QuantizeLinear and DequantizeLinear have 16-bit types."""
 
@@ -345,6 +347,10 @@ def _find_samples(
     if len(samples) < min(options.samples, len(found)) or len(found) < options.samples:
         warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
     parts = split(samples, feedback.starts if feedback.states else None)
+    if feedback.states:
+        chosen = set(map(id, samples))
+        more = chosen_sequences(found, feedback, FURTHER * options.samples)
+        parts = replace(parts, further=[sample for sample in more if id(sample) not in chosen])
     if set(map(id, parts.validation)) <= set(map(id, parts.calibration)):
         warnings.append(
             "there are too few samples to hold one out: the result is verified on calibration samples"

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from onnxq.comparison.errors import OutputErrors, bounds, decibels
+from onnxq.comparison.bounds import choosing_bounds
+from onnxq.comparison.errors import OutputErrors, decibels
 from onnxq.comparison.feedback import Feedback, evenly
 from onnxq.comparison.observation import (
     Comparison,
@@ -309,7 +310,7 @@ class References:
         in_front = errors is comparison.inner and errors is not comparison.outer
         errors = errors.capped(RARE)
         noise = self._worse_ratios(errors, indices, self._signal_per_value[0 if in_front else 1])
-        bound = np.maximum(bounds(errors, of=self.verification_samples), noise)
+        bound = np.maximum(choosing_bounds(errors, self.verification_samples), noise)
         shares = errors.shares().tolist()
         return OutputNoise(tuple(noise.tolist()), tuple(bound.tolist()), shares, mean_changes)
 

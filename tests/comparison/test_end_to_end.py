@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from onnxq.errors import DataError
-from onnxq.options import Limits, Method, QuantizeOptions, Technique
+from onnxq.options import Effort, Limits, Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
 from onnxq.report.quantization import QuantizeReport
 from onnxq.report.quantize_text import quantize_rows
@@ -18,7 +18,12 @@ PLAIN = (Technique.FALLBACK, Technique.SMOOTHING, Technique.EQUALIZATION, Techni
 
 
 def quantized(
-    folder: Path, *, without: tuple[Technique, ...] = (), states: tuple[str, ...] = ()
+    folder: Path,
+    *,
+    without: tuple[Technique, ...] = (),
+    states: tuple[str, ...] = (),
+    samples: int = 200,
+    effort: Effort = Effort.BALANCED,
 ) -> QuantizeReport:
     options = QuantizeOptions(
         folder / "model.onnx",
@@ -29,6 +34,8 @@ def quantized(
         states=states,
         skip_slow_nodes=False,
         force=True,
+        samples=samples,
+        effort=effort,
     )
     return quantize(options)
 
@@ -121,6 +128,17 @@ def test_sequences_are_held_out_as_a_whole(tmp_path):
     report = quantized(recurrent(tmp_path), without=PLAIN)
     assert report.outputs.unseen in (16, 32)
     assert report.outputs.samples == 128
+
+
+def test_more_sequences_verify_than_calibrate(tmp_path):
+    """Two sequences of 16 samples are hardly any evidence: the others verify, as far as there is time."""
+    report = quantized(recurrent(tmp_path), without=PLAIN, samples=32)
+    assert report.outputs.sequences == 8
+    assert report.outputs.samples == 128
+    assert report.outputs.unseen >= 96
+    assert report.samples <= 32
+    hurried = quantized(tmp_path, without=PLAIN, samples=32, effort=Effort.FAST)
+    assert hurried.outputs.samples <= 32
 
 
 def test_a_wrong_pair_of_states_is_said_before_anything_is_done(tmp_path):

@@ -8,7 +8,9 @@ import onnxruntime as ort
 import pytest
 
 from onnxq.comparison.feedback import (
+    FURTHER_MACS,
     Feedback,
+    affordable,
     chosen_sequences,
     evenly,
     find_feedback,
@@ -234,6 +236,13 @@ def test_of_a_stateful_model_whole_sequences_are_chosen():
     # nothing is left, or the rest of a sequence whose first samples went elsewhere
     assert chosen_sequences([], feedback, 35) == []
     assert chosen_sequences(samples[3:25], feedback, 12) == samples[3:10]
+
+
+@pytest.mark.parametrize(("macs", "steps"), [(0, 80), (FURTHER_MACS // 35, 30), (2 * FURTHER_MACS, 0)])
+def test_as_many_whole_sequences_as_there_is_time_for(macs, steps):
+    samples = [Sample(f"{i // 10}/{i % 10}", dict) for i in range(80)]
+    feedback = Feedback({"h0": 1}, frozenset(f"{i}/0" for i in range(8)))
+    assert len(affordable(samples, feedback, macs)) == steps
 
 
 def test_evenly_spaced():

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.comparison.errors import CHOOSING_SPARE_DB, NORMAL, decibels
+from onnxq.comparison.bounds import CHOOSING_SPARE_DB, NORMAL
+from onnxq.comparison.errors import decibels
 from onnxq.data.split import scattered
 from onnxq.normalize.passes import normalize
 from onnxq.options import Method, QuantizeOptions, Technique
