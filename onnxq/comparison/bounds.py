@@ -30,8 +30,8 @@ def bounds(
     from all samples, with a heavier tail than they show; and the ratio on all samples plus a margin in dB,
     larger for fewer samples.
 
-    Where weights were trained on some of the samples, the noise of these is less than that of others. The same
-    margins, which show how samples differ, are then added to the ratio on the remaining samples.
+    Where weights were trained on some of the samples, the noise of these is less than that of others. The
+    same margins, which show how samples differ, are then added to the ratio on the remaining samples.
 
     Args:
         everything: errors on all samples.

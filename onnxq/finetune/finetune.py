@@ -36,7 +36,7 @@ from onnxq.types import Floats
 
 LEAST_SAMPLES = 9
 """Fewer samples leave none to judge by."""
-BUDGET, LEAST_STEPS, MOST_STEPS = 1.2e12, 60, 200
+BUDGET, LEAST_STEPS, MOST_STEPS = 6e11, 24, 120
 """MACs of the default number of steps, three times those of an inference for each, and its bounds."""
 MOST_RECONSTRUCTING = 200
 """Most samples by which layers are reconstructed."""
