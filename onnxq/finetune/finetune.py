@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from onnxq.comparison.feedback import evenly
 from onnxq.data.labels import labelled
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
+from onnxq.data.split import scattered
 from onnxq.errors import DataError, ModelError
 from onnxq.finetune.backward import measure
 from onnxq.finetune.checkpoint import Checkpoint
@@ -36,6 +38,8 @@ from onnxq.types import Floats
 
 LEAST_SAMPLES = 9
 """Fewer samples leave none to judge by."""
+STOPPING, MOST_STOPPING = 10, 24
+"""One calibration sample in 10 decides which step is best, at most so many."""
 BUDGET, LEAST_STEPS, MOST_STEPS = 6e11, 24, 120
 """MACs of the default number of steps, three times those of an inference for each, and its bounds."""
 MOST_RECONSTRUCTING = 200
@@ -49,41 +53,40 @@ BIAS_UNIT = 1 / 64
 
 
 @dataclass(frozen=True)
-class Aside:
-    """Samples that nothing is trained on.
+class Division:
+    """The samples of a training, by their use.
 
-    stopping  decide which step is best; calibration and the choice of methods do not see them
-    deciding  decide whether the result is kept: these, and those that chose the methods
+    training  trained on; they calibrate, too
+    stopping  decide which step is best; they calibrate, too
+    deciding  decide whether the result is kept: those that chose the methods
     unseen    report what was gained, and decide nothing
     """
 
+    training: Sequence[Sample]
     stopping: Sequence[Sample]
     deciding: Sequence[Sample]
     unseen: Sequence[Sample]
 
 
-def set_aside(inputs: Inputs) -> tuple[Inputs, Aside]:
-    """Take half of the validation samples away from the search.
+def divided(inputs: Inputs) -> Division:
+    """Divide the samples; the search sees the same as without a training.
 
     Raises:
         DataError: there are too few samples.
     """
     samples, starts = inputs.samples, inputs.feedback.starts if inputs.feedback.states else None
-    halves: tuple[list[Sample], list[Sample]] = ([], [])
-    number = -1
-    for sample in samples.validation:
-        number += starts is None or sample.name in starts
-        halves[number % 2].append(sample)
-    kept, stopping = halves
-    if not stopping or not samples.unseen:
+    firsts = [i for i, each in enumerate(samples.calibration) if starts is None or each.name in starts]
+    parts = [samples.calibration[i:j] for i, j in pairwise([*firsts, len(samples.calibration)])]
+    count = min(MOST_STOPPING, max(1, len(parts) // STOPPING))
+    chosen = scattered(len(parts), count)
+    stopping = [each for i, part in enumerate(parts) if i in chosen for each in part]
+    training = [each for i, part in enumerate(parts) if i not in chosen for each in part]
+    if not training or not samples.unseen or len(samples.validation) < 2:
         raise DataError(
             f"{len(samples.every)} samples are too few to finetune and to judge the result: "
             f"give at least {LEAST_SAMPLES}"
         )
-    return (
-        replace(inputs, samples=replace(samples, validation=kept)),
-        Aside(stopping, samples.validation, samples.unseen),
-    )
+    return Division(training, stopping, samples.validation, samples.unseen)
 
 
 def trained_on(inputs: Inputs, recipe: Recipe) -> frozenset[str]:
@@ -96,29 +99,26 @@ def tunes_by_itself(inputs: Inputs) -> bool:
     """Tell whether finetuning is one of the techniques that the options try, and there are samples for it."""
     options = inputs.options
     wanted = options.effort is Effort.BEST and Technique.FINETUNING not in options.without
-    enough = len(inputs.samples.validation) > 1 and bool(inputs.samples.unseen)
+    samples = inputs.samples
+    enough = len(samples.calibration) > 1 and len(samples.validation) > 1 and bool(samples.unseen)
     return wanted and enough and not inputs.feedback.states and not inputs.large
 
 
-def tuned(
-    inputs: Inputs, aside: Aside, outcome: Outcome, options: FinetuneOptions | None
-) -> tuple[Outcome, Finetuning]:
+def tuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions | None) -> tuple[Outcome, Finetuning]:
     """Finetune as the user asks; without options as one technique of several, which may be impossible.
 
     Raises:
         OnnxqError: the user asks for it, and it is impossible.
     """
     try:
-        return finetuned(inputs, aside, outcome, options or FinetuneOptions())
+        return finetuned(inputs, outcome, options or FinetuneOptions())
     except ModelError as error:
         if options is not None:
             raise
         return outcome, Finetuning(False, str(error))
 
 
-def finetuned(
-    inputs: Inputs, aside: Aside, outcome: Outcome, options: FinetuneOptions
-) -> tuple[Outcome, Finetuning]:
+def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tuple[Outcome, Finetuning]:
     """Train the quantized model of an outcome; return the better of both, and what was done.
 
     Raises:
@@ -131,14 +131,15 @@ def finetuned(
     if not any(isinstance(each, Weight) for each in form.trained.values()):
         return outcome, Finetuning(False, "the file has no integer weights to train", bits=options.bits)
     # the examples
-    samples = list(inputs.samples.calibration)
+    division = divided(inputs)
+    samples = division.training
     examples = make_examples(inputs, form, samples, _labels(samples, options.labels), options)
     shapes = measure(form.model, examples.example(0).feeds | form.fed(form.start())).shapes
     together = most_together(examples, sum(4 * math.prod(shape) for shape in shapes.values()))
     batches = Batches(examples, min(options.batch, len(samples)), together, options.seed)
     form = with_units(form, _bias_units(form, batches))
     # the training
-    judge = _Judge.of(inputs, recipe, aside.stopping)
+    judge = _Judge.of(inputs, recipe, division.stopping)
     steps = options.steps or default_steps(inputs, samples[0], batches.size)
     decisions = replace(options, checkpoint=None), replace(inputs.options, output=None, force=False), steps
     statistics = outcome.statistics
@@ -148,9 +149,9 @@ def finetuned(
     result = trainer.run(lambda: _reconstructed(form, examples, shapes, options.memory))
     # whether to keep it
     parameters = form.updated(result.state.best)
-    before, after = _Judge.of(inputs, recipe, aside.deciding).compared(outcome.parameters, parameters)
+    before, after = _Judge.of(inputs, recipe, division.deciding).compared(outcome.parameters, parameters)
     kept, reason = _verdict(before, after, start, result.state)
-    before, after = _Judge.of(inputs, recipe, aside.unseen).compared(outcome.parameters, parameters)
+    before, after = _Judge.of(inputs, recipe, division.unseen).compared(outcome.parameters, parameters)
     reached = [form.trained[name] for name in result.graph.reached]
     weights, biases = (sum(isinstance(each, kind) for each in reached) for kind in (Weight, Bias))
     finetuning = Finetuning(
@@ -227,23 +228,27 @@ class _Trainer:
         """Train, or go on from the checkpoint.
 
         Args:
-            reconstruct: returns better values to start with; not called for a schedule of several bits.
+            reconstruct: returns other values for the bits of the file, which may be better to start with.
 
         Raises:
             ModelError: the loss depends on no quantized weight.
         """
         found = self.checkpoint.load()
         first, resumed = found if found is not None else (0, None)
-        begin, noise = self._beginning(resumed, reconstruct)
-        start = self.form.start()
-        layers = sum(begin[name] is not start[name] for name in self.form.weights)
         each = max(1, self.steps // len(self.options.bits))
         values: Mapping[str, Floats] | None = None
-        done = first * each
+        done, layers = first * each, 0
         for part in range(first, len(self.options.bits)):
+            form, noise = self._form(part), self.noise
+            begin = form.carried(values)
+            if resumed is not None and resumed.checks:
+                noise = resumed.checks[0][1]
+            elif form is self.form:
+                tried = reconstruct()
+                (noise, better) = min((self._noise(begin), False), (self._noise(tried), True))
+                begin = tried if better else begin
+                layers = better * sum(tried[name] is not form.trained[name].start for name in form.weights)
             training = self._training(part, each, noise)
-            if len(self.options.bits) > 1:
-                begin = training.form.carried(values)
             state = training.run(resumed or training.begin(begin), self._title(part))
             resumed, done, values = None, done + state.step, training.form.real(state.values)
             if state.step and not training.graph.reached:
@@ -254,18 +259,14 @@ class _Trainer:
                 break
         return _Result(state, training.graph, done, layers)
 
-    def _beginning(
-        self, resumed: State | None, reconstruct: Callable[[], dict[str, Floats]]
-    ) -> tuple[dict[str, Floats], float]:
-        """Return the values to start with, and their noise / signal."""
-        start = self.form.start()
-        if len(self.options.bits) > 1:  # weights of other bits start from those of the part before
-            return start, self.noise
-        if resumed is not None:
-            return start, resumed.checks[0][1]
-        tried = reconstruct()
-        noise = self.judge.noise(self.form.updated(tried))
-        return (tried, noise) if noise < self.noise else (start, self.noise)
+    def _noise(self, values: dict[str, Floats]) -> float:
+        """Measure values for the bits of the file."""
+        return self.judge.noise(self.form.updated(values))
+
+    def _form(self, part: int) -> TrainingForm:
+        """Return the form with the bits of one part; that of the last part has the bits of the file."""
+        bits = self.options.bits
+        return self.form if part + 1 == len(bits) else with_bits(self.form, largest_magnitude(bits[part]))
 
     def _title(self, part: int) -> str:
         bits = self.options.bits
@@ -274,7 +275,7 @@ class _Trainer:
     def _training(self, part: int, steps: int, noise: float) -> Training:
         """Return the training of one part; only the last one, with the bits of the file, is judged."""
         options, bits, last = self.options, self.options.bits[part], part + 1 == len(self.options.bits)
-        form = self.form if last else with_bits(self.form, largest_magnitude(bits))
+        form = self._form(part)
         observed = self.batches.examples
         return Training(
             form,
@@ -282,7 +283,7 @@ class _Trainer:
             replace(self.batches, seed=options.seed + part),
             Schedule(steps, max(1, steps // CHECKS) if last else steps),
             Rates().for_noise(noise).times(options.rate, bits),
-            (lambda chosen: self.judge.noise(self.form.updated(chosen))) if last else None,
+            self._noise if last else None,
             options.gradient_bits,
             options.seed + part,
             self.checkpoint.saver(part),

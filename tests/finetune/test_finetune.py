@@ -11,7 +11,7 @@ import pytest
 
 from onnxq.errors import DataError, OnnxqError
 from onnxq.finetune.features import find_features
-from onnxq.finetune.finetune import finetuned, set_aside
+from onnxq.finetune.finetune import divided, finetuned
 from onnxq.finetune.form import training_form
 from onnxq.finetune.frontier import Frontier
 from onnxq.finetune.reconstruction import find_layers, least_squares, reconstructed
@@ -42,7 +42,7 @@ def options(model: Path, output: Path | None = None, **more: object) -> Quantize
 
 
 def quantized(model: Path, **more: object) -> tuple[Inputs, Outcome]:
-    inputs, _ = set_aside(prepare(options(model, **more)))
+    inputs = prepare(options(model, **more))
     return inputs, quantize_static(inputs, None, lambda _: None)
 
 
@@ -184,13 +184,15 @@ def test_a_training_that_loses_leaves_the_file_as_it_was(tmp_path: Path) -> None
 
 def test_unseen_samples_decide_nothing() -> None:
     inputs = prepare(options(CNN))
-    fewer, aside = set_aside(inputs)
-    names = [{each.name for each in part} for part in (
-        fewer.samples.calibration, fewer.samples.validation, aside.stopping, aside.unseen
-    )]  # fmt: skip
+    found = divided(inputs)
+    names = [
+        {each.name for each in part}
+        for part in (found.training, found.stopping, found.deciding, found.unseen)
+    ]
     assert all(names)
     assert sum(map(len, names)) == len(set.union(*names)) == len(inputs.samples.every)
-    assert {each.name for each in aside.deciding} == names[1] | names[2]
+    assert names[0] | names[1] == {each.name for each in inputs.samples.calibration}
+    assert names[3] == {each.name for each in inputs.samples.unseen}
 
 
 def test_the_claim_of_a_trained_file_stands_on_samples_that_nothing_was_trained_on(
@@ -286,21 +288,20 @@ def test_inner_values_are_compared_at_the_narrowest_places() -> None:
 
 def test_too_few_samples_are_refused() -> None:
     with pytest.raises(DataError, match="at least 9"):
-        set_aside(prepare(options(CNN, samples=8)))
-    set_aside(prepare(options(CNN, samples=9)))
+        divided(prepare(options(CNN, samples=8)))
+    divided(prepare(options(CNN, samples=9)))
 
 
 def test_labels_are_learned(tmp_path: Path) -> None:
     inputs, result = quantized(CNN)
-    _, aside = set_aside(prepare(options(CNN)))
     path = tmp_path / "labels.csv"
     rows = [f"{sample.name},{i % 10}" for i, sample in enumerate(inputs.samples.every)]
     path.write_text("\n".join(["file,label", *rows, "elsewhere.png,3"]))
-    _, tuning = finetuned(inputs, aside, result, replace(SHORT, labels=str(path)))
+    _, tuning = finetuned(inputs, result, replace(SHORT, labels=str(path)))
     assert tuning.steps
     path.write_text("file,label\n" + "\n".join(row.split(",")[0] + ",77" for row in rows))
     with pytest.raises(DataError, match="label 77, but the model has 10 classes"):
-        finetuned(inputs, aside, result, replace(SHORT, labels=str(path)))
+        finetuned(inputs, result, replace(SHORT, labels=str(path)))
     path.write_text("file,label\n" + "\n".join(row.split(",")[0] + ",cat" for row in rows))
     with pytest.raises(DataError, match="'cat' is no number"):
-        finetuned(inputs, aside, result, replace(SHORT, labels=str(path)))
+        finetuned(inputs, result, replace(SHORT, labels=str(path)))
