@@ -46,6 +46,8 @@ MOST_RECONSTRUCTING = 200
 """Most samples by which layers are reconstructed."""
 CHECKS = 12
 """Checks on samples kept aside during a training."""
+LEAST_GAIN_DB = 0.1
+"""Least gain for which a result is kept, dB."""
 WORST_LOSS_DB = 0.1
 """Loss of the worst part of the outputs that a gain of the others may cost, dB."""
 BIAS_UNIT = 1 / 64
@@ -58,7 +60,7 @@ class Division:
 
     training  trained on; they calibrate, too
     stopping  decide which step is best; they calibrate, too
-    deciding  decide whether the result is kept: those that chose the methods
+    deciding  decide whether the result is kept: those that chose the methods, and the stopping ones
     unseen    report what was gained, and decide nothing
     """
 
@@ -86,7 +88,7 @@ def divided(inputs: Inputs) -> Division:
             f"{len(samples.every)} samples are too few to finetune and to judge the result: "
             f"give at least {LEAST_SAMPLES}"
         )
-    return Division(training, stopping, samples.validation, samples.unseen)
+    return Division(training, stopping, [*samples.validation, *stopping], samples.unseen)
 
 
 def trained_on(inputs: Inputs, recipe: Recipe) -> frozenset[str]:
@@ -307,7 +309,7 @@ def _verdict(before: OutputNoise, after: OutputNoise, start: float, state: State
     """
     if not state.noise < start:
         return False, "no step came closer to float on the samples kept aside"
-    if not after.mean_noise < before.mean_noise or before.as_good_as(after):
+    if not decibels(after.mean_noise) > decibels(before.mean_noise) + LEAST_GAIN_DB:
         return False, "it came no closer to float on the samples that decide"
     if after.sqnr_db < before.sqnr_db - WORST_LOSS_DB:
         return False, "its worst output came farther from float on the samples that decide"

@@ -187,12 +187,12 @@ def test_unseen_samples_decide_nothing() -> None:
     found = divided(inputs)
     names = [
         {each.name for each in part}
-        for part in (found.training, found.stopping, found.deciding, found.unseen)
+        for part in (found.training, found.stopping, inputs.samples.validation, found.unseen)
     ]
     assert all(names)
     assert sum(map(len, names)) == len(set.union(*names)) == len(inputs.samples.every)
     assert names[0] | names[1] == {each.name for each in inputs.samples.calibration}
-    assert names[3] == {each.name for each in inputs.samples.unseen}
+    assert names[1] | names[2] == {each.name for each in found.deciding}
 
 
 def test_the_claim_of_a_trained_file_stands_on_samples_that_nothing_was_trained_on(
