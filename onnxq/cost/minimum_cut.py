@@ -29,6 +29,18 @@ class Network:
             self.targets.append(b)
             self.residual.append(residual)
 
+    def terminals(self, node: int, from_source: float, to_sink: float) -> None:
+        """Add an edge from the source to a node and one from it to the sink.
+
+        What flows through the node alone is left out at once: the cut stays the same.
+        """
+        incoming, outgoing = (min(round(capacity), INFINITE) for capacity in (from_source, to_sink))
+        through = min(incoming, outgoing)
+        if incoming > through:
+            self.edge(0, node, incoming - through)
+        if outgoing > through:
+            self.edge(node, 1, outgoing - through)
+
     def source_side(self) -> set[int]:
         """Return the nodes on the source's side of a minimum cut."""
         levels = self._levels()

@@ -4,7 +4,9 @@ Each planned node has a time in float and one on integers; each tensor between t
 conversion. The fastest assignment is a minimum cut (source side: integers, sink side: float).
 """
 
+import functools
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -131,8 +133,7 @@ class _Network:
         numbers = {name: network.node() for name in self.names}
         for name, number in numbers.items():
             integer, as_float = mixed(times[name] for times in self.nodes)
-            network.edge(number, 1, integer)
-            network.edge(0, number, as_float)
+            network.terminals(number, from_source=as_float, to_sink=integer)
         for each, *prices in zip(self.conversions, *self.prices, strict=True):
             each.add(network, numbers, *mixed(prices))
         side = network.source_side()
@@ -301,7 +302,7 @@ def _conversions(plan: Plan, shapes: ShapeByName) -> list[_Conversion]:
     producers |= {
         v.name: name for name, p in plan.nodes.items() if p.row.role is Role.VIEW for v in p.node.outputs
     }
-    found = []
+    found, behind = [], _sums_behind(plan)
     for planned in plan.tensors.values():
         shape = tuple(shapes.get(planned.name) or ())
         consumers, outside = [], planned.value.is_graph_output()
@@ -324,29 +325,27 @@ def _conversions(plan: Plan, shapes: ShapeByName) -> list[_Conversion]:
                 tuple(dict.fromkeys(consumers)),
                 outside,
                 shape,
-                _sums(plan, consumers) if producer is not None else 0,
+                _all_bits(behind.get(name, 0) for name in consumers) if producer is not None else 0,
             )
         )
     return found
 
 
-def _sums(plan: Plan, takers: Iterable[str]) -> int:
-    """Count the Add and Mul nodes of two integer tensors in the chain behind a value."""
-    seen: set[str] = set()
-    waiting = list(takers)
-    while waiting:
-        name = waiting.pop()
-        planned = plan.nodes.get(name)
-        if (
-            name in seen
-            or planned is None
-            or planned.row.role is not Role.ARITHMETIC
-            or len(planned.activations) < 2
-        ):
-            continue
-        seen.add(name)
-        waiting += [use.node.name or "" for use in planned.output.uses()]
-    return len(seen)
+def _sums_behind(plan: Plan) -> dict[str, int]:
+    """Return for each node the Add and Mul nodes of two integer tensors in the chain from it on, as bits."""
+    behind: dict[str, int] = {}
+    for number, (name, planned) in enumerate(reversed(plan.nodes.items())):
+        if planned.row.role is Role.ARITHMETIC and len(planned.activations) > 1:
+            found = 1 << number
+            for use in planned.output.uses():
+                found |= behind.get(use.node.name or "", 0)
+            behind[name] = found
+    return behind
+
+
+def _all_bits(masks: Iterable[int]) -> int:
+    """Count the bits that are set in any of the masks."""
+    return functools.reduce(operator.or_, masks, 0).bit_count()
 
 
 def _absorbed(plan: Plan, node: ir.Node) -> bool:

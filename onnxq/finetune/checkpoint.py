@@ -91,10 +91,10 @@ class Checkpoint:
             facts["step"],
             values,
             adam,
-            group("errors"),
             group("best"),
             facts["noise"],
             tuple(facts["losses"]),
+            facts["frozen"],
             checks,
             factor=facts["factor"],
         )
@@ -114,6 +114,7 @@ class Checkpoint:
             "noise": state.noise,
             "factor": state.factor,
             "losses": state.losses,
+            "frozen": dict(state.frozen),
             "checks": state.checks,
             "adam": {name: each.steps for name, each in state.adam.items()},
         }
@@ -121,7 +122,6 @@ class Checkpoint:
         groups = {
             "values": state.values,
             "best": state.best,
-            "errors": state.errors,
             "first": {name: each.first for name, each in state.adam.items()},
             "second": {name: each.second for name, each in state.adam.items()},
         }

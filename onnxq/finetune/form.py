@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.errors import ModelError
+from onnxq.finetune.integer_product import Product
 from onnxq.finetune.tape import LEAST_OPSET
 from onnxq.finetune.trained import CELL, SCALE_RANGE, Bias, Growth, Scale, Trained, Values, Weight
 from onnxq.formats.qdq import QdqWriter
@@ -27,7 +28,7 @@ from onnxq.techniques.arithmetic import (
     quantize,
     quantize_bias,
 )
-from onnxq.types import INT8, INT32, Floats
+from onnxq.types import INT8, INT32, Array, Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +109,17 @@ class TrainingForm:
     def growths(self) -> dict[str, Growth]:
         """Return the growths of weight scales by name."""
         return {name: each for name, each in self.trained.items() if isinstance(each, Growth)}
+
+    def sent(self, values: Values) -> dict[str, Array | Product]:
+        """Return the inputs of the graph in the form in which they travel: weights as their integers."""
+        factors = {each.weight: each.factor(values[name]) for name, each in self.growths.items()}
+        return {
+            name: Product(each.integers(values[name]).astype(np.int8), (each.unit, factors[name]))
+            if isinstance(each, Weight)
+            else each.fed(values[name])
+            for name, each in self.trained.items()
+            if not isinstance(each, Growth)
+        }
 
     def updated(self, values: Values) -> Parameters:
         """Return the recipe's parameters with the trained values."""

@@ -25,7 +25,7 @@ class Point:
     axis      axis of the classes where its Softmax is compared by KL divergence; None for squared errors
     parts     kinds of values in it, with the weight of a squared error of each
     weight    weight of the KL divergence
-    feature   name of the inner value that is compared; None for a tap
+    feature   name of the inner value in the training form that is compared; None for a tap
     """
 
     tap: int
@@ -84,7 +84,7 @@ def feature_points(features: Sequence[str], first: int, targets: Sequence[Sequen
     """Return inner values as compared values: errors relative to the signal, all together FEATURE_SHARE.
 
     Args:
-        features: names of the inner values.
+        features: names of the inner values in the training form.
         first: index of the first of them in the targets.
         targets: the float model's values, by sample.
     """

@@ -154,6 +154,7 @@ class Names:
 
     def __init__(self, model: ir.Model) -> None:
         self.taken: set[str] = set()
+        self._counts: dict[str, int] = {}
         for graph in model.graphs():
             self.taken.update(graph.initializers)
             self.taken.update(value.name for value in graph.inputs if value.name)
@@ -164,10 +165,13 @@ class Names:
 
     def fresh(self, wish: str) -> str:
         """Return `wish`, or `wish_2`, `wish_3`, ... if that is taken."""
-        name, count = wish, 1
-        while name in self.taken:
-            count += 1
-            name = f"{wish}_{count}"
+        name = wish
+        if wish in self.taken:
+            # all lower numbers are taken: names are never given back
+            count = self._counts.get(wish, 1) + 1
+            while f"{wish}_{count}" in self.taken:
+                count += 1
+            self._counts[wish], name = count, f"{wish}_{count}"
         self.taken.add(name)
         return name
 

@@ -20,13 +20,17 @@ NAMED_LAYERS, NAME_LENGTH = 14, 22
 
 @dataclass(frozen=True)
 class Point:
-    """A model in a chart: its name, place, radius in pixels, and whether it is the one that was written."""
+    """A model in a chart: its name, place, radius in pixels, and whether it is the one that was written.
+
+    ends  lower and upper end of the confidence interval of y, drawn as a bar; None without one
+    """
 
     name: str
     x: float
     y: float
     radius: float = 5.0
     kept: bool = False
+    ends: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,27 @@ class Axis:
 
 
 def axis(
-    values: Sequence[float], most: int = 5, include: float | None = None, highest: float = math.inf
+    values: Sequence[float],
+    most: int = 5,
+    include: float | None = None,
+    highest: float = math.inf,
+    least: float = 0.0,
 ) -> Axis:
     """Return an axis around finite values, with at most `most` + 1 round values.
 
-    Values that are equal, or nearly, get a range of 2 % around them: noise must not fill the chart.
+    Values that are equal, or nearly, get a range of 2 % around them, or of `least`: noise must not fill the
+    chart.
 
     Args:
         values: at least one.
         most: most steps between round values.
         include: another value to show.
         highest: largest value that there can be.
+        least: least width of the range.
     """
     known = [*values, *([include] if include is not None else [])]
     low, high = min(known), max(known)
-    least = max(abs(low), abs(high)) * 0.02 or 1.0
+    least = max(least, max(abs(low), abs(high)) * 0.02) or 1.0
     pad = max((high - low) * 0.08, (least - (high - low)) / 2)
     low, high = (low if low == include == 0 else low - pad), max(high, min(high + pad, highest))
     step = _round_step((high - low) / most)
@@ -79,6 +89,7 @@ def scatter(
     y_title: str,
     line: float | None = None,
     highest: float = math.inf,
+    least: float = 0.0,
 ) -> str:
     """Draw numbered points; the numbers are those of the table beside it, from 1.
 
@@ -88,9 +99,10 @@ def scatter(
         y_title: of the axis.
         line: x of a dashed line.
         highest: largest y that there can be.
+        least: least width of the range of x.
     """
-    across = axis([point.x for point in points], include=line)
-    up = axis([point.y for point in points], highest=highest)
+    across = axis([point.x for point in points], include=line, least=least)
+    up = axis([y for point in points for y in (point.y, *(point.ends or ()))], highest=highest)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     places = [
         (LEFT + (right - LEFT) * across.share(point.x), bottom - (bottom - TOP) * up.share(point.y))
@@ -102,6 +114,12 @@ def scatter(
         parts.append(f'<path d="M{x:.1f} {TOP}V{bottom}" class="mark"/>')
     for i, (point, (x, y)) in enumerate(zip(points, places, strict=True)):
         kind = "dot kept" if point.kept else "dot"
+        if point.ends is not None:
+            low, high = (bottom - (bottom - TOP) * up.share(end) for end in point.ends)
+            parts.append(
+                f'<path d="M{x:.1f} {low:.1f}V{high:.1f}M{x - 5:.1f} {low:.1f}h10M{x - 5:.1f} {high:.1f}h10" '
+                'class="spread"/>'
+            )
         title = escape(f"{i + 1}: {point.name}: {point.y:.4g} at {point.x:.3g}")
         parts.append(
             f'<circle class="{kind}" data-point="{i}" cx="{x:.1f}" cy="{y:.1f}" r="{point.radius:.1f}">'

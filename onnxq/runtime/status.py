@@ -53,6 +53,14 @@ def activity(text: str | Callable[[], str]) -> Iterator[None]:
         _activities.remove(entry)
 
 
+def current_activity(otherwise: str) -> str:
+    """Return the text of the innermost activity."""
+    entry = _activities[-1] if _activities else None
+    if entry is None:
+        return otherwise
+    return entry.text if isinstance(entry.text, str) else entry.text()
+
+
 @contextmanager
 def live_status(*, hidden: bool) -> Iterator[None]:
     """Show the current activity on stderr while the block runs, unless `hidden`."""
@@ -110,7 +118,7 @@ def _tell_terminal(stream: TextIO, done: threading.Event) -> None:
     try:
         while not done.wait(PERIOD):
             now, current = time.monotonic(), _activities[-1:]
-            if current and now - current[0].since >= PATIENCE and not _other_bars(bar):
+            if not _refresh_other_bars(bar) and current and now - current[0].since >= PATIENCE:
                 bar = _line(stream) if bar is None else bar
                 bar.set_description_str(current[0].line(now))
             elif bar is not None:
@@ -121,12 +129,16 @@ def _tell_terminal(stream: TextIO, done: threading.Event) -> None:
             bar.close()
 
 
-def _other_bars(own: Any) -> bool:
-    """Whether a bar shows progress already."""
+def _refresh_other_bars(own: Any) -> bool:
+    """Draw the bars of progress anew, as their time goes on between steps; return whether there are any."""
     from tqdm import tqdm
 
-    bars = list(getattr(tqdm, "_instances", ()))  # tqdm has no public list
-    return any(bar is not own and not bar.disable for bar in bars)
+    with tqdm.get_lock():  # type: ignore[no-untyped-call]  # a bar that is closing takes it
+        bars = list(getattr(tqdm, "_instances", ()))  # tqdm has no public list
+        others = [bar for bar in bars if bar is not own and not bar.disable]
+        for bar in others:
+            bar.display()
+    return bool(others)
 
 
 def _line(stream: TextIO) -> Any:

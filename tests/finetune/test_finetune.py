@@ -170,8 +170,9 @@ def test_an_interrupt_keeps_the_best_step_so_far(tmp_path: Path, monkeypatch, re
     assert (tmp_path / "out.onnx").is_file()
 
 
-def test_a_training_that_loses_leaves_the_file_as_it_was(tmp_path: Path) -> None:
-    report = finetune(options(CNN, tmp_path / "tuned.onnx"), replace(SHORT, rate=300.0))
+def test_a_training_that_loses_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("onnxq.finetune.finetune.reconstructed", lambda form, _: form.start())
+    report = finetune(options(CNN, tmp_path / "tuned.onnx"), replace(SHORT, rate=1e6))
     assert report.finetuning is not None
     assert not report.finetuning.kept
     written = quantized(CNN)[1].written.clone()
@@ -201,7 +202,7 @@ def test_the_claim_of_a_trained_file_stands_on_samples_that_nothing_was_trained_
     chosen = options(CNN, tmp_path / "out.onnx", samples=200, effort=Effort.BALANCED)
     with monkeypatch.context() as patched:
         patched.setattr("onnxq.finetune.finetune.reconstructed", lambda form, _: form.start())
-        plain = finetune(chosen, FinetuneOptions(steps=2, batch=2, rate=300.0))
+        plain = finetune(chosen, FinetuneOptions(steps=2, batch=2, rate=1e6))
     assert not plain.finetuning.kept
     assert plain.outputs.samples == 200
     trained = finetune(replace(chosen, force=True), FinetuneOptions(steps=40, batch=16, bits=(4,)))
