@@ -125,7 +125,8 @@ def _worst(score: ModelScore) -> str:
 
 def prediction(worst: WorstSample, arrow: str) -> str:
     """Return the float model's class or text, and the other model's if that differs."""
-    before, after = worst.float_class, worst.other_class
+    before: int | str | None = worst.float_class
+    after: int | str | None = worst.other_class
     if before is None:
         before, after = worst.float_text, worst.other_text
     if before is None:
