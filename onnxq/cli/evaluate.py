@@ -1,7 +1,7 @@
 """`onnxq eval`, `onnxq debug` and `onnxq inspect`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,12 +26,19 @@ from onnxq.cli.shared_options import (
     target_option,
 )
 from onnxq.cli.values import COUNT, FILE, REPORT, THREADS, Number
+from onnxq.errors import OnnxqError
+
+if TYPE_CHECKING:
+    from onnxq.evaluation.evaluate import EvalOptions
 
 
 @click.command(
     "eval",
     cls=GroupedCommand,
-    examples=["onnxq eval model.onnx model.int8.onnx --data eval/ --labels eval/labels.csv --max-drop 0.5"],
+    examples=[
+        "onnxq eval model.onnx model.int8.onnx --data eval/ --labels eval/labels.csv --max-drop 0.5",
+        "onnxq eval exported/ int8/ --data texts/ --min-agreement 0.95",
+    ],
     page="docs/data.md",
 )
 @click.argument("model", type=FILE)
@@ -50,6 +57,13 @@ from onnxq.cli.values import COUNT, FILE, REPORT, THREADS, Number
     type=COUNT,
     metavar="N",
     help="Use at most N samples, evenly spaced; by default all.",
+)
+@option(
+    OptionGroup.DATA,
+    "--tokens",
+    type=COUNT,
+    metavar="N",
+    help="Generate at most N tokens from a sample, for folders that generate text; 32 by default.",
 )
 @preprocess_option
 @state_option
@@ -105,6 +119,9 @@ def evaluate(
     """Compare the float MODEL with OTHERS on samples.
 
     The report shows metrics of the task (with labels), agreement, SQNR, size and latency.
+
+    Folders of exporters are compared end to end: the tokens that they generate from texts, images or sounds,
+    word and character errors (with labels), and tokens per second.
     """
     with loading_modules():
         from onnxq.evaluation.evaluate import EvalOptions
@@ -115,13 +132,45 @@ def evaluate(
 
     files = pop_report_files(options)
     check_reports(files, [model, *others, *input_files(options)], force=force)
-    data = options.pop("data")
+    data, tokens = options.pop("data"), options.pop("tokens")
     limits = pop_limits(options)
     score = ScoreOptions(output=output, **pop_score_options(options))
-    report = console.signed(run(model, others, data, EvalOptions(score=score, limits=limits, **options)))
+    chosen = EvalOptions(score=score, limits=limits, **options)
+    if tokens is not None and not model.is_dir():
+        raise OnnxqError("--tokens is of folders that generate text: see onnxq bench --tokens for a model")
+    if model.is_dir():
+        _evaluate_folders(console, [model, *others], data, chosen, tokens, plain=not files)
+        return
+    report = console.signed(run(model, others, data, chosen))
     console.warn(report.warnings)
     write_reports(report, files, force=force)
     console.show(report, lambda: eval_text(report, verbose=console.verbose, width=console.width))
+    exit_on_failed_gate(report.gates)
+
+
+def _evaluate_folders(
+    console: Console,
+    folders: list[Path],
+    data: Path,
+    chosen: "EvalOptions",
+    tokens: int | None,
+    *,
+    plain: bool,
+) -> None:
+    """Compare folders with the first one.
+
+    Raises:
+        OnnxqError: an option is of single models only.
+    """
+    with loading_modules():
+        from onnxq.exports.evaluation import TOKENS, evaluate_folders
+        from onnxq.exports.text import folder_eval_text
+
+    if not plain:
+        raise OnnxqError(f"{folders[0]}: is a folder: reports in files are of single models: use --json")
+    report = evaluate_folders(folders, data, chosen, tokens or TOKENS)
+    console.warn(report.warnings)
+    console.show(report, lambda: folder_eval_text(report, verbose=console.verbose, width=console.width))
     exit_on_failed_gate(report.gates)
 
 

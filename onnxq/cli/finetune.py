@@ -66,6 +66,14 @@ training_options = combined(
     ),
     option(
         OptionGroup.TRAINING,
+        "--micro-batches",
+        type=COUNT,
+        default=FinetuneOptions.micro_batches,
+        metavar="N",
+        help="Divide each batch into N parts, which cores or workers of a cluster compute side by side.",
+    ),
+    option(
+        OptionGroup.TRAINING,
         "--rate",
         type=Number(0, min_open=True),
         default=FinetuneOptions.rate,
@@ -181,6 +189,7 @@ def _pop_tuning(options: dict[str, Any]) -> FinetuneOptions:
         bits=_parse_bits(options.pop("bits"), options.pop("weight_bits")),
         steps=options.pop("steps"),
         batch=options.pop("batch"),
+        micro_batches=options.pop("micro_batches"),
         rate=options.pop("rate"),
         gradient_bits=int(options.pop("gradient_bits")),
         augment=options.pop("augment"),

@@ -45,7 +45,6 @@ from onnxq.options import (
 )
 
 if TYPE_CHECKING:
-    from onnxq.exports.folder import FolderReport
     from onnxq.search.accuracy_target import Task
 
 ENUMS: dict[str, type[StrEnum]] = {
@@ -242,7 +241,10 @@ metric_data_option = option(
 
 @click.command(
     cls=GroupedCommand,
-    examples=["onnxq quantize model.onnx --calib data/ -o model.int8.onnx"],
+    examples=[
+        "onnxq quantize model.onnx --calib data/ -o model.int8.onnx",
+        "onnxq quantize exported/ --calib texts/ -o exported-int8/",
+    ],
     page="docs/quantization.md",
 )
 @click.argument("model", type=FILE)
@@ -315,6 +317,7 @@ def _quantize_folder(console: Console, chosen: QuantizeOptions, output: str | No
     """
     with loading_modules():
         from onnxq.exports.folder import quantize_folder
+        from onnxq.exports.text import folder_text
 
     if not plain:
         raise OnnxqError(
@@ -325,31 +328,8 @@ def _quantize_folder(console: Console, chosen: QuantizeOptions, output: str | No
         replace(chosen, output=None if output is None else Path(output)), own_mode=not named
     )
     console.warn(report.warnings)
-    console.show(report, lambda: _folder_text(report))
+    console.show(report, lambda: folder_text(report, width=console.width))
     exit_on_failed_gate(report.gates)
-
-
-def _folder_text(report: "FolderReport") -> str:
-    """Format the report of a folder."""
-    from onnxq.report.tables import size, table
-
-    rows = [["model", "mode", "size", "SQNR dB", "latency", ""]]
-    for row in report.models:
-        found = row.report
-        outputs, latency = (found.outputs, found.latency) if found is not None else (None, None)
-        bound = outputs.bound_db if outputs is not None else None
-        rows.append(
-            [
-                row.file,
-                row.mode,
-                f"{size(row.bytes_before)} -> {size(row.bytes_after)}",
-                "-" if bound is None else f"{bound:.1f}",
-                "-" if latency is None else f"{latency.ratio:.2f}x",
-                row.note,
-            ]
-        )
-    written = f"wrote {report.output}: {len(report.models)} models, {report.copied} other files"
-    return f"{table(rows, left=2)}\n{written}"
 
 
 def pop_task(limits: Limits, options: dict[str, Any], *, labels_train: bool = False) -> "Task | None":

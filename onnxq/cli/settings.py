@@ -10,6 +10,7 @@ from onnxq.cli.groups import GroupedCommand, OptionGroup, option
 from onnxq.cli.interrupts import loading_modules
 from onnxq.cli.shared_options import force_option, preprocess_option
 from onnxq.cli.values import COUNT, FILE, REPORT
+from onnxq.errors import OnnxqError
 
 
 @click.command(
@@ -91,6 +92,8 @@ def preview(
         from onnxq.graph.files import check_target, staged
         from onnxq.report.preview import contact_sheet, preview_text
 
+    if output is not None and output.suffix.lower() != ".png":
+        raise OnnxqError(f"{output}: the sheet is a PNG: choose a name that ends in .png")
     if output is not None:
         check_target(output, [model], force=force, report=True)
     report, feeds, forms = run(model, data, **options)

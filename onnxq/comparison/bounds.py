@@ -17,8 +17,8 @@ BATCH, BATCHES, KEPT = 50, 1000, 0.95
 """New samples that a bound is for, batches of them that are drawn, and the share of them that keep it."""
 TAIL = 1.4
 """Samples in the tail, in square roots of their number."""
-HEAVIEST = 1.0
-"""Largest exponent of the tail: a heavier one has no mean."""
+HEAVIEST = 0.8
+"""Largest exponent of the tail: that of few samples varies, and from 1 on a distribution has no mean."""
 
 
 def bounds(everything: OutputErrors, fresh: OutputErrors | None = None) -> Array:

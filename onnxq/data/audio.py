@@ -1,11 +1,16 @@
-"""Audio files: read with soundfile, resampled with soxr, preprocessed as `AudioForm` describes."""
+"""Audio files: read with soundfile, resampled with soxr, preprocessed as `AudioForm` describes.
+
+Without one, the settings beside the model hold, which may ask for a spectrogram.
+"""
 
 import io
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from onnxq.data.hugging_face import SoundForm, sound_form
 from onnxq.data.preprocessing import AudioForm, Forms
 from onnxq.data.reading import FLOAT_BYTES, check_bytes, check_count, library_errors
 from onnxq.data.sample import Sample
@@ -16,6 +21,8 @@ from onnxq.types import Array, Feeds
 SUFFIXES = (".wav", ".flac", ".ogg")
 MOST_TIMES = 256
 """Most times as many values as before, by resampling."""
+LEAST_VARIANCE = 1e-7
+"""Added to the variance of a sound that is normalized."""
 NEEDED = "audio files need soundfile and soxr: pip install soundfile soxr"
 
 
@@ -26,6 +33,10 @@ def audio_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Samp
         DataError: The model has several inputs and [preprocess.audio] does not set one.
     """
     spec, form = audio_spec(path, specs, forms), forms.audio
+    settings = sound_form(forms.beside) if forms.beside is not None and form == AudioForm() else None
+    if settings is not None:
+        form = replace(form, rate=settings.rate, resample=True)
+        return [Sample(path.name, partial(_load_prepared, path, form, spec, settings))]
     if form.window is None:
         return [Sample(path.name, partial(_load, path, form, spec, None))]
     count = _windows(path, form)
@@ -80,6 +91,16 @@ def _load(path: Path, form: AudioForm, spec: InputSpec, window: int | None) -> F
         wave = wave[:, start : start + form.window]
         wave = np.pad(wave, ((0, 0), (0, form.window - wave.shape[1])))
     return {spec.name: shape_as(wave, form, spec)}
+
+
+def _load_prepared(path: Path, form: AudioForm, spec: InputSpec, settings: SoundForm) -> Feeds:
+    """Load a sound as the settings beside the model say."""
+    wave = waveform(path, form, str(path))
+    if settings.normalize:
+        wave = (wave - wave.mean()) / np.sqrt(wave.var() + LEAST_VARIANCE)
+    if settings.spectrum is None:
+        return {spec.name: shape_as(wave, form, spec)}
+    return {spec.name: settings.spectrum.of(wave[0])[None]}
 
 
 @lru_cache(maxsize=2)

@@ -14,7 +14,7 @@ from onnxq.data.samples import check_feeds, open_samples
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.expectation import Expectation, Expected
 from onnxq.evaluation.gates import Gate, at_least, at_most
-from onnxq.evaluation.generation import Generator
+from onnxq.evaluation.generation import Decoder, Generator
 from onnxq.graph.files import file_bytes, load
 from onnxq.options import Limits, Targets
 from onnxq.runtime.latency import time_in_turns
@@ -254,7 +254,9 @@ def _generation(
     prompt = [int(token) for token in np.asarray(feeds.get(forms.text.ids, [])).reshape(-1)]
     if options.data is None or not prompt:
         raise DataError("--tokens needs a prompt: give a text file with --data, and its tokenizer")
-    generators = [Generator(open_session(path, threads=options.threads[0]), forms.text) for path in paths]
+    generators = [
+        Generator(Decoder(open_session(path, threads=options.threads[0]), forms.text)) for path in paths
+    ]
     found = [generator.generate(prompt, options.tokens) for generator in generators]
     rows: list[GenerationTiming | None] = []
     for each in found:

@@ -19,6 +19,7 @@ from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.evaluate import EvalOptions, evaluate
 from onnxq.evaluation.gates import Gate, at_least, at_most
+from onnxq.evaluation.notebook import html_table
 from onnxq.graph.edit import constant, nodes_of
 from onnxq.graph.files import digest, load
 from onnxq.runtime.inner_values import Exposed, expose
@@ -30,6 +31,10 @@ SCHEMA = 1
 """Version of the JSON; it changes when a key changes its meaning or is removed."""
 SAMPLES = 100
 QUANTIZERS = frozenset({"QuantizeLinear"})
+
+
+NOTEBOOK_ROWS = 20
+"""Activations that a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,20 @@ class DriftReport:
     gates: list[Gate] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     schema: int = SCHEMA
+
+    def __repr__(self) -> str:
+        most = max((row.more for row in self.layers), default=0.0)
+        return f"<DriftReport {self.model!r}: {self.samples} samples, at most {most:.2%} newly clipped>"
+
+    def _repr_html_(self) -> str:
+        """Return the most drifted activations for a notebook."""
+        rows = [["layer", "calibrated", "seen", "clipped", "reference", "shift"]]
+        for row in self.layers[:NOTEBOOK_ROWS]:
+            ranges = [f"{row.low:.4g}..{row.high:.4g}", f"{row.seen_low:.4g}..{row.seen_high:.4g}"]
+            reference = "" if row.reference is None else f"{row.reference:.3%}"
+            shift = "" if row.shift is None else f"{row.shift:.2f}"
+            rows.append([row.tensor, *ranges, f"{row.clipped:.3%}", reference, shift])
+        return html_table(rows, header=True)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from onnxq.data.recordings import recorded_inputs
 from onnxq.data.sample import Sample
 from onnxq.data.samples import open_samples, spread
 from onnxq.errors import DataError, OnnxqError
+from onnxq.graph.files import load
 from onnxq.runtime.sessions import InputSpec, input_specs, open_session, run
 from onnxq.types import Array
 
@@ -30,6 +31,9 @@ IMAGES = 24
 """Images on which the families are compared."""
 CLOSE = 0.9
 """Share of the best score above which a family cannot be told from the best one."""
+RAW, RAW_LEAD = 10.0, 5.0
+"""Standard deviation (pixel units) below which a family feeds large values, and how many times as informative
+decisions must be with these: values that are too large make any model certain."""
 ANY_SIZE = 224
 """Height and width that stand for those of a model which takes any."""
 CROP_SHARE, CROPPED_FROM = 224 / 256, 128
@@ -81,6 +85,7 @@ def guess_preprocessing(model: Path, data: Path) -> Guess:
     Raises:
         OnnxqError: the model or the data cannot be used.
     """
+    load(model)
     session = open_session(model)
     specs = input_specs(session)
     folder = recorded_inputs(data, specs, model)
@@ -91,13 +96,15 @@ def guess_preprocessing(model: Path, data: Path) -> Guess:
         return Guess("arrays", specs, len(open_samples(data, specs, model=model)), labels)
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if images:
-        return _images(session, specs, images, data, labels, model.parent)
+        return _images(session, specs, images, data, labels, model.absolute().parent)
     if suffixes & set(AUDIO_SUFFIXES):
         count = sum(file.suffix.lower() in AUDIO_SUFFIXES for file in files)
+        if hugging_face.sound_form(model.absolute().parent) is not None:
+            return Guess("audio", specs, count, labels)
         undecided = {"rate": "the sample rate that the model takes"}
         return Guess("audio", specs, count, labels, undecided=undecided)
     if ".txt" in suffixes:
-        return _texts(specs, data, labels, model.parent)
+        return _texts(specs, data, labels, model.absolute().parent)
     return Guess("arrays", specs, len(open_samples(data, specs, model=model)), labels)
 
 
@@ -108,7 +115,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _texts(specs: list[InputSpec], data: Path, labels: Path | None, beside: Path) -> Guess:
-    places = [folder / hugging_face.TOKENIZER for folder in (beside, data if data.is_dir() else data.parent)]
+    folders = [*hugging_face.beside(beside), data if data.is_dir() else data.parent]
+    places = [folder / hugging_face.TOKENIZER for folder in folders]
     found = next((place for place in places if place.is_file()), None)
     lengths = {spec.shape[-1] for spec in specs if len(spec.shape) == 2}
     undecided = {} if found is not None else {"tokenizer": "the path of the model's tokenizer.json"}
@@ -195,14 +203,25 @@ class _Trying:
         return _entropy(mean) - float(np.mean([_entropy(row) for row in rows]))
 
     def best(self, forms: Mapping[str, ImageForm]) -> tuple[str | None, list[str]]:
-        """Return the name of the form with the best score, and of those that cannot be told from it."""
+        """Return the name of the form with the best score, and of those that cannot be told from it.
+
+        Without labels, the first of these in the order of `forms` is the best.
+        """
         scores = {name: self.score(form) for name, form in forms.items()}
         known = {name: score for name, score in scores.items() if score is not None}
         if not known or max(known.values()) <= 0:
             return None, list(forms)
+        if self.labels is None:
+            weight = {name: 1 / RAW_LEAD if _is_raw(forms[name]) else 1.0 for name in known}
+            known = {name: score * weight[name] for name, score in known.items()}
         top = max(known.values())
         close = [name for name, score in known.items() if score >= CLOSE * top]
-        return max(close, key=lambda name: known[name]), close
+        return close[0] if self.labels is None else max(close, key=lambda name: known[name]), close
+
+
+def _is_raw(form: ImageForm) -> bool:
+    """Tell whether a form feeds values far above 1."""
+    return min(form.std or (1.0,)) < RAW
 
 
 def _labelled(images: Sequence[Path], root: Path, labels: Path | None) -> list[Sample]:
@@ -251,15 +270,16 @@ def _normalization(trying: _Trying, form: ImageForm) -> tuple[ImageForm, dict[st
         if form.channels in ("RGB", "BGR") or len(family.mean or ()) == 1
     }
     name, close = trying.best(families)
-    how = "the labels" if trying.labels is not None else "the model's decisions"
     if name is None:
         first = next(iter(families))
         others = ", ".join(each for each in families if each != first)
         return families[first], {"mean": f"{first}; nothing in the model says so"}, {"mean": f"or {others}"}
     others = ", ".join(each for each in close if each != name)
-    chosen = families[name]
-    undecided = {"mean": f"{how} fit as well: {others}"} if others else {}
-    return chosen, {"mean": f"{name}: fits {how} best"}, undecided
+    if trying.labels is None:
+        doubt = f"its decisions are as certain with {others}" if others else "no labels confirm it"
+        return families[name], {"mean": f"{name}: fits the model's decisions"}, {"mean": doubt}
+    undecided = {"mean": f"the labels fit as well: {others}"} if others else {}
+    return families[name], {"mean": f"{name}: fits the labels best"}, undecided
 
 
 def _geometry(trying: _Trying, form: ImageForm) -> tuple[ImageForm, dict[str, str], dict[str, str]]:
@@ -269,19 +289,19 @@ def _geometry(trying: _Trying, form: ImageForm) -> tuple[ImageForm, dict[str, st
     height, width = form.resize
     if all(_size_of(image) == (width, height) for image in trying.images):
         return replace(form, resize=None), {"resize": "images have the size of the input"}, {}
+    unsure = {"filter": 'or "bicubic", "box": as the training resized images'}
     forms = {"resize": form}
     if height == width >= CROPPED_FROM:
         short = round(height / CROP_SHARE)
         forms["crop"] = replace(form, resize=None, resize_short=short, crop=(height, width))
     name, close = trying.best(forms)
     if len(forms) == 1:
-        return form, {"resize": "the size of the input"}, {}
-    if name is None or len(close) > 1:
+        return form, {"resize": "the size of the input"}, unsure
+    if name is None or len(close) > 1 or trying.labels is None:
         crop = forms["crop"]
         other = f"or resize_short = {crop.resize_short} and crop = [{height}, {width}]"
-        return form, {"resize": "the size of the input"}, {"resize": other}
-    key = "resize" if name == "resize" else "crop"
-    return forms[name], {key: "fits the model's decisions best"}, {}
+        return form, {"resize": "the size of the input"}, {"resize": other} | unsure
+    return forms[name], {"resize" if name == "resize" else "crop": "fits the labels best"}, unsure
 
 
 def _size_of(image: Path) -> tuple[int, int]:

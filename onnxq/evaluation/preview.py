@@ -9,6 +9,7 @@ from onnxq.data.checks import check_samples
 from onnxq.data.preprocessing import Forms, read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.evaluation.preprocessing_guess import decides, probabilities
+from onnxq.graph.files import load
 from onnxq.runtime.sessions import input_specs, open_session, run
 from onnxq.types import Array, Feeds
 
@@ -63,6 +64,7 @@ def preview(
     Raises:
         OnnxqError: the model or the data cannot be used.
     """
+    load(model)
     session = open_session(model)
     specs, forms = input_specs(session), read_forms(preprocess)
     found = open_samples(data, specs, forms, samples, model)

@@ -91,10 +91,10 @@ class Checkpoint:
             facts["step"],
             values,
             adam,
-            group("errors"),
             group("best"),
             facts["noise"],
             tuple(facts["losses"]),
+            facts["frozen"],
             checks,
         )
         return facts["part"], state
@@ -112,6 +112,7 @@ class Checkpoint:
             "step": state.step,
             "noise": state.noise,
             "losses": state.losses,
+            "frozen": dict(state.frozen),
             "checks": state.checks,
             "adam": {name: each.steps for name, each in state.adam.items()},
         }
@@ -119,7 +120,6 @@ class Checkpoint:
         groups = {
             "values": state.values,
             "best": state.best,
-            "errors": state.errors,
             "first": {name: each.first for name, each in state.adam.items()},
             "second": {name: each.second for name, each in state.adam.items()},
         }

@@ -12,8 +12,9 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
 from onnxq.finetune.backward import measure
+from onnxq.finetune.batch_gradients import BatchGradients
 from onnxq.finetune.checkpoint import Checkpoint
-from onnxq.finetune.examples import Batches, make_examples, most_together
+from onnxq.finetune.examples import ACTIVATION_BYTES, Batches, grouped, make_examples, most_together
 from onnxq.finetune.form import (
     Bias,
     TrainingForm,
@@ -23,6 +24,7 @@ from onnxq.finetune.form import (
     with_bits,
     with_units,
 )
+from onnxq.finetune.gradient_job import GradientJob
 from onnxq.finetune.gradients import GradientGraph, without_shapes
 from onnxq.finetune.training import Rates, Schedule, State, Training
 from onnxq.formats.recipe import Recipe
@@ -32,6 +34,8 @@ from onnxq.options import Effort, FinetuneOptions, Technique
 from onnxq.quantization.parameters import Parameters
 from onnxq.quantization.weights import largest_magnitude
 from onnxq.runtime.inner_values import expose
+from onnxq.runtime.machine import available_cores
+from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.runtime.sessions import open_fake_quantized, run
 from onnxq.search.inputs import Inputs
 from onnxq.search.references import OutputNoise, References
@@ -127,9 +131,10 @@ def finetuned(
     samples = calibrating + [each for each in inputs.samples.validation if each not in calibrating]
     examples = make_examples(inputs, samples, _labels(samples, options.labels), options)
     shapes = measure(form.model, examples.example(0).feeds | form.fed(form.start())).shapes
-    together = most_together(examples, sum(4 * math.prod(shape) for shape in shapes.values()))
-    batches = Batches(examples, min(options.batch, len(samples)), together, options.seed)
-    form = with_units(form, _bias_units(form, batches))
+    room = max(1, ACTIVATION_BYTES // max(1, sum(4 * math.prod(shape) for shape in shapes.values())))
+    together = most_together(examples, room)
+    batches = Batches(examples, min(options.batch, len(samples)), options.micro_batches, options.seed)
+    form = with_units(form, _bias_units(form, batches, together))
     # the training
     judge = _Judge.of(inputs, recipe, aside.stopping)
     steps = options.steps or default_steps(inputs, samples[0], batches.size)
@@ -137,19 +142,20 @@ def finetuned(
     statistics = outcome.statistics
     checkpoint = Checkpoint.of(options.checkpoint, statistics.model, statistics.data, *decisions)
     start = judge.noise(outcome.parameters)
-    result = _Trainer(form, batches, steps, options, judge, start, checkpoint).run()
+    work = _Work(inputs.executor, batches, together, room)
+    result = _Trainer(form, work, steps, options, judge, start, checkpoint).run()
     # whether to keep it
     parameters = form.updated(result.state.best)
     deciding = _Judge.of(inputs, recipe, aside.deciding)
     before, after = deciding.measure(outcome.parameters), deciding.measure(parameters)
     kept, reason = _verdict(before, after, start, result.state)
-    reached = [form.trained[name] for name in result.graph.reached]
+    reached = [form.trained[name] for name in result.state.reached]
     weights, biases = (sum(isinstance(each, kind) for each in reached) for kind in (Weight, Bias))
     finetuning = Finetuning(
         kept, reason, result.steps, batches.size, options.bits, len(samples), weights, biases,
         len(reached) - weights - biases,
         [Check(step, decibels(noise)) for step, noise in result.state.checks],
-        decibels(before.mean_noise), decibels(after.mean_noise), result.graph.frozen,
+        decibels(before.mean_noise), decibels(after.mean_noise), dict(result.state.frozen),
         result.state.interrupted,
     )  # fmt: skip
     if not kept:
@@ -185,11 +191,49 @@ class _Judge:
 
 @dataclass(frozen=True, eq=False)
 class _Result:
-    """The end of a training: the last state, its graph, and the steps of all parts."""
+    """The end of a training: the last state, and the steps of all parts."""
 
     state: State
-    graph: GradientGraph
     steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What computes gradients.
+
+    executor  where
+    batches   of which samples
+    together  samples of equal shapes that run as one
+    room      samples for whose values there is memory
+    """
+
+    executor: Executor
+    batches: Batches
+    together: int
+    room: int
+
+    def gradients(
+        self, form: TrainingForm, options: FinetuneOptions, part: int, renewal: int
+    ) -> BatchGradients:
+        """Return the loss and gradients of a form.
+
+        Args:
+            form: what is trained.
+            options: bits of the gradients, and seed.
+            part: of the schedule of bits.
+            renewal: steps after which rounding errors of gradients start at zero.
+        """
+        examples, seed = self.batches.examples, options.seed + part
+        ordered = examples.observation.workers == 1 or bool(examples.teacher.stated)
+        graph = GradientGraph(form.model, frozenset(form.trained), examples.observation, examples.points)
+        job = GradientJob(graph, examples, self.together, options.gradient_bits, seed)
+        side_by_side = 1 if ordered else min(self.batches.count, max(1, self.room // self.together))
+        return BatchGradients(
+            form,
+            replace(self.batches, seed=seed),
+            (IN_PROCESS if ordered else self.executor).opened(job, min(side_by_side, available_cores())),
+            renewal if options.gradient_bits < 32 else None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +241,7 @@ class _Trainer:
     """A training through all parts of a schedule of bits; `noise` is noise / signal before it."""
 
     form: TrainingForm
-    batches: Batches
+    work: _Work
     steps: int
     options: FinetuneOptions
     judge: _Judge
@@ -220,13 +264,13 @@ class _Trainer:
             start = training.begin(training.form.carried(values))
             state = training.run(resumed or start, self._title(part))
             resumed, done, values = None, done + state.step, training.form.real(state.values)
-            if state.step and not training.graph.reached:
-                raise ModelError(_unreachable(training.graph))
+            if state.step and not state.reached:
+                raise ModelError(_unreachable(state))
             if state.interrupted and part + 1 < len(self.options.bits):
                 # nothing was trained with the bits of the file
                 state = replace(state, best=self.form.start(), noise=math.inf, checks=())
                 break
-        return _Result(state, training.graph, done)
+        return _Result(state, done)
 
     def _title(self, part: int) -> str:
         bits = self.options.bits
@@ -236,22 +280,19 @@ class _Trainer:
         """Return the training of one part; only the last one, with the bits of the file, is judged."""
         options, bits, last = self.options, self.options.bits[part], part + 1 == len(self.options.bits)
         form = self.form if last else with_bits(self.form, largest_magnitude(bits))
-        observed = self.batches.examples
+        checks = max(1, steps // CHECKS)
         return Training(
             form,
-            GradientGraph(form, observed.observation, observed.points),
-            replace(self.batches, seed=options.seed + part),
-            Schedule(steps, max(1, steps // CHECKS) if last else steps),
+            self.work.gradients(form, options, part, checks),
+            Schedule(steps, checks if last else steps),
             Rates().for_noise(self.noise).times(options.rate, bits),
             (lambda chosen: self.judge.noise(self.form.updated(chosen))) if last else None,
-            options.gradient_bits,
-            options.seed + part,
             self.checkpoint.saver(part),
         )
 
 
-def _unreachable(graph: GradientGraph) -> str:
-    name, reason = next(iter(graph.frozen.items()), ("", "no output depends on a trained value"))
+def _unreachable(state: State) -> str:
+    name, reason = next(iter(state.frozen.items()), ("", "no output depends on a trained value"))
     where = f" behind node '{name}'" if name else ""
     return f"no gradient reaches a quantized weight{where}: {reason}: use onnxq quantize"
 
@@ -301,12 +342,13 @@ def default_steps(inputs: Inputs, sample: Sample, batch: int) -> int:
     return int(np.clip(BUDGET / (3 * max(macs, 1) * batch), LEAST_STEPS, MOST_STEPS))
 
 
-def _bias_units(form: TrainingForm, batches: Batches) -> dict[str, Floats]:
+def _bias_units(form: TrainingForm, batches: Batches, together: int) -> dict[str, Floats]:
     """Return the unit of each bias: a share of the deviation of the values that it is added to."""
     places = bias_outputs(form)
     if not places:
         return {}
-    example, _ = next(batches.of(0))
+    examples = [batches.examples.example(index) for index in batches.indices(0)]
+    example, _ = next(grouped(examples, together))
     exposed = expose(form.model, list(dict.fromkeys(places.values())))
     session = open_fake_quantized(without_shapes(exposed.model, example.feeds))
     names = [name for name, _ in exposed.outputs.values()]

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.errors import ModelError
+from onnxq.finetune.integer_product import Product
 from onnxq.finetune.tape import LEAST_OPSET
 from onnxq.formats.qdq import QdqWriter
 from onnxq.formats.recipe import Recipe
@@ -26,7 +27,7 @@ from onnxq.techniques.arithmetic import (
     quantize_bias,
 )
 from onnxq.techniques.saturation import kernel_order, original_order, round_pair_safe
-from onnxq.types import INT8, INT32, Floats, QuantParams
+from onnxq.types import INT8, INT32, Array, Floats, QuantParams
 
 CELL = 0.25
 """Farthest distance of a latent weight from its integer at the start, in steps.
@@ -189,6 +190,15 @@ class TrainingForm:
     def fed(self, values: Values) -> dict[str, Floats]:
         """Return the inputs of the graph."""
         return {name: each.fed(values[name]) for name, each in self.trained.items()}
+
+    def sent(self, values: Values) -> dict[str, Array | Product]:
+        """Return the inputs of the graph in the form in which they travel: weights as their integers."""
+        return {
+            name: Product(each.integers(values[name]).astype(np.int8), (each.unit,))
+            if isinstance(each, Weight)
+            else each.fed(values[name])
+            for name, each in self.trained.items()
+        }
 
     def updated(self, values: Values) -> Parameters:
         """Return the recipe's parameters with the trained values."""

@@ -1,21 +1,18 @@
 """The training of a quantized model: AdamW, and checks on samples kept aside."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from onnxq.comparison.errors import decibels
-from onnxq.finetune.examples import Batches
+from onnxq.finetune.batch_gradients import BatchGradient
 from onnxq.finetune.form import Bias, Scale, TrainingForm, Weight
-from onnxq.finetune.gradients import GradientGraph
 from onnxq.runtime.interruption import going_on_after_interrupt
 from onnxq.runtime.progress import progress
 from onnxq.techniques.adamw import AdamState, adamw, warm_up_and_cosine
-from onnxq.techniques.stochastic_gradients import with_feedback
-from onnxq.types import Floats
+from onnxq.types import Array, Floats
 
 Judge = Callable[[dict[str, Floats]], float]
 """Signature: trained values -> noise / signal of the outputs on samples kept aside, mean over their parts."""
@@ -72,10 +69,10 @@ class State:
     step     steps done
     values   trained values
     adam     moments of each gradient
-    errors   rounding errors of quantized gradients, for the next step
     best     trained values that the checks found best
     noise    their noise / signal
     losses   loss of each step
+    frozen   nodes behind which gradients end, with the reason, by name
     checks   noise / signal at each check, with its step
     interrupted  whether the user ended the training
     """
@@ -83,10 +80,10 @@ class State:
     step: int
     values: dict[str, Floats]
     adam: dict[str, AdamState]
-    errors: dict[str, Floats]
     best: dict[str, Floats]
     noise: float
     losses: tuple[float, ...] = ()
+    frozen: Mapping[str, str] = field(default_factory=dict)
     checks: tuple[tuple[int, float], ...] = ()
     interrupted: bool = False
 
@@ -95,39 +92,35 @@ class State:
         """Return the step of the best check."""
         return min(self.checks, key=lambda each: (each[1], each[0]))[0] if self.checks else 0
 
+    @property
+    def reached(self) -> frozenset[str]:
+        """Return the trained values that the loss depends on, as far as the steps have shown."""
+        return frozenset(name for name, each in self.adam.items() if each.steps)
+
 
 @dataclass(frozen=True, eq=False)
 class Training:
     """A training: everything that decides its result.
 
-    form           what is trained
-    graph          its loss and gradients
-    batches        the examples
-    schedule       how long
-    rates          how fast
-    judge          measures trained values on samples kept aside; None to train without checks
-    gradient_bits  bits of the gradients, 32 for floats
-    seed           of random rounding
-    saved          takes the state after each check
+    form       what is trained
+    gradients  loss and gradients of the batch of a step
+    schedule   how long
+    rates      how fast
+    judge      measures trained values on samples kept aside; None to train without checks
+    saved      takes the state after each check
     """
 
     form: TrainingForm
-    graph: GradientGraph
-    batches: Batches
+    gradients: Callable[[int, dict[str, Floats]], BatchGradient]
     schedule: Schedule
     rates: Rates
     judge: Judge | None
-    gradient_bits: int = 32
-    seed: int = 0
     saved: Callable[[State], None] = field(default=lambda _: None)
 
     def begin(self, values: dict[str, Floats]) -> State:
         """Return the state before the first step."""
         adam = {name: AdamState.zero(value) for name, value in values.items()}
-        errors = (
-            {name: np.zeros_like(value) for name, value in values.items()} if self.gradient_bits < 32 else {}
-        )
-        return State(0, values, adam, errors, values, math.inf)
+        return State(0, values, adam, values, math.inf)
 
     def run(self, state: State, title: str) -> State:
         """Train until the schedule ends, nothing is gained any more, or the user interrupts."""
@@ -168,36 +161,25 @@ class Training:
 
     def _step(self, state: State) -> State:
         """Return the state after one step."""
-        loss, gradients = self._gradients(state)
+        batch = self.gradients(state.step, state.values)
         rate = warm_up_and_cosine(state.step, self.schedule.steps)
-        values, adam, errors = dict(state.values), dict(state.adam), dict(state.errors)
-        rng = np.random.default_rng((self.seed, state.step))
-        for name, gradient in gradients.items():
+        values, adam = dict(state.values), dict(state.adam)
+        for name, gradient in batch.gradients.items():
             trained = self.form.trained[name]
             own = self._own_gradient(trained, values[name], gradient)
-            if self.gradient_bits < 32:
-                quantized, errors[name] = with_feedback(own, errors[name], self.gradient_bits, rng)
-                own = quantized.dequantize()
             value, adam[name] = adamw(values[name], own, adam[name], rate * self.rates.of(trained))
             values[name] = trained.clipped(value)
         return replace(
-            state, step=state.step + 1, values=values, adam=adam, errors=errors, losses=(*state.losses, loss)
+            state,
+            step=state.step + 1,
+            values=values,
+            adam=adam,
+            losses=(*state.losses, batch.loss),
+            frozen={**state.frozen, **batch.frozen},
         )
-
-    def _gradients(self, state: State) -> tuple[float, dict[str, Floats]]:
-        """Return loss and gradients of a batch, means over its samples."""
-        fed = self.form.fed(state.values)
-        total, sums, count = 0.0, dict[str, Floats](), 0
-        for example, size in self.batches.of(state.step):
-            loss, gradients = self.graph(example, size, fed)
-            total += loss * size
-            count += size
-            for name, gradient in gradients.items():
-                sums[name] = gradient * np.float32(size) + sums.get(name, np.float32(0))
-        return total / count, {name: each / np.float32(count) for name, each in sums.items()}
 
     @staticmethod
     def _own_gradient(trained: Weight | Bias | Scale, value: Floats, gradient: Floats) -> Floats:
         """Return the gradient of a trained value from that of the value in the graph."""
-        unit: Any = trained.unit if not isinstance(trained, Scale) else trained.fed(value)
+        unit: Array = trained.unit if not isinstance(trained, Scale) else trained.fed(value)
         return np.asarray(gradient * unit, np.float32)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.formats.embeddings import is_storable, looked_up
-from onnxq.graph.edit import constant, graph_of, sizes
+from onnxq.graph.edit import constant, sizes
 from onnxq.types import Floats
 
 Tables = Mapping[str, list[ir.Node]]
@@ -18,7 +18,7 @@ def find_tables(model: ir.Model) -> dict[str, list[ir.Node]]:
     """Return the look-ups of rows in constant tables, by the digest of the table."""
     found: dict[str, list[ir.Node]] = {}
     for node in looked_up(model):
-        array = constant(node.inputs[0]) if graph_of(node) is model.graph else None
+        array = constant(node.inputs[0])
         if array is not None and is_storable(array):
             found.setdefault(_digest(array), []).append(node)
     return found

@@ -32,6 +32,8 @@ def settings_file(found: Guess, model: Path, data: Path) -> bytes:
 def _preprocess(found: Guess) -> list[str]:
     if found.image is not None:
         return ["", "[preprocess]", *_image_lines(found, found.image)]
+    if found.kind == "audio" and not found.undecided:
+        return ["# Sounds are prepared as the settings beside the model say."]
     if found.kind == "audio":
         note = _noted("# rate = 16000", "undecided: " + found.undecided["rate"])
         return ["", "[preprocess.audio]", note, "resample = true", "mono = true"]

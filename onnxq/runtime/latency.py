@@ -44,9 +44,14 @@ def medians_ms(
     sessions = [open_session(path, threads=threads, tuning=tuning) for path in paths]
     for session in sessions:
         run(session, feeds[0], "1")  # a run that can be interrupted
+    found = time_in_turns(sessions, feeds, MOST_RUNS, seconds, clock_of(threads))
+    return [statistics.median(times) for times in found]
+
+
+def clock_of(threads: int) -> Callable[[], float]:
+    """Return the clock for sessions of so many threads: CPU time for one, where it is counted finely."""
     fine = time.get_clock_info("thread_time").resolution <= FINE
-    clock = time.thread_time if threads == 1 and fine else time.perf_counter
-    return [statistics.median(times) for times in time_in_turns(sessions, feeds, MOST_RUNS, seconds, clock)]
+    return time.thread_time if threads == 1 and fine else time.perf_counter
 
 
 def time_in_turns(

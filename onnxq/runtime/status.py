@@ -133,8 +133,7 @@ def _refresh_other_bars(own: Any) -> bool:
     """Draw the bars of progress anew, as their time goes on between steps; return whether there are any."""
     from tqdm import tqdm
 
-    lock: Any = tqdm.get_lock()  # type: ignore[no-untyped-call]
-    with lock:  # a bar that is closing takes it
+    with tqdm.get_lock():  # type: ignore[no-untyped-call]  # a bar that is closing takes it
         bars = list(getattr(tqdm, "_instances", ()))  # tqdm has no public list
         others = [bar for bar in bars if bar is not own and not bar.disable]
         for bar in others:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from onnxq.comparison.bounds import (
     BATCH,
     CHOOSING_SPARE_DB,
+    HEAVIEST,
     KEPT,
     LEAST_SPARE_DB,
     NORMAL,
@@ -78,7 +79,7 @@ def test_new_batches_keep_the_bound(rng, spread):
         batches = 0.01 * rng.lognormal(0, spread, (20, BATCH)).mean(1)
         kept.append(np.mean(batches <= bounds(errors)[0]))
         seen.append(np.mean(batches <= errors.ratios()[0]))
-    assert np.mean(kept) > KEPT - (0.02 if spread < 2 else 0.05)
+    assert np.mean(kept) > KEPT - (0.02 if spread < 2 else 0.08)
     assert np.mean(seen) < 0.7
 
 
@@ -95,7 +96,7 @@ def test_the_tail_of_a_power_law_is_found(rng):
     threshold, exponent = tail(noise)
     assert exponent == pytest.approx(0.5, rel=0.2)
     assert np.mean(noise > threshold) == pytest.approx(0.014, abs=0.001)
-    assert tail(rng.pareto(0.5, 10_000))[1] == 1  # no mean: the exponent stays at the largest one
+    assert tail(rng.pareto(0.5, 10_000))[1] == HEAVIEST  # no mean: the exponent stays at the largest one
     assert tail(np.array([1.0, 0, 0, 0, 0])) == (np.inf, 0)
 
 
@@ -105,7 +106,7 @@ def test_samples_with_more_signal_may_have_more_noise():
     signals = rng.lognormal(0, 1.5, USUAL_SAMPLES)
     loud, any_signal = one(0.01 * signals, signals), one(0.01 * signals, rng.permutation(signals))
     margins = [decibels(each.ratios()[0]) - decibels(bounds(each)[0]) for each in (loud, any_signal)]
-    assert margins[0] < margins[1] - 0.5
+    assert margins[0] < margins[1] - 0.3
 
 
 def test_a_sequence_counts_as_one_sample():

@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 from onnxq.data.preprocessing import TextForm
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.benchmark import BenchOptions, bench
-from onnxq.evaluation.generation import Generator
+from onnxq.evaluation.generation import Decoder, Generator
 from onnxq.options import Limits
 from onnxq.report.files import as_text
 from onnxq.report.text import bench_text
@@ -95,7 +95,7 @@ def counting(path, *, cached):
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_generation_goes_on_from_what_came_before(cached, tmp_path):
-    generator = Generator(open_session(counting(tmp_path / "m.onnx", cached=cached)), TextForm())
+    generator = Generator(Decoder(open_session(counting(tmp_path / "m.onnx", cached=cached)), TextForm()))
     found = generator.generate([1, 2, 4], 4)
     assert found.tokens == [7, 4, 8, 6]  # each the sum of all before, modulo 10
     assert len(found.times_ms) == 4
@@ -103,6 +103,6 @@ def test_generation_goes_on_from_what_came_before(cached, tmp_path):
 
 def test_a_model_that_takes_no_tokens_cannot_generate():
     with pytest.raises(ModelError, match="no input 'input_ids'"):
-        Generator(open_session(CNN), TextForm())
+        Generator(Decoder(open_session(CNN), TextForm()))
     with pytest.raises(DataError, match="--tokens needs a prompt"):
         bench([CNN], BenchOptions(tokens=3, **QUICK))

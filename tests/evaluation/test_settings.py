@@ -67,6 +67,26 @@ def test_the_settings_are_read_by_the_other_commands(work):
     assert json.loads(evaluated.stdout)["scores"][0]["metrics"]["top-1"]["value"] > 0.9
 
 
+def test_without_labels_large_values_do_not_win_by_their_size_and_the_user_is_asked(work):
+    (work / "photos" / "labels.csv").unlink()
+    found = run("init", "model.onnx", "photos", "--json")  # raw pixels make this model more certain
+    assert settings()["preprocess"]["std"][0] > 10
+    assert "mean" in json.loads(found.stdout)["undecided"]
+
+
+def test_sounds_beside_a_feature_extractor_get_no_table_of_their_own(work):
+    import soundfile
+
+    soundfile.write("sound.wav", np.zeros(100), 8000)
+    model = "g (float[N,80,3000] input_features) => (float[N,80,3000] y) {y = Identity(input_features)}"
+    onnx.save(parse(model), "sounds.onnx")
+    assert "rate is undecided" in run("init", "sounds.onnx", "sound.wav").stderr
+    config = {"sampling_rate": 16000, "feature_size": 80, "hop_length": 160, "chunk_length": 30, "n_fft": 400}
+    (work / "preprocessor_config.json").write_text(json.dumps(config))
+    assert "undecided" not in run("init", "sounds.onnx", "sound.wav", "--force").stderr
+    assert set(settings()) == {"quantize"}
+
+
 def test_settings_beside_the_model_come_first(work):
     config = {
         "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25], "rescale_factor": 1 / 255,
@@ -100,10 +120,13 @@ def test_wrong_use_is_one_line_and_writes_nothing(work):
     assert run("init", "model.onnx", "photos").exit_code == 0
     for line in (["init", "model.onnx", "photos"], ["init", "model.onnx", "none", "-o", "a.toml"],
                  ["init", "none.onnx", "photos", "-o", "a.toml"], ["preview", "model.onnx", "photos", "-o", "onnxq.toml"],
-                 ["preview", "model.onnx", "none"]):  # fmt: skip
+                 ["preview", "model.onnx", "none"], ["preview", "model.onnx", "photos", "-o", "sheet.gif"],
+                 ["init", "photos", "photos", "-o", "a.toml"], ["preview", "photos", "photos"]):  # fmt: skip
         failed = run(*line)
         assert failed.exit_code == 2, line
         assert len([each for each in failed.stderr.splitlines() if "error" in each]) == 1
+        assert "ulimit" not in failed.stderr
+    assert not (work / "sheet.gif").exists()
     assert not (work / "a.toml").exists()
 
 

@@ -17,7 +17,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from onnxq.cli.commands import main
 from onnxq.data.preprocessing import Forms
 from onnxq.data.samples import check_feeds, open_samples
-from onnxq.exports.decoder_steps import STEPS, store_steps, takes_cache
+from onnxq.exports.decoder_steps import STEPS, store_steps
+from onnxq.exports.folder import find_exports
+from onnxq.exports.parts import Role
 from onnxq.runtime.sessions import input_specs, open_session
 from tests.conftest import parse
 
@@ -112,9 +114,8 @@ def test_each_model_is_quantized_in_its_mode_and_the_rest_copied(exported, tmp_p
     written = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     assert written == names  # the convolutions have no ranges at run time: that model is copied
     assert rows["encoder_model.onnx"]["mode"] == "static"
-    assert (
-        rows["decoder_model.onnx"]["mode"] == "dynamic" and "real steps" in rows["decoder_model.onnx"]["note"]
-    )
+    assert rows["decoder_model.onnx"]["mode"] in ("dynamic", "weights")
+    assert rows["decoder_model.onnx"]["tokens"] > 0.9 and "tokens" in rows["decoder_model.onnx"]["note"]
     assert rows["onnx/model.onnx"]["mode"] == "as it is"
     assert "input_ids" in rows["onnx/model.onnx"]["note"]  # texts are no samples of it
     assert (output / "config.json").read_bytes() == (exported / "config.json").read_bytes()
@@ -144,11 +145,11 @@ def test_steps_of_a_decoder_hold_the_caches_that_it_made(exported, tmp_path):
     model = exported / "decoder_model.onnx"
     session = open_session(model)
     specs = input_specs(session)
-    assert takes_cache(specs, Forms())
-    texts = open_samples(tmp_path / "texts", specs, model=model)
-    (tmp_path / "steps").mkdir()
-    store_steps(model, texts, Forms(), tmp_path / "steps", 3 * STEPS)
-    samples = open_samples(tmp_path / "steps", specs)
+    export = find_exports(exported, Forms())[0]
+    assert [part.role for part in export.parts] == [Role.SINGLE, Role.OTHER]
+    found = store_steps(export, tmp_path / "texts", Forms(), tmp_path / "steps", 3 * STEPS)
+    assert len(found.checking) == 16
+    samples = open_samples(found.folders[Role.SINGLE], specs)
     assert len(samples) == 3 * STEPS
     feeds = [check_feeds(sample, specs) for sample in samples[:STEPS]]
     assert feeds[0]["past_key_values.0.key"].shape[2] == 0
@@ -175,6 +176,8 @@ def test_wrong_use_is_one_line_and_writes_nothing(exported, tmp_path):
         ([tmp_path / "empty", "-o", tmp_path / "x"], "holds no .onnx file"),
         ([exported, "-o", exported / "int8"], "lies in the folder of the models"),
         ([exported, "-o", tmp_path / "full"], "holds files already"),
+        ([exported, "-o", tmp_path / "x", "--calib", tmp_path / "none"], "no such data folder"),
+        ([exported, "-o", tmp_path / "x", "--calib", tmp_path / "empty", *FAST], "fits no model"),
         ([exported, "-o", tmp_path / "x", "--report", tmp_path / "r.html"], "of single models"),
     ):
         failed = run("quantize", *line)

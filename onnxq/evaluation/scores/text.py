@@ -1,6 +1,6 @@
 """Text recognition: exact matches and character error rate (CER)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from onnxq.data.python_functions import import_function
@@ -102,8 +102,8 @@ def _ctc(case: Case, charset: list[str], options: ScoreOptions) -> str:
     )
 
 
-def distance(found: str, wanted: str) -> int:
-    """Compute the Levenshtein distance: insertions, deletions and replacements."""
+def distance(found: Sequence[str], wanted: Sequence[str]) -> int:
+    """Compute the Levenshtein distance of texts or words: insertions, deletions and replacements."""
     row = list(range(len(wanted) + 1))
     for i, have in enumerate(found, start=1):
         before, row[0] = row[0], i
