@@ -54,7 +54,7 @@ training_options = combined(
         "--steps",
         type=COUNT,
         metavar="N",
-        help="Train for at most N steps; by default 60 to 200, fewer for larger models.",
+        help="Train for at most N steps; by default 24 to 120, fewer for larger models.",
     ),
     option(
         OptionGroup.TRAINING,

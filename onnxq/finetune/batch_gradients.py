@@ -8,8 +8,9 @@ from operator import add
 import numpy as np
 
 from onnxq.finetune.examples import Batches
-from onnxq.finetune.form import TrainingForm, Values
+from onnxq.finetune.form import TrainingForm
 from onnxq.finetune.gradient_job import MicroBatch, Missing, Sums, merged
+from onnxq.finetune.trained import Values
 from onnxq.types import Floats
 
 

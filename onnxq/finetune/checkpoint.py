@@ -96,6 +96,7 @@ class Checkpoint:
             tuple(facts["losses"]),
             facts["frozen"],
             checks,
+            factor=facts["factor"],
         )
         return facts["part"], state
 
@@ -111,6 +112,7 @@ class Checkpoint:
             "part": part,
             "step": state.step,
             "noise": state.noise,
+            "factor": state.factor,
             "losses": state.losses,
             "frozen": dict(state.frozen),
             "checks": state.checks,

@@ -13,8 +13,11 @@ from onnxq.comparison.observation import Observation, Observed, Opened, observe
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
+from onnxq.finetune.features import find_features
+from onnxq.finetune.form import TrainingForm
 from onnxq.finetune.gradients import Example, is_stackable, stacked
-from onnxq.finetune.loss import Point, points_of, target_of
+from onnxq.finetune.loss import Point, feature_points, points_of, target_of
+from onnxq.graph.macs import concrete_shapes
 from onnxq.options import FinetuneOptions
 from onnxq.runtime.sessions import InputSpec, open_session, run
 from onnxq.search.inputs import Inputs
@@ -31,20 +34,22 @@ ACTIVATION_BYTES = 400 << 20
 class Teacher:
     """The float model, and the feeds of the samples of a stateful model with the states before each.
 
-    opened   the float model with the compared values among its outputs
+    opened   the float model with the compared values among its outputs, inner ones last
     specs    its inputs
+    inner    number of inner values
     stated   feeds and compared values by the index of the sample; empty without states
     threads  threads of its session, 0 for the runtime's choice
     """
 
     opened: Opened
     specs: list[InputSpec]
+    inner: int = 0
     stated: dict[int, tuple[Feeds, Sequence[Array]]] = field(default_factory=dict)
     threads: int = 0
 
     def __reduce__(self) -> tuple[object, ...]:
         """Open a session of one thread in another process, a worker."""
-        return Teacher, (self.opened, self.specs, self.stated, 1)
+        return Teacher, (self.opened, self.specs, self.inner, self.stated, 1)
 
     @cached_property
     def session(self) -> ort.InferenceSession:
@@ -52,8 +57,11 @@ class Teacher:
         return open_session(self.opened.model, threads=self.threads)
 
     def run(self, name: str, feeds: Feeds) -> Sequence[Array]:
-        """Run the float model; return its values at the taps."""
-        return Observed.of(self.opened, run(self.session, feeds, name)).inner
+        """Run the float model; return its values at the taps, then the inner ones."""
+        return self._values(run(self.session, feeds, name))
+
+    def _values(self, values: Sequence[Array]) -> Sequence[Array]:
+        return [*Observed.of(self.opened, values).inner, *values[len(values) - self.inner :]]
 
     def sample(self, index: int, sample: Sample) -> tuple[Feeds, Sequence[Array]]:
         """Return the feeds of a sample and the float model's values at the taps."""
@@ -68,7 +76,7 @@ class Teacher:
         for index, sample in enumerate(samples):
             feeds = feedback.feeds(sample.name, check_feeds(sample, self.specs), kept)
             values = run(self.session, feeds, sample.name)
-            self.stated[index] = feeds, Observed.of(self.opened, values).inner
+            self.stated[index] = feeds, self._values(values)
             kept = values[: self.opened.own]
 
 
@@ -167,7 +175,11 @@ class Examples:
 
 
 def make_examples(
-    inputs: Inputs, samples: Sequence[Sample], labels: Sequence[int | None], options: FinetuneOptions
+    inputs: Inputs,
+    form: TrainingForm,
+    samples: Sequence[Sample],
+    labels: Sequence[int | None],
+    options: FinetuneOptions,
 ) -> Examples:
     """Find what the loss compares, and return the examples of a training.
 
@@ -175,14 +187,20 @@ def make_examples(
         ModelError: no output holds float values.
         DataError: a label is no class of the model, or no input is an image that can be changed.
     """
-    model, feedback = inputs.model, inputs.feedback
+    # inner values are those of the form that is quantized
+    model, feedback = form.recipe.model, inputs.feedback
     seen = [check_feeds(sample, inputs.specs) for sample in samples[:SEEN]]
     observation = observe(model, seen, feedback)
-    teacher = Teacher(observation.opened(model), inputs.specs)
+    features = find_features(model, form.rounded, concrete_shapes(model, seen[0]))
+    opened = observation.opened(model)
+    by_name = {value.name: value for node in opened.model.graph for value in node.outputs}
+    opened.model.graph.outputs.extend(by_name[name] for name in features)
+    teacher = Teacher(opened, inputs.specs, len(features))
     targets = [teacher.run(sample.name, feeds) for sample, feeds in zip(samples, seen, strict=False)]
     points = points_of(model, observation, targets, options.label_share if labels else 0.0)
     if not points:
         raise ModelError(f"{inputs.options.model}: no output holds float32 values: nothing can be compared")
+    points += feature_points([form.rounded[name] for name in features], len(observation.taps), targets)
     if feedback.states:
         teacher.remember_states(samples, feedback)
     if labels:

@@ -1,31 +1,35 @@
 """Finetuning of a quantized model: what is trained on which samples, and whether the result is kept."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from onnxq.comparison.errors import decibels
+from onnxq.comparison.feedback import evenly
 from onnxq.data.labels import labelled
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
+from onnxq.data.split import scattered
 from onnxq.errors import DataError, ModelError
 from onnxq.finetune.backward import measure
 from onnxq.finetune.batch_gradients import BatchGradients
 from onnxq.finetune.checkpoint import Checkpoint
-from onnxq.finetune.examples import ACTIVATION_BYTES, Batches, grouped, make_examples, most_together
-from onnxq.finetune.form import (
-    Bias,
-    TrainingForm,
-    Weight,
-    bias_outputs,
-    training_form,
-    with_bits,
-    with_units,
+from onnxq.finetune.examples import (
+    ACTIVATION_BYTES,
+    Batches,
+    Examples,
+    grouped,
+    make_examples,
+    most_together,
 )
+from onnxq.finetune.form import TrainingForm, bias_outputs, training_form, with_bits, with_units
 from onnxq.finetune.gradient_job import GradientJob
 from onnxq.finetune.gradients import GradientGraph, without_shapes
+from onnxq.finetune.reconstruction import reconstructed, sample_count
+from onnxq.finetune.trained import Bias, Scale, Weight
 from onnxq.finetune.training import Rates, Schedule, State, Training
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import nodes_of
@@ -45,10 +49,16 @@ from onnxq.types import Floats
 
 LEAST_SAMPLES = 9
 """Fewer samples leave none to judge by."""
-BUDGET, LEAST_STEPS, MOST_STEPS = 1.2e12, 60, 200
+STOPPING, MOST_STOPPING = 10, 24
+"""One calibration sample in 10 decides which step is best, at most so many."""
+BUDGET, LEAST_STEPS, MOST_STEPS = 6e11, 24, 120
 """MACs of the default number of steps, three times those of an inference for each, and its bounds."""
+MOST_RECONSTRUCTING = 200
+"""Most samples by which layers are reconstructed."""
 CHECKS = 12
 """Checks on samples kept aside during a training."""
+LEAST_GAIN_DB = 0.1
+"""Least gain for which a result is kept, dB."""
 WORST_LOSS_DB = 0.1
 """Loss of the worst part of the outputs that a gain of the others may cost, dB."""
 BIAS_UNIT = 1 / 64
@@ -56,65 +66,72 @@ BIAS_UNIT = 1 / 64
 
 
 @dataclass(frozen=True)
-class Aside:
-    """Samples that neither calibration nor the choice of methods sees.
+class Division:
+    """The samples of a training, by their use.
 
-    stopping  decide when to stop, and which step is best
-    deciding  decide whether the result is kept; nothing else uses them
+    training  trained on; they calibrate, too
+    stopping  decide which step is best; they calibrate, too
+    deciding  decide whether the result is kept: those that chose the methods, and the stopping ones
+    unseen    report what was gained, and decide nothing
     """
 
+    training: Sequence[Sample]
     stopping: Sequence[Sample]
     deciding: Sequence[Sample]
+    unseen: Sequence[Sample]
 
 
-def set_aside(inputs: Inputs) -> tuple[Inputs, Aside]:
-    """Take half of the validation samples, and the unseen ones, away from the search.
+def divided(inputs: Inputs) -> Division:
+    """Divide the samples; the search sees the same as without a training.
 
     Raises:
         DataError: there are too few samples.
     """
     samples, starts = inputs.samples, inputs.feedback.starts if inputs.feedback.states else None
-    halves: tuple[list[Sample], list[Sample]] = ([], [])
-    number = -1
-    for sample in samples.validation:
-        number += starts is None or sample.name in starts
-        halves[number % 2].append(sample)
-    kept, stopping = halves
-    if not stopping or not samples.unseen:
+    firsts = [i for i, each in enumerate(samples.calibration) if starts is None or each.name in starts]
+    parts = [samples.calibration[i:j] for i, j in pairwise([*firsts, len(samples.calibration)])]
+    count = min(MOST_STOPPING, max(1, len(parts) // STOPPING))
+    chosen = scattered(len(parts), count)
+    stopping = [each for i, part in enumerate(parts) if i in chosen for each in part]
+    training = [each for i, part in enumerate(parts) if i not in chosen for each in part]
+    if not training or not samples.unseen or len(samples.validation) < 2:
         raise DataError(
             f"{len(samples.every)} samples are too few to finetune and to judge the result: "
             f"give at least {LEAST_SAMPLES}"
         )
-    return replace(inputs, samples=replace(samples, validation=kept)), Aside(stopping, samples.unseen)
+    return Division(training, stopping, [*samples.validation, *stopping], samples.unseen)
+
+
+def trained_on(inputs: Inputs, recipe: Recipe) -> frozenset[str]:
+    """Return the names of the samples that the weights of a recipe were trained on."""
+    trained = Technique.FINETUNING in recipe.techniques
+    return frozenset(sample.name for sample in inputs.samples.calibration) if trained else frozenset()
 
 
 def tunes_by_itself(inputs: Inputs) -> bool:
     """Tell whether finetuning is one of the techniques that the options try, and there are samples for it."""
     options = inputs.options
     wanted = options.effort is Effort.BEST and Technique.FINETUNING not in options.without
-    enough = len(inputs.samples.validation) > 1 and bool(inputs.samples.unseen)
+    samples = inputs.samples
+    enough = len(samples.calibration) > 1 and len(samples.validation) > 1 and bool(samples.unseen)
     return wanted and enough and not inputs.feedback.states and not inputs.large
 
 
-def tuned(
-    inputs: Inputs, aside: Aside, outcome: Outcome, options: FinetuneOptions | None
-) -> tuple[Outcome, Finetuning]:
+def tuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions | None) -> tuple[Outcome, Finetuning]:
     """Finetune as the user asks; without options as one technique of several, which may be impossible.
 
     Raises:
         OnnxqError: the user asks for it, and it is impossible.
     """
     try:
-        return finetuned(inputs, aside, outcome, options or FinetuneOptions())
+        return finetuned(inputs, outcome, options or FinetuneOptions())
     except ModelError as error:
         if options is not None:
             raise
         return outcome, Finetuning(False, str(error))
 
 
-def finetuned(
-    inputs: Inputs, aside: Aside, outcome: Outcome, options: FinetuneOptions
-) -> tuple[Outcome, Finetuning]:
+def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tuple[Outcome, Finetuning]:
     """Train the quantized model of an outcome; return the better of both, and what was done.
 
     Raises:
@@ -127,36 +144,39 @@ def finetuned(
     if not any(isinstance(each, Weight) for each in form.trained.values()):
         return outcome, Finetuning(False, "the file has no integer weights to train", bits=options.bits)
     # the examples
-    calibrating = list(inputs.samples.calibration)
-    samples = calibrating + [each for each in inputs.samples.validation if each not in calibrating]
-    examples = make_examples(inputs, samples, _labels(samples, options.labels), options)
+    division = divided(inputs)
+    samples = division.training
+    examples = make_examples(inputs, form, samples, _labels(samples, options.labels), options)
     shapes = measure(form.model, examples.example(0).feeds | form.fed(form.start())).shapes
     room = max(1, ACTIVATION_BYTES // max(1, sum(4 * math.prod(shape) for shape in shapes.values())))
     together = most_together(examples, room)
     batches = Batches(examples, min(options.batch, len(samples)), options.micro_batches, options.seed)
     form = with_units(form, _bias_units(form, batches, together))
     # the training
-    judge = _Judge.of(inputs, recipe, aside.stopping)
+    judge = _Judge.of(inputs, recipe, division.stopping)
     steps = options.steps or default_steps(inputs, samples[0], batches.size)
     decisions = replace(options, checkpoint=None), replace(inputs.options, output=None, force=False), steps
     statistics = outcome.statistics
     checkpoint = Checkpoint.of(options.checkpoint, statistics.model, statistics.data, *decisions)
     start = judge.noise(outcome.parameters)
     work = _Work(inputs.executor, batches, together, room)
-    result = _Trainer(form, work, steps, options, judge, start, checkpoint).run()
+    trainer = _Trainer(form, work, steps, options, judge, start, checkpoint)
+    result = trainer.run(lambda: _reconstructed(form, examples, shapes, options.memory))
     # whether to keep it
     parameters = form.updated(result.state.best)
-    deciding = _Judge.of(inputs, recipe, aside.deciding)
-    before, after = deciding.measure(outcome.parameters), deciding.measure(parameters)
+    before, after = _Judge.of(inputs, recipe, division.deciding).compared(outcome.parameters, parameters)
     kept, reason = _verdict(before, after, start, result.state)
+    before, after = _Judge.of(inputs, recipe, division.unseen).compared(outcome.parameters, parameters)
     reached = [form.trained[name] for name in result.state.reached]
-    weights, biases = (sum(isinstance(each, kind) for each in reached) for kind in (Weight, Bias))
+    weights, biases, scales = (
+        sum(isinstance(each, kind) for each in reached) for kind in (Weight, Bias, Scale)
+    )
     finetuning = Finetuning(
         kept, reason, result.steps, batches.size, options.bits, len(samples), weights, biases,
-        len(reached) - weights - biases,
+        scales,
         [Check(step, decibels(noise)) for step, noise in result.state.checks],
         decibels(before.mean_noise), decibels(after.mean_noise), dict(result.state.frozen),
-        result.state.interrupted,
+        result.state.interrupted, result.layers,
     )  # fmt: skip
     if not kept:
         return outcome, finetuning
@@ -184,6 +204,10 @@ class _Judge:
         model = self.inputs.writer().write(self.recipe, parameters)
         return self.references.measure_before_softmax(model)
 
+    def compared(self, before: Parameters, after: Parameters) -> tuple[OutputNoise, OutputNoise]:
+        """Measure two sets of parameters."""
+        return self.measure(before), self.measure(after)
+
     def noise(self, parameters: Parameters) -> float:
         """Return noise / signal of the outputs, mean over their parts."""
         return self.measure(parameters).mean_noise
@@ -191,10 +215,16 @@ class _Judge:
 
 @dataclass(frozen=True, eq=False)
 class _Result:
-    """The end of a training: the last state, and the steps of all parts."""
+    """The end of a training.
+
+    state   the last state
+    steps   steps of all parts
+    layers  layers that were reconstructed before
+    """
 
     state: State
     steps: int
+    layers: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,8 +278,11 @@ class _Trainer:
     noise: float
     checkpoint: Checkpoint
 
-    def run(self) -> _Result:
+    def run(self, reconstruct: Callable[[], dict[str, Floats]]) -> _Result:
         """Train, or go on from the checkpoint.
+
+        Args:
+            reconstruct: returns other values for the bits of the file, which may be better to start with.
 
         Raises:
             ModelError: the loss depends on no quantized weight.
@@ -258,11 +291,19 @@ class _Trainer:
         first, resumed = found if found is not None else (0, None)
         each = max(1, self.steps // len(self.options.bits))
         values: Mapping[str, Floats] | None = None
-        done = first * each
+        done, layers = first * each, 0
         for part in range(first, len(self.options.bits)):
-            training = self._training(part, each)
-            start = training.begin(training.form.carried(values))
-            state = training.run(resumed or start, self._title(part))
+            form, noise = self._form(part), self.noise
+            begin = form.carried(values)
+            if resumed is not None and resumed.checks:
+                noise = resumed.checks[0][1]
+            elif form is self.form:
+                tried = reconstruct()
+                (noise, better) = min((self._noise(begin), False), (self._noise(tried), True))
+                begin = tried if better else begin
+                layers = better * sum(tried[name] is not form.trained[name].start for name in form.weights)
+            training = self._training(part, each, noise)
+            state = training.run(resumed or training.begin(begin), self._title(part))
             resumed, done, values = None, done + state.step, training.form.real(state.values)
             if state.step and not state.reached:
                 raise ModelError(_unreachable(state))
@@ -270,23 +311,31 @@ class _Trainer:
                 # nothing was trained with the bits of the file
                 state = replace(state, best=self.form.start(), noise=math.inf, checks=())
                 break
-        return _Result(state, done)
+        return _Result(state, done, layers)
+
+    def _noise(self, values: dict[str, Floats]) -> float:
+        """Measure values for the bits of the file."""
+        return self.judge.noise(self.form.updated(values))
+
+    def _form(self, part: int) -> TrainingForm:
+        """Return the form with the bits of one part; that of the last part has the bits of the file."""
+        bits = self.options.bits
+        return self.form if part + 1 == len(bits) else with_bits(self.form, largest_magnitude(bits[part]))
 
     def _title(self, part: int) -> str:
         bits = self.options.bits
         return "finetune" if len(bits) == 1 else f"finetune, {bits[part]} bits"
 
-    def _training(self, part: int, steps: int) -> Training:
+    def _training(self, part: int, steps: int, noise: float) -> Training:
         """Return the training of one part; only the last one, with the bits of the file, is judged."""
         options, bits, last = self.options, self.options.bits[part], part + 1 == len(self.options.bits)
-        form = self.form if last else with_bits(self.form, largest_magnitude(bits))
-        checks = max(1, steps // CHECKS)
+        form, checks = self._form(part), max(1, steps // CHECKS)
         return Training(
             form,
             self.work.gradients(form, options, part, checks),
             Schedule(steps, checks if last else steps),
-            Rates().for_noise(self.noise).times(options.rate, bits),
-            (lambda chosen: self.judge.noise(self.form.updated(chosen))) if last else None,
+            Rates().for_noise(noise).times(options.rate, bits),
+            self._noise if last else None,
             self.checkpoint.saver(part),
         )
 
@@ -308,11 +357,20 @@ def _verdict(before: OutputNoise, after: OutputNoise, start: float, state: State
     """
     if not state.noise < start:
         return False, "no step came closer to float on the samples kept aside"
-    if not after.mean_noise < before.mean_noise:
+    if not decibels(after.mean_noise) > decibels(before.mean_noise) + LEAST_GAIN_DB:
         return False, "it came no closer to float on the samples that decide"
     if after.sqnr_db < before.sqnr_db - WORST_LOSS_DB:
         return False, "its worst output came farther from float on the samples that decide"
     return True, "it is closer to float on samples that nothing was trained on"
+
+
+def _reconstructed(
+    form: TrainingForm, examples: Examples, shapes: Mapping[str, Sequence[int]], memory: int
+) -> dict[str, Floats]:
+    """Reconstruct the layers of a form on as many samples as fit into memory."""
+    count = min(MOST_RECONSTRUCTING, len(examples.samples), sample_count(form, shapes, memory))
+    chosen = evenly(range(len(examples.samples)), count)
+    return reconstructed(form, [examples.teacher.sample(i, examples.samples[i])[0] for i in chosen])
 
 
 def _labels(samples: Sequence[Sample], labels: str | None) -> list[int | None]:

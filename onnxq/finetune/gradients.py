@@ -114,7 +114,11 @@ class GradientGraph:
 
     def _open(self, example: Example, batch: int, fed: Mapping[str, Floats]) -> _Opened:
         model = without_shapes(self.model.clone(), example.feeds)
-        values = [self.observation.taps[point.tap].inner(model) for point in self.points]
+        named = {value.name: value for node in model.graph for value in node.outputs}
+        values = [
+            self.observation.taps[point.tap].inner(model) if point.feature is None else named[point.feature]
+            for point in self.points
+        ]
         measured = measure(model, example.feeds | dict(fed))
         tape, nodes = Tape(model, measured.shapes, measured.known), list(model.graph)
         parameters = [value for value in model.graph.inputs if value.name in self.trained]

@@ -8,16 +8,21 @@ import numpy as np
 
 from onnxq.comparison.errors import decibels
 from onnxq.finetune.batch_gradients import BatchGradient
-from onnxq.finetune.form import Bias, Scale, TrainingForm, Weight
+from onnxq.finetune.form import TrainingForm
+from onnxq.finetune.trained import Bias, Growth, Trained, Weight
 from onnxq.runtime.interruption import going_on_after_interrupt
 from onnxq.runtime.progress import progress
 from onnxq.techniques.adamw import AdamState, adamw, warm_up_and_cosine
-from onnxq.types import Array, Floats
+from onnxq.types import Floats
 
 Judge = Callable[[dict[str, Floats]], float]
 """Signature: trained values -> noise / signal of the outputs on samples kept aside, mean over their parts."""
 USUAL_NOISE, MOST_NOISE = 1e-3, 1e-2
 """Noise / signal at which `Rates` hold as they stand, and beyond which they do not grow."""
+MOST_LOST = 1.1
+"""Noise, as a multiple of the least so far, from which a training goes back to its best values."""
+LEAST_FACTOR = 1 / 16
+"""Factor of the rates below which a training ends."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,13 @@ class Rates:
     weight  in steps of the weight's scale, for 8 bits; fewer bits take smaller parts of their larger steps
     bias    in units of `form.with_units`
     scale   of the logarithm of an activation's scale
+    growth  of the logarithm of a weight's scale
     """
 
-    weight: float = 0.02
-    bias: float = 0.005
-    scale: float = 0.001
+    weight: float = 0.01
+    bias: float = 0.0025
+    scale: float = 0.0005
+    growth: float = 0.001
 
     def for_noise(self, noise: float) -> "Rates":
         """Return the rates for outputs of another noise / signal, whose values are as far from their best."""
@@ -39,12 +46,19 @@ class Rates:
 
     def times(self, factor: float, bits: int) -> "Rates":
         """Return the rates times a factor; weights of few bits have larger steps and take fewer."""
-        return Rates(self.weight * factor * 2.0 ** ((bits - 8) / 2), self.bias * factor, self.scale * factor)
+        return Rates(
+            self.weight * factor * 2.0 ** ((bits - 8) / 2),
+            self.bias * factor,
+            self.scale * factor,
+            self.growth * factor,
+        )
 
-    def of(self, trained: Weight | Bias | Scale) -> float:
+    def of(self, trained: Trained) -> float:
         """Return the rate of a trained value."""
         if isinstance(trained, Weight):
             return self.weight
+        if isinstance(trained, Growth):
+            return self.growth
         return self.bias if isinstance(trained, Bias) else self.scale
 
 
@@ -75,6 +89,7 @@ class State:
     frozen   nodes behind which gradients end, with the reason, by name
     checks   noise / signal at each check, with its step
     interrupted  whether the user ended the training
+    factor   of the rates; it is halved where a check finds the outputs far from the best
     """
 
     step: int
@@ -86,6 +101,7 @@ class State:
     frozen: Mapping[str, str] = field(default_factory=dict)
     checks: tuple[tuple[int, float], ...] = ()
     interrupted: bool = False
+    factor: float = 1.0
 
     @property
     def best_step(self) -> int:
@@ -146,6 +162,8 @@ class Training:
 
     def _exhausted(self, state: State) -> bool:
         """Tell whether nothing is gained any more; while the rate is high, a training may lose for a time."""
+        if state.factor < LEAST_FACTOR:
+            return True
         half = self.schedule.steps // 2
         waited = [step for step, _ in state.checks if step > max(state.best_step, half)]
         return len(waited) >= self.schedule.patience
@@ -157,16 +175,19 @@ class Training:
         checks = (*state.checks, (state.step, noise))
         if noise < state.noise:
             return replace(state, checks=checks, best=state.values, noise=noise)
-        return replace(state, checks=checks)
+        if noise < MOST_LOST * state.noise:
+            return replace(state, checks=checks)
+        # the steps were too large: go back and take smaller ones
+        return replace(state, checks=checks, values=state.best, factor=state.factor / 2)
 
     def _step(self, state: State) -> State:
         """Return the state after one step."""
         batch = self.gradients(state.step, state.values)
-        rate = warm_up_and_cosine(state.step, self.schedule.steps)
+        found = self.form.gradients(state.values, self.form.fed(state.values), batch.gradients)
+        rate = state.factor * warm_up_and_cosine(state.step, self.schedule.steps)
         values, adam = dict(state.values), dict(state.adam)
-        for name, gradient in batch.gradients.items():
+        for name, own in found.items():
             trained = self.form.trained[name]
-            own = self._own_gradient(trained, values[name], gradient)
             value, adam[name] = adamw(values[name], own, adam[name], rate * self.rates.of(trained))
             values[name] = trained.clipped(value)
         return replace(
@@ -177,9 +198,3 @@ class Training:
             losses=(*state.losses, batch.loss),
             frozen={**state.frozen, **batch.frozen},
         )
-
-    @staticmethod
-    def _own_gradient(trained: Weight | Bias | Scale, value: Floats, gradient: Floats) -> Floats:
-        """Return the gradient of a trained value from that of the value in the graph."""
-        unit: Array = trained.unit if not isinstance(trained, Scale) else trained.fed(value)
-        return np.asarray(gradient * unit, np.float32)

@@ -131,11 +131,12 @@ def _finetuning_rows(tuning: Finetuning) -> list[list[str]]:
     bits = " then ".join(map(str, tuning.bits))
     trained = f"{tuning.weights} weights, {tuning.biases} biases, {tuning.scales} scales"
     how = f"{tuning.steps} steps of {tuning.batch} samples ({trained}; {bits} bits)"
+    how = f"{tuning.layers} layers reconstructed, {how}" if tuning.layers else how
     done = f"{how}: {tuning.reason}" if tuning.steps else tuning.reason
     rows = [["finetuned" if tuning.kept else "not finetuned", done]]
     if tuning.before_db is not None and tuning.after_db is not None:
         rows.append(
-            ["", f"SQNR {tuning.before_db:.1f} dB before, {tuning.after_db:.1f} dB after, on these samples"]
+            ["", f"SQNR {tuning.before_db:.1f} dB before, {tuning.after_db:.1f} dB after, on unseen samples"]
         )
     if tuning.interrupted:
         rows.append(["", "the training was interrupted: the best step so far counts"])

@@ -174,7 +174,7 @@ def open_fake_quantized(model: ir.Model, *, threads: int = 0) -> ort.InferenceSe
     Raises:
         NotLoadedError: the runtime cannot load the model.
     """
-    options = _options(Tuning(integer_kernels=False), threads, optimize=True)
+    options = _options(Tuning(integer_kernels=False, spin=False), threads, optimize=True)
     try:
         return _opened(model, options)
     except OnnxqError:

@@ -39,6 +39,19 @@ def test_the_bound_keeps_a_margin_where_samples_agree():
     assert decibels(chosen[0]) == pytest.approx(20 - CHOOSING_SPARE_DB, abs=0.01)
 
 
+def test_samples_that_weights_were_trained_on_give_the_margin_but_not_the_level(rng):
+    noises = rng.lognormal(0, 0.3, USUAL_SAMPLES) / 100
+    untrained = one(2 * noises[:60])
+    everything = one([*(2 * noises[:60]), *noises[60:] / 4])
+    as_usual = bounds(one(noises))[0]
+    assert bounds(everything)[0] < untrained.ratios()[0]
+    assert 1.5 * as_usual < bounds(everything, untrained=untrained)[0] < 4 * as_usual
+    # few samples that differ much do not tell their own level
+    wild = one(rng.exponential(0.02, 6))
+    level = wild.ratios()[0] + (NORMAL + 1.52 / 5) * wild.standard_errors()[0]
+    assert bounds(one([0.01] * USUAL_SAMPLES), untrained=wild)[0] == pytest.approx(level)
+
+
 def test_while_files_are_chosen_a_target_keeps_standard_errors(rng):
     noises = np.zeros(USUAL_SAMPLES)
     noises[:4] = rng.exponential(0.5, 4)  # few carry all
