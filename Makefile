@@ -38,6 +38,8 @@ dist: $(READY)
 
 # the documentation as a site in build/site; a warning, such as a broken link, fails
 docs: $(VENV)/.docs
+	rm -rf build/gallery
+	$(BIN)/python docs/gallery.py build/gallery
 	$(BIN)/mkdocs build --strict
 
 # make bench CORPUS=path/to/corpus: the kernels of a CPU without VNNI, against the stored record

@@ -1,38 +1,45 @@
-"""Cost of a cluster: overhead, bytes moved and memory, measured; its growth to 256 workers, simulated.
+"""Cost of a cluster on this machine: CPU time against one process, bytes moved, memory.
 
-    python benchmarks/cluster.py MODEL DATA [--other INT8] [--samples N] [--workers 2]
+    python benchmarks/cluster.py MODEL DATA [--commands calibrate eval weights finetune] [--samples N]
+                                 [--other INT8] [--preprocess FILE] [--workers 2] [--steps 24] [--record FILE]
 
-A command runs in this process and on a local cluster of processes with one thread each. The simulation is a
-pipeline: with W workers a job takes the longest of the workers' time, the scheduler's time for the tasks, the
-client's time for the results, and the transfers, besides the start. Its inputs are the measured ones.
+A command runs in this process, and on a local cluster of worker processes with one thread each; the scheduler
+runs in this process, too. CPU time is that of all processes, of the second of two runs: modules are loaded.
+With fewer samples in DATA than N, links to them make up the rest. Training is that of `onnxq finetune`, with
+gradients of 32 and of 8 bits, and as many micro-batches as workers. FILE keeps the rows for
+`cluster_growth.py`.
 """
 
 import argparse
 import dataclasses
 import json
-import math
 import pickle
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import psutil
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import onnxq
-from onnxq.cluster.dask_executor import TASK_SECONDS, DaskExecutor
+from onnxq.cluster.connection import local_cluster
+from onnxq.cluster.dask_executor import DaskExecutor
+from onnxq.pipeline import finetune
+from onnxq.runtime.machine import this_machine
 from onnxq.runtime.parallel import Job
 
-BANDWIDTH = 1.25e9
-"""Bytes per second of the client's network, for the simulation: 10 Gbit/s."""
-WORKERS = [2**i for i in range(9)]
-JOBS = {"calibrate": 1_000_000, "eval": 50_000}
-"""Samples of each simulated job."""
+TASKS = 300
+"""Tasks without work that show what a task costs."""
 
 
-@dataclasses.dataclass(eq=False)
-class Counting(DaskExecutor):
-    """Counts items, bytes, tasks and seconds of all jobs."""
+@dataclasses.dataclass
+class Counts:
+    """Of the jobs of one kind: items, tasks, bytes of both directions, and seconds of both sides."""
 
     items: int = 0
     tasks: int = 0
@@ -40,7 +47,21 @@ class Counting(DaskExecutor):
     received: int = 0
     worked: float = 0.0
     adding: float = 0.0
+
+
+def kind_of(job: Job) -> str:
+    """Return the kind of a job: its type, and what it measures."""
+    measure = getattr(job, "measure", None)
+    return type(job).__name__ + ("" if measure is None else f" {type(measure).__name__}")
+
+
+@dataclasses.dataclass(eq=False)
+class Counting(DaskExecutor):
+    """Counts by kind of job; `counting` is the CPU time that this takes, seconds."""
+
+    kinds: dict[str, Counts] = dataclasses.field(default_factory=lambda: defaultdict(Counts))
     shipped: int = 0
+    counting: float = 0.0
 
     def _kept(self, digest, arrays):
         self.shipped += 0 if digest in self._chunks else sum(map(len, arrays))
@@ -48,21 +69,24 @@ class Counting(DaskExecutor):
 
     def _note(self, sent, task, done):
         super()._note(sent, task, done)
-        self.items += len(task.items)
-        self.tasks += 1
-        self.sent += task.size
-        self.worked += done.seconds
-        self.received += len(pickle.dumps(done.result, 5))
+        start = time.thread_time()
+        counts = self.kinds[kind_of(sent.job)]
+        counts.items += len(task.items)
+        counts.tasks += 1
+        counts.sent += task.size
+        counts.worked += done.seconds
+        counts.received += len(pickle.dumps(done.result, 5))
+        self.counting += time.thread_time() - start
 
     def opened(self, job, workers):
         """Open a job, and time what the client does with its results."""
-        run = super().opened(job, workers)
+        run, counts = super().opened(job, workers), self.kinds[kind_of(job)]
 
         def timed(items):
             for result in run(items):
                 start = time.thread_time()
                 yield result
-                self.adding += time.thread_time() - start
+                counts.adding += time.thread_time() - start
 
         return timed
 
@@ -77,7 +101,7 @@ class Nothing(Job):
 
 
 @dataclasses.dataclass(eq=False)
-class OneByOne(Counting):
+class OneByOne(DaskExecutor):
     """Gives each item a task of its own."""
 
     def _note(self, sent, task, done):
@@ -85,13 +109,12 @@ class OneByOne(Counting):
         sent.items = 1
 
 
-def task_seconds(client: Client, tasks: int = 300) -> float:
+def task_seconds(client: Client) -> float:
     """Measure the CPU time of client and scheduler, which share this process, for a task without work."""
-    executor = OneByOne(client)
     start = time.process_time()
-    for _ in executor.opened(Nothing(), 1)(iter(range(tasks))):
+    for _ in OneByOne(client).opened(Nothing(), 1)(iter(range(TASKS))):
         pass
-    return (time.process_time() - start) / executor.tasks
+    return (time.process_time() - start) / TASKS
 
 
 def cpu_seconds(client: Client) -> tuple[float, float]:
@@ -99,114 +122,144 @@ def cpu_seconds(client: Client) -> tuple[float, float]:
     return time.process_time(), sum(client.run(time.process_time).values())
 
 
-def commands(arguments: argparse.Namespace, folder: Path) -> dict:
-    """Return the measured commands as functions of samples and an executor."""
-
-    def calibrate(samples, cluster):
-        onnxq.calibrate(
-            arguments.model, arguments.data, folder / "s.npz", samples=samples, force=True, cluster=cluster
-        )
-
-    def evaluate(samples, cluster):
-        onnxq.evaluate(
-            arguments.model,
-            [arguments.other or arguments.model],
-            arguments.data,
-            latency=False,
-            samples=samples,
-            cluster=cluster,
-        )
-
-    return {"calibrate": calibrate, "eval": evaluate}
-
-
-def memory(client: Client) -> dict[str, float]:
+def memory(client: Client) -> list[float]:
     """Return the resident MB of the scheduler and of the largest worker."""
 
     def resident() -> float:
         return psutil.Process().memory_info().rss / 2**20
 
-    return {"scheduler": client.run_on_scheduler(resident), "worker": max(client.run(resident).values())}
+    return [round(client.run_on_scheduler(resident)), round(max(client.run(resident).values()))]
 
 
-def measure(name, command, arguments, client) -> dict:
+def commands(arguments: argparse.Namespace, data: Path, folder: Path) -> dict[str, Callable[..., Any]]:
+    """Return the measured commands as functions of samples and an executor."""
+    model, how = arguments.model, {"preprocess": arguments.preprocess}
+
+    def calibrate(samples, cluster):
+        onnxq.calibrate(model, data, folder / "s.npz", samples=samples, force=True, cluster=cluster, **how)
+
+    def evaluate(samples, cluster):
+        others = [arguments.other or model]
+        onnxq.evaluate(model, others, data, latency=False, samples=samples, cluster=cluster, **how)
+
+    def weights(samples, cluster):
+        onnxq.quantize(
+            model,
+            data,
+            folder / "w.onnx",
+            mode="weights",
+            samples=samples,
+            force=True,
+            cluster=cluster,
+            **how,
+        )
+
+    def trained(bits):
+        def train(samples, cluster):
+            options = onnxq.QuantizeOptions(
+                model, data, output=folder / "t.onnx", samples=samples, keep_int8=True, force=True,
+                effort=onnxq.Effort.FAST, cluster=cluster, **how,
+            )  # fmt: skip
+            tuning = onnxq.FinetuneOptions(
+                steps=arguments.steps, bits=(arguments.weight_bits,), gradient_bits=bits,
+                micro_batches=arguments.workers,
+            )  # fmt: skip
+            return {"SQNR dB": round(finetune(options, tuning).finetuning.after_db, 2)}
+
+        return train
+
+    trainings = {"finetune": trained(32), "finetune, 8-bit gradients": trained(8)}
+    found = {"calibrate": calibrate, "eval": evaluate, "weights": weights, **trainings}
+    return {name: each for name, each in found.items() if name.split(",")[0] in arguments.commands}
+
+
+def measure(name: str, command: Callable[..., Any], samples: int, client: Client) -> dict[str, Any]:
     """Measure a command in this process, and on the cluster with a quarter of the samples and with all."""
-    command(max(4, arguments.samples // 4), None)  # modules are loaded
-    start, own = time.perf_counter(), time.process_time()
-    command(arguments.samples, None)
-    here, own = time.perf_counter() - start, time.process_time() - own
-    command(max(4, arguments.samples // 4), DaskExecutor(client))
-    few = memory(client)
-    executor = Counting(client)
-    start, before = time.perf_counter(), cpu_seconds(client)
-    command(arguments.samples, executor)
-    there, after = time.perf_counter() - start, cpu_seconds(client)
+    few = max(12, samples // 4)
+    if name != "weights":  # where seconds of loading modules do not count
+        command(few, None)
+    own = time.process_time()
+    figures = command(samples, None) or {}
+    own = time.process_time() - own
+    if name != "weights":
+        command(few, DaskExecutor(client))
+    before_memory = memory(client)
+    executor, before = Counting(client), cpu_seconds(client)
+    command(samples, executor)
+    after = cpu_seconds(client)
+    local, there = after[0] - before[0] - executor.counting, after[1] - before[1]
     return {
         "command": name,
-        "samples": arguments.samples,
-        "in process s": here,
-        "cluster s": there,
-        "in process CPU s": own,
-        "client and scheduler CPU s": after[0] - before[0],
-        "workers CPU s": after[1] - before[1],
-        "tasks": executor.tasks,
-        "work of a sample ms": 1000 * (after[1] - before[1]) / arguments.samples,
-        "client's work of a sample ms": 1000 * executor.adding / arguments.samples,
-        "bytes of a sample": (executor.sent + executor.received) / arguments.samples,
-        "bytes of the model": executor.shipped,
-        "memory, a quarter of the samples": few,
-        "memory, all": memory(client),
+        "samples": samples,
+        "in process CPU s": round(own, 2),
+        "client and scheduler CPU s": round(local, 2),
+        "workers CPU s": round(there, 2),
+        "ratio": round((local + there) / own, 2),
+        "model MB": round(executor.shipped / 1e6, 2),
+        "memory MB of scheduler and worker, a quarter of the samples": before_memory,
+        "memory MB of scheduler and worker": memory(client),
+        "jobs": {kind: dataclasses.asdict(counts) for kind, counts in executor.kinds.items()},
+        **figures,
     }
 
 
-def simulate(row: dict, samples: int, task: float) -> list[dict]:
-    """Return the time of a job of many samples by the number of workers, and the part that limits it."""
-    work, adding = row["work of a sample ms"] / 1000, row["client's work of a sample ms"] / 1000
-    found = []
-    for workers in WORKERS:
-        tasks = samples * work / TASK_SECONDS
-        parts = {
-            "workers": samples * work / workers,
-            "scheduler": math.ceil(tasks) * task,
-            "client": samples * adding,
-            "network": (samples * row["bytes of a sample"] + workers * row["bytes of the model"]) / BANDWIDTH,
-        }
-        limit = max(parts, key=lambda part: parts[part])
-        found.append({"workers": workers, "seconds": parts[limit], "limit": limit})
-    return found
+def sizes(model: Path, data: Path) -> dict[str, Any]:
+    """Return the products of a model as [inputs, outputs], their inputs, and the values of a sample."""
+    graph = onnx.load(model, load_external_data=False).graph
+    weights = {each.name: list(each.dims) for each in graph.initializer if len(each.dims) == 2}
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    inputs = {node.input[0]: weights[node.input[1]][0] for node in products}
+    first = np.load(min(data.glob("*.npz")))
+    return {
+        "products": [weights[node.input[1]] for node in products],
+        "inputs": list(inputs.values()),
+        "tokens": int(first[first.files[0]].size),
+    }
+
+
+def enough(data: Path, samples: int, folder: Path) -> Path:
+    """Return a folder of at least so many samples: links to those of `data`, again and again."""
+    files = sorted(each for each in data.iterdir() if each.suffix not in (".csv", ".toml"))
+    if len(files) >= samples:
+        return data
+    folder.mkdir()
+    for number in range(samples):
+        source = files[number % len(files)].resolve()
+        (folder / f"{number:06}{source.suffix}").symlink_to(source)
+    return folder
 
 
 def main() -> None:
+    """Print a row for each command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--commands", nargs="*", default=["calibrate", "eval"])
     parser.add_argument("--other", type=Path)
+    parser.add_argument("--preprocess")
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--weight-bits", type=int, default=8)
+    parser.add_argument("--record", type=Path, help="add the rows to this JSON file")
     arguments = parser.parse_args()
     with (
-        tempfile.TemporaryDirectory() as folder,
-        LocalCluster(
-            n_workers=arguments.workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
+        tempfile.TemporaryDirectory() as scratch,
+        local_cluster(arguments.workers) as cluster,
         Client(cluster) as client,
     ):
-        rows = [
-            measure(name, command, arguments, client)
-            for name, command in commands(arguments, Path(folder)).items()
-        ]
+        folder = Path(scratch)
+        data = enough(arguments.data, arguments.samples, folder / "samples")
         task = task_seconds(client)
-    print("measured")
-    for row in rows:
-        print(json.dumps(row))
-    print(f"a task without work: {1000 * task:.2f} ms of CPU time of client and scheduler")
-    print(f"simulated, from the numbers above and {8 * BANDWIDTH / 1e9:.0f} Gbit/s")
-    for row in rows:
-        for found in simulate(row, JOBS[row["command"]], task):
-            print(json.dumps({"command": row["command"], "samples": JOBS[row["command"]], **found}))
+        rows = []
+        for name, command in commands(arguments, data, folder).items():
+            rows.append(measure(name, command, arguments.samples, client) | {"task s": round(task, 5)})
+            rows[-1] |= sizes(arguments.model, data) if name == "weights" else {}
+            print(json.dumps(rows[-1]), flush=True)
+    if arguments.record:
+        known = json.loads(arguments.record.read_text())["rows"] if arguments.record.is_file() else []
+        content = {"machine": dataclasses.asdict(this_machine()), "rows": known + rows}
+        arguments.record.write_text(json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":

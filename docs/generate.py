@@ -2,14 +2,18 @@
 
 python docs/generate.py          write all
 python docs/generate.py --check  list texts that are out of date, and exit with 1 if there are any
+python docs/generate.py --tutorials [PAGE ...]  run tutorials, and write what their commands print into them
 """
 
 import argparse
 import json
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import tutorials
 from pydantic import TypeAdapter
 
 from onnxq.cli.commands import main as commands
@@ -74,11 +78,25 @@ def texts() -> dict[str, str]:
     return {"reference.md": reference(), **schemas()}
 
 
+def run_tutorials(names: Sequence[str]) -> None:
+    """Run tutorials, all by default, and write what their commands print into their pages."""
+    pages = [HERE / name for name in names] or sorted(HERE.glob("tutorial-*.md"))
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as folder:
+            printed = tutorials.run(text, Path(folder))
+        page.write_text(tutorials.with_outputs(text, printed), encoding="utf-8")
+
+
 def main() -> None:
     """Write all files, or compare the texts with `--check`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare texts (not pictures), write nothing")
+    parser.add_argument("--tutorials", nargs="*", metavar="PAGE", help="run these tutorials, or all")
     args = parser.parse_args()
+    if args.tutorials is not None:
+        run_tutorials(args.tutorials)
+        return
     stale = [
         name
         for name, text in texts().items()

@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: the pages of the repository's root become pages of the site.
+"""Hooks of MkDocs: the pages of the repository's root, and the reports of docs/gallery.py, join the site.
 
 README.md, CHANGELOG.md and CONTRIBUTING.md stay where GitHub shows them; their links, and links to them, are
 written for the repository and are changed here.
@@ -20,6 +20,9 @@ def on_files(files: Files, config: Any) -> Files:
     for name, page in PAGES.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=_with_links(text, from_root=True)))
+    for report in sorted((ROOT / "build" / "gallery").glob("*.html")):
+        content = report.read_text(encoding="utf-8")
+        files.append(File.generated(config, f"gallery/{report.name}", content=content))
     return files
 
 

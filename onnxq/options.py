@@ -179,6 +179,7 @@ class FinetuneOptions:
     bits           bits of the weights in each part of the training; the last are those of the file
     steps          training steps; None for a number by the model's size
     batch          samples per step
+    micro_batches  parts of a batch that are computed side by side, each on a core or a worker of a cluster
     rate           multiple of the learning rates
     gradient_bits  bits of the gradients: 32, or 8 or 4 with stochastic rounding and error feedback
     augment        change images at random: flip and shift them
@@ -192,6 +193,7 @@ class FinetuneOptions:
     bits: tuple[int, ...] = (8,)
     steps: int | None = None
     batch: int = 16
+    micro_batches: int = 4
     rate: float = 1.0
     gradient_bits: int = 32
     augment: bool = False

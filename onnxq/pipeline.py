@@ -36,7 +36,7 @@ from onnxq.evaluation.verification import (
     inspect_kernels,
 )
 from onnxq.finetune.checkpoint import check_checkpoint
-from onnxq.finetune.finetune import set_aside, tuned, tunes_by_itself
+from onnxq.finetune.finetune import divided, trained_on, tuned, tunes_by_itself
 from onnxq.formats.compact import compact
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
@@ -149,7 +149,7 @@ def _quantized(
         laps.weights = weight_bytes(inputs.model)
         if task is not None:
             task.check(options.model, inputs.specs)
-        inputs, outcome, finetuning = _in_its_mode(inputs, task, tuning, laps)
+        outcome, finetuning = _in_its_mode(inputs, task, tuning, laps)
     with staged(options.destination, force=options.force) as building:
         with activity(laps.current):
             outcome = _written(inputs, building, outcome, finetuning)
@@ -178,8 +178,8 @@ def _check_options(options: QuantizeOptions) -> None:
 
 def _in_its_mode(
     inputs: Inputs, task: Task | None, tuning: FinetuneOptions | None, laps: "_Laps"
-) -> tuple[Inputs, Outcome, Finetuning | None]:
-    """Run the mode, then finetuning; return the inputs without samples set aside, and both results."""
+) -> tuple[Outcome, Finetuning | None]:
+    """Run the mode, then finetuning; return both results."""
     mode = inputs.options.mode
     if mode != Mode.STATIC:
         references = find_references(inputs) if mode == Mode.DYNAMIC else None
@@ -189,16 +189,15 @@ def _in_its_mode(
         if references is not None:
             references.budget.close()
         laps.end("quantize")
-        return inputs, outcome, None
-    aside = None
-    if tuning is not None or tunes_by_itself(inputs):
-        inputs, aside = set_aside(inputs)
+        return outcome, None
+    if tuning is not None:
+        divided(inputs)  # too few samples are refused before the search
     outcome = quantize_static(inputs, task, laps.end)
-    if aside is None:
-        return inputs, outcome, None
-    outcome, finetuning = tuned(inputs, aside, outcome, tuning)
+    if tuning is None and not tunes_by_itself(inputs):
+        return outcome, None
+    outcome, finetuning = tuned(inputs, outcome, tuning)
     laps.end("finetune")
-    return inputs, outcome, finetuning
+    return outcome, finetuning
 
 
 def _written(
@@ -504,6 +503,7 @@ def _inspect_and_run(
         inputs.feedback,
         None if options.allow_nonfinite else {*recipe.plan.tensors, *outcome.statistics.sketches},
         IN_PROCESS if inputs.feedback.states or unseeded_nodes(recipe.model) else inputs.executor,
+        trained_on(inputs, recipe),
     )
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(inspect_kernels, path, recipe.model, recipe.plan, shapes)

@@ -87,7 +87,7 @@ class Histogram:
     def of(bins: Sequence[Array]) -> "Histogram":
         """Count values by their bin numbers, with counts in the smallest type that holds them."""
         found = np.bincount(np.concatenate(bins), minlength=BINS)
-        (filled,) = np.nonzero(found)
+        (filled,) = np.nonzero(found != 0)  # of booleans it is several times faster
         counts = found[filled]
         return Histogram(filled.astype(np.uint16), counts.astype(np.min_scalar_type(counts.max(initial=0))))
 
@@ -122,7 +122,7 @@ class Sketch:
         """Number of values in each bin, [65536] int64."""
         if self._pending:
             found = np.bincount(np.concatenate(self._pending), minlength=BINS)
-            (filled,) = np.nonzero(found)
+            (filled,) = np.nonzero(found != 0)  # of booleans it is several times faster
             self.binned[filled] += found[filled]  # memory pages of empty bins are never touched
             self._pending, self._waiting = [], 0
         return self.binned

@@ -54,7 +54,7 @@ training_options = combined(
         "--steps",
         type=COUNT,
         metavar="N",
-        help="Train for at most N steps; by default 60 to 200, fewer for larger models.",
+        help="Train for at most N steps; by default 24 to 120, fewer for larger models.",
     ),
     option(
         OptionGroup.TRAINING,
@@ -63,6 +63,14 @@ training_options = combined(
         default=FinetuneOptions.batch,
         metavar="N",
         help="Use N samples per step.",
+    ),
+    option(
+        OptionGroup.TRAINING,
+        "--micro-batches",
+        type=COUNT,
+        default=FinetuneOptions.micro_batches,
+        metavar="N",
+        help="Divide each batch into N parts, which cores or workers of a cluster compute side by side.",
     ),
     option(
         OptionGroup.TRAINING,
@@ -181,6 +189,7 @@ def _pop_tuning(options: dict[str, Any]) -> FinetuneOptions:
         bits=_parse_bits(options.pop("bits"), options.pop("weight_bits")),
         steps=options.pop("steps"),
         batch=options.pop("batch"),
+        micro_batches=options.pop("micro_batches"),
         rate=options.pop("rate"),
         gradient_bits=int(options.pop("gradient_bits")),
         augment=options.pop("augment"),

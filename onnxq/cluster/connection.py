@@ -13,10 +13,18 @@ from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.runtime.status import activity, tell
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 LOCAL, CONFIGURED = re.compile("local:([0-9]{1,3})"), "dask"
 """Texts for workers on this machine, and for the scheduler of Dask's configuration."""
+SELDOM = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.memory.monitor-interval": "2s",
+    "distributed.scheduler.work-stealing-interval": "1s",
+}
+"""Dask watches itself less often: by default this takes 2 % of a core for each process."""
 CONNECTING, JOINING = 10.0, 60.0
 """Seconds to wait for the scheduler, and for the first worker."""
 
@@ -43,7 +51,7 @@ def executor_of(cluster: "str | Client | Executor | None") -> Iterator[Executor]
         from onnxq.cluster.dask_executor import DaskExecutor
     except ImportError as error:
         raise OnnxqError(
-            f"--cluster needs Dask ({first_line(error)}): pip install 'onnxq[cluster]'"
+            f"--cluster needs Dask ({first_line(error)}): pip install dask distributed cloudpickle"
         ) from error
     if isinstance(cluster, Client):
         _check(cluster)
@@ -58,18 +66,13 @@ def executor_of(cluster: "str | Client | Executor | None") -> Iterator[Executor]
 
 @contextmanager
 def _connected(cluster: str) -> "Iterator[Client]":
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     local = LOCAL.fullmatch(cluster)
     with activity(f"connecting to {cluster}"):
         try:
             if local is not None:
-                started = LocalCluster(
-                    n_workers=max(1, int(local[1])),
-                    threads_per_worker=1,
-                    host="127.0.0.1",
-                    dashboard_address="127.0.0.1:0",
-                )
+                started = local_cluster(max(1, int(local[1])))
                 client = Client(started, timeout=CONNECTING)
             else:
                 started, client = None, Client(timeout=CONNECTING, **_scheduler(cluster))
@@ -84,6 +87,17 @@ def _connected(cluster: str) -> "Iterator[Client]":
         client.close(timeout=1)
         if started is not None:
             started.close(timeout=5)
+
+
+def local_cluster(workers: int) -> "LocalCluster":
+    """Start a scheduler in this process, and workers of one thread in processes of their own."""
+    import dask
+    from distributed import LocalCluster
+
+    with dask.config.set(SELDOM):
+        return LocalCluster(
+            n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        )
 
 
 def _scheduler(cluster: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Jobs on a Dask cluster: groups of items as tasks, and their results in the order of the items."""
 
+import hashlib
 import math
 import pickle
 import time
@@ -24,8 +25,9 @@ from onnxq.runtime.status import activity
 S = TypeVar("S")
 T = TypeVar("T")
 
-TASK_SECONDS = 0.5
-"""Work of a task to aim at: a task costs the scheduler a few milliseconds."""
+TASK_SECONDS, GROWTH = 1.0, 4
+"""Work of a task to aim at, because a task costs the scheduler a few milliseconds; most growth of a task at a
+time."""
 MOST_ITEMS, TASKS_PER_THREAD = 64, 3
 """Most items of a task; tasks per thread of the cluster that are submitted, or wait when done, at a time."""
 REFRESH = 2.0
@@ -59,7 +61,7 @@ class _Task:
 
 @dataclass(eq=False)
 class _Sent:
-    """A job on the cluster: the ticket, its large arrays as futures, and the pace of its tasks."""
+    """A job on the cluster: the ticket, the job in chunks as futures, and the pace of its tasks."""
 
     job: Job[Any, Any]
     ticket: Ticket
@@ -85,13 +87,16 @@ class DaskExecutor:
     _chunks: dict[str, Future] = field(default_factory=dict)
     _weighed: bool = False
     _counted: tuple[float, int] = (-math.inf, 1)
+    _workers: list[str] = field(default_factory=list)
+    _joined: float = -math.inf
 
     def opened(self, job: Job[S, T], workers: int) -> Run[S, T]:
         """Send a job to the cluster; each worker opens it once, with the first item that it gets."""
         del workers  # for the memory of one process
         packed = pack(job)
         chunks = [self._kept(digest, arrays) for digest, arrays in packed.chunks()]
-        sent = _Sent(job, Ticket(packed.digest, packed.content, own_versions()), chunks)
+        chunks.append(self._kept(hashlib.sha256(packed.content).hexdigest(), [packed.content]))
+        sent = _Sent(job, Ticket(packed.digest, own_versions()), chunks)
         return lambda items: self._results(sent, items)
 
     def _kept(self, digest: str, arrays: list[bytes]) -> Future:
@@ -103,9 +108,12 @@ class DaskExecutor:
 
     def _results(self, sent: _Sent, items: Iterable[Any]) -> Iterator[Any]:
         """Submit groups of items, a few at a time; yield the results in order."""
-        waiting, pending = iter(items), deque[_Task]()
+        pending = deque[_Task]()
         most = len(items) if isinstance(items, Sized) else None
         try:
+            if sent.job.keeps_state:
+                pending += self._shares(sent, list(items))
+            waiting = iter(() if sent.job.keeps_state else items)
             with activity(self.describe):
                 while True:
                     self._fill(sent, waiting, pending, most)
@@ -147,7 +155,9 @@ class DaskExecutor:
         """Submit groups until enough are pending."""
         threads = self._threads()
         limit = sent.items if most is None else max(1, min(sent.items, most // (2 * threads)))
-        while len(pending) < TASKS_PER_THREAD * threads:
+        while (
+            len(pending) < (TASKS_PER_THREAD if sent.slowest else 1) * threads
+        ):  # the first ones show the pace
             if pending and sum(task.size for task in pending) > IN_FLIGHT_BYTES:
                 return
             group = [sent.job.sent(item) for item in islice(waiting, limit)]
@@ -155,9 +165,22 @@ class DaskExecutor:
                 return
             pending.append(self._submitted(sent, group))
 
-    def _submitted(self, sent: _Sent, group: list[Any]) -> _Task:
+    def _shares(self, sent: _Sent, items: list[Any]) -> Iterator[_Task]:
+        """Submit each worker's share of the items; workers keep their places while they live."""
+        now = time.monotonic()
+        if now - self._joined > REFRESH:
+            self._joined, there = now, self.client.nthreads()
+            new = sorted(there.keys() - set(self._workers))
+            self._workers = [worker for worker in self._workers if worker in there] + new
+        count = max(1, min(len(self._workers), len(items)))
+        for place in range(count):
+            group = items[place * len(items) // count : (place + 1) * len(items) // count]
+            worker = self._workers[place] if place < len(self._workers) else None
+            yield self._submitted(sent, [sent.job.sent(item) for item in group], worker)
+
+    def _submitted(self, sent: _Sent, group: list[Any], worker: str | None = None) -> _Task:
         packed = self._packed(group)
-        return _Task(group, packed.size, self.with_feeds, [self._submit(sent, packed)])
+        return _Task(group, packed.size, self.with_feeds, [self._submit(sent, packed, worker)])
 
     def _packed(self, group: list[Any]) -> Packed:
         """Pickle items, with their samples as functions that load them, or as feeds if those are smaller."""
@@ -175,12 +198,14 @@ class DaskExecutor:
         self.with_feeds = other.size < packed.size
         return other if self.with_feeds else packed
 
-    def _submit(self, sent: _Sent, packed: Packed) -> Future:
+    def _submit(self, sent: _Sent, packed: Packed, worker: str | None = None) -> Future:
+        """Submit a group; `worker` should do it, but if it can't, another one does."""
         arrays = [bytes(array) for array in packed.arrays]
         with _large_arguments():
             return self.client.submit(
-                work_on, sent.ticket, packed.content, *sent.chunks, arrays, pure=False, retries=0
-            )
+                work_on, sent.ticket, packed.content, *sent.chunks, arrays, pure=False, retries=0,
+                workers=worker, allow_other_workers=worker is not None,
+            )  # fmt: skip
 
     def _result(self, sent: _Sent, task: _Task) -> Done:
         """Wait for a task's result; try again where workers are lost, stall, or cannot load samples.
@@ -228,7 +253,7 @@ class DaskExecutor:
         self.done[done.worker] += len(task.items)
         sent.slowest = max(sent.slowest, done.seconds)
         pace = TASK_SECONDS * len(task.items) / max(done.seconds, 1e-6)
-        sent.items = max(1, min(MOST_ITEMS, 2 * sent.items, math.ceil(pace)))
+        sent.items = max(1, min(MOST_ITEMS, GROWTH * sent.items, math.ceil(pace)))
         if task.attempts:
             self.client.cancel(task.attempts, force=True)
 

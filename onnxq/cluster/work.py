@@ -20,12 +20,10 @@ class Ticket:
     """A job for a worker.
 
     digest    SHA-256 of the job
-    content   pickle of the job without its large arrays
     versions  versions of packages that the client has, by name
     """
 
     digest: str
-    content: bytes
     versions: dict[str, str]
 
 
@@ -56,24 +54,25 @@ def keep(arrays: list[bytes]) -> list[bytes]:
 
 
 def work_on(ticket: Ticket, items: bytes, *chunks: list[bytes]) -> Done:
-    """Work on a group of items; `chunks` are the job's large arrays and then those of the items.
+    """Work on a group of items; `chunks` are the job's large arrays, its pickle, and the items' large arrays.
 
     Raises:
         OnnxqError: the worker has other versions, or the work fails.
     """
     check_versions(ticket.versions, _address())
-    opened = _open(ticket, [array for chunk in chunks[:-1] for array in chunk])
+    *arrays, (content,), own = chunks
+    opened = _open(ticket, content, [array for chunk in arrays for array in chunk])
     start = time.perf_counter()
-    result = opened.job.packed(opened.work(unpack(items, chunks[-1])))
+    result = opened.job.packed(opened.work(unpack(items, own)))
     return Done(result, time.perf_counter() - start, _address())
 
 
-def _open(ticket: Ticket, arrays: Sequence[bytes]) -> _Opened:
+def _open(ticket: Ticket, content: bytes, arrays: Sequence[bytes]) -> _Opened:
     with _opening:  # the threads of a worker share a session
         if ticket.digest not in _opened:
             while len(_opened) >= MOST_OPENED:
                 _opened.popitem(last=False)
-            job: Job[Any, Any] = unpack(ticket.content, arrays)
+            job: Job[Any, Any] = unpack(content, arrays)
             _opened[ticket.digest] = _Opened(job, job.opened(1))
         _opened.move_to_end(ticket.digest)
         return _opened[ticket.digest]

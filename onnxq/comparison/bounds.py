@@ -17,24 +17,35 @@ BATCH, BATCHES, KEPT = 50, 1000, 0.95
 """New samples that a bound is for, batches of them that are drawn, and the share of them that keep it."""
 TAIL = 1.4
 """Samples in the tail, in square roots of their number."""
-HEAVIEST = 1.0
-"""Largest exponent of the tail: a heavier one has no mean."""
+HEAVIEST = 0.8
+"""Largest exponent of the tail: that of few samples varies, and from 1 on a distribution has no mean."""
 
 
-def bounds(everything: OutputErrors, fresh: OutputErrors | None = None) -> Array:
+def bounds(
+    everything: OutputErrors, fresh: OutputErrors | None = None, untrained: OutputErrors | None = None
+) -> Array:
     """Return the ratio of noise to signal of each part that 95 % of batches of new samples keep, [parts].
 
     It is the largest of three: the ratio on samples outside calibration and choice; that of batches drawn
     from all samples, with a heavier tail than they show; and the ratio on all samples plus a margin in dB,
     larger for fewer samples.
 
+    Where weights were trained on some of the samples, the noise of these is less than that of others. The
+    same margins, which show how samples differ, are then added to the ratio on the remaining samples.
+
     Args:
         everything: errors on all samples.
         fresh: errors on those that had no part in calibration or choice.
+        untrained: errors on the samples that nothing was trained on; None if that holds for all.
     """
     least_db = LEAST_SPARE_DB * math.sqrt(max(1.0, USUAL_SAMPLES / max(1, everything.independent)))
     ratios = everything.ratios()
     spared = np.maximum(_of_new_batches(everything), ratios * 10 ** (least_db / 10))
+    if untrained is not None and untrained.samples:
+        level = untrained.ratios()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spared = np.where(ratios > 0, level * (spared / ratios), level)
+        spared = np.maximum(spared, level + _standard_errors(untrained) * untrained.standard_errors())
     return np.maximum(spared, fresh.ratios()) if fresh is not None and fresh.samples else spared
 
 
@@ -45,11 +56,14 @@ def choosing_bounds(errors: OutputErrors, of: int) -> Array:
         errors: errors on the samples by which files are chosen.
         of: number of samples of the final bound: the standard errors are those expected with that many.
     """
-    # quantile of Student's t, first term of its expansion
-    spare = NORMAL + 1.52 / max(1, errors.independent - 1)
-    spare *= math.sqrt(min(1.0, errors.samples / max(1, of, errors.samples)))
+    spare = _standard_errors(errors) * math.sqrt(min(1.0, errors.samples / max(1, of, errors.samples)))
     ratios = errors.ratios()
     return np.maximum(ratios + spare * errors.standard_errors(), ratios * 10 ** (CHOOSING_SPARE_DB / 10))
+
+
+def _standard_errors(errors: OutputErrors) -> float:
+    """Return the number of standard errors to add: a quantile of Student's t, first term of its expansion."""
+    return NORMAL + 1.52 / max(1, errors.independent - 1)
 
 
 def _of_new_batches(errors: OutputErrors) -> Array:

@@ -23,7 +23,7 @@ MOST_TIMES = 256
 """Most times as many values as before, by resampling."""
 LEAST_VARIANCE = 1e-7
 """Added to the variance of a sound that is normalized."""
-NEEDED = "audio files need soundfile and soxr: pip install 'onnxq[audio]'"
+NEEDED = "audio files need soundfile and soxr: pip install soundfile soxr"
 
 
 def audio_samples(path: Path, specs: list[InputSpec], forms: Forms) -> list[Sample]:

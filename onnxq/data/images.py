@@ -122,7 +122,7 @@ def open_image(source: Path | io.BytesIO, where: str) -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise DataError(f"{where}: images need Pillow: pip install 'onnxq[images]'") from error
+        raise DataError(f"{where}: images need Pillow: pip install pillow") from error
     Image.init()
     return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
 

@@ -21,7 +21,7 @@ from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Array, Feeds
 
 Row = dict[str, Any]
-NEEDED = "parquet and Arrow files need pyarrow: pip install 'onnxq[tables]'"
+NEEDED = "parquet and Arrow files need pyarrow: pip install pyarrow"
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _read_tokenizer(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise DataError(f"{path}: text needs tokenizers: pip install 'onnxq[text]'") from error
+        raise DataError(f"{path}: text needs tokenizers: pip install tokenizers") from error
     with library_errors(f"{path}: not a tokenizer.json", "save the tokenizer again"):
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_truncation()

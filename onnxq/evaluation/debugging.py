@@ -81,10 +81,14 @@ class DebugReport:
 
 @dataclass
 class _LayerErrors:
-    """Sums over samples for one layer; `error` with quantized inputs, `own` with float inputs."""
+    """Sums over samples for one layer; `error` with quantized inputs, `own` with float inputs.
+
+    `least` is the least |log2| of a channel's scaling factor: smaller ones are errors.
+    """
 
     error: Noise
     own: Noise
+    least: float = MIN_LOG2_FACTOR
     low: float = np.inf
     high: float = -np.inf
     outside: int = 0
@@ -92,13 +96,13 @@ class _LayerErrors:
 
     def add_own(self, want: Array, have: Array) -> None:
         if want.size and want.shape == have.shape and have.dtype.kind == "f":
-            self.own.add(want, np.asarray(_scaled_back(want, have)[0]))
+            self.own.add(want, np.asarray(_scaled_back(want, have, self.least)[0]))
 
     def add(self, want: Array, have: Array, clipping: tuple[float, float] | None) -> None:
         if want.size == 0 or want.shape != have.shape or have.dtype.kind != "f":
             return
         self.low, self.high = min(self.low, float(want.min())), max(self.high, float(want.max()))
-        found, factor = _scaled_back(want, have)
+        found, factor = _scaled_back(want, have, self.least)
         self.error.add(want, np.asarray(found))
         if clipping is not None:
             self.outside += int(
@@ -203,7 +207,12 @@ def debug(model: Path, other: Path, data: Path, preprocess: str | None = None) -
     )
     forms = [expose(each, [b for _, b in pairs.values()]) for each in (written, isolated)]
     ranges = {name: _clipping_range(written, b) for name, (_, b) in pairs.items()}
-    seen = {name: _LayerErrors(Noise(), Noise()) for name in pairs}
+    seen = {
+        name: _LayerErrors(
+            Noise(), Noise(), MIN_LOG2_FACTOR if _source_name(written, b) in float_values else 0.0
+        )
+        for name, (_, b) in pairs.items()
+    }
     on_inputs = _on_inputs(isolated, pairs)
     sessions = [open_exposed(each.model) for each in (wanted, *forms)]
     for sample in samples:
@@ -237,8 +246,23 @@ def _relevant(values: Array, addend: Addend | None, floats: Mapping[str, Array])
     return values if addend is None else addend.effective(values, floats[addend.other])
 
 
-def _scaled_back(want: Array, have: Array) -> tuple[Array, Array | float]:
+def _source_name(written: ir.Model, name: str) -> str:
+    """Return the name of the value in front of its Q and DQ; transforms that scale a value rename it."""
+    producers = {node.outputs[0].name: node for node in written.graph}
+    for _ in range(2):
+        node = producers.get(name)
+        if node is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            name = node.inputs[0].name or "" if node.inputs[0] is not None else name
+    return name
+
+
+def _scaled_back(want: Array, have: Array, least: float) -> tuple[Array, Array | float]:
     """Undo channel factors of equalization and smoothing.
+
+    Args:
+        want: values of the float model.
+        have: values of the other model.
+        least: least |log2| of a factor that is undone.
 
     Returns:
         The rescaled values, and the factor of each channel (quantized / float).
@@ -253,7 +277,7 @@ def _scaled_back(want: Array, have: Array) -> tuple[Array, Array | float]:
         power * np.square(have, dtype=np.float64).sum(others, keepdims=True)
     )
     factor = np.where(alike & (power > 0), product / np.where(power > 0, power, 1), 1.0)
-    factor = np.where(np.abs(np.log2(np.maximum(factor, 1e-9))) > MIN_LOG2_FACTOR, factor, 1.0)
+    factor = np.where(np.abs(np.log2(np.maximum(factor, 1e-9))) > least, factor, 1.0)
     return (have / factor).astype(np.float32), factor.astype(np.float32)
 
 

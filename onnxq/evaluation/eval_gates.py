@@ -5,6 +5,7 @@ from pathlib import Path
 
 from onnxq.evaluation.gates import Gate, at_least, at_most, unchecked
 from onnxq.evaluation.report import ModelScore
+from onnxq.evaluation.scores.kinds import drop_unit
 from onnxq.evaluation.scores.score import Score
 from onnxq.options import Limits
 
@@ -64,7 +65,7 @@ def _baseline_gate(
         row.model,
         limits.max_drop,
         drop,
-        f"{metric} is {{:.2f}} worse than the baseline",
+        f"{metric} is {{:.2f}}{drop_unit(metric or '')} worse than the baseline",
     )
 
 
@@ -73,9 +74,8 @@ def _drop_gate(row: ModelScore, metric: str | None, limits: Limits) -> list[Gate
     if value is None or value.p_value is None:
         return at_most("--max-drop", row.model, limits.max_drop, None, "")
     chance = "" if value.significant else f" (not significant: p = {value.p_value:.2f})"
-    (gate,) = at_most(
-        "--max-drop", row.model, limits.max_drop, value.drop, f"{metric} is {{:.2f}} worse than float{chance}"
-    ) or (None,)
+    found = f"{metric} is {{:.2f}}{drop_unit(metric or '')} worse than float{chance}"
+    (gate,) = at_most("--max-drop", row.model, limits.max_drop, value.drop, found) or (None,)
     if gate is None:
         return []
     tolerated = limits.significant and not value.significant

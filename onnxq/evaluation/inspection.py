@@ -23,7 +23,7 @@ from onnxq.plan.operators import ALREADY_QUANTIZED, INTEGER_KERNELS
 from onnxq.plan.plan import Plan, make_plan
 from onnxq.plan.reasons import SLOWER
 from onnxq.plan.shapes import planned_shapes
-from onnxq.runtime.sessions import explained, input_specs, open_session
+from onnxq.runtime.sessions import described_outputs, explained, input_specs, open_session
 
 BYTES_SAVED = 3
 """Bytes that an int8 weight saves."""
@@ -146,7 +146,7 @@ def inspect_model(path: Path, options: InspectOptions | None = None) -> InspectR
         opset=opset,
         opset_normalized=opset_of(model),
         inputs=[f"{spec.name} {spec.describe()}" for spec in specs],
-        outputs=[node.name for node in session.get_outputs()],
+        outputs=described_outputs(session),
         operators=_operators(model, plan, macs),
         planned_mac_share=planned / total if total else 0.0,
         floats=FloatNodes.group(

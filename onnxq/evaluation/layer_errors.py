@@ -1,6 +1,5 @@
 """Per-layer error and kernel time of a quantized file, and histograms of calibrated tensors."""
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,7 +213,10 @@ def assign_ms(
 
 
 def kernel_ms(models: Sequence[ir.Model | Path], feeds: Sequence[Feeds]) -> list[dict[str, float]]:
-    """Profile each model on one thread, in turns; return median kernel times (ms) by node name."""
+    """Profile each model on one thread, in turns; return kernel times (ms) by node name.
+
+    A time is the lower quartile of the runs: other work on the machine only adds to it.
+    """
     with ScratchFolder() as folder:
         sessions = [
             open_session(model, threads=1, profile=folder / f"profile{i}") for i, model in enumerate(models)
@@ -223,17 +225,17 @@ def kernel_ms(models: Sequence[ir.Model | Path], feeds: Sequence[Feeds]) -> list
             for session in sessions:
                 run(session, feeds[i % len(feeds)], "")
         records = [kernel_times(session) for session in sessions]
-    return [_medians(calls) for calls in records]
+    return [_lower_quartiles(calls) for calls in records]
 
 
-def _medians(calls: Sequence[KernelTime]) -> dict[str, float]:
+def _lower_quartiles(calls: Sequence[KernelTime]) -> dict[str, float]:
     times: dict[str, list[float]] = {}
     for call in calls:
         whole, *parts = original_names(call.node)
         times.setdefault(whole, []).append(call.microseconds / 1000)
         for name in parts:  # joined products share the time equally
             times.setdefault(name, []).append(call.microseconds / 1000 / len(parts))
-    return {name: statistics.median(each) for name, each in times.items()}
+    return {name: float(np.percentile(each, 25)) for name, each in times.items()}
 
 
 def histograms(plan: Plan, parameters: Parameters, tensors: Statistics) -> list[Histogram]:

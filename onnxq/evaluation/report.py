@@ -43,6 +43,7 @@ class WorstSample:
 
     sqnr_db                   SQNR of its worst output part against float, dB
     float_class, other_class  predictions of both models; None if the output holds no single decision
+    float_text, other_text    answers of both models as text; None if the metric reads none
     """
 
     sample: str
@@ -50,6 +51,8 @@ class WorstSample:
     label: str | None
     float_class: int | None
     other_class: int | None
+    float_text: str | None = None
+    other_text: str | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class Tally:
         self.changed: dict[tuple[int | None, int, int], int] = {}
         self.classes: dict[int, tuple[int, int, int]] = {}
         self.decided: list[tuple[str | None, int | None, int | None]] = []
+        self.answer = next((score.answer for score in scores if score.answer is not None), None)
+        self.answers: list[tuple[str | None, str | None]] = []
         self.most_classes = 0
 
     def add(self, sample: Sample, feeds: Feeds, expected: Observed, found: Observed) -> None:
@@ -59,6 +61,8 @@ class Tally:
         self._add_cosine(expected.own, found.own)
         classes = self._decide(case, pick(case.of_float(), self.options))
         self.decided.append((sample.label, *classes))
+        read = self.answer
+        self.answers.append((None, None) if read is None else (read(case.of_float()), read(case)))
 
     def _add_cosine(self, expected: Sequence[Array], found: Sequence[Array]) -> None:
         products = np.zeros(3)
@@ -75,7 +79,10 @@ class Tally:
         """Return the samples with the least SQNR, worst first."""
         alone = self.comparison.outer.sample_db()
         rows = sorted((db, row) for row, db in enumerate(alone) if db is not None)[:WORST_SAMPLES]
-        return [WorstSample(self.comparison.names[row], db, *self.decided[row]) for db, row in rows]
+        return [
+            WorstSample(self.comparison.names[row], db, *self.decided[row], *self.answers[row])
+            for db, row in rows
+        ]
 
     def _decide(self, case: Case, expected: Array) -> tuple[int | None, int | None]:
         """Count different decisions; return both classes if the sample is one decision."""

@@ -164,6 +164,7 @@ class VerificationInputs:
     feedback  outputs that are inputs of the next sample
     finite    inputs that must be finite; None allows NaN and infinite values everywhere
     executor  where the models run; a stateful model, or one that draws numbers, runs in this process
+    trained   names of samples that weights were trained on: only the spread of their errors counts
     """
 
     source: Path
@@ -174,6 +175,7 @@ class VerificationInputs:
     feedback: Feedback
     finite: Collection[str] | None = ()
     executor: Executor = IN_PROCESS
+    trained: frozenset[str] = frozenset()
 
 
 def inspect_kernels(path: Path, model: ir.Model, plan: Plan, shapes: ShapeByName) -> Kernels:
@@ -269,6 +271,7 @@ def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
         Opened.of(load(path), observation),
     ]
     everything, optimized, written = (Comparison(observation) for _ in range(3))
+    compared = Comparison(observation) if inputs.trained else everything
     states: list[Sequence[Array] | None] = [None, None, None]
     runs = [
         _Verifying(form, observation, inputs.specs, inputs.finite, slot, states)
@@ -287,9 +290,11 @@ def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
             for number, (one, other) in enumerate(zip(part, found, strict=True), start=done):
                 for comparison in comparisons[: 1 + (number < CHECKED)]:
                     comparison.add(one.sample.name, one.values, other.values)
+                if slot == 1 and inputs.trained and one.sample.name not in inputs.trained:
+                    compared.add(one.sample.name, one.values, other.values)
             del found
         done += len(block)
-    return _outputs(observation, inputs, everything, optimized, written)
+    return _outputs(observation, inputs, compared, everything, optimized, written)
 
 
 @dataclass(frozen=True, eq=False)
@@ -400,26 +405,27 @@ def _median_db(comparison: Comparison) -> float | None:
 def _outputs(
     observation: Observation,
     inputs: VerificationInputs,
+    compared: Comparison,
     everything: Comparison,
     optimized: Comparison,
     written: Comparison,
 ) -> Outputs:
-    errors = everything.outer
-    fresh = errors.some([row for row, name in enumerate(everything.names) if name in inputs.unseen])
-    kept, found = bounds(errors, fresh), errors.ratios()
+    errors, found = compared.outer, compared.outer.ratios()
+    fresh = errors.some([row for row, name in enumerate(compared.names) if name in inputs.unseen])
+    kept = bounds(everything.outer, fresh, untrained=errors if inputs.trained else None)
     parts = [PartError(errors.parts[i].name, decibels(found[i]), decibels(kept[i])) for i in errors.measured]
     worst = min(errors.measured, key=lambda i: (-kept[i], i), default=None)
     feedback = observation.feedback
     return Outputs(
-        samples=len(everything.names),
+        samples=len(compared.names),
         unseen=fresh.samples,
         bound_db=None if worst is None else decibels(kept[worst]),
         sqnr_db=None if worst is None else decibels(found[worst]),
         parts=parts,
-        worst=[] if worst is None else heavy_samples(errors, worst, everything.names),
-        decisions=decision_shares(everything),
-        selections=everything.selected_alike(),
-        sequences=sum(name in feedback.starts for name in everything.names) if feedback.states else None,
+        worst=[] if worst is None else heavy_samples(errors, worst, compared.names),
+        decisions=decision_shares(compared),
+        selections=compared.selected_alike(),
+        sequences=sum(name in feedback.starts for name in compared.names) if feedback.states else None,
         checked=len(written.names),
         optimized_db=_median_db(optimized),
         unoptimized_db=_median_db(written),

@@ -91,11 +91,12 @@ class Checkpoint:
             facts["step"],
             values,
             adam,
-            group("errors"),
             group("best"),
             facts["noise"],
             tuple(facts["losses"]),
+            facts["frozen"],
             checks,
+            factor=facts["factor"],
         )
         return facts["part"], state
 
@@ -111,7 +112,9 @@ class Checkpoint:
             "part": part,
             "step": state.step,
             "noise": state.noise,
+            "factor": state.factor,
             "losses": state.losses,
+            "frozen": dict(state.frozen),
             "checks": state.checks,
             "adam": {name: each.steps for name, each in state.adam.items()},
         }
@@ -119,7 +122,6 @@ class Checkpoint:
         groups = {
             "values": state.values,
             "best": state.best,
-            "errors": state.errors,
             "first": {name: each.first for name, each in state.adam.items()},
             "second": {name: each.second for name, each in state.adam.items()},
         }

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxq.errors import ModelError
+from onnxq.finetune.integer_product import Product
 from onnxq.finetune.tape import LEAST_OPSET
+from onnxq.finetune.trained import CELL, SCALE_RANGE, Bias, Growth, Scale, Trained, Values, Weight
 from onnxq.formats.qdq import QdqWriter
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.run_time_ranges import with_clamps
@@ -25,128 +28,7 @@ from onnxq.techniques.arithmetic import (
     quantize,
     quantize_bias,
 )
-from onnxq.techniques.saturation import kernel_order, original_order, round_pair_safe
-from onnxq.types import INT8, INT32, Floats, QuantParams
-
-CELL = 0.25
-"""Farthest distance of a latent weight from its integer at the start, in steps.
-
-Closer to the edge of the cell, the first steps undo what GPTQ chose: half of these weights flip by chance.
-"""
-SCALE_RANGE = 0.5, 2.0
-"""Bounds of a trained scale, as multiples of the calibrated one: biases keep their room in int32."""
-
-
-@dataclass(frozen=True, eq=False)
-class Weight:
-    """A quantized weight; the trained value is the weight in steps of its scale.
-
-    place      of one of its uses
-    params     parameters of the stored integers
-    origin     the float weight
-    start      trained value at the start, in the shape of the weight
-    limit      largest magnitude of an integer
-    axis       channel axis
-    pair_safe  whether pairs obey the pair rule
-    """
-
-    place: Place
-    params: QuantParams
-    origin: Floats
-    start: Floats
-    limit: int
-    axis: int
-    pair_safe: bool
-
-    @property
-    def unit(self) -> Floats:
-        """Real value of one step, which broadcasts to the weight."""
-        return along(self.params.scale, self.params.axis, self.start.ndim)
-
-    def integers(self, value: Floats) -> Floats:
-        """Return the integers of a trained value, as floats: rounded, within the limit, and pair-safe."""
-        if not self.pair_safe:
-            return np.clip(np.rint(value), -self.limit, self.limit)
-        rows = kernel_order(value, self.axis)
-        stored = round_pair_safe(rows, np.ones(len(rows), np.float32))
-        return original_order(stored.astype(np.float32), value.shape, self.axis)
-
-    def fed(self, value: Floats) -> Floats:
-        """Return the weight that the graph computes with."""
-        return np.asarray(self.integers(value) * self.unit, np.float32)
-
-    def clipped(self, value: Floats) -> Floats:
-        """Return a trained value within the range."""
-        return np.clip(value, -self.limit - CELL, self.limit + CELL)
-
-
-@dataclass(frozen=True, eq=False)
-class Bias:
-    """A float constant that is added to each channel; the trained value is the bias in `unit`s.
-
-    place   of the constant
-    start   trained value at the start
-    unit    real value of one unit
-    params  parameters with which it is stored; None for int32 biases and floats
-    """
-
-    place: Place
-    start: Floats
-    unit: Floats
-    stored: bool = False
-
-    def fed(self, value: Floats) -> Floats:
-        """Return the bias that the graph computes with."""
-        real = np.asarray(value * self.unit, np.float32)
-        if not self.stored:
-            return real
-        params = asymmetric_params(float(real.min()), float(real.max()))
-        return np.asarray(dequantize(quantize(real, params), params), np.float32)
-
-    def clipped(self, value: Floats) -> Floats:
-        """Return the value: a bias has no range."""
-        return value
-
-
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """The scale of an activation; the trained value is the logarithm of its growth.
-
-    source   name of the tensor
-    initial  calibrated scale
-    most     largest scale with which the stored range lies inside that of a clamp
-    """
-
-    source: str
-    initial: float
-    most: float
-
-    @property
-    def start(self) -> Floats:
-        """Return the trained value at the start."""
-        return np.zeros((), np.float32)
-
-    @property
-    def unit(self) -> Floats:
-        """Derivative of the scale at the start."""
-        return np.asarray(self.initial, np.float32)
-
-    def fed(self, value: Floats) -> Floats:
-        """Return the scale."""
-        if value == 0:
-            return np.asarray(self.initial, np.float32)
-        return np.asarray(min(self.initial * float(np.exp(value)), self.most), np.float32)
-
-    def clipped(self, value: Floats) -> Floats:
-        """Return a trained value within the range."""
-        low, high = (float(np.log(each)) for each in SCALE_RANGE)
-        return np.asarray(np.clip(value, low, min(high, float(np.log(self.most / self.initial)))), np.float32)
-
-
-Trained = Weight | Bias | Scale
-"""Something that is trained; `fed` is its value in the graph, where a trained value of 1 means `unit`."""
-Values = Mapping[str, Floats]
-"""Trained values by the name of their input."""
+from onnxq.types import INT8, INT32, Array, Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,15 +36,17 @@ class TrainingForm:
     """A QDQ model whose trained values are inputs.
 
     model       the model; its standard operators compute in float between Q/DQ pairs
-    trained     what is trained, by the name of its input
+    trained     what is trained, by the name of its input; growths by other names
     recipe      the recipe that made it
     parameters  the recipe's parameters at the start
+    rounded     names of the values that stand for the recipe's tensors, by their name
     """
 
     model: ir.Model
     trained: Mapping[str, Trained]
     recipe: Recipe
     parameters: Parameters
+    rounded: Mapping[str, str]
 
     def start(self) -> dict[str, Floats]:
         """Return the trained values at the start."""
@@ -170,9 +54,9 @@ class TrainingForm:
 
     def real(self, values: Values) -> dict[str, Floats]:
         """Return the values that another form of the same recipe can start with."""
+        weights = {name: each for name, each in self.trained.items() if isinstance(each, Weight)}
         return {
-            name: value * self.trained[name].unit if isinstance(self.trained[name], Weight) else value
-            for name, value in values.items()
+            name: value * weights[name].unit if name in weights else value for name, value in values.items()
         }
 
     def carried(self, real: Values | None) -> dict[str, Floats]:
@@ -188,7 +72,54 @@ class TrainingForm:
 
     def fed(self, values: Values) -> dict[str, Floats]:
         """Return the inputs of the graph."""
-        return {name: each.fed(values[name]) for name, each in self.trained.items()}
+        found = {
+            name: each.fed(values[name])
+            for name, each in self.trained.items()
+            if not isinstance(each, Growth)
+        }
+        for name, each in self.growths.items():
+            found[each.weight] = found[each.weight] * each.factor(values[name])
+        return found
+
+    def gradients(self, values: Values, fed: Values, found: Values) -> dict[str, Floats]:
+        """Return the gradients of trained values from those of the inputs of the graph.
+
+        Args:
+            values: the trained values.
+            fed: the inputs of the graph that they give.
+            found: gradients of the inputs that have one.
+        """
+        result = dict[str, Floats]()
+        for name, gradient in found.items():
+            each = self.trained[name]
+            unit: Any = fed[name] if isinstance(each, Scale) else each.unit  # type: ignore[union-attr]
+            result[name] = np.asarray(gradient * unit, np.float32)
+        for name, growth in self.growths.items():
+            if growth.weight in found:
+                result[growth.weight] = result[growth.weight] * growth.factor(values[name])
+                result[name] = growth.gradient(found[growth.weight] * fed[growth.weight])
+        return result
+
+    @property
+    def weights(self) -> list[str]:
+        """Return the names of the weights."""
+        return [name for name, each in self.trained.items() if isinstance(each, Weight)]
+
+    @property
+    def growths(self) -> dict[str, Growth]:
+        """Return the growths of weight scales by name."""
+        return {name: each for name, each in self.trained.items() if isinstance(each, Growth)}
+
+    def sent(self, values: Values) -> dict[str, Array | Product]:
+        """Return the inputs of the graph in the form in which they travel: weights as their integers."""
+        factors = {each.weight: each.factor(values[name]) for name, each in self.growths.items()}
+        return {
+            name: Product(each.integers(values[name]).astype(np.int8), (each.unit, factors[name]))
+            if isinstance(each, Weight)
+            else each.fed(values[name])
+            for name, each in self.trained.items()
+            if not isinstance(each, Growth)
+        }
 
     def updated(self, values: Values) -> Parameters:
         """Return the recipe's parameters with the trained values."""
@@ -197,13 +128,17 @@ class TrainingForm:
         biases: dict[Place, Floats] = {}
         # scales, weights, floats
         stored: dict[int, QuantizedConstant] = {}
+        grown = {each.weight: each.scale(values[name]) for name, each in self.growths.items()}
         for name, each in self.trained.items():
+            if isinstance(each, Growth):
+                continue
             if isinstance(each, Scale):
                 params = old.activations[each.source]
                 result.activations[each.source] = replace(params, scale=each.fed(values[name]))
             elif isinstance(each, Weight):
                 integers = each.integers(values[name]).astype(np.int8)
-                stored[id(old.constants[each.place].stored)] = QuantizedConstant(integers, each.params)
+                params = replace(each.params, scale=grown.get(name, each.params.scale))
+                stored[id(old.constants[each.place].stored)] = QuantizedConstant(integers, params)
             elif each.stored:
                 real = np.asarray(values[name] * each.unit, np.float32)
                 params = asymmetric_params(float(real.min()), float(real.max()))
@@ -248,14 +183,16 @@ def training_form(recipe: Recipe, parameters: Parameters, options: WeightOptions
     writer = QdqWriter(recipe.model, plain, parameters)
     model = writer.write()
     _round_at_run_time(model, run_time)
-    found: dict[str, tuple[ir.Value, Trained]] = {}
-    for value, each in [*_weights(writer, recipe, parameters, options), *_biases(writer, parameters)]:
-        found[value.name or ""] = value, each
+    found: dict[str, tuple[ir.Value, Weight | Bias | Scale]] = {}
+    for value, weight in _weights(writer, recipe, parameters, options):
+        found[value.name or ""] = value, weight
+    for value, bias in _biases(writer, parameters):
+        found[value.name or ""] = value, bias
     for source, (scale, _) in writer.scales.items():
         trained = _scale(plan, source, parameters)
         if trained is not None and any(use.node.graph is model.graph for use in scale.uses()):
             found[scale.name or ""] = scale, trained
-    names, trained_by_name = Names(model), {}
+    names, trained_by_name = Names(model), dict[str, Trained]()
     for name, (value, each) in found.items():
         given = ir.Value(
             name=names.fresh(f"trained_{name}"),
@@ -265,11 +202,16 @@ def training_form(recipe: Recipe, parameters: Parameters, options: WeightOptions
         ir.convenience.replace_all_uses_with(value, given)
         model.graph.inputs.append(given)
         trained_by_name[given.name or ""] = each
+    for name, entry in list(trained_by_name.items()):
+        if isinstance(entry, Weight):
+            trained_by_name[f"{name}_growth"] = Growth(name, entry.params, entry.start.ndim)
     tidy(model)
     for value in list(model.graph.initializers.values()):
         if not value.uses() and not value.is_graph_output():
             del model.graph.initializers[value.name or ""]
-    return TrainingForm(model, trained_by_name, recipe, parameters)
+    left = {value for node in model.graph for value in node.outputs}
+    rounded = {name: value.name or "" for name, value in writer.rounded.items() if value in left}
+    return TrainingForm(model, trained_by_name, recipe, parameters, rounded)
 
 
 def _activation(planned: PlannedNode) -> str:
@@ -321,9 +263,9 @@ def _round_at_run_time(model: ir.Model, names: list[str]) -> None:
 
 def _weights(
     writer: QdqWriter, recipe: Recipe, parameters: Parameters, options: WeightOptions
-) -> list[tuple[ir.Value, Trained]]:
+) -> list[tuple[ir.Value, Weight]]:
     """Return the weights of the main graph with their values; uses that share integers share a value."""
-    found, values = [], dict[int, ir.Value]()
+    found, values = list[tuple[ir.Value, Weight]](), dict[int, ir.Value]()
     for planned in recipe.plan.nodes.values():
         if planned.row.weight is None or planned.node.graph is not recipe.model.graph:
             continue
@@ -342,12 +284,12 @@ def _weights(
         start = np.clip(steps, stored - CELL, stored + CELL).astype(np.float32)
         safe = must_be_pair_safe(planned, options)
         found.append((value, Weight(place, params, array, start, options.limit, axis, safe)))
-    return found  # type: ignore[return-value]
+    return found
 
 
-def _biases(writer: QdqWriter, parameters: Parameters) -> list[tuple[ir.Value, Trained]]:
+def _biases(writer: QdqWriter, parameters: Parameters) -> list[tuple[ir.Value, Bias]]:
     """Return the biases and constant operands of the main graph with their values."""
-    found: list[tuple[ir.Value, Trained]] = []
+    found: list[tuple[ir.Value, Bias]] = []
     for place, value in writer.constants.items():
         quantized = parameters.constants.get(place)
         if quantized is None:
@@ -403,6 +345,10 @@ def with_bits(form: TrainingForm, limit: int) -> TrainingForm:
                 limit=limit,
                 pair_safe=False,
             )
+    for name, growth in form.growths.items():
+        weight = trained[growth.weight]
+        assert isinstance(weight, Weight)
+        trained[name] = replace(growth, params=weight.params)
     return replace(form, trained=trained)
 
 

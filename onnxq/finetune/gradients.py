@@ -1,8 +1,9 @@
 """Loss and gradients of a training form: one session per shape of its inputs."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +11,6 @@ import onnxruntime as ort
 
 from onnxq.comparison.observation import Observation
 from onnxq.finetune.backward import append_gradients, measure
-from onnxq.finetune.form import TrainingForm
 from onnxq.finetune.loss import Point, append_loss
 from onnxq.finetune.tape import Tape
 from onnxq.graph.edit import tidy
@@ -44,62 +44,86 @@ def stacked(examples: Sequence[Example]) -> Example:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A session with the names of its inputs and outputs."""
+    """A session with the names of its inputs and outputs, and the nodes behind which gradients end."""
 
     session: ort.InferenceSession
     targets: list[str]
     given: list[str]
     reached: list[str]
     outputs: list[str]
+    frozen: Mapping[str, str]
 
 
 @dataclass(eq=False)
 class GradientGraph:
     """Loss and gradients of a training form.
 
-    form         the training form
+    model        the training form's model
+    trained      names of the inputs whose gradients are wanted
     observation  observed values of the model
     points       what the loss compares
     threads      threads of a session, 0 for the runtime's choice
-    frozen       nodes behind which gradients end, with the reason, by name; known after the first run
-    reached      trained values that the loss depends on; known after the first run
     """
 
-    form: TrainingForm
+    model: ir.Model
+    trained: frozenset[str]
     observation: Observation
     points: Sequence[Point]
     threads: int = 0
-    frozen: dict[str, str] = field(default_factory=dict)
-    reached: frozenset[str] = frozenset()
-    _sessions: "OrderedDict[object, _Opened]" = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self._sessions: OrderedDict[object, _Opened] = OrderedDict()
+        self._opening = threading.Lock()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process opens its own sessions."""
+        return GradientGraph, (self.model, self.trained, self.observation, self.points, self.threads)
+
+    def on(self, threads: int) -> "GradientGraph":
+        """Return the same with another number of threads for each session."""
+        return replace(self, threads=threads)
 
     def __call__(
         self, example: Example, batch: int, fed: Mapping[str, Floats]
-    ) -> tuple[float, dict[str, Floats]]:
-        """Return the loss of an example, a mean over its samples, and the gradient of each value in `fed`."""
-        key = batch, example.shapes
-        if key not in self._sessions:
-            self._sessions[key] = self._open(example, batch, fed)
-            while len(self._sessions) > MOST_SESSIONS:
-                self._sessions.popitem(last=False)
-        self._sessions.move_to_end(key)
-        opened = self._sessions[key]
+    ) -> tuple[float, dict[str, Floats], Mapping[str, str]]:
+        """Run an example; several threads may call.
+
+        Returns:
+            The loss, a mean over the samples of the example; the gradient of each value in `fed` that it
+            depends on; nodes behind which gradients end, with the reason, by name.
+        """
+        opened = self._opened(example, batch, fed)
         feeds = example.feeds | dict(zip(opened.targets, example.targets, strict=True))
         feeds |= {name: fed[name] for name in opened.given}
         loss, *gradients = run(opened.session, feeds, "of a batch", opened.outputs)
-        return float(loss), {
+        found = {
             name: np.asarray(array, np.float32) for name, array in zip(opened.reached, gradients, strict=True)
         }
+        return float(loss), found, opened.frozen
+
+    def _opened(self, example: Example, batch: int, fed: Mapping[str, Floats]) -> _Opened:
+        """Return the session for the shapes of an example."""
+        key = batch, example.shapes
+        with self._opening:
+            if key not in self._sessions:
+                self._sessions[key] = self._open(example, batch, fed)
+                while len(self._sessions) > MOST_SESSIONS:
+                    self._sessions.popitem(last=False)
+            self._sessions.move_to_end(key)
+            return self._sessions[key]
 
     def _open(self, example: Example, batch: int, fed: Mapping[str, Floats]) -> _Opened:
-        model = without_shapes(self.form.model.clone(), example.feeds)
-        values = [self.observation.taps[point.tap].inner(model) for point in self.points]
+        model = without_shapes(self.model.clone(), example.feeds)
+        named = {value.name: value for node in model.graph for value in node.outputs}
+        values = [
+            self.observation.taps[point.tap].inner(model) if point.feature is None else named[point.feature]
+            for point in self.points
+        ]
         measured = measure(model, example.feeds | dict(fed))
         tape, nodes = Tape(model, measured.shapes, measured.known), list(model.graph)
-        parameters = [value for value in model.graph.inputs if value.name in self.form.trained]
+        parameters = [value for value in model.graph.inputs if value.name in self.trained]
         loss, seeds, targets = append_loss(tape, self.points, values, batch)
-        found, self.frozen = append_gradients(tape, nodes, seeds, parameters)
-        self.reached = frozenset(value.name or "" for value in found)
+        found, frozen = append_gradients(tape, nodes, seeds, parameters)
         outputs = [loss, *found.values()]
         model.graph.outputs.clear()
         for value in dict.fromkeys(outputs):
@@ -114,6 +138,7 @@ class GradientGraph:
             [value.name or "" for value in parameters if value.uses()],
             [value.name or "" for value in found],
             [value.name or "" for value in outputs],
+            frozen,
         )
 
 

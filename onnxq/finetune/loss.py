@@ -13,21 +13,26 @@ from onnxq.graph.edit import attribute
 from onnxq.graph.shapes import opset_of
 from onnxq.types import Array, Floats
 
+FEATURE_SHARE = 0.3
+"""Weight of inner values against that of the outputs."""
+
 
 @dataclass(frozen=True)
 class Point:
     """A value that is compared with the float model's.
 
-    tap       index of its tap in the observation
+    tap       index of its tap in the observation, or of the feature, counted on behind the taps
     axis      axis of the classes where its Softmax is compared by KL divergence; None for squared errors
     parts     kinds of values in it, with the weight of a squared error of each
     weight    weight of the KL divergence
+    feature   name of the inner value in the training form that is compared; None for a tap
     """
 
     tap: int
     axis: int | None = None
     parts: tuple[tuple[Part, float], ...] = ()
     weight: float = 1.0
+    feature: str | None = None
 
     def weights(self, shape: Sequence[int]) -> Array:
         """Return the weight of each squared error, or of all as a scalar, for one sample of this shape."""
@@ -72,6 +77,22 @@ def points_of(
             points.append(Point(number, parts=tuple(shares)))
         if axis is not None:
             points.append(Point(number, axis))
+    return points
+
+
+def feature_points(features: Sequence[str], first: int, targets: Sequence[Sequence[Array]]) -> list[Point]:
+    """Return inner values as compared values: errors relative to the signal, all together FEATURE_SHARE.
+
+    Args:
+        features: names of the inner values in the training form.
+        first: index of the first of them in the targets.
+        targets: the float model's values, by sample.
+    """
+    points = []
+    for number, name in enumerate(features, start=first):
+        whole = Part(number, name)
+        weight = FEATURE_SHARE / (max(_power(whole, targets), 1e-12) * len(features))
+        points.append(Point(number, parts=((whole, weight),), feature=name))
     return points
 
 

@@ -40,7 +40,8 @@ class QdqWriter:
     """Writer of a plan with its parameters into a copy of the normalized model.
 
     Once written, `constants` are the float values that stand for quantized and corrected constants, by place,
-    and `scales` the scale and zero point of each source tensor that has a quantizer, by name.
+    `scales` the scale and zero point of each source tensor that has a quantizer, by name, and `rounded` the
+    dequantized values in the main graph by the name of the tensor.
     """
 
     def __init__(self, model: ir.Model, plan: Plan, parameters: Parameters) -> None:
@@ -55,6 +56,7 @@ class QdqWriter:
         self.domain = "" if has_standard_qdq(opset_of(self.model)) else MICROSOFT
         self.constants: dict[Place, ir.Value] = {}
         self.scales: dict[str, tuple[ir.Value, ir.Value]] = {}
+        self.rounded: dict[str, ir.Value] = {}
         self._stored: dict[int, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def write(self) -> ir.Model:
@@ -160,6 +162,8 @@ class QdqWriter:
         ):
             name = self.names.fresh(f"{tensor.name}_{op_type}")
             add_node(graph, op_type, [x, scale, zero_point], [y], name=name, domain=self.domain)
+        if graph is self.graph:
+            self.rounded[tensor.name] = dequantized
         return dequantized
 
     def _ramp(self, tensor: PlannedTensor) -> None:

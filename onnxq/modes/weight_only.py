@@ -25,6 +25,8 @@ from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan.plan import Plan, Selection
 from onnxq.quantization.weights import Use, layer_inputs, second_moments, sharing
 from onnxq.runtime.parallel import Job, Run
+from onnxq.runtime.progress import progress
+from onnxq.runtime.status import activity
 from onnxq.search.inputs import Inputs
 from onnxq.search.trial import Outcome
 from onnxq.techniques.arithmetic import symmetric_scale
@@ -163,13 +165,20 @@ class _Products:
 
     def coding(self, groups: deque[_Group]) -> Iterator[Coding]:
         """Add the groups of products to `groups`; yield the weights that are to be rounded."""
-        for names in sharing(self.plan):
-            rows = weight_rows(self.plan.nodes[names[0]])
-            table = table_of(rows, self.tables)
-            as_it_is = table is not None or self.options.weight_type not in BITS
-            groups.append(_Group(names, rows if as_it_is else None, table))
-            if not as_it_is:
-                yield rows, self.second(names)
+        every, done = list(sharing(self.plan)), 0
+        with (
+            progress(total=len(every), desc="rounding weights", unit="weight", leave=False) as bar,
+            activity(lambda: f"rounding weights, {done} of {len(every)}"),
+        ):
+            for names in every:
+                rows = weight_rows(self.plan.nodes[names[0]])
+                table = table_of(rows, self.tables)
+                as_it_is = table is not None or self.options.weight_type not in BITS
+                groups.append(_Group(names, rows if as_it_is else None, table))
+                if not as_it_is:
+                    yield rows, self.second(names)
+                done += 1
+                bar.update()
 
 
 def _code_products(writer: BitsWriter, products: _Products, run: Run[Coding, list[Coded]]) -> list[str]:

@@ -18,15 +18,25 @@ NAMED_LAYERS, NAME_LENGTH = 14, 22
 """Most names at the axis of a chart of layers, and their most characters."""
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, pixels."""
+
+
 @dataclass(frozen=True)
 class Point:
-    """A model in a chart: its name, place, radius in pixels, and whether it is the one that was written."""
+    """A model in a chart: its name, place, radius in pixels, and whether it is the one that was written.
+
+    ends  lower and upper end of the confidence interval of y, drawn as a bar; None without one
+    text  both values with their units, for the tooltip
+    """
 
     name: str
     x: float
     y: float
     radius: float = 5.0
     kept: bool = False
+    ends: tuple[float, float] | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,21 +53,27 @@ class Axis:
 
 
 def axis(
-    values: Sequence[float], most: int = 5, include: float | None = None, highest: float = math.inf
+    values: Sequence[float],
+    most: int = 5,
+    include: float | None = None,
+    highest: float = math.inf,
+    least: float = 0.0,
 ) -> Axis:
     """Return an axis around finite values, with at most `most` + 1 round values.
 
-    Values that are equal, or nearly, get a range of 2 % around them: noise must not fill the chart.
+    Values that are equal, or nearly, get a range of 2 % around them, or of `least`: noise must not fill the
+    chart.
 
     Args:
         values: at least one.
         most: most steps between round values.
         include: another value to show.
         highest: largest value that there can be.
+        least: least width of the range.
     """
     known = [*values, *([include] if include is not None else [])]
     low, high = min(known), max(known)
-    least = max(abs(low), abs(high)) * 0.02 or 1.0
+    least = max(least, max(abs(low), abs(high)) * 0.02) or 1.0
     pad = max((high - low) * 0.08, (least - (high - low)) / 2)
     low, high = (low if low == include == 0 else low - pad), max(high, min(high + pad, highest))
     step = _round_step((high - low) / most)
@@ -79,6 +95,7 @@ def scatter(
     y_title: str,
     line: float | None = None,
     highest: float = math.inf,
+    least: float = 0.0,
 ) -> str:
     """Draw numbered points; the numbers are those of the table beside it, from 1.
 
@@ -88,9 +105,10 @@ def scatter(
         y_title: of the axis.
         line: x of a dashed line.
         highest: largest y that there can be.
+        least: least width of the range of x.
     """
-    across = axis([point.x for point in points], include=line)
-    up = axis([point.y for point in points], highest=highest)
+    across = axis([point.x for point in points], include=line, least=least)
+    up = axis([y for point in points for y in (point.y, *(point.ends or ()))], highest=highest)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     places = [
         (LEFT + (right - LEFT) * across.share(point.x), bottom - (bottom - TOP) * up.share(point.y))
@@ -100,16 +118,25 @@ def scatter(
     if line is not None:
         x = LEFT + (right - LEFT) * across.share(line)
         parts.append(f'<path d="M{x:.1f} {TOP}V{bottom}" class="mark"/>')
+    bars: list[Box] = []
     for i, (point, (x, y)) in enumerate(zip(points, places, strict=True)):
         kind = "dot kept" if point.kept else "dot"
-        title = escape(f"{i + 1}: {point.name}: {point.y:.4g} at {point.x:.3g}")
+        if point.ends is not None:
+            low, high = (bottom - (bottom - TOP) * up.share(end) for end in point.ends)
+            bars.append((x - 6, high, x + 6, low))
+            parts.append(
+                f'<path d="M{x:.1f} {low:.1f}V{high:.1f}M{x - 5:.1f} {low:.1f}h10M{x - 5:.1f} {high:.1f}h10" '
+                'class="spread"/>'
+            )
+        title = escape(f"{i + 1}: {point.name}: {point.text or f'{point.y:.4g} at {point.x:.3g}'}")
         parts.append(
             f'<circle class="{kind}" data-point="{i}" cx="{x:.1f}" cy="{y:.1f}" r="{point.radius:.1f}">'
             f"<title>{title}</title></circle>"
         )
     texts = [str(i + 1) for i in range(len(points))]
     radii = [point.radius for point in points]
-    for text, (x, y), (dot_x, dot_y) in zip(texts, spread_labels(texts, places, radii), places, strict=True):
+    spread = spread_labels(texts, places, radii, bars)
+    for text, (x, y), (dot_x, dot_y) in zip(texts, spread, places, strict=True):
         if math.hypot(x - dot_x, y - dot_y) > 34:
             parts.append(f'<path d="M{dot_x:.1f} {dot_y:.1f}L{x:.1f} {y:.1f}" class="leader"/>')
         parts.append(f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{text}</text>')
@@ -125,13 +152,17 @@ def _picture(kind: str, width: int, height: int, label: str, parts: Sequence[str
 
 
 def spread_labels(
-    texts: Sequence[str], places: Sequence[tuple[float, float]], radii: Sequence[float]
+    texts: Sequence[str],
+    places: Sequence[tuple[float, float]],
+    radii: Sequence[float],
+    others: Sequence[Box] = (),
 ) -> list[tuple[float, float]]:
-    """Return the middle of each label: near its point, over no label and no point.
+    """Return the middle of each label: near its point, over no label, no point and none of the other boxes.
 
     Tries places on circles around the point, from near to far.
     """
     boxes = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(places, radii, strict=True)]
+    boxes += others
     found = []
     for text, (x, y), radius in zip(texts, places, radii, strict=True):
         wide = len(text) * LETTER / 2 + 1

@@ -15,7 +15,8 @@ def drift_text(report: DriftReport, *, verbose: bool = False) -> str:
     header = ["layer", "made by", "calibrated", "seen", "clipped", "reference", "shift"]
     lines = [table([header, *map(_cells, shown)], left=2)]
     if len(shown) < len(report.layers):
-        lines.append(f"{len(report.layers) - len(shown)} more layers drifted less; -v lists them")
+        hidden = len(report.layers) - len(shown)
+        lines.append(f"{hidden} more {'layer' if hidden == 1 else 'layers'} drifted less; -v lists them")
     if report.sqnr_db is not None:
         before = f", {report.reference_sqnr_db:.1f} dB on the reference" * (
             report.reference_sqnr_db is not None

@@ -17,6 +17,13 @@ GLOSSARY = {
     "measured in turns; below 1 is faster than float.",
     "size / float": "Size of the file / size of the float model, with external data.",
     "agreement": "Share of decisions, such as classes, that are the same as the float model's.",
+    "exact": "Share of lines whose text is that of the label.",
+    "CER": "Character error rate: inserted, missing and replaced characters / characters of the labels.",
+    "same lines": "Share of lines whose text is that of the float model, right or wrong.",
+    "CER to float": "Characters that differ from the float model's text / characters of that text.",
+    "perplexity": "exp(mean negative log-likelihood of the next token): as many tokens are equally likely. "
+    "Lower is better.",
+    "Spearman": "Rank correlation of the cosine similarities of pairs with their labels, at most 1.",
     "cosine": "Cosine similarity of the outputs to the float model's; 1 is the same direction.",
     "confidence interval": "Range that holds the score on 95 % of new sets of samples of this size, by "
     "resampling.",

@@ -6,7 +6,6 @@ others, so that no name from a model or from data can become code.
 
 import base64
 import hashlib
-import math
 import os
 import time
 from importlib import resources
@@ -15,17 +14,16 @@ from typing import Any
 
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.layer_errors import Layer
-from onnxq.evaluation.report import EvalReport, ModelScore
-from onnxq.evaluation.scores.kinds import in_percent
+from onnxq.evaluation.report import EvalReport
 from onnxq.report.charts import Line, Point, bars, layers_chart, scatter
 from onnxq.report.escaping import printable, printable_report
+from onnxq.report.eval_facts import LEAST_RATIO, TIMES, eval_facts
 from onnxq.report.glossary import GLOSSARY
 from onnxq.report.graph_view import graph
 from onnxq.report.quantization import QuantizeReport
 from onnxq.report.quantize_text import quantize_rows
 from onnxq.report.sample_views import sample_views
 from onnxq.report.tables import size
-from onnxq.report.text import eval_columns
 from onnxq.version import __version__
 
 HISTOGRAMS, DRAWN = 1500, 24
@@ -61,7 +59,7 @@ def page(report: QuantizeReport | EvalReport | DebugReport, date: str = "") -> s
         return environment.get_template("debug.html").render(facts | _debug_facts(report))
     if isinstance(report, EvalReport):
         shown = {printable(name): view for name, view in views.items()}
-        return environment.get_template("eval.html").render(facts | _eval_facts(report) | {"views": shown})
+        return environment.get_template("eval.html").render(facts | eval_facts(report) | {"views": shown})
     return environment.get_template("quantize.html").render(facts | _quantize_facts(report))
 
 
@@ -122,12 +120,14 @@ def _quantize_facts(report: QuantizeReport) -> dict[str, Any]:
                     point.sqnr_db or 0.0,
                     3 + 7 * min(point.size, 1.5),
                     point.kept,
+                    text=f"{point.sqnr_db:.1f} dB at {point.latency:.2f}{TIMES} of float's latency",
                 )
                 for _, point in tried
             ],
             "latency / float (dashed: 1) →",
             "SQNR, dB ↑ (a larger circle is a larger file)",
             line=1.0,
+            least=LEAST_RATIO,
         )
         if tried
         else "",
@@ -137,30 +137,6 @@ def _quantize_facts(report: QuantizeReport) -> dict[str, Any]:
 def _in_table(row: Layer) -> bool:
     """Whether the table lists a layer: it has MACs or measured time, or is planned."""
     return bool(row.macs or row.planned or row.float_ms or row.int8_ms)
-
-
-def _eval_facts(report: EvalReport) -> dict[str, Any]:
-    percent = report.metric is not None and in_percent(report.metric)
-    unit = (
-        f"{report.metric or 'SQNR'}, {'%' if percent else 'dB'}"
-        if percent or not report.metric
-        else report.metric
-    )
-    points = [
-        Point(Path(score.model).name, score.latency_ratio, height * (100 if percent else 1), kept=i > 0)
-        for i, score in enumerate(report.scores)
-        if score.latency_ratio is not None and (height := _height(report, score)) is not None
-    ]
-    chart = ""
-    if len(points) > 1:
-        highest = 100.0 if percent else math.inf
-        chart = scatter(points, "latency / float, lower is better →", f"{unit} ↑", 1.0, highest)
-    return {"columns": eval_columns(report), "points": points, "chart": chart}
-
-
-def _height(report: EvalReport, score: ModelScore) -> float | None:
-    value = score.metrics.get(report.metric or "")
-    return value.value if value is not None else score.sqnr_db
 
 
 def _debug_facts(report: DebugReport) -> dict[str, Any]:

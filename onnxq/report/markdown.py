@@ -9,7 +9,7 @@ from onnxq.evaluation.report import EvalReport
 from onnxq.report.escaping import printable_report
 from onnxq.report.quantization import QuantizeReport
 from onnxq.report.quantize_text import quantize_rows
-from onnxq.report.text import eval_columns
+from onnxq.report.text import eval_columns, prediction
 
 _MARKUP = re.compile(r"[\\`*\[\]!~$|]|(?<![^\W_])_|_(?![^\W_])")
 _LINKED = re.compile(r"@|[#!](?=\d)|\b(?:https?|ftp|mailto):|\bwww(?=\.)", re.IGNORECASE)
@@ -50,23 +50,12 @@ def _eval(report: EvalReport) -> str:
             parts.append(_folded(f"{score.model}: changed classes", body, len(score.classes)))
         if score.worst:
             rows = [
-                [
-                    worst.sample,
-                    f"{worst.sqnr_db:.1f}",
-                    worst.label or "-",
-                    _decision(worst.float_class, worst.other_class),
-                ]
+                [worst.sample, f"{worst.sqnr_db:.1f}", worst.label or "-", prediction(worst, "→")]
                 for worst in score.worst
             ]
             body = _table([["sample", "SQNR dB", "label", "prediction"], *rows])
             parts.append(_folded(f"{score.model}: worst samples", body, len(score.worst)))
     return "\n".join(parts)
-
-
-def _decision(before: int | None, after: int | None) -> str:
-    if before is None:
-        return "-"
-    return str(before) if before == after else f"{before} → {after}"
 
 
 def _folded(title: str, body: str, count: int) -> str:

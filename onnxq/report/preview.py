@@ -65,7 +65,7 @@ def contact_sheet(report: PreviewReport, feeds: Sequence[Feeds], forms: Forms) -
     try:
         from PIL import Image, ImageDraw
     except ImportError as error:
-        raise OnnxqError("-o: a contact sheet needs Pillow: pip install 'onnxq[images]'") from error
+        raise OnnxqError("-o: a contact sheet needs Pillow: pip install pillow") from error
     report = printable_report(report)
     tiles = []
     for row, each in zip(report.rows, feeds, strict=True):

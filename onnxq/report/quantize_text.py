@@ -1,10 +1,12 @@
 """The report of `onnxq quantize` as a table for a terminal."""
 
+from onnxq.evaluation.scores.kinds import drop_unit
 from onnxq.evaluation.verification import Outputs
 from onnxq.plan.operators import INTEGER_KERNELS
 from onnxq.report.escaping import printable_report
-from onnxq.report.quantization import QuantizeReport
+from onnxq.report.quantization import Drop, QuantizeReport
 from onnxq.report.tables import number, size, some, table
+from onnxq.search.mixed_precision import Fallback
 from onnxq.search.trial import Finetuning
 
 
@@ -85,8 +87,11 @@ def _measured_rows(report: QuantizeReport) -> list[list[str]]:
     rows = []
     if report.drop is not None:
         points = report.drop.points
-        change = f"{abs(points):.2f} {'worse' if points > 0 else 'better'} than float"
-        rows.append(["metric", f"{report.drop.metric} is {change}"])
+        amount = f"{abs(points):.2f}{drop_unit(report.drop.metric)}"
+        change = f"is {amount} {'worse' if points > 0 else 'better'} than float"
+        rows.append(
+            ["metric", f"{report.drop.metric} {change if abs(points) >= 0.005 else 'does not change'}"]
+        )
     if report.latency is not None:
         times = f"{report.latency.int8_ms:.3g} ms, float {report.latency.float_ms:.3g} ms"
         rows.append(["latency", f"{report.latency.ratio:.2f}x of float ({times}; one thread, this machine)"])
@@ -97,9 +102,7 @@ def _float_rows(report: QuantizeReport, *, verbose: bool) -> list[list[str]]:
     """List the nodes that stay float, and why."""
     rows, fallback = [], report.fallback
     if fallback is not None and fallback.nodes:
-        kept = f"{len(fallback.nodes)} nodes with {fallback.mac_share:.1%} of the MACs"
-        change = f"{fallback.before_db:.1f} dB with them in int8, {fallback.after_db:.1f} dB in float"
-        rows.append(["kept float", f"{kept}: SQNR {change}"])
+        rows.append(["kept float", _fallback_text(fallback, report.drop)])
     shown = report.floats if verbose else report.floats[:5]
     for i, group in enumerate(shown):
         names = f" ({some(group.names)})" if verbose else ""
@@ -110,16 +113,30 @@ def _float_rows(report: QuantizeReport, *, verbose: bool) -> list[list[str]]:
     return rows
 
 
+def _fallback_text(fallback: Fallback, drop: Drop | None) -> str:
+    """Describe the nodes left in float for accuracy, and what that gains in the user's metric or in SQNR."""
+    nodes = "1 node" if len(fallback.nodes) == 1 else f"{len(fallback.nodes)} nodes"
+    kept = f"{nodes} with {fallback.mac_share:.1%} of the MACs"
+    drops = {step.nodes: step.drop for step in fallback.steps}
+    before, after = drops.get(()), drops.get(fallback.nodes)
+    if drop is not None and before is not None and after is not None:
+        change = f"{drop.metric} drops by {before:.2f} with all in int8, by {after:.2f} so"
+        return f"{kept}: in the search {change}"
+    change = f"{fallback.before_db:.1f} dB with all in int8, {fallback.after_db:.1f} dB so"
+    return f"{kept}: estimated SQNR {change}"
+
+
 def _finetuning_rows(tuning: Finetuning) -> list[list[str]]:
     """List what finetuning did as rows."""
     bits = " then ".join(map(str, tuning.bits))
     trained = f"{tuning.weights} weights, {tuning.biases} biases, {tuning.scales} scales"
     how = f"{tuning.steps} steps of {tuning.batch} samples ({trained}; {bits} bits)"
+    how = f"{tuning.layers} layers reconstructed, {how}" if tuning.layers else how
     done = f"{how}: {tuning.reason}" if tuning.steps else tuning.reason
     rows = [["finetuned" if tuning.kept else "not finetuned", done]]
     if tuning.before_db is not None and tuning.after_db is not None:
         rows.append(
-            ["", f"SQNR {tuning.before_db:.1f} dB before, {tuning.after_db:.1f} dB after, on these samples"]
+            ["", f"SQNR {tuning.before_db:.1f} dB before, {tuning.after_db:.1f} dB after, on unseen samples"]
         )
     if tuning.interrupted:
         rows.append(["", "the training was interrupted: the best step so far counts"])

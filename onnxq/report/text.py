@@ -5,8 +5,8 @@ from collections.abc import Callable
 from onnxq.evaluation.benchmark import BenchReport
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.inspection import InspectReport
-from onnxq.evaluation.report import EvalReport, ModelScore
-from onnxq.evaluation.scores.kinds import in_percent
+from onnxq.evaluation.report import EvalReport, ModelScore, WorstSample
+from onnxq.evaluation.scores.kinds import drop_unit, in_percent
 from onnxq.report.escaping import printable_report
 from onnxq.report.tables import number, percent, size, some, table, wrapped
 
@@ -110,7 +110,7 @@ def _drop_lines(report: EvalReport, score: ModelScore) -> list[str]:
     interval = f"95 % confidence interval of its value {value.low * scale:.4g} to {value.high * scale:.4g}"
     if abs(value.drop) < 5e-5:
         return [f"{score.model}: {report.metric} does not change; {interval}"]
-    direction, unit = "worse" if value.drop > 0 else "better", " percentage points" if percent else ""
+    direction, unit = "worse" if value.drop > 0 else "better", drop_unit(report.metric or "")
     verdict = "significant" if value.significant else "not significant"
     change = f"{report.metric} is {direction} by {abs(value.drop):.4g}{unit}"
     return [f"{score.model}: {change}: {verdict} (paired test, p = {value.p_value:.2g}); {interval}"]
@@ -119,16 +119,19 @@ def _drop_lines(report: EvalReport, score: ModelScore) -> list[str]:
 def _worst(score: ModelScore) -> str:
     rows = [["worst samples", "SQNR dB", "label", "prediction"]]
     for worst in score.worst:
-        same = worst.float_class == worst.other_class
-        prediction = (
-            "-"
-            if worst.float_class is None
-            else str(worst.float_class)
-            if same
-            else f"{worst.float_class} -> {worst.other_class}"
-        )
-        rows.append([worst.sample, f"{worst.sqnr_db:.1f}", worst.label or "-", prediction])
+        rows.append([worst.sample, f"{worst.sqnr_db:.1f}", worst.label or "-", prediction(worst, "->")])
     return f"\n{score.model}\n{table(rows)}"
+
+
+def prediction(worst: WorstSample, arrow: str) -> str:
+    """Return the float model's class or text, and the other model's if that differs."""
+    before: int | str | None = worst.float_class
+    after: int | str | None = worst.other_class
+    if before is None:
+        before, after = worst.float_text, worst.other_text
+    if before is None:
+        return "-"
+    return str(before) if before == after else f"{before} {arrow} {after}"
 
 
 def _hide(row: int, column: str, cell: str) -> str:

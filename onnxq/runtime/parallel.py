@@ -30,6 +30,14 @@ class Job(Protocol[S, T]):
             threads: threads of a session; the results do not depend on them.
         """
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a process does its next items faster, or only then, if it did those at their places before.
+
+        The items of a run are then divided evenly among the processes, and in the same way each time.
+        """
+        return False
+
     def sent(self, item: S) -> S:
         """Return an item in the form in which it travels to another process, where it is smaller."""
         return item

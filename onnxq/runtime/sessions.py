@@ -174,7 +174,7 @@ def open_fake_quantized(model: ir.Model, *, threads: int = 0) -> ort.InferenceSe
     Raises:
         NotLoadedError: the runtime cannot load the model.
     """
-    options = _options(Tuning(integer_kernels=False), threads, optimize=True)
+    options = _options(Tuning(integer_kernels=False, spin=False), threads, optimize=True)
     try:
         return _opened(model, options)
     except OnnxqError:
@@ -232,15 +232,21 @@ def input_specs(session: ort.InferenceSession) -> list[InputSpec]:
 
     A session gives an input of unknown shape the shape of a scalar.
     """
-    return [
-        InputSpec(
-            node.name,
-            np.dtype(NUMPY_TYPES[node.type]) if node.type in NUMPY_TYPES else None,
-            tuple(size if isinstance(size, int) and size >= 0 else None for size in node.shape),
-            bool(node.shape),
-        )
-        for node in session.get_inputs()
-    ]
+    return [_spec(node) for node in session.get_inputs()]
+
+
+def described_outputs(session: ort.InferenceSession) -> list[str]:
+    """Return the name, type and shape of each output, such as `logits float32[?,1000]`."""
+    return [f"{node.name} {_spec(node).describe()}" for node in session.get_outputs()]
+
+
+def _spec(node: ort.NodeArg) -> InputSpec:
+    return InputSpec(
+        node.name,
+        np.dtype(NUMPY_TYPES[node.type]) if node.type in NUMPY_TYPES else None,
+        tuple(size if isinstance(size, int) and size >= 0 else None for size in node.shape),
+        bool(node.shape),
+    )
 
 
 def detached(values: T) -> T:

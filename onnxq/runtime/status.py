@@ -1,4 +1,4 @@
-"""What the command is doing, told on stderr: a live line on a terminal, a line every 30 s elsewhere.
+"""What the command is doing, told on stderr: a live line on a terminal, a line every 25 s elsewhere.
 
 Code names its work with `activity`; a thread of `live_status` shows the innermost activity once it lasts.
 Without `live_status`, as in calls from Python, nothing is shown.
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-PATIENCE, PERIOD, ELSEWHERE = 1.0, 0.5, 30.0
+PATIENCE, PERIOD, ELSEWHERE = 1.0, 0.5, 25.0
 """Seconds until the line appears on a terminal, between its changes, and between lines elsewhere."""
 
 
@@ -51,6 +51,14 @@ def activity(text: str | Callable[[], str]) -> Iterator[None]:
         yield
     finally:
         _activities.remove(entry)
+
+
+def current_activity(otherwise: str) -> str:
+    """Return the text of the innermost activity."""
+    entry = _activities[-1] if _activities else None
+    if entry is None:
+        return otherwise
+    return entry.text if isinstance(entry.text, str) else entry.text()
 
 
 @contextmanager
@@ -110,7 +118,7 @@ def _tell_terminal(stream: TextIO, done: threading.Event) -> None:
     try:
         while not done.wait(PERIOD):
             now, current = time.monotonic(), _activities[-1:]
-            if current and now - current[0].since >= PATIENCE and not _other_bars(bar):
+            if not _refresh_other_bars(bar) and current and now - current[0].since >= PATIENCE:
                 bar = _line(stream) if bar is None else bar
                 bar.set_description_str(current[0].line(now))
             elif bar is not None:
@@ -121,12 +129,16 @@ def _tell_terminal(stream: TextIO, done: threading.Event) -> None:
             bar.close()
 
 
-def _other_bars(own: Any) -> bool:
-    """Whether a bar shows progress already."""
+def _refresh_other_bars(own: Any) -> bool:
+    """Draw the bars of progress anew, as their time goes on between steps; return whether there are any."""
     from tqdm import tqdm
 
-    bars = list(getattr(tqdm, "_instances", ()))  # tqdm has no public list
-    return any(bar is not own and not bar.disable for bar in bars)
+    with tqdm.get_lock():  # type: ignore[no-untyped-call]  # a bar that is closing takes it
+        bars = list(getattr(tqdm, "_instances", ()))  # tqdm has no public list
+        others = [bar for bar in bars if bar is not own and not bar.disable]
+        for bar in others:
+            bar.display()
+    return bool(others)
 
 
 def _line(stream: TextIO) -> Any:

@@ -23,6 +23,7 @@ from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.sessions import InputSpec
+from onnxq.runtime.status import activity
 from onnxq.search.candidates import Candidates, Variant
 from onnxq.search.inputs import Inputs
 from onnxq.search.mixed_precision import FallbackNodes, FloatCost, Goal, Step, fall_back, grouped
@@ -153,13 +154,15 @@ class _Target:
 
         def measure_few(names: frozenset[str]) -> Sequence[float]:
             recipe = self.in_float(names, MEASURING)
-            if toggled is not None:
-                return self.references.measure_toggled(toggled, recipe.plan, samples).noise
-            return self.references.measure_before_softmax(self.candidates.model(recipe), samples).noise
+            with activity(f"measuring the error with {_nodes(len(names))} in float"):
+                if toggled is not None:
+                    return self.references.measure_toggled(toggled, recipe.plan, samples).noise
+                return self.references.measure_before_softmax(self.candidates.model(recipe), samples).noise
 
         def measure_all(names: frozenset[str]) -> Sequence[float]:
-            model = self.candidates.model(self.in_float(names))
-            return self.references.measure(model, at_outputs=self.goal.asked).bound
+            with activity(f"trying {_nodes(len(names))} in float"):
+                model = self.candidates.model(self.in_float(names))
+                return self.references.measure(model, at_outputs=self.goal.asked).bound
 
         fallback = fall_back(nodes, measure_few, measure_all, before.bound, self.goal, settings)
         if not fallback.nodes:
@@ -307,7 +310,8 @@ def _with_points(target: _Target, choice: Choice) -> Choice:
     samples = inputs.samples.validation[: target.settings.latency_samples]
     feeds = [check_feeds(sample, inputs.specs) for sample in samples]
     model = inputs.options.model
-    float_ms, *times = medians_ms([model, *files], feeds, threads=1, seconds=0.5 * len(files))
+    with activity("measuring latency"):
+        float_ms, *times = medians_ms([model, *files], feeds, threads=1, seconds=0.5 * len(files))
     points = [
         Point(
             _name(step),
@@ -322,8 +326,12 @@ def _with_points(target: _Target, choice: Choice) -> Choice:
     return replace(choice, points=points)
 
 
+def _nodes(count: int) -> str:
+    return f"{count} {'node' if count == 1 else 'nodes'}"
+
+
 def _name(step: Step) -> str:
-    return f"{len(step.nodes)} nodes float ({step.mac_share:.0%} of MACs)" if step.nodes else "all int8"
+    return f"{_nodes(len(step.nodes))} float ({step.mac_share:.0%} of MACs)" if step.nodes else "all int8"
 
 
 def _elementwise_groups(

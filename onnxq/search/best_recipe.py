@@ -15,6 +15,7 @@ from onnxq.options import Effort, Method, QuantizeOptions, Technique
 from onnxq.plan.plan import Plan
 from onnxq.plan.products import among_floats, has_bias, products_in_loops
 from onnxq.plan.shapes import planned_shapes
+from onnxq.runtime.status import activity
 from onnxq.search.accuracy_target import Task, float_costs_of, meet_target
 from onnxq.search.candidates import Candidates, Variant, choose
 from onnxq.search.fewer_scalings import with_fewer_scalings
@@ -168,7 +169,8 @@ def _with_ranges_in_each_iteration(inputs: Inputs, candidates: Candidates, choic
 
 def _tried_at_run_time(candidates: Candidates, choice: Choice, recipe: Recipe) -> tuple[Choice, Trial]:
     """Measure a recipe with more ranges at run time; return the choice with the trial, and the trial."""
-    measured = candidates.measure(recipe)
+    with activity("trying ranges at run time"):
+        measured = candidates.measure(recipe)
     noise = measured.mean_noise
     kept = replace(choice.kept, sqnr_db=measured.sqnr_db, noise=noise, changes=measured.changes)
     trial = replace(kept, techniques=(*choice.kept.techniques, Technique.RUN_TIME_RANGES))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxq.runtime.progress import progress
+from onnxq.runtime.status import current_activity
 
 FEW_SAMPLES, FEW_MACS = 100, 8e11
 """Fewer samples count as so many, as far as this number of MACs goes: they make every measurement harder."""
@@ -38,8 +39,9 @@ class Budget:
         if math.isinf(self.total):
             return
         if self._bar is None:
-            shown = "{desc}: {percentage:3.0f}% of {total} runs |{bar}| {elapsed}"
-            self._bar = progress(total=int(self.total), desc="search", bar_format=shown, leave=False)
+            shown = "search: {percentage:.1f}% of its budget, {elapsed}, {desc}"
+            self._bar = progress(total=int(self.total), bar_format=shown, leave=False, dynamic_ncols=True)
+        self._bar.set_description_str(current_activity(""), refresh=False)
         self._bar.update(min(runs, max(0, int(self.total) - self._bar.n)))
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from onnxq.plan.plan import Plan
 from onnxq.quantization.parameters import Parameters, Ranges, activation_parameters, make_parameters
 from onnxq.quantization.weights import QuantizedWeight, WeightOptions, layer_inputs, quantize_weights
 from onnxq.runtime.parallel import IN_PROCESS, Executor
+from onnxq.runtime.status import activity
 from onnxq.search.references import OutputNoise, References
 from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Choice, Trial
@@ -187,7 +188,8 @@ class Candidates:
             return Trial(*key, None)
         trial = next((each for each in self.cache.measured if (each.method, each.techniques) == key), None)
         if trial is None:
-            measured = self.measure(recipe)
+            with activity(f"trying {_described(recipe)}"):
+                measured = self.measure(recipe)
             trial = Trial(*key, measured.sqnr_db, measured.mean_noise, measured.changes)
             self.cache.measured[trial] = measured
         return trial
@@ -203,6 +205,12 @@ class Candidates:
         return sorted(
             self.methods, key=lambda method: -sum(math.log(float(each.scale)) for each in params[method])
         )
+
+
+def _described(recipe: Recipe) -> str:
+    """Return the method and the techniques of a recipe."""
+    techniques = (technique.replace("-", " ") for technique in recipe.techniques)
+    return ", ".join((recipe.method, *techniques))
 
 
 def _weight_names(plan: Plan) -> dict[str, tuple[str | None, ...]]:

@@ -90,9 +90,10 @@ class Finetuning:
     samples        samples trained on
     weights, biases, scales  trained tensors of each kind
     checks         checks on samples kept aside, in the last part of the schedule
-    before_db, after_db      SQNR on the samples that decide, before and after, dB
+    before_db, after_db      SQNR on samples that decide nothing, before and after, dB
     frozen         nodes behind which gradients end, with the reason
     interrupted    whether the user ended the training
+    layers         layers whose weights were reconstructed before the training
     """
 
     kept: bool
@@ -109,3 +110,4 @@ class Finetuning:
     after_db: float | None = None
     frozen: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    layers: int = 0

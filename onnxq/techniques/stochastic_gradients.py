@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxq.types import Array, Floats, Integers
 
-BLOCK = 1024
+BLOCK = 128
 """Values that share a scale."""
 
 

@@ -18,12 +18,13 @@ from click.testing import CliRunner
 import onnxq
 from onnxq.cli.commands import main
 from onnxq.errors import DataError, OnnxqError
+from onnxq.finetune.gradient_job import GradientJob
+from onnxq.pipeline import finetune
 from onnxq.runtime.parallel import IN_PROCESS, Job
 from tests.conftest import CNN, SAMPLES, TRANSFORMER
 
 CALIB = SAMPLES / "calib"
 FEW = {"samples": 24, "keep_int8": True, "force": True}
-TUNING = onnxq.FinetuneOptions(steps=6, batch=8)
 
 
 def sha256(path):
@@ -57,7 +58,22 @@ def evaluated(folder, cluster):
     return repr((report.scores, report.origin.digests))
 
 
-COMMANDS = [calibrated, quantized, with_gptq, evaluated]
+def finetuned(folder, cluster, **tuning):
+    path = folder / "tuned.onnx"
+    tuning = onnxq.FinetuneOptions(**{"steps": 30, "batch": 8, "bits": (4,), **tuning})
+    few = FEW | {"samples": 60, "effort": onnxq.Effort.FAST}
+    options = onnxq.QuantizeOptions(CNN, CALIB, output=path, cluster=cluster, **few)
+    report = finetune(options, tuning)
+    assert report.finetuning.kept
+    return sha256(path)
+
+
+def with_8_bit_gradients(folder, cluster):
+    return finetuned(folder, cluster, gradient_bits=8, bits=(5, 4), steps=40, micro_batches=3)
+
+
+TRAININGS = [finetuned, with_8_bit_gradients]
+COMMANDS = [calibrated, quantized, with_gptq, evaluated, *TRAININGS]
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(cluster, tmp_path):
@@ -85,17 +101,19 @@ def flat(groups):
     return [each for group in groups for each in group]
 
 
-def killing(client, cluster):
-    """An executor that kills the worker of the first result, and starts another one."""
+def killing(client, cluster, kind=Job, number=1):
+    """An executor that kills the worker of one of the results of a kind of job, and starts another one."""
     from onnxq.cluster.dask_executor import DaskExecutor
 
     @dataclass(eq=False)
     class Killing(DaskExecutor):
         killed: list = field(default_factory=list)
+        results: int = 0
 
         def _note(self, sent, task, done):
             super()._note(sent, task, done)
-            if not self.killed:
+            self.results += isinstance(sent.job, kind)
+            if self.results == number and not self.killed:
                 self.killed.append(done.worker)
                 cluster.kill(done.worker)
                 cluster.resize(2)
@@ -112,7 +130,8 @@ def test_results_come_in_order_though_a_worker_dies_and_another_joins(client, cl
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_worker_may_be_killed_in_the_middle(client, cluster, tmp_path, command):
-    executor = killing(client, cluster)
+    kind, number = (GradientJob, 17) if command in TRAININGS else (Job, 1)
+    executor = killing(client, cluster, kind, number)
     assert command(tmp_path, executor) == command(tmp_path, None)
     assert executor.killed
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from onnxq.comparison.bounds import (
     BATCH,
     CHOOSING_SPARE_DB,
+    HEAVIEST,
     KEPT,
     LEAST_SPARE_DB,
     NORMAL,
@@ -36,6 +37,19 @@ def test_the_bound_keeps_a_margin_where_samples_agree():
     assert decibels(bounds(quarter)[0]) == pytest.approx(20 - 2 * LEAST_SPARE_DB, abs=0.01)
     chosen = choosing_bounds(quarter, USUAL_SAMPLES)
     assert decibels(chosen[0]) == pytest.approx(20 - CHOOSING_SPARE_DB, abs=0.01)
+
+
+def test_samples_that_weights_were_trained_on_give_the_margin_but_not_the_level(rng):
+    noises = rng.lognormal(0, 0.3, USUAL_SAMPLES) / 100
+    untrained = one(2 * noises[:60])
+    everything = one([*(2 * noises[:60]), *noises[60:] / 4])
+    as_usual = bounds(one(noises))[0]
+    assert bounds(everything)[0] < untrained.ratios()[0]
+    assert 1.5 * as_usual < bounds(everything, untrained=untrained)[0] < 4 * as_usual
+    # few samples that differ much do not tell their own level
+    wild = one(rng.exponential(0.02, 6))
+    level = wild.ratios()[0] + (NORMAL + 1.52 / 5) * wild.standard_errors()[0]
+    assert bounds(one([0.01] * USUAL_SAMPLES), untrained=wild)[0] == pytest.approx(level)
 
 
 def test_while_files_are_chosen_a_target_keeps_standard_errors(rng):
@@ -78,7 +92,7 @@ def test_new_batches_keep_the_bound(rng, spread):
         batches = 0.01 * rng.lognormal(0, spread, (20, BATCH)).mean(1)
         kept.append(np.mean(batches <= bounds(errors)[0]))
         seen.append(np.mean(batches <= errors.ratios()[0]))
-    assert np.mean(kept) > KEPT - (0.02 if spread < 2 else 0.05)
+    assert np.mean(kept) > KEPT - (0.02 if spread < 2 else 0.08)
     assert np.mean(seen) < 0.7
 
 
@@ -95,7 +109,7 @@ def test_the_tail_of_a_power_law_is_found(rng):
     threshold, exponent = tail(noise)
     assert exponent == pytest.approx(0.5, rel=0.2)
     assert np.mean(noise > threshold) == pytest.approx(0.014, abs=0.001)
-    assert tail(rng.pareto(0.5, 10_000))[1] == 1  # no mean: the exponent stays at the largest one
+    assert tail(rng.pareto(0.5, 10_000))[1] == HEAVIEST  # no mean: the exponent stays at the largest one
     assert tail(np.array([1.0, 0, 0, 0, 0])) == (np.inf, 0)
 
 
@@ -105,7 +119,7 @@ def test_samples_with_more_signal_may_have_more_noise():
     signals = rng.lognormal(0, 1.5, USUAL_SAMPLES)
     loud, any_signal = one(0.01 * signals, signals), one(0.01 * signals, rng.permutation(signals))
     margins = [decibels(each.ratios()[0]) - decibels(bounds(each)[0]) for each in (loud, any_signal)]
-    assert margins[0] < margins[1] - 0.5
+    assert margins[0] < margins[1] - 0.3
 
 
 def test_a_sequence_counts_as_one_sample():

@@ -1,7 +1,9 @@
 """The CI recipes run step by step, as they are written."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,11 +37,11 @@ def shell(command, folder, **variables):
     )
 
 
-def run_action(folder, inputs, *, skip=()):
+def run_action(folder, inputs, *, skip=(), path=ROOT):
     """Run the steps of action.yml with its expressions filled in; return the result of the last one run."""
     action = yaml.safe_load((ROOT / "action.yml").read_text())
     values = {name: each.get("default", "") for name, each in action["inputs"].items()} | inputs
-    known = {f"inputs.{name}": value for name, value in values.items()} | {"github.action_path": str(ROOT)}
+    known = {f"inputs.{name}": value for name, value in values.items()} | {"github.action_path": str(path)}
     for step in action["runs"]["steps"]:
         if step["name"] in skip or "uses" in step:
             continue
@@ -140,16 +142,75 @@ def test_bad_input_of_the_action_is_no_failed_gate_and_reports_are_written_anew(
 
 
 @pytest.mark.slow
-def test_the_action_in_an_environment_of_its_own(tmp_path):
+def test_the_workflow_of_this_repository_runs_the_action_in_a_fresh_clone(tmp_path):
+    """In an environment of its own, with the inputs of the workflow."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    workflow = yaml.safe_load((clone / ".github" / "workflows" / "ci.yml").read_text())
+    (step,) = [step for step in workflow["jobs"]["action"]["steps"] if step["uses"] == "./"]
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     fresh = f"{tmp_path / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     global PATH
     PATH, before = fresh, PATH
     try:
-        result = run_action(tmp_path, INPUTS)
+        result = run_action(clone, step["with"], path=clone)
     finally:
         PATH = before
     assert result.returncode == 0, result.stderr
+    assert "passed=true" in (clone / "github_output").read_text()
+
+
+SCHEMAS = {
+    "vendor.github-workflows": [
+        ".github/workflows/ci.yml",
+        ".github/workflows/publish.yml",
+        "docs/ci/github.yml",
+    ],
+    "vendor.github-actions": ["action.yml"],
+    "vendor.gitlab-ci": ["docs/ci/gitlab.yml"],
+}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_files_follow_the_schemas_of_their_services(schema):
+    pytest.importorskip("check_jsonschema")
+    files = [str(ROOT / name) for name in SCHEMAS[schema]]
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *files]
+    result = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def publish_step(name):
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    (step,) = [step for step in steps if step.get("name") == name]
+    return step["run"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "heading", "code"),
+    [("v1.2.3", "## 1.2.3 (2030-01-31)", 0), ("v1.2.4", "## 1.2.3 (2030-01-31)", 1), ("v1.2.3", "## 1.2.3 (unreleased)", 1)],
+)  # fmt: skip
+def test_only_a_tag_of_the_version_with_a_dated_changelog_is_published(tmp_path, tag, heading, code):
+    (tmp_path / "onnxq").mkdir()
+    (tmp_path / "onnxq" / "version.py").write_text('__version__ = "1.2.3"\n')
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n{heading}\n")
+    script = publish_step("The tag, the version and the changelog agree")
+    assert shell(script, tmp_path, GITHUB_REF_NAME=tag).returncode == code
+
+
+def test_the_tag_of_the_major_version_moves(tmp_path):
+    origin, clone = tmp_path / "origin.git", tmp_path / "clone"
+    subprocess.run(["git", "init", "--quiet", "--bare", origin], check=True)
+    subprocess.run(["git", "clone", "--quiet", origin, clone], check=True, capture_output=True)
+    commit = "git -c user.name=a -c user.email=a@b commit --quiet --allow-empty -m x && git push --quiet origin HEAD"
+    move = publish_step("Move the tag of the major version")
+    for tag in ("v1.0.0", "v1.1.0"):
+        assert shell(commit, clone).returncode == 0
+        assert shell(move, clone, GITHUB_REF_NAME=tag).returncode == 0
+    read = ["git", "--git-dir", origin, "rev-parse", "v1", "HEAD"]
+    newest = subprocess.run(read, capture_output=True, text=True, check=True).stdout.split()
+    assert newest[0] == newest[1]
 
 
 def test_the_gitlab_job(tmp_path):
@@ -178,6 +239,30 @@ def test_the_image_gets_all_that_it_copies():
     copied = {name for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for name in line.split()}
     assert copied == kept
     assert all((ROOT / name).exists() for name in copied)
+
+
+@pytest.mark.slow
+def test_the_image_has_a_command_that_quantizes(tmp_path):
+    """The instructions of the Dockerfile, in a folder and an environment of their own."""
+    text = (ROOT / "Dockerfile").read_text()
+    for names, target in re.findall(r"^COPY (.+) (\S+)$", text, re.MULTILINE):
+        for name in names.split():
+            to = tmp_path / target.strip("/") / ("" if (ROOT / name).is_file() else ".")
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, to, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                to.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, to)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    path = f"{tmp_path / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    (command,) = re.findall(r"^RUN (.+)$", text, re.MULTILINE)
+    command = command.replace("--no-cache-dir ", "").replace("/src", str(tmp_path / "src"))
+    installed = shell(command, tmp_path, PATH=path, PYTHONPATH="")
+    assert installed.returncode == 0, installed.stderr
+    (entry,) = json.loads(re.search(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)[1])
+    run = f"{entry} quantize {MODEL} --calib {SAMPLES / 'calib'} --effort fast -o {tmp_path / 'int8.onnx'}"
+    result = shell(run, tmp_path, PATH=path, PYTHONPATH="")
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_workflow_uses_the_action_with_inputs_that_it_has():

@@ -45,8 +45,11 @@ def test_named_programs_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files_and_headings(page):
     links = [link for link in re.findall(r"\]\(\s*([^)\s]+)\s*\)", text_of(page)) if "://" not in link]
+    made = {f"gallery/{name}" for name in re.findall(r"--report (\S+\.html)", text_of(page))}
     for link in links:
         name, _, anchor = link.partition("#")
+        if page.name == "gallery.md" and name in made:  # `make docs` makes it
+            continue
         target = (page.parent / name).resolve() if name else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link

@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from onnxq.version import __version__
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -54,3 +55,23 @@ def test_the_workflow_tests_every_declared_python_and_system():
     assert set(jobs["systems"]["strategy"]["matrix"]["system"]) == {"windows-latest", "macos-latest"}
     commands = [step.get("run") for job in jobs.values() for step in job["steps"]]
     assert {"make test", "make test-lowest", ".ci/run"} <= set(commands)
+
+
+def test_messages_name_packages_that_exist():
+    """The name onnxq is not one of the index's: errors name the packages that are missing themselves."""
+    extras = [Requirement(line) for each in PROJECT["optional-dependencies"].values() for line in each]
+    known = {canonicalize_name(each.name) for each in extras} - {"onnxq"}
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "onnxq").rglob("*.py"))
+    found = re.findall(r"pip install ([\w \-']+)", source)
+    assert len(found) >= 6
+    assert {canonicalize_name(word) for words in found for word in words.split()} <= known
+
+
+def test_the_conda_recipe_has_the_version_and_requirements_of_the_project():
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())
+    assert recipe["context"]["version"] == __version__
+    needed = {line.replace(" >=", ">=") for line in recipe["requirements"]["run"]}
+    assert needed == {f"python{PROJECT['requires-python']}", *PROJECT["dependencies"]}
+    assert recipe["about"]["summary"] == PROJECT["description"]
+    (entry,) = recipe["build"]["python"]["entry_points"]
+    assert entry == f"onnxq = {PROJECT['scripts']['onnxq']}"

@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from onnxq.errors import ModelError
 from onnxq.evaluation.debugging import debug
-from onnxq.options import Effort, Method, QuantizeOptions, Target
+from onnxq.options import Effort, Method, QuantizeOptions, Target, Technique
 from onnxq.pipeline import quantize
 from onnxq.report.files import write_reports
 from onnxq.report.text import debug_text
@@ -101,6 +101,15 @@ def test_factors_of_channels_are_no_error(tmp_path):
     quantize(QuantizeOptions(TRANSFORMER, SAMPLES / "calib", path, samples=48))
     report = debug(TRANSFORMER, path, SAMPLES / "calib")
     assert all(row.sqnr_db > 15 for row in report.layers if row.sqnr_db is not None)
+
+
+def test_small_factors_of_channels_are_no_error_either(tmp_path):
+    """Equalization multiplies channels by factors near 1, too."""
+    path = tmp_path / "o.onnx"
+    made = quantize(QuantizeOptions(CNN, SAMPLES / "calib", path, method="mse", samples=200))
+    assert Technique.EQUALIZATION in made.techniques
+    report = debug(CNN, path, SAMPLES / "calib")
+    assert all(row.sqnr_db > 30 for row in report.layers if row.sqnr_db is not None)
 
 
 def test_files_without_a_layer_in_common_are_refused(written, tmp_path):

@@ -36,6 +36,12 @@ def test_labels_never_overlap(count):
     assert all(math.isfinite(value) for box in boxes for value in box)
 
 
+def test_labels_avoid_other_boxes():
+    bar = (194.0, 50.0, 206.0, 150.0)
+    ((x, y),) = spread_labels(["1"], [(200.0, 100.0)], [5.0], [bar])
+    assert not (x + 5 > bar[0] and x - 5 < bar[2] and bar[1] < y < bar[3])
+
+
 def test_a_scatter_chart_numbers_its_points_and_escapes_names():
     drawn = scatter([Point("<b>", 1.0, 30.0), Point("kept", 0.5, 30.01, kept=True)], "x", "y", line=1.0)
     assert "<b>" not in drawn
@@ -54,3 +60,16 @@ def test_few_layers_are_named_and_all_have_tooltips():
 def test_a_curve_spans_its_box():
     assert curve([0.0, 1.0], 10, 4) == "M0.0 4.0L5.0 0.0"
     assert curve([], 10, 4) == ""
+
+
+def test_small_differences_of_latency_do_not_fill_the_axis():
+    found = axis([1.0, 1.002], include=1.0, least=0.2)
+    assert found.high - found.low == pytest.approx(0.2)
+
+
+def test_the_bar_of_an_interval_is_inside_the_axes():
+    drawn = scatter(
+        [Point("a", 1.0, 90.0, ends=(80.0, 99.0)), Point("b", 0.5, 90.0)], "x", "y", highest=100.0
+    )
+    (low, high) = re.search(r'M[\d.]+ ([\d.]+)V([\d.]+)M.*class="spread"', drawn).groups()
+    assert 226 > float(low) > float(high) > 26

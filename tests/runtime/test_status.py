@@ -4,6 +4,7 @@ import time
 import pytest
 
 from onnxq.runtime import status
+from onnxq.runtime.progress import progress
 from onnxq.runtime.status import activity, live_status
 
 
@@ -55,3 +56,20 @@ def test_an_activity_ends_with_its_error():
 @pytest.mark.parametrize(("seconds", "text"), [(9.7, "9 s"), (125, "2 min 05 s")])
 def test_durations(seconds, text):
     assert status._duration(seconds) == text
+
+
+def test_a_bar_that_waits_for_its_next_step_is_drawn_anew(monkeypatch, quick):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    with live_status(hidden=False), progress(total=3, desc="steps", mininterval=0) as bar:
+        bar.update()
+        wanted = time.monotonic() + 30
+        while stream.getvalue().count("1/3") < 3 and time.monotonic() < wanted:
+            time.sleep(0.01)
+    assert stream.getvalue().count("1/3") >= 3
+
+
+def test_the_innermost_activity_has_a_text():
+    assert status.current_activity("none") == "none"
+    with activity("outer"), activity(lambda: "inner"):
+        assert status.current_activity("none") == "inner"

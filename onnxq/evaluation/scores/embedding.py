@@ -22,6 +22,11 @@ def embedding(options: ScoreOptions) -> list[Score]:
                 f"sample {case.name}: label is {case.label!r}, but {label!r} in the first row of its pair: "
                 "give both rows of a pair the same label"
             )
+        if vector.shape != other.shape:
+            raise DataError(
+                f"sample {case.name}: its embedding has {len(vector)} values, that of its pair {len(other)}: "
+                "name the output that holds embeddings with --output"
+            )
         (wanted,) = numbers(case)
         lengths = float(np.linalg.norm(vector) * np.linalg.norm(other))
         return [float(vector @ other) / lengths if lengths else 0.0, float(wanted)]

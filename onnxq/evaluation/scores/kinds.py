@@ -13,8 +13,8 @@ from onnxq.evaluation.scores.text import text, text_agreement
 
 KINDS: dict[str, ScoreKind] = {
     "classification": ScoreKind(classification, class_axis=-1, percent=("top-1", "top-5")),
-    "regression": ScoreKind(regression),
-    "embedding": ScoreKind(embedding, pairs=True),
+    "regression": ScoreKind(regression, hundredths=("R2",)),
+    "embedding": ScoreKind(embedding, pairs=True, hundredths=("Spearman",)),
     "segmentation": ScoreKind(
         segmentation, mask_agreement, needs_labels=False, class_axis=1, percent=("mIoU", "mask IoU")
     ),
@@ -56,6 +56,13 @@ def make_scores(kind: str, options: ScoreOptions, *, labelled: bool = True) -> l
 def in_percent(metric: str) -> bool:
     """Tell whether reports show a score in percent."""
     return any(metric in kind.percent for kind in KINDS.values())
+
+
+def drop_unit(metric: str) -> str:
+    """Return the unit of a score's drop, with a space before it; empty for that of the score."""
+    if in_percent(metric):
+        return " percentage points"
+    return " hundredths" if any(metric in kind.hundredths for kind in KINDS.values()) else ""
 
 
 def _function_score(reference: str) -> list[Score]:

@@ -40,6 +40,7 @@ class Score:
     higher        whether higher is better
     share         whether gates count percentage points (accuracy-like) instead of the metric's unit
     objects       whether contributions are objects
+    answer        the model's answer as text, which reports show for the worst samples; None if there is none
     """
 
     name: str
@@ -48,6 +49,7 @@ class Score:
     higher: bool = True
     share: bool = True
     objects: bool = False
+    answer: Callable[[Case], str] | None = None
 
     def rows(self, contributions: list[object]) -> Array:
         """Pack contributions for `total`."""
@@ -93,6 +95,7 @@ class ScoreKind:
     class_axis    default axis of class scores in the output; None if the output holds no class decision
     pairs         whether two successive samples form one pair
     percent       names of the scores that reports show in percent
+    hundredths    names of the scores that reports show as they are, while their drop counts in hundredths
     all_inputs    whether the scores read any input of the model, not only ids and mask
     """
 
@@ -102,6 +105,7 @@ class ScoreKind:
     class_axis: int | None = None
     pairs: bool = False
     percent: tuple[str, ...] = ()
+    hundredths: tuple[str, ...] = ()
     all_inputs: bool = False
 
 

@@ -17,10 +17,7 @@ def text(options: ScoreOptions) -> list[Score]:
     read = _reader(options)
 
     def both(case: Case) -> tuple[str, str] | None:
-        if case.label is None:
-            return None
-        found, wanted = read(case), case.label
-        return (found.replace(" ", ""), wanted.replace(" ", "")) if options.ignore_spaces else (found, wanted)
+        return None if case.label is None else _compared(read(case), case.label, options)
 
     def exact(case: Case) -> list[float] | None:
         pair = both(case)
@@ -31,24 +28,33 @@ def text(options: ScoreOptions) -> list[Score]:
         return None if pair is None else [distance(*pair), len(pair[1])]
 
     cer = Score("CER", edits, lambda rows: float(rows[:, 0].sum() / max(1.0, rows[:, 1].sum())), higher=False)
-    return [Score("exact", exact, mean), cer]
+    return [Score("exact", exact, mean, answer=read), cer]
 
 
 def text_agreement(options: ScoreOptions) -> list[Score]:
     """Make exact matches and CER between the texts of a model and of the float model."""
     read = _reader(options)
 
+    def both(case: Case) -> tuple[str, str]:
+        return _compared(read(case), read(case.of_float()), options)
+
     def same(case: Case) -> list[float]:
-        return [float(read(case) == read(case.of_float()))]
+        found, wanted = both(case)
+        return [float(found == wanted)]
 
     def edits(case: Case) -> list[float]:
-        found, wanted = read(case), read(case.of_float())
+        found, wanted = both(case)
         return [distance(found, wanted), len(wanted)]
 
     total = Score(
         "CER to float", edits, lambda rows: float(rows[:, 0].sum() / max(1.0, rows[:, 1].sum())), higher=False
     )
-    return [Score("same lines", same, mean), total]
+    return [Score("same lines", same, mean, answer=read), total]
+
+
+def _compared(found: str, wanted: str, options: ScoreOptions) -> tuple[str, str]:
+    """Return two texts as they are compared."""
+    return (found.replace(" ", ""), wanted.replace(" ", "")) if options.ignore_spaces else (found, wanted)
 
 
 def _reader(options: ScoreOptions) -> Callable[[Case], str]:

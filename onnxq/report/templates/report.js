@@ -83,6 +83,7 @@
   const source = find("#facts");
   if (!source) return;
   const facts = JSON.parse(source.textContent);
+  const LEAST_LEGIBLE = 1.5;  // units of the drawing in a pixel of the screen: 11 units are then 7 pixels
   const [NAME, OP, MACS, PLANNED, REASON, SQNR, FLOAT_MS, INT8_MS, INPUTS, TENSOR] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
   const followers = facts.nodes.map(() => []);
   facts.nodes.forEach((node, i) => node[INPUTS].forEach((j) => followers[j].push(i)));
@@ -107,9 +108,15 @@
         svg.addEventListener(name, (event) => this.pointers.delete(event.pointerId));
       }
       svg.addEventListener("keydown", (event) => this.key(event));
-      this.fit();
+      this.start();
     }
     fit() { this.set(0, 0, ...this.whole); }
+    // a small screen starts at the top left, where names can be read
+    start() {
+      this.fit();
+      const area = this.svg.getBoundingClientRect();
+      if (area.width && this.scale() > LEAST_LEGIBLE) this.set(0, 0, area.width * LEAST_LEGIBLE, area.height * LEAST_LEGIBLE);
+    }
     set(x, y, width, height) {
       this.box = [x, y, width, height];
       this.svg.setAttribute("viewBox", this.box.map((each) => each.toFixed(1)).join(" "));
@@ -172,6 +179,7 @@
   const nodeView = new View(find("svg.graph.nodes"));
   const blockGraph = find("svg.graph.blocks");
   const blockView = blockGraph ? new View(blockGraph) : null;
+  find("#as-nodes").addEventListener("change", () => nodeView.start(), { once: true });
   const current = () => (blockView && find("#as-blocks").checked ? blockView : nodeView);
   const element = (i) => document.getElementById("n" + i);
   const toNodes = () => { if (blockView) find("#as-nodes").checked = true; };
@@ -215,12 +223,18 @@
     return figure;
   };
 
+  // the error of a node, or where that is part of another kernel, such as a Relu, of the node before it
+  const errorOf = (i, steps) => {
+    const node = facts.nodes[i];
+    if (node[SQNR] !== null || node[INPUTS].length !== 1 || !steps) return node[SQNR];
+    return errorOf(node[INPUTS][0], steps - 1);
+  };
   const panel = find("#node");
   const choose = (i) => {
     const node = facts.nodes[i], list = made("dl");
     for (const each of all("svg.graph .n.on")) each.classList.remove("on");
     element(i).classList.add("on");
-    const before = node[INPUTS].map((j) => facts.nodes[j][SQNR]).filter((each) => each !== null);
+    const before = node[INPUTS].map((j) => errorOf(j, 4)).filter((each) => each !== null);
     facet(list, "form", node[PLANNED] ? "integers" : "float: " + (node[REASON] === null ? "not planned" : facts.reasons[node[REASON]]));
     if (node[INPUTS].length) facet(list, "error of inputs", before.length ? decibels(Math.min(...before)) : "not measured");
     facet(list, "error of output", decibels(node[SQNR]));

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnxq.errors import DataError
 from onnxq.evaluation.scores.detection import detection
 from onnxq.evaluation.scores.embedding import ranks
-from onnxq.evaluation.scores.kinds import make_scores
+from onnxq.evaluation.scores.kinds import drop_unit, make_scores
 from onnxq.evaluation.scores.score import Case, ScoreOptions
 from onnxq.evaluation.scores.text import distance
 from onnxq.evaluation.scores.uncertainty import measure
@@ -53,6 +53,8 @@ def test_similarities_of_pairs():
     }
     with pytest.raises(DataError, match="give both rows of a pair the same label"):
         values("embedding", [cases[0], cases[2]])
+    with pytest.raises(DataError, match=r"has 3 values, that of its pair 2: name the output .* --output"):
+        values("embedding", [cases[0], (np.float32([[1, 0, 0]]), cases[0][1])])
 
 
 def test_token_embeddings_are_pooled_without_filling():
@@ -125,6 +127,11 @@ def test_reading_of_ctc_outputs(tmp_path):
     assert found == {"exact": 0.5, "CER": pytest.approx(1 / 7), "same lines": 1, "CER to float": 0}
     options = ScoreOptions(charset=tmp_path / "charset.txt", ignore_spaces=True)
     assert values("text", [(steps, "aa b"), (steps, "aab")], options)["exact"] == 1
+    joined = np.eye(4, dtype=np.float32)[[1, 1, 0, 1, 0, 2, 2]][None]  # without the space
+    score = make_scores("text", options)[2]
+    case = Case("a", {}, {"y": joined}, None, {"y": steps})
+    assert (score.name, score.contribution(case)) == ("same lines", [1.0])
+    assert (score.answer(case), score.answer(case.of_float())) == ("aab", "aa b")
     with pytest.raises(DataError, match="--charset has 2 characters"):
         values("text", [(np.zeros((1, 3, 9), np.float32), "a")], options)
 
@@ -211,3 +218,23 @@ def test_a_drop_of_what_should_be_small_is_a_rise():
     worse = base * [1, 2, 4, 1, 1]
     assert measure(mae, worse, base).drop == pytest.approx(1.0)
     assert measure(mae, base, worse).drop == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"), [("top-1", " percentage points"), ("Spearman", " hundredths"), ("MAE", ""), ("R2", " hundredths")]
+)  # fmt: skip
+def test_the_unit_of_a_drop(metric, unit):
+    assert drop_unit(metric) == unit
+
+
+def test_scores_whose_drop_is_in_points_have_a_unit_for_it():
+    kinds = [
+        ("regression", ScoreOptions()),
+        ("embedding", ScoreOptions()),
+        ("classification", ScoreOptions()),
+    ]
+    scores = [score for kind, options in kinds for score in make_scores(kind, options)]
+    assert len(scores) >= 6
+    assert {score.name: score.share for score in scores} == {
+        score.name: bool(drop_unit(score.name)) for score in scores
+    }
