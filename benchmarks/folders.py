@@ -245,7 +245,7 @@ def measure(name: str, model: Model, folder: Path, data: Path, options: list[str
         same, ratio = score["agreement"], score["latency_ratio"]
     sizes = [f"{megabytes(each):.1f}" for each in (source, target)]
     kind = re.sub("ORTModelFor", "", model.loader)
-    return [name, kind, *sizes, f"{alike:.1%}", f"{same:.1%}", f"{ratio:.2f}"]
+    return [name, kind, *sizes, f"{alike:.1%}", f"{same:.1%}", "-" if ratio is None else f"{ratio:.2f}"]
 
 
 def main() -> None:
