@@ -36,7 +36,8 @@ from onnxq.evaluation.verification import (
     inspect_kernels,
 )
 from onnxq.finetune.checkpoint import check_checkpoint
-from onnxq.finetune.finetune import divided, trained_on, tuned, tunes_by_itself
+from onnxq.finetune.division import divided, trained_on
+from onnxq.finetune.finetune import tuned, tunes_by_itself
 from onnxq.formats.compact import compact
 from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS

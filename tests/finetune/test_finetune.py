@@ -10,8 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from onnxq.errors import DataError, OnnxqError
+from onnxq.finetune.division import divided
 from onnxq.finetune.features import find_features
-from onnxq.finetune.finetune import divided, finetuned
+from onnxq.finetune.finetune import finetuned
 from onnxq.finetune.form import training_form
 from onnxq.finetune.frontier import Frontier
 from onnxq.finetune.reconstruction import find_layers, least_squares, reconstructed
