@@ -20,6 +20,7 @@ from onnxq.finetune.form import TrainingForm
 from onnxq.finetune.frontier import Frontier
 from onnxq.finetune.trained import CELL, Bias, Weight
 from onnxq.graph.edit import constant, only_use
+from onnxq.graph.shapes import SEQUENCES
 from onnxq.plan.plan import PlannedNode
 from onnxq.plan.products import following_bias
 from onnxq.runtime.progress import progress
@@ -66,8 +67,13 @@ class Layer:
 
 
 def find_layers(form: TrainingForm) -> list[Layer]:
-    """Return the layers whose weights are trained and used once, in the order of the graph."""
+    """Return the layers whose weights are trained and used once, in the order of the graph.
+
+    There are none in a graph with sequences of tensors: a `Frontier` keeps tensors alone.
+    """
     graph = form.recipe.model.graph
+    if any(node.op_type in SEQUENCES for node in graph):
+        return []
     nodes = {node.name: node for node in form.model.graph}
     found = []
     for node in graph:
