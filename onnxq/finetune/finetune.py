@@ -1,4 +1,4 @@
-"""Finetuning of a quantized model: what is trained on which samples, and whether the result is kept."""
+"""Finetuning of a quantized model: from an outcome to the better of two."""
 
 import math
 from collections.abc import Mapping, Sequence

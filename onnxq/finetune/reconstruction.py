@@ -33,7 +33,7 @@ LEAST_SAMPLES = 8
 MORE_ROWS = 8.0
 """Rows that are taken of a layer, as a multiple of those that rounding to 8 bits needs."""
 RIDGES = 0.1, 0.3, 1.0, 3.0
-"""Shares of the mean second moment that are added to all, and of which the best is taken.
+"""Shares of the mean second moment that may be added to all; the best is taken.
 
 Where the inputs say little, weights stay as they are.
 """

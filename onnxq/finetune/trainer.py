@@ -1,4 +1,4 @@
-"""A training through all parts of a schedule of bits, and what computes its gradients."""
+"""A training through all parts of a schedule of bits, and the source of its gradients."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What computes gradients.
+    """The source of gradients.
 
     executor  where
     batches   of which samples
