@@ -155,10 +155,13 @@ def reconstructed(form: TrainingForm, feeds: Sequence[Feeds]) -> dict[str, Float
             count = layer.input.wanted(len(feeds), MORE_ROWS)
             rows = take_rows(layer.output, target[layer.target], count, number)
             if layer.shortcut is not None:
-                rows = rows - take_rows(layer.output, found[layer.shortcut], count, number)
+                added = np.broadcast_to(found[layer.shortcut], target[layer.target].shape)
+                rows = rows - take_rows(layer.output, added, count, number)
             wanted.append(rows)
             x.append(take_rows(layer.input, found[layer.given], count, number))
-        _solve(form, layer, np.concatenate(x).swapaxes(0, 1), np.concatenate(wanted).swapaxes(0, 1), values)
+        given, outputs = np.concatenate(x), np.concatenate(wanted)
+        if len(given) == len(outputs):  # a sum may have more places than the layer's output
+            _solve(form, layer, given.swapaxes(0, 1), outputs.swapaxes(0, 1), values)
     return values
 
 
