@@ -3,7 +3,7 @@
     python benchmarks/silence.py [--plain] [--record FILE] -- onnxq quantize model.onnx --calib DIR
 
 On a terminal, news is a line whose text has changed. It exits with 1 after more than 2 s without news on a
-terminal, or 30 s (and 1 s of delay) without one. --record writes every line with its time: a recording as
+terminal, or 30 s without one. --record writes every line with its time: a recording as
 text. Needs a system with pseudo-terminals.
 """
 
@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 
 COLUMNS, ROWS = 80, 24
-MOST_ON_TERMINAL, MOST_PLAIN = 2.0, 31.0
+MOST_ON_TERMINAL, MOST_PLAIN = 2.0, 30.0
 """Longest times without news, s."""
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -3,8 +3,7 @@
 Weights that are multiples of an 8-bit scale, as those of models with quantized weights, are stored as int8.
 """
 
-import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -26,9 +25,10 @@ from onnxq.types import Array, Floats, Integers
 MOST_ERROR = 1e-3
 """Largest relative root mean square error of a weight in half precision."""
 LEAST_SHARE = 0.01
-"""Share of the model's constants from which narrowing a weight is worth its error.
+"""Share of the model's constants that the smallest weights may have together to stay in single precision.
 
-Inputs with a large mean make the error of a first layer's few weights a constant shift.
+Narrowing them hardly saves bytes. Inputs with a large mean make the error of a first layer's few weights a
+constant shift.
 """
 EXACT = 1e-4
 """Distance from a multiple of the scale, in scales, up to which a weight counts as one."""
@@ -57,24 +57,40 @@ def narrow_weights(model: ir.Model, names: Collection[str]) -> bool:
         if node.name in wanted
         for index in WEIGHTS.get(node.op_type, ())
     ]
-    least = LEAST_SHARE * sum(math.prod(value.shape or ()) for value in model.graph.initializers.values())
+    small = _smallest(model, [value for node, index in found if (value := input_at(node, index)) is not None])
     for node, index in found:
         value, graph = input_at(node, index), graph_of(node)
         if value is None:
             continue
         if (value, graph) not in narrowed:
             weight = constant(value) if is_float(value) else None
-            if weight is None or weight.size < least:
+            if weight is None:
                 continue
             codes = as_int8(weight)
             if codes is not None:
                 narrowed[value, graph] = _stored(model, graph, value, codes, fresh)
-            elif fits_half_precision(weight):
+            elif value not in small and fits_half_precision(weight):
                 narrowed[value, graph] = _narrowed(model, graph, value, weight, fresh)
             else:
                 continue
         node.replace_input_with(index, narrowed[value, graph])
     return tidy(model) or bool(narrowed)
+
+
+def _smallest(model: ir.Model, weights: Sequence[ir.Value]) -> set[ir.Value]:
+    """Return the smallest of the weights, as many as have `LEAST_SHARE` of the model's constants together."""
+    left = LEAST_SHARE * sum(map(_size, model.graph.initializers.values()))
+    found = set()
+    for value in sorted(dict.fromkeys(weights), key=_size):
+        left -= _size(value)
+        if left < 0:
+            break
+        found.add(value)
+    return found
+
+
+def _size(value: ir.Value) -> int:
+    return value.const_value.size if value.const_value is not None else 0
 
 
 def _narrowed(model: ir.Model, graph: ir.Graph, value: ir.Value, weight: Array, fresh: Names) -> ir.Value:

@@ -18,11 +18,16 @@ NAMED_LAYERS, NAME_LENGTH = 14, 22
 """Most names at the axis of a chart of layers, and their most characters."""
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, pixels."""
+
+
 @dataclass(frozen=True)
 class Point:
     """A model in a chart: its name, place, radius in pixels, and whether it is the one that was written.
 
     ends  lower and upper end of the confidence interval of y, drawn as a bar; None without one
+    text  both values with their units, for the tooltip
     """
 
     name: str
@@ -31,6 +36,7 @@ class Point:
     radius: float = 5.0
     kept: bool = False
     ends: tuple[float, float] | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,22 +118,25 @@ def scatter(
     if line is not None:
         x = LEFT + (right - LEFT) * across.share(line)
         parts.append(f'<path d="M{x:.1f} {TOP}V{bottom}" class="mark"/>')
+    bars: list[Box] = []
     for i, (point, (x, y)) in enumerate(zip(points, places, strict=True)):
         kind = "dot kept" if point.kept else "dot"
         if point.ends is not None:
             low, high = (bottom - (bottom - TOP) * up.share(end) for end in point.ends)
+            bars.append((x - 6, high, x + 6, low))
             parts.append(
                 f'<path d="M{x:.1f} {low:.1f}V{high:.1f}M{x - 5:.1f} {low:.1f}h10M{x - 5:.1f} {high:.1f}h10" '
                 'class="spread"/>'
             )
-        title = escape(f"{i + 1}: {point.name}: {point.y:.4g} at {point.x:.3g}")
+        title = escape(f"{i + 1}: {point.name}: {point.text or f'{point.y:.4g} at {point.x:.3g}'}")
         parts.append(
             f'<circle class="{kind}" data-point="{i}" cx="{x:.1f}" cy="{y:.1f}" r="{point.radius:.1f}">'
             f"<title>{title}</title></circle>"
         )
     texts = [str(i + 1) for i in range(len(points))]
     radii = [point.radius for point in points]
-    for text, (x, y), (dot_x, dot_y) in zip(texts, spread_labels(texts, places, radii), places, strict=True):
+    spread = spread_labels(texts, places, radii, bars)
+    for text, (x, y), (dot_x, dot_y) in zip(texts, spread, places, strict=True):
         if math.hypot(x - dot_x, y - dot_y) > 34:
             parts.append(f'<path d="M{dot_x:.1f} {dot_y:.1f}L{x:.1f} {y:.1f}" class="leader"/>')
         parts.append(f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{text}</text>')
@@ -143,13 +152,17 @@ def _picture(kind: str, width: int, height: int, label: str, parts: Sequence[str
 
 
 def spread_labels(
-    texts: Sequence[str], places: Sequence[tuple[float, float]], radii: Sequence[float]
+    texts: Sequence[str],
+    places: Sequence[tuple[float, float]],
+    radii: Sequence[float],
+    others: Sequence[Box] = (),
 ) -> list[tuple[float, float]]:
-    """Return the middle of each label: near its point, over no label and no point.
+    """Return the middle of each label: near its point, over no label, no point and none of the other boxes.
 
     Tries places on circles around the point, from near to far.
     """
     boxes = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(places, radii, strict=True)]
+    boxes += others
     found = []
     for text, (x, y), radius in zip(texts, places, radii, strict=True):
         wide = len(text) * LETTER / 2 + 1

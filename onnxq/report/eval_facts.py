@@ -38,7 +38,7 @@ def eval_facts(report: EvalReport) -> dict[str, Any]:
             for score in report.scores
             for name, value in score.metrics.items()
         ],
-        "points": [(point.name, _with_unit(report, point.y), point.x) for point in points],
+        "points": points,
         "chart": _chart(report, points),
     }
 
@@ -91,7 +91,9 @@ def _points(report: EvalReport) -> list[Point]:
         scale = _scale(report.metric)
         ends = (value.low * scale, value.high * scale) if value is not None else None
         name = Path(score.model).name
-        found.append(Point(name, score.latency_ratio, height, kept=i > 0, ends=ends))
+        ratio = score.latency_ratio
+        text = f"{_with_unit(report, height)} at {ratio:.2f}{TIMES} of float's latency"
+        found.append(Point(name, ratio, height, kept=i > 0, ends=ends, text=text))
     return found
 
 

@@ -17,7 +17,7 @@ from onnxq.evaluation.layer_errors import Layer
 from onnxq.evaluation.report import EvalReport
 from onnxq.report.charts import Line, Point, bars, layers_chart, scatter
 from onnxq.report.escaping import printable, printable_report
-from onnxq.report.eval_facts import LEAST_RATIO, eval_facts
+from onnxq.report.eval_facts import LEAST_RATIO, TIMES, eval_facts
 from onnxq.report.glossary import GLOSSARY
 from onnxq.report.graph_view import graph
 from onnxq.report.quantization import QuantizeReport
@@ -120,6 +120,7 @@ def _quantize_facts(report: QuantizeReport) -> dict[str, Any]:
                     point.sqnr_db or 0.0,
                     3 + 7 * min(point.size, 1.5),
                     point.kept,
+                    text=f"{point.sqnr_db:.1f} dB at {point.latency:.2f}{TIMES} of float's latency",
                 )
                 for _, point in tried
             ],

@@ -1,4 +1,4 @@
-"""What the command is doing, told on stderr: a live line on a terminal, a line every 30 s elsewhere.
+"""What the command is doing, told on stderr: a live line on a terminal, a line every 25 s elsewhere.
 
 Code names its work with `activity`; a thread of `live_status` shows the innermost activity once it lasts.
 Without `live_status`, as in calls from Python, nothing is shown.
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-PATIENCE, PERIOD, ELSEWHERE = 1.0, 0.5, 30.0
+PATIENCE, PERIOD, ELSEWHERE = 1.0, 0.5, 25.0
 """Seconds until the line appears on a terminal, between its changes, and between lines elsewhere."""
 
 

@@ -39,7 +39,7 @@ class Budget:
         if math.isinf(self.total):
             return
         if self._bar is None:
-            shown = "search: {percentage:.0f}% of its budget, {elapsed}, {desc}"
+            shown = "search: {percentage:.1f}% of its budget, {elapsed}, {desc}"
             self._bar = progress(total=int(self.total), bar_format=shown, leave=False, dynamic_ncols=True)
         self._bar.set_description_str(current_activity(""), refresh=False)
         self._bar.update(min(runs, max(0, int(self.total) - self._bar.n)))

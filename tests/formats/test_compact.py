@@ -91,6 +91,17 @@ def test_weights_that_were_integers_stay_integers_in_float_products(rng):
     assert np.allclose(before, after, rtol=1e-5, atol=1e-5)
 
 
+def test_many_small_weights_are_narrowed_and_few_values_stay(rng):
+    """No weight of a hundred alike is 1 % of the constants, and yet together they are the file."""
+    layers = " ".join(f"v{i + 1} = MatMul(v{i}, w{i})" for i in range(120))
+    weights = {f"w{i}": normal(rng, 8, 8) for i in range(1, 120)} | {"w0": normal(rng, 3, 8)}
+    model = to_ir(parse(f"g (float[1,3] v0) => (float[1,8] v120) {{ {layers} }}", weights))
+    assert narrow_weights(model, [node.name for node in model.graph])
+    kinds = [value.dtype for value in model.graph.initializers.values()]
+    assert kinds.count(ir.DataType.FLOAT16) == 119
+    assert model.graph.initializers["w0"].dtype == ir.DataType.FLOAT
+
+
 def test_a_product_that_is_quantized_already_stays(rng, tmp_path):
     model = hybrid(rng)
     first = model.graph.node[1]

@@ -36,6 +36,12 @@ def test_labels_never_overlap(count):
     assert all(math.isfinite(value) for box in boxes for value in box)
 
 
+def test_labels_avoid_other_boxes():
+    bar = (194.0, 50.0, 206.0, 150.0)
+    ((x, y),) = spread_labels(["1"], [(200.0, 100.0)], [5.0], [bar])
+    assert not (x + 5 > bar[0] and x - 5 < bar[2] and bar[1] < y < bar[3])
+
+
 def test_a_scatter_chart_numbers_its_points_and_escapes_names():
     drawn = scatter([Point("<b>", 1.0, 30.0), Point("kept", 0.5, 30.01, kept=True)], "x", "y", line=1.0)
     assert "<b>" not in drawn

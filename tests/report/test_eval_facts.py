@@ -23,8 +23,8 @@ def test_the_float_model_has_no_place_in_a_chart_of_sqnr():
     facts = eval_facts(
         report([score("f.onnx", 200.0), score("a.onnx", 30.0), score("b.onnx", 40.0, ratio=0.5)])
     )
-    assert [name for name, _, _ in facts["points"]] == ["a.onnx", "b.onnx"]
-    assert facts["points"][1][1:] == ("40.0 dB", 0.5)
+    assert [point.name for point in facts["points"]] == ["a.onnx", "b.onnx"]
+    assert facts["points"][1].text == f"40.0 dB at 0.50{TIMES} of float's latency"
     assert facts["tiles"] == []
 
 
