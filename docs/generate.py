@@ -20,12 +20,16 @@ from onnxq.cli.commands import main as commands
 from onnxq.evaluation.benchmark import BenchReport
 from onnxq.evaluation.drift import DriftReport
 from onnxq.evaluation.report import EvalReport
+from onnxq.exports.evaluation import FolderEvalReport
+from onnxq.exports.folder import FolderReport
 from onnxq.report.quantization import QuantizeReport
 
 HERE = Path(__file__).parent
 KINDS = (
     ("quantize", QuantizeReport),
     ("eval", EvalReport),
+    ("quantize-folder", FolderReport),
+    ("eval-folder", FolderEvalReport),
     ("bench", BenchReport),
     ("drift", DriftReport),
 )

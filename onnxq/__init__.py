@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from onnxq.evaluation.evaluate import EvalKeywords
     from onnxq.evaluation.inspection import InspectReport
     from onnxq.evaluation.report import EvalReport
+    from onnxq.exports.evaluation import FolderEvalReport
+    from onnxq.exports.folder import FolderReport
     from onnxq.options import (
         ActivationType,
         Effort,
@@ -67,10 +69,12 @@ __all__ = [
     "debug",
     "drift",
     "evaluate",
+    "evaluate_folders",
     "finetune",
     "inspect",
     "profile",
     "quantize",
+    "quantize_folder",
     "record",
 ]
 
@@ -115,6 +119,34 @@ def quantize(
     from onnxq import api
 
     return api.quantize(model, calib, output, dict(options))
+
+
+def quantize_folder(
+    folder: "str | Path",
+    output: "str | Path",
+    calib: "str | Path | None" = None,
+    **options: "Unpack[QuantizeKeywords]",
+) -> "FolderReport":
+    """Quantize the models of a folder, as exporters write it, into another folder.
+
+    Example:
+        onnxq.quantize_folder("exported/", "exported-int8/", "texts/")
+
+    Args:
+        folder: folder of models with the settings of their library.
+        output: folder to write; it must not hold files.
+        calib: texts, images or sounds, or other samples: folder, file or module:function.
+        **options: other fields of `QuantizeOptions`; without `mode`, each model gets the one that suits it.
+
+    Returns:
+        The report that `onnxq quantize FOLDER --json` prints.
+
+    Raises:
+        OnnxqError: a model, the data or the output cannot be used; nothing was written.
+    """
+    from onnxq import api
+
+    return api.quantize_folder(folder, output, calib, dict(options))
 
 
 def calibrate(
@@ -200,6 +232,36 @@ def evaluate(
     from onnxq import api
 
     return api.evaluate(model, others, data, dict(options))
+
+
+def evaluate_folders(
+    folders: "Sequence[str | Path]",
+    data: "str | Path",
+    *,
+    tokens: int = 32,
+    **options: "Unpack[EvalKeywords]",
+) -> "FolderEvalReport":
+    """Compare folders of exporters end to end: the tokens that they generate, or model by model.
+
+    Example:
+        report = onnxq.evaluate_folders(["exported/", "exported-int8/"], "texts/")
+        print(report.generation[1].tokens, report.generation[1].ratio)
+
+    Args:
+        folders: the float folder first.
+        data: texts, images or sounds, or other samples: folder, file or module:function.
+        tokens: most tokens that are generated from a sample.
+        **options: fields of `onnxq.evaluation.evaluate.EvalOptions`.
+
+    Returns:
+        The report that `onnxq eval FOLDER FOLDER --json` prints.
+
+    Raises:
+        OnnxqError: a folder or the data cannot be used.
+    """
+    from onnxq import api
+
+    return api.evaluate_folders(folders, data, tokens, dict(options))
 
 
 def drift(model: "Model", data: "Data", **options: "Unpack[DriftKeywords]") -> "DriftReport":

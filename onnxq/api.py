@@ -20,6 +20,10 @@ from onnxq.evaluation.evaluate import EvalOptions
 from onnxq.evaluation.evaluate import evaluate as run_evaluate
 from onnxq.evaluation.inspection import InspectReport, inspect_model
 from onnxq.evaluation.report import EvalReport
+from onnxq.exports.evaluation import FolderEvalReport
+from onnxq.exports.evaluation import evaluate_folders as run_folders
+from onnxq.exports.folder import FolderReport
+from onnxq.exports.folder import quantize_folder as run_folder
 from onnxq.graph.files import SINGLE_FILE_LIMIT, load
 from onnxq.graph.scratch import ScratchFolder
 from onnxq.options import QuantizeOptions, output_file
@@ -83,6 +87,18 @@ def quantize(model: Any, calib: Any, output: str | Path | None, options: dict[st
         return run_quantize(chosen)
 
 
+def quantize_folder(
+    folder: str | Path, output: str | Path, calib: str | Path | None, options: dict[str, Any]
+) -> FolderReport:
+    """Quantize a folder; see `onnxq.quantize_folder`."""
+    source = Path(folder)
+    if not source.is_dir():
+        raise ModelError(f"{source}: is no folder: see onnxq.quantize for a model")
+    samples = None if calib is None else Path(calib)
+    chosen = QuantizeOptions(source, samples, output=Path(output), **options)
+    return run_folder(chosen, own_mode="mode" not in options)
+
+
 def calibrate(model: Any, calib: Any, output: str | Path, options: dict[str, Any]) -> Statistics:
     """Write calibration statistics; see `onnxq.calibrate`."""
     with _files(model) as (path,):
@@ -101,6 +117,15 @@ def evaluate(model: Any, others: Sequence[Any], data: Any, options: dict[str, An
         if in_memory and chosen.labels is None and (folder / LABELS).is_file():
             chosen = replace(chosen, labels=folder / LABELS)
         return run_evaluate(path, paths, folder, chosen)
+
+
+def evaluate_folders(
+    folders: Sequence[str | Path], data: str | Path, tokens: int, options: dict[str, Any]
+) -> FolderEvalReport:
+    """Compare folders; see `onnxq.evaluate_folders`."""
+    if not folders:
+        raise ModelError("no folder to compare: give at least one")
+    return run_folders([Path(each) for each in folders], Path(data), EvalOptions(**options), tokens)
 
 
 def drift(model: Any, data: Any, options: dict[str, Any]) -> DriftReport:

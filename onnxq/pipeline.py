@@ -128,6 +128,7 @@ def _quantized(
         inputs = prepare(replace(options, cluster=None), settings, executor)
         laps.weights = weight_bytes(inputs.model)
         if task is not None:
+            task = task.on(executor)
             task.check(options.model, inputs.specs)
         outcome, finetuning = _in_its_mode(inputs, task, tuning, laps)
     with staged(options.destination, force=options.force) as building:

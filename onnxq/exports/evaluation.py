@@ -13,6 +13,7 @@ from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.evaluate import EvalOptions, evaluate
 from onnxq.evaluation.gates import Gate, at_least, at_most, unchecked
+from onnxq.evaluation.notebook import html_table
 from onnxq.evaluation.report import EvalReport
 from onnxq.evaluation.scores.score import ScoreOptions
 from onnxq.evaluation.scores.text import distance
@@ -78,6 +79,21 @@ class FolderEvalReport:
     gates: list[Gate]
     warnings: list[str] = field(default_factory=list)
     schema: int = SCHEMA
+
+    def __repr__(self) -> str:
+        names = [score.folder for score in self.generation] or list(self.models)
+        return f"<FolderEvalReport {', '.join(names)}: {self.samples} samples>"
+
+    def _repr_html_(self) -> str:
+        """Return the scores for a notebook."""
+        if not self.generation:
+            return "".join(report._repr_html_() for report in self.models.values())
+        rows = [["folder", *METRICS, "same tokens", "same texts", "tokens/s", "ratio", "bytes"]]
+        for score in self.generation:
+            values = [*(score.metrics.get(name) for name in METRICS), score.tokens, score.same]
+            numbers = [*values, score.per_second, score.ratio, score.bytes]
+            rows.append([score.folder, *("" if each is None else f"{each:.6g}" for each in numbers)])
+        return html_table(rows, header=True)
 
 
 def evaluate_folders(

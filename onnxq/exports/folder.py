@@ -9,6 +9,7 @@ from onnxq.data.python_functions import REFERENCE
 from onnxq.data.reading import exists
 from onnxq.errors import DataError, ModelError, OutputError
 from onnxq.evaluation.gates import Gate
+from onnxq.evaluation.notebook import html_table
 from onnxq.exports.parts import Export, find_export
 from onnxq.exports.quantizing import FolderRow, quantize_export
 from onnxq.graph.files import created_folder, external_files, umask
@@ -29,6 +30,17 @@ class FolderReport:
     copied: int
     gates: list[Gate] = field(default_factory=list)
     schema: int = SCHEMA
+
+    def __repr__(self) -> str:
+        return f"<FolderReport {self.output!r}: {len(self.models)} models, {self.copied} other files>"
+
+    def _repr_html_(self) -> str:
+        """Return the models for a notebook."""
+        rows = [["model", "mode", "bytes before", "bytes after", ""]]
+        rows += [
+            [row.file, row.mode, str(row.bytes_before), str(row.bytes_after), row.note] for row in self.models
+        ]
+        return html_table(rows, header=True)
 
     @property
     def warnings(self) -> list[str]:

@@ -102,7 +102,10 @@ class Program:
                 raise DataError(
                     f"sample {sample.name}: has no '{self.forms.text.ids}' of at least one token: give texts"
                 )
-            return Source(sample.name, np.asarray(tokens).reshape(-1).tolist(), {}, sample.label)
+            prompt = np.asarray(tokens).reshape(-1).tolist()
+            if len(prompt) > 1 and prompt[-1] in self.generator.rules.end:
+                prompt.pop()  # the tokenizer ends each text, which here goes on
+            return Source(sample.name, prompt, {}, sample.label)
         feeds = check_feeds(sample, self.entry.specs)
         hidden = run(self.encoder, feeds, sample.name)[0]
         mask = feeds.get(self.forms.text.mask, np.ones(hidden.shape[:2], np.int64))

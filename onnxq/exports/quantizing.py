@@ -13,7 +13,7 @@ from onnxq.exports.decoder_steps import Generations, store_steps
 from onnxq.exports.parts import DECODERS, Export, Part
 from onnxq.graph.files import external_files, file_bytes
 from onnxq.graph.scratch import ScratchFolder
-from onnxq.options import Mode, QuantizeOptions, WeightType
+from onnxq.options import Mode, QuantizeOptions, Rounding, WeightType
 from onnxq.pipeline import quantize
 from onnxq.recording.collection import recorded_folders
 from onnxq.report.quantization import QuantizeReport
@@ -127,9 +127,11 @@ def _quantized(options: QuantizeOptions, name: str, note: str) -> FolderRow:
 def _decoder(options: QuantizeOptions, part: Part, name: str, generations: Generations) -> FolderRow:
     """Quantize a decoder with ranges at run time; where its tokens are others then, its weights alone."""
     path, found = options.destination, []
+    # in 8 bits, rounding to nearest keeps more tokens than moments of few steps do
+    rounding = Rounding.RTN if options.rounding == Rounding.AUTO else options.rounding
     candidates = (
         replace(options, mode=Mode.DYNAMIC),
-        replace(options, mode=Mode.WEIGHTS, weight_type=WeightType.INT8),
+        replace(options, mode=Mode.WEIGHTS, weight_type=WeightType.INT8, rounding=rounding),
     )
     with ScratchFolder(path.parent) as scratch:
         for number, candidate in enumerate(candidates):

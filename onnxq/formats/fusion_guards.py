@@ -33,6 +33,7 @@ from onnxq.graph.edit import (
     nodes_of,
     only_use,
     take_output,
+    tidy,
 )
 from onnxq.plan.constraints import average_refusal
 
@@ -70,7 +71,7 @@ def guard_fusions(model: ir.Model) -> bool:
         else:
             follower.replace_input_with(0, _leaky(node, node.outputs[0], 1.0, names))
     if modified:
-        model.graph.sort()
+        tidy(model)  # biases that a guard replaced are used no more
     return modified
 
 

@@ -1,5 +1,6 @@
 """The last step of every mode: the written file is compared with the float model, and the report is made."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +28,15 @@ from onnxq.plan.plan import Plan
 from onnxq.plan.shapes import planned_shapes
 from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import result_warnings
-from onnxq.runtime.parallel import IN_PROCESS
+from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.search.accuracy_target import Task
 from onnxq.search.inputs import Inputs
 from onnxq.search.trial import Outcome
 from onnxq.version import __version__
+
+MOST_MOVED = 4 << 20
+"""Bytes of a sample's outputs from which the written file is verified in this process, not on a cluster."""
 
 
 def verified(
@@ -125,6 +129,13 @@ def _shapes(inputs: Inputs, outcome: Outcome) -> ShapeByName:
     return planned_shapes(recipe.model, plan, check_feeds(samples[0], inputs.specs))
 
 
+def _verifying(inputs: Inputs, recipe: Recipe, shapes: ShapeByName) -> Executor:
+    """Return where the written file is verified: here if samples are in order, or outputs are large."""
+    moved = sum(4 * math.prod(shapes.get(value.name or "", ())) for value in recipe.model.graph.outputs)
+    ordered = bool(inputs.feedback.states or unseeded_nodes(recipe.model))
+    return IN_PROCESS if ordered or moved > MOST_MOVED else inputs.executor
+
+
 def _inspect_and_run(
     inputs: Inputs, path: Path, outcome: Outcome, shapes: ShapeByName, trained: frozenset[str]
 ) -> tuple[Kernels, Outputs | None]:
@@ -144,7 +155,7 @@ def _inspect_and_run(
         inputs.specs,
         inputs.feedback,
         None if options.allow_nonfinite else {*recipe.plan.tensors, *outcome.statistics.sketches},
-        IN_PROCESS if inputs.feedback.states or unseeded_nodes(recipe.model) else inputs.executor,
+        _verifying(inputs, recipe, shapes),
         trained,
     )
     with ThreadPoolExecutor(1) as pool:

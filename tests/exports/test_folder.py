@@ -20,6 +20,7 @@ from onnxq.data.samples import check_feeds, open_samples
 from onnxq.exports.decoder_steps import STEPS, store_steps
 from onnxq.exports.folder import find_exports
 from onnxq.exports.parts import Role
+from onnxq.exports.program import Program
 from onnxq.runtime.sessions import input_specs, open_session
 from tests.conftest import parse
 
@@ -157,6 +158,15 @@ def test_steps_of_a_decoder_hold_the_caches_that_it_made(exported, tmp_path):
         logits, present = session.run(None, before)
         np.testing.assert_allclose(after["past_key_values.0.key"], present, rtol=1e-6)
         assert after["input_ids"].tolist() == [[logits[0, -1].argmax()]]
+
+
+def test_a_text_goes_on_where_the_tokenizer_ends_it(exported, tmp_path):
+    (exported / "generation_config.json").write_text('{"eos_token_id": 39}')
+    (tmp_path / "texts" / "lines.txt").write_text("w3 w5 w39\nw39\n")
+    export = find_exports(exported, Forms())[0]
+    program = Program.of(export, export.routes[0], Forms())
+    prompts = [program.source(each).prompt for each in program.samples(tmp_path / "texts", None)]
+    assert prompts == [[3, 5], [39]]
 
 
 def test_a_mode_of_the_user_holds_for_all_and_nothing_to_quantize_is_copied(exported, tmp_path):

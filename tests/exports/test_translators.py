@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
+import onnxq
 from onnxq.cli.commands import main
 from onnxq.data.preprocessing import Forms
 from onnxq.data.samples import check_feeds, open_samples
@@ -157,6 +158,22 @@ def test_labels_give_word_and_character_errors_and_gates(exported, tmp_path):
     assert failed.exit_code == 1 and "--max-size 0.5" in failed.stderr
     unlabelled = run("eval", exported, exported, "--data", tmp_path / "texts", "--max-drop", 1)
     assert unlabelled.exit_code == 1 and "cannot be checked" in unlabelled.stderr
+
+
+def test_the_api_quantizes_and_compares_folders(exported, tmp_path):
+    report = onnxq.quantize_folder(
+        exported, tmp_path / "int8", tmp_path / "texts", effort=onnxq.Effort.FAST, samples=40
+    )
+    assert "4 models" in repr(report) and "decoder_model_merged.onnx" in report._repr_html_()
+    found = onnxq.evaluate_folders(
+        [exported, tmp_path / "int8"], tmp_path / "texts", tokens=4, samples=5, latency=False
+    )
+    assert found.steps <= 20 and found.generation[1].tokens is not None and found.generation[1].ratio is None
+    assert "5 samples" in repr(found) and "same tokens" in found._repr_html_()
+    for wrong in (lambda: onnxq.quantize_folder(exported / "encoder_model.onnx", tmp_path / "x"),
+                  lambda: onnxq.evaluate_folders([], tmp_path / "texts")):  # fmt: skip
+        with pytest.raises(OnnxqError, match=r"folder"):
+            wrong()
 
 
 def test_settings_of_a_folder_say_how_it_generates(tmp_path):
