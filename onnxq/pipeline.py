@@ -23,7 +23,8 @@ from onnxq.calibration.statistics import Statistics
 from onnxq.cluster.connection import executor_of
 from onnxq.errors import DataError, OnnxqError
 from onnxq.finetune.checkpoint import check_checkpoint
-from onnxq.finetune.finetune import divided, trained_on, tuned, tunes_by_itself
+from onnxq.finetune.division import divided, trained_on
+from onnxq.finetune.finetune import tuned, tunes_by_itself
 from onnxq.formats.compact import compact
 from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import (

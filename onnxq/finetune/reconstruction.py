@@ -20,6 +20,7 @@ from onnxq.finetune.form import TrainingForm
 from onnxq.finetune.frontier import Frontier
 from onnxq.finetune.trained import CELL, Bias, Weight
 from onnxq.graph.edit import constant, only_use
+from onnxq.graph.shapes import SEQUENCES
 from onnxq.plan.plan import PlannedNode
 from onnxq.plan.products import following_bias
 from onnxq.runtime.progress import progress
@@ -32,7 +33,7 @@ LEAST_SAMPLES = 8
 MORE_ROWS = 8.0
 """Rows that are taken of a layer, as a multiple of those that rounding to 8 bits needs."""
 RIDGES = 0.1, 0.3, 1.0, 3.0
-"""Shares of the mean second moment that are added to all, and of which the best is taken.
+"""Shares of the mean second moment that may be added to all; the best is taken.
 
 Where the inputs say little, weights stay as they are.
 """
@@ -66,8 +67,13 @@ class Layer:
 
 
 def find_layers(form: TrainingForm) -> list[Layer]:
-    """Return the layers whose weights are trained and used once, in the order of the graph."""
+    """Return the layers whose weights are trained and used once, in the order of the graph.
+
+    There are none in a graph with sequences of tensors: a `Frontier` keeps tensors alone.
+    """
     graph = form.recipe.model.graph
+    if any(node.op_type in SEQUENCES for node in graph):
+        return []
     nodes = {node.name: node for node in form.model.graph}
     found = []
     for node in graph:
@@ -149,10 +155,13 @@ def reconstructed(form: TrainingForm, feeds: Sequence[Feeds]) -> dict[str, Float
             count = layer.input.wanted(len(feeds), MORE_ROWS)
             rows = take_rows(layer.output, target[layer.target], count, number)
             if layer.shortcut is not None:
-                rows = rows - take_rows(layer.output, found[layer.shortcut], count, number)
+                added = np.broadcast_to(found[layer.shortcut], target[layer.target].shape)
+                rows = rows - take_rows(layer.output, added, count, number)
             wanted.append(rows)
             x.append(take_rows(layer.input, found[layer.given], count, number))
-        _solve(form, layer, np.concatenate(x).swapaxes(0, 1), np.concatenate(wanted).swapaxes(0, 1), values)
+        given, outputs = np.concatenate(x), np.concatenate(wanted)
+        if len(given) == len(outputs):  # a sum may have more places than the layer's output
+            _solve(form, layer, given.swapaxes(0, 1), outputs.swapaxes(0, 1), values)
     return values
 
 

@@ -1,4 +1,4 @@
-"""What is trained: weights, the growth of their scales, biases, and the scales of activations."""
+"""Trained values: weights, the growth of their scales, biases, and the scales of activations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -10,8 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from onnxq.errors import DataError, OnnxqError
+from onnxq.finetune.division import divided
 from onnxq.finetune.features import find_features
-from onnxq.finetune.finetune import divided, finetuned
+from onnxq.finetune.finetune import finetuned
 from onnxq.finetune.form import training_form
 from onnxq.finetune.frontier import Frontier
 from onnxq.finetune.reconstruction import find_layers, least_squares, reconstructed
@@ -255,6 +256,52 @@ def test_reconstruction_brings_the_file_closer_to_float() -> None:
         for each in (form.start(), found)
     )
     assert after.sqnr_db > before.sqnr_db + 1.5
+
+
+def test_a_layer_makes_up_for_the_error_of_a_shortcut_that_is_broadcast(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.normal(0, 0.4, shape).astype(np.float32)
+        for name, shape in {"v": (8, 8, 3, 3), "w": (8, 8, 3, 3), "u": (8, 8, 1, 1), "b": (8,)}.items()
+    }
+    graph = parse("""g (float[1,8,6,6] x) => (float[1,8,6,6] y) {
+        a = Conv<pads = [1,1,1,1]>(x, v, b)
+        r = Relu(a)
+        m = GlobalAveragePool(r)
+        s = Conv(m, u, b)
+        c = Conv<pads = [1,1,1,1]>(r, w, b)
+        d = Add(c, s)
+        y = Relu(d)
+    }""", weights)  # fmt: skip
+    onnx.save(graph, tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for i in range(24):
+        np.save(tmp_path / "calib" / f"{i:02}.npy", rng.normal(size=(1, 8, 6, 6)).astype(np.float32))
+    chosen = QuantizeOptions(
+        tmp_path / "model.onnx",
+        tmp_path / "calib",
+        effort=Effort.FAST,
+        without=(Technique.FALLBACK,),
+        skip_slow_nodes=False,
+        weight_bits=3,
+    )
+    inputs = prepare(chosen)
+    result = quantize_static(inputs, None, lambda _: None)
+    form = training_form(
+        result.choice.recipe, result.parameters, weight_options(inputs.options, inputs.target.saturates)
+    )
+    shortcuts = [layer.shortcut is not None for layer in find_layers(form)]
+    assert sorted(shortcuts) == [False, True, True]
+    feeds = [sample.load() for sample in inputs.samples.calibration]
+    found = reconstructed(form, feeds)
+    changed = [found[layer.weight] is not form.trained[layer.weight].start for layer in find_layers(form)]
+    assert changed.count(True) == 2  # not the layer whose own output is broadcast
+    references = References.of(inputs.model, inputs.samples.calibration, [], inputs.specs)
+    before, after = (
+        references.measure_before_softmax(inputs.writer().write(result.choice.recipe, form.updated(each)))
+        for each in (form.start(), found)
+    )
+    assert after.sqnr_db > before.sqnr_db + 0.5
 
 
 def test_a_graph_that_runs_from_node_to_node_computes_what_it_computes_at_once() -> None:
