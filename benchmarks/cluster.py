@@ -31,6 +31,7 @@ from onnxq.cluster.connection import local_cluster
 from onnxq.cluster.dask_executor import DaskExecutor
 from onnxq.pipeline import finetune
 from onnxq.runtime.machine import this_machine
+from onnxq.runtime.memory import reuse_freed_memory
 from onnxq.runtime.parallel import Job
 
 TASKS = 300
@@ -243,6 +244,7 @@ def main() -> None:
     parser.add_argument("--weight-bits", type=int, default=8)
     parser.add_argument("--record", type=Path, help="add the rows to this JSON file")
     arguments = parser.parse_args()
+    reuse_freed_memory()  # as the commands do
     with (
         tempfile.TemporaryDirectory() as scratch,
         local_cluster(arguments.workers) as cluster,

@@ -11,7 +11,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,25 +21,11 @@ from onnxq.calibration.collect import Collecting, collect, collect_rows
 from onnxq.calibration.methods import METHODS
 from onnxq.calibration.statistics import Statistics
 from onnxq.cluster.connection import executor_of
-from onnxq.comparison.feedback import affordable
-from onnxq.data.sample import Sample
-from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, OnnxqError
-from onnxq.evaluation.layer_errors import histograms, layer_rows
-from onnxq.evaluation.origin import file_digests, origin
-from onnxq.evaluation.verification import (
-    Kernels,
-    Outputs,
-    VerificationInputs,
-    compare_outputs,
-    inspect_kernels,
-)
 from onnxq.finetune.checkpoint import check_checkpoint
 from onnxq.finetune.finetune import divided, trained_on, tuned, tunes_by_itself
 from onnxq.formats.compact import compact
-from onnxq.formats.recipe import Recipe
 from onnxq.formats.writer import WRITERS
-from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import (
     check_output,
     created_folder,
@@ -53,19 +38,18 @@ from onnxq.graph.files import (
     staged,
     weight_bytes,
 )
-from onnxq.graph.macs import ShapeByName, concrete_shapes, node_macs
 from onnxq.graph.scratch import ScratchFolder
 from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.float_form import Shortfall, float_form
 from onnxq.modes.fp16 import convert_to_bfloat16, convert_to_fp16
-from onnxq.modes.last_word import last_word, latency_of, timed_samples
+from onnxq.modes.last_word import last_word, latency_of
 from onnxq.modes.other_engines import for_other_engines
 from onnxq.modes.static import quantize_static
+from onnxq.modes.verified import verified
 from onnxq.modes.weight_only import quantize_weights_only
 from onnxq.options import (
     ActivationType,
-    Effort,
     FinetuneOptions,
     Limits,
     Method,
@@ -74,16 +58,11 @@ from onnxq.options import (
     Rounding,
     WeightType,
 )
-from onnxq.plan.float_nodes import FloatNodes
-from onnxq.plan.plan import Plan
-from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
 from onnxq.quantization.weights import layer_inputs
-from onnxq.report.quantization import Drop, Latency, QuantizeReport
-from onnxq.report.warnings import result_warnings
+from onnxq.report.quantization import QuantizeReport
 from onnxq.runtime.memory import release_freed_memory
-from onnxq.runtime.parallel import IN_PROCESS, Executor
-from onnxq.runtime.random_seeds import unseeded_nodes
+from onnxq.runtime.parallel import Executor
 from onnxq.runtime.sessions import explained
 from onnxq.runtime.status import activity
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
@@ -148,6 +127,7 @@ def _quantized(
         inputs = prepare(replace(options, cluster=None), settings, executor)
         laps.weights = weight_bytes(inputs.model)
         if task is not None:
+            task = task.on(executor)
             task.check(options.model, inputs.specs)
         outcome, finetuning = _in_its_mode(inputs, task, tuning, laps)
     with staged(options.destination, force=options.force) as building:
@@ -159,7 +139,11 @@ def _quantized(
             if shortfall is not None:
                 outcome, finetuning = _float_instead(inputs, building, outcome, shortfall), None
                 latency = latency_of(inputs, building)
-            report = replace(_verified(inputs, building, outcome, latency, task), finetuning=finetuning)
+            trained = trained_on(inputs, outcome.choice.recipe)
+            report = replace(
+                verified(inputs, building, outcome, latency, task, trained),
+                finetuning=finetuning,
+            )
         report = named_by_gates(report, building, options)
     laps.end("verify")
     return replace(report, seconds=laps.seconds)
@@ -405,109 +389,3 @@ def _with_metadata(
     properties["onnxq.model_sha256"] = found.model
     properties["onnxq.data_sha256"] = found.data
     return outcome.written
-
-
-def _verified(
-    inputs: Inputs, path: Path, outcome: Outcome, latency: Latency | None, task: Task | None
-) -> QuantizeReport:
-    """Compare the written file with the float model, and make the report."""
-    options, choice = inputs.options, outcome.choice
-    recipe = choice.recipe
-    # kernels and outputs
-    shapes = _shapes(inputs, outcome)
-    kernels, outputs = _inspect_and_run(inputs, path, outcome, shapes)
-    # the report
-    ranges = {
-        name: (sketch.minimum, sketch.maximum)
-        for name, sketch in outcome.statistics.sketches.items()
-        if name in recipe.plan.tensors and sketch.batches
-    }
-    report = QuantizeReport(
-        version=__version__,
-        mode=str(options.mode),
-        model=str(options.model),
-        output=str(options.destination),
-        method=str(choice.kept.method),
-        percentile=options.percentile if choice.kept.method == Method.PERCENTILE else None,
-        techniques=list(recipe.all_techniques),
-        trials=list(choice.trials),
-        fallback=choice.fallback,
-        samples=outcome.statistics.samples,
-        bytes_before=file_bytes(options.model),
-        bytes_after=file_bytes(path),
-        planned=len(recipe.plan.anchors),
-        kernels=kernels,
-        outputs=outputs,
-        latency=latency,
-        floats=_float_nodes(recipe, shapes),
-        ranges=ranges,
-        warnings=[
-            *inputs.warnings,
-            *choice.warnings,
-            *result_warnings(options, kernels, outputs, latency),
-        ],
-        seconds={},
-        notes=list(outcome.notes),
-        frontier=list(choice.points),
-        drop=Drop(*task.drop(options.model, path)) if task is not None else None,
-    )
-    digests = file_digests("float model", options.model) | file_digests("quantized file", path)
-    if outcome.statistics.data:
-        digests["calibration samples"] = outcome.statistics.data
-    report = replace(report, origin=origin(digests))
-    # details of layers and tensors
-    timed = timed_samples(inputs)
-    if options.details and timed:
-        named = [(sample.name, check_feeds(sample, inputs.specs)) for sample in timed]
-        rows = layer_rows(recipe.model, recipe.plan, path, named, shapes)
-        tensors = histograms(recipe.plan, outcome.parameters, outcome.statistics)
-        report = replace(report, layers=rows, histograms=tensors)
-    return report.gated(options.limits)
-
-
-def _float_nodes(recipe: Recipe, shapes: ShapeByName) -> list[FloatNodes]:
-    """Group the nodes that stay float; LSTMs with int8 weights do not count."""
-    return FloatNodes.group(
-        (node.op_type, node.name or "", str(reason), node_macs(node, shapes))
-        for node, reason in recipe.plan.floats.values()
-        if node.name not in recipe.lstms
-    )
-
-
-def _shapes(inputs: Inputs, outcome: Outcome) -> ShapeByName:
-    """Return the shapes of the model's values for the first validation sample, or by shape inference."""
-    recipe, samples = outcome.choice.recipe, inputs.samples.validation
-    if not samples:
-        return concrete_shapes(recipe.model, None)
-    plan = recipe.plan if inputs.options.mode == Mode.STATIC else Plan()
-    return planned_shapes(recipe.model, plan, check_feeds(samples[0], inputs.specs))
-
-
-def _inspect_and_run(
-    inputs: Inputs, path: Path, outcome: Outcome, shapes: ShapeByName
-) -> tuple[Kernels, Outputs | None]:
-    """Inspect the kernels that the runtime uses for a file while the file runs on the samples."""
-    options, samples, recipe = inputs.options, inputs.samples, outcome.choice.recipe
-    everything, further = samples.every, list[Sample]()
-    if options.effort is Effort.FAST:
-        everything = [*samples.validation, *samples.unseen]
-    else:
-        macs = sum(node_macs(node, shapes) for node in nodes_of(recipe.model))
-        further = affordable(samples.further, inputs.feedback, macs)
-    evidence = VerificationInputs(
-        options.model,
-        recipe.model,
-        [*everything, *further],
-        frozenset(sample.name for sample in [*samples.unseen, *further]),
-        inputs.specs,
-        inputs.feedback,
-        None if options.allow_nonfinite else {*recipe.plan.tensors, *outcome.statistics.sketches},
-        IN_PROCESS if inputs.feedback.states or unseeded_nodes(recipe.model) else inputs.executor,
-        trained_on(inputs, recipe),
-    )
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(inspect_kernels, path, recipe.model, recipe.plan, shapes)
-        if inputs.large:
-            reading.result()  # one session at a time
-        outputs = compare_outputs(path, evidence) if samples.validation else None
-        return reading.result(), outputs

@@ -15,7 +15,7 @@ from onnxq.cli.values import COUNT, FILE, REPORT, TEXT_OR_FILE, Number
 from onnxq.errors import OnnxqError
 from onnxq.options import Limits, QuantizeOptions, Target
 
-SAMPLES = "a folder of files, or a Python function as module:function"
+SAMPLES = "a folder of files, a URL, or a Python function as module:function"
 SCORE_OPTIONS = ("class_axis", "decoder", "charset", "ignore_spaces", "pool")
 """Parameters of `metric_options` that are fields of `ScoreOptions`."""
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxq.cluster.versions import difference, own_versions
+from onnxq.cluster.versions import difference, instruction_sets, own_versions
 from onnxq.errors import OnnxqError, first_line
 from onnxq.runtime.parallel import IN_PROCESS, Executor
-from onnxq.runtime.status import activity, tell
+from onnxq.runtime.status import activity, caution, tell
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -140,10 +140,20 @@ def _check(client: "Client") -> None:
                 f"--cluster: no worker has joined in {JOINING:.0f} s: start one with `dask worker ADDRESS`"
             ) from error
     wanted = own_versions()
-    for worker, found in client.run(_reader(list(wanted))).items():
+    workers = client.run(_reader(list(wanted)))
+    for worker, found in workers.items():
         for name, version in wanted.items():
             if found[name] != version:
                 raise difference(worker, name, found[name], version)
+    own = instruction_sets()
+    others = {worker: found["instructions"] for worker, found in workers.items()}
+    different = sorted(worker for worker, found in others.items() if found != own)
+    if different:
+        caution(
+            f"--cluster: {len(different)} of {len(others)} workers have CPUs of another family "
+            f"({different[0]}: {others[different[0]] or 'none'}; this machine: {own or 'none'}): "
+            "the bytes of the result may differ from those of other machines"
+        )
 
 
 def _reader(names: list[str]) -> Any:
@@ -163,6 +173,8 @@ def _reader(names: list[str]) -> Any:
                     found[name] = importlib.metadata.version(name)
             except ImportError:
                 found[name] = None
+        if found["onnxq"] is not None:
+            found["instructions"] = importlib.import_module("onnxq.cluster.versions").instruction_sets()
         return found
 
     return read

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 
 from onnxq.errors import OnnxqError
+from onnxq.runtime.machine import this_machine
 from onnxq.version import __version__
 
 PACKAGES = ("onnxruntime", "numpy", "onnx", "onnx-ir")
@@ -14,6 +15,12 @@ def own_versions() -> dict[str, str]:
     python = ".".join(platform.python_version_tuple()[:2])
     installed = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"onnxq": __version__, **installed, "python": python}
+
+
+def instruction_sets() -> str:
+    """Return the instruction sets of this CPU that select kernels, which decide how sums are rounded."""
+    machine = this_machine()
+    return " ".join([machine.system.split()[-1], *machine.instructions])
 
 
 def check_versions(wanted: dict[str, str], worker: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxq.cluster.packing import unpack
 from onnxq.cluster.versions import check_versions
+from onnxq.runtime.memory import reuse_freed_memory
 from onnxq.runtime.parallel import Job
 
 MOST_OPENED = 4
@@ -72,6 +73,7 @@ def _open(ticket: Ticket, content: bytes, arrays: Sequence[bytes]) -> _Opened:
         if ticket.digest not in _opened:
             while len(_opened) >= MOST_OPENED:
                 _opened.popitem(last=False)
+            reuse_freed_memory()  # Dask's workers would return all of it, after each array
             job: Job[Any, Any] = unpack(content, arrays)
             _opened[ticket.digest] = _Opened(job, job.opened(1))
         _opened.move_to_end(ticket.digest)

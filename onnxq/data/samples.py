@@ -27,6 +27,7 @@ from onnxq.data.recordings import recorded_inputs
 from onnxq.data.sample import Sample
 from onnxq.data.tables import arrow_folders, arrow_samples, csv_samples, parquet_samples
 from onnxq.data.text import text_samples
+from onnxq.data.urls import url_of, url_samples
 from onnxq.errors import DataError
 from onnxq.runtime.sessions import InputSpec
 from onnxq.types import Array, Feeds
@@ -64,7 +65,7 @@ def open_samples(
     """List the samples of a folder or a file in order of names, or of `module:function`.
 
     Args:
-        path: folder, file, or module:function.
+        path: folder, file, URL, or module:function.
         specs: the model's inputs.
         forms: the preprocessing; None for the defaults.
         most: most items to read from an iterable of module:function.
@@ -98,6 +99,9 @@ def _cast(sample: Sample, dtypes: Mapping[str, Any]) -> Feeds:
 
 
 def _open(path: Path, specs: list[InputSpec], forms: Forms, most: int | None) -> list[Sample]:
+    url = url_of(path)
+    if url is not None:
+        return url_samples(url, READERS[0], specs, forms)
     if not exists(path):
         if REFERENCE.fullmatch(str(path)):
             samples = function_samples(str(path), specs, most)

@@ -65,7 +65,7 @@ def _baseline_gate(
         row.model,
         limits.max_drop,
         drop,
-        f"{metric} is {{:.2f}}{drop_unit(metric or '')} worse than the baseline",
+        f"{metric} is {{:z.2f}}{drop_unit(metric or '')} worse than the baseline",
     )
 
 
@@ -74,7 +74,7 @@ def _drop_gate(row: ModelScore, metric: str | None, limits: Limits) -> list[Gate
     if value is None or value.p_value is None:
         return at_most("--max-drop", row.model, limits.max_drop, None, "")
     chance = "" if value.significant else f" (not significant: p = {value.p_value:.2f})"
-    found = f"{metric} is {{:.2f}}{drop_unit(metric or '')} worse than float{chance}"
+    found = f"{metric} is {{:z.2f}}{drop_unit(metric or '')} worse than float{chance}"
     (gate,) = at_most("--max-drop", row.model, limits.max_drop, value.drop, found) or (None,)
     if gate is None:
         return []

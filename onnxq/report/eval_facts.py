@@ -76,7 +76,7 @@ def _interval(model: str, metric: str, value: Value) -> tuple[str, str, list[str
         return f"{number:.2%}" if percent else f"{number:.4f}"
 
     unit = drop_unit(metric)
-    drop = "" if value.drop is None else f"{value.drop:.2f}{unit}" if unit else f"{value.drop:.4f}"
+    drop = "" if value.drop is None else f"{value.drop:z.2f}{unit}" if unit else f"{value.drop:z.4f}"
     return model, metric, [shown(value.value), shown(value.low), shown(value.high), drop], value
 
 

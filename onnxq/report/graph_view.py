@@ -184,7 +184,7 @@ def _facts(
         "reasons": reasons,
         "tensors": tensors,
         "blocks": [[group[0], group[-1]] for group in groups],
-        "total": round(total, 4),
+        "total": round(total, 6),
     }
     text = json.dumps(facts, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

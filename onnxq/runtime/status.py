@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class _Activity:
 
 _activities: list[_Activity] = []
 """Current activities, the innermost last."""
+_hidden: list[bool] = []
+"""Of each `live_status` block around the present work, whether it shows nothing."""
 
 
 @contextmanager
@@ -65,17 +68,18 @@ def current_activity(otherwise: str) -> str:
 def live_status(*, hidden: bool) -> Iterator[None]:
     """Show the current activity on stderr while the block runs, unless `hidden`."""
     stream = sys.stderr
-    if hidden or stream is None:
-        yield
-        return
+    _hidden.append(hidden or stream is None)
     done = threading.Event()
     thread = threading.Thread(target=_tell, args=(stream, done), name="onnxq status", daemon=True)
-    thread.start()
     try:
+        if not _hidden[-1]:
+            thread.start()
         yield
     finally:
+        _hidden.pop()
         done.set()
-        thread.join(timeout=2)
+        if thread.ident is not None:
+            thread.join(timeout=2)
 
 
 def tell(text: str) -> None:
@@ -83,6 +87,15 @@ def tell(text: str) -> None:
     if sys.stderr is not None and is_terminal(sys.stderr):
         with aside():
             print(f"onnxq: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def caution(text: str) -> None:
+    """Warn of something that does not stop the work: in a line on stderr, from Python by `warnings`."""
+    if not _hidden:
+        warnings.warn(text, stacklevel=2)
+    elif not _hidden[-1]:
+        with aside():
+            print(f"onnxq: warning: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def is_terminal(stream: TextIO) -> bool:

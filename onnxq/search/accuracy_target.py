@@ -22,6 +22,7 @@ from onnxq.plan.reasons import MEASURING, SLOWER, TOO_NOISY, UNUSABLE, Cause, Fl
 from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
 from onnxq.runtime.latency import medians_ms
+from onnxq.runtime.parallel import Executor
 from onnxq.runtime.sessions import InputSpec
 from onnxq.runtime.status import activity
 from onnxq.search.candidates import Candidates, Variant
@@ -47,6 +48,10 @@ class Task:
 
     data: Path
     options: EvalOptions
+
+    def on(self, executor: Executor) -> "Task":
+        """Return the task with models that run on an executor."""
+        return replace(self, options=replace(self.options, cluster=executor))
 
     def check(self, model: Path, specs: list[InputSpec]) -> None:
         """Open the samples and their labels early, before the search starts.

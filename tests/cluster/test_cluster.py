@@ -18,9 +18,12 @@ from click.testing import CliRunner
 import onnxq
 from onnxq.cli.commands import main
 from onnxq.errors import DataError, OnnxqError
+from onnxq.evaluation.evaluate import EvalOptions
 from onnxq.finetune.gradient_job import GradientJob
-from onnxq.pipeline import finetune
+from onnxq.options import Limits
+from onnxq.pipeline import finetune, quantize
 from onnxq.runtime.parallel import IN_PROCESS, Job
+from onnxq.search.accuracy_target import Task
 from tests.conftest import CNN, SAMPLES, TRANSFORMER
 
 CALIB = SAMPLES / "calib"
@@ -64,16 +67,26 @@ def finetuned(folder, cluster, **tuning):
     few = FEW | {"samples": 60, "effort": onnxq.Effort.FAST}
     options = onnxq.QuantizeOptions(CNN, CALIB, output=path, cluster=cluster, **few)
     report = finetune(options, tuning)
-    assert report.finetuning.kept
-    return sha256(path)
+    assert len(report.finetuning.checks) > 3
+    return repr(report.finetuning.checks) + sha256(path)
 
 
 def with_8_bit_gradients(folder, cluster):
     return finetuned(folder, cluster, gradient_bits=8, bits=(5, 4), steps=40, micro_batches=3)
 
 
+def within_a_drop(folder, cluster):
+    path = folder / "drop.onnx"
+    options = onnxq.QuantizeOptions(
+        CNN, CALIB, output=path, effort=onnxq.Effort.FAST, cluster=cluster, limits=Limits(max_drop=1.0), **FEW
+    )
+    labels = EvalOptions(labels=SAMPLES / "eval" / "labels.csv", samples=60)
+    assert quantize(options, Task(SAMPLES / "eval", labels)).drop is not None
+    return sha256(path)
+
+
 TRAININGS = [finetuned, with_8_bit_gradients]
-COMMANDS = [calibrated, quantized, with_gptq, evaluated, *TRAININGS]
+COMMANDS = [calibrated, quantized, with_gptq, evaluated, within_a_drop, *TRAININGS]
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(cluster, tmp_path):
@@ -101,7 +114,7 @@ def flat(groups):
     return [each for group in groups for each in group]
 
 
-def killing(client, cluster, kind=Job, number=1):
+def killing(client, cluster, kind=object, number=1):
     """An executor that kills the worker of one of the results of a kind of job, and starts another one."""
     from onnxq.cluster.dask_executor import DaskExecutor
 
@@ -130,7 +143,7 @@ def test_results_come_in_order_though_a_worker_dies_and_another_joins(client, cl
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_worker_may_be_killed_in_the_middle(client, cluster, tmp_path, command):
-    kind, number = (GradientJob, 17) if command in TRAININGS else (Job, 1)
+    kind, number = (GradientJob, 17) if command in TRAININGS else (object, 1)
     executor = killing(client, cluster, kind, number)
     assert command(tmp_path, executor) == command(tmp_path, None)
     assert executor.killed
@@ -214,6 +227,21 @@ def test_other_versions_are_refused_in_one_line(cluster, monkeypatch):
     with pytest.raises(OnnxqError, match=r"worker tcp://127.0.0.1:\d+ has .* of numpy, and this machine 0.1"):
         onnxq.calibrate(CNN, CALIB, "unwritten.npz", cluster=cluster.address)
     assert not Path("unwritten.npz").exists()
+
+
+def test_workers_with_cpus_of_another_family_are_named_in_a_warning(cluster, monkeypatch, tmp_path):
+    from onnxq.cluster import connection
+
+    cluster.resize(1)
+    monkeypatch.setattr(connection, "instruction_sets", lambda: "aarch64 asimddp")
+    out = tmp_path / "out.npz"
+    command = ["calibrate", str(CNN), "--calib", str(CALIB), "--samples", "8", "-o", str(out)]
+    result = CliRunner().invoke(main, [*command, "--cluster", cluster.address])
+    assert result.exit_code == 0
+    assert "warning: --cluster: 1 of 1 workers have CPUs of another family" in result.stderr
+    assert "this machine: aarch64 asimddp" in result.stderr
+    with pytest.warns(UserWarning, match="of another family"):
+        onnxq.calibrate(CNN, CALIB, out, samples=8, force=True, cluster=cluster.address)
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere", "missing.json", "local:two"])

@@ -28,7 +28,7 @@ def text(options: ScoreOptions) -> list[Score]:
         return None if pair is None else [distance(*pair), len(pair[1])]
 
     cer = Score("CER", edits, lambda rows: float(rows[:, 0].sum() / max(1.0, rows[:, 1].sum())), higher=False)
-    return [Score("exact", exact, mean, answer=read), cer]
+    return [Score("exact", exact, mean, answer=_answer(read, options)), cer]
 
 
 def text_agreement(options: ScoreOptions) -> list[Score]:
@@ -49,7 +49,12 @@ def text_agreement(options: ScoreOptions) -> list[Score]:
     total = Score(
         "CER to float", edits, lambda rows: float(rows[:, 0].sum() / max(1.0, rows[:, 1].sum())), higher=False
     )
-    return [Score("same lines", same, mean, answer=read), total]
+    return [Score("same lines", same, mean, answer=_answer(read, options)), total]
+
+
+def _answer(read: Callable[[Case], str], options: ScoreOptions) -> Callable[[Case], str]:
+    """Return how reports show a text: without spaces at its ends, where these do not count."""
+    return (lambda case: read(case).strip()) if options.ignore_spaces else read
 
 
 def _compared(found: str, wanted: str, options: ScoreOptions) -> tuple[str, str]:
