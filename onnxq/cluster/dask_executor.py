@@ -139,7 +139,7 @@ class DaskExecutor:
             ready.append(future)
         if first.status == "finished":
             try:
-                return list(self.client.gather(ready, direct=True))  # not through the scheduler
+                return list(self.client.gather(ready))
             except Exception:  # a result is lost: each task tries again, and tells its error
                 pass
         return [self._result(sent, pending[0])]
