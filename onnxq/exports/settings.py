@@ -71,7 +71,7 @@ def text_of(folder: Path) -> Callable[[Sequence[int]], str] | None:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise DataError(f"{path}: needs tokenizers: pip install 'onnxq[text]'") from error
+        raise DataError(f"{path}: needs tokenizers: pip install tokenizers") from error
     with library_errors(f"{path}: not a tokenizer", "save it again"):
         tokenizer = Tokenizer.from_file(str(path))
 
