@@ -104,9 +104,18 @@ def _chart(report: EvalReport, points: list[Point]) -> str:
     percent = report.metric is not None and in_percent(report.metric)
     unit = f"{report.metric}, %" if percent else report.metric or "SQNR, dB"
     across = f"latency / float, lower is better ({report.scores[0].latency_ms:.3g} ms: dashed) →"
+    up = "(lower is better)" if _lower_is_better(report) else "↑"
     return scatter(
-        points, across, f"{unit} ↑", 1.0, highest=100.0 if percent else math.inf, least=LEAST_RATIO
+        points, across, f"{unit} {up}", 1.0, highest=100.0 if percent else math.inf, least=LEAST_RATIO
     )
+
+
+def _lower_is_better(report: EvalReport) -> bool:
+    """Tell whether a larger value of the first metric is a drop, as for a perplexity."""
+    values = [score.metrics.get(report.metric or "") for score in report.scores]
+    base = values[0]
+    others = [value for value in values[1:] if value is not None and value.drop is not None]
+    return base is not None and any((each.drop or 0.0) * (each.value - base.value) > 0 for each in others)
 
 
 def _height(report: EvalReport, score: ModelScore, *, is_float: bool) -> float | None:

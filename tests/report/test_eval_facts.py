@@ -44,3 +44,12 @@ def test_one_file_has_headline_numbers_with_units():
     ]
     assert facts["intervals"][1][2] == ["88.00%", "80.00%", "93.00%", "2.00 percentage points"]
     assert facts["chart"].count('class="spread"') == 2
+
+
+def test_a_metric_of_which_less_is_better_says_so_at_its_axis():
+    before, after = Value(16.0, 15.0, 17.0, 10), Value(17.0, 16.0, 18.0, 10, drop=1.0, p_value=0.01)
+    pair = [
+        score("f.onnx", 200.0, metrics={"perplexity": before}),
+        score("a.onnx", 9.0, metrics={"perplexity": after}),
+    ]
+    assert "perplexity (lower is better)" in eval_facts(report(pair, "perplexity"))["chart"]
