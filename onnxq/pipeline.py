@@ -22,9 +22,9 @@ from onnxq.calibration.methods import METHODS
 from onnxq.calibration.statistics import Statistics
 from onnxq.cluster.connection import executor_of
 from onnxq.errors import DataError, OnnxqError
-from onnxq.finetune.checkpoint import check_checkpoint
-from onnxq.finetune.division import divided, trained_on
-from onnxq.finetune.finetune import tuned, tunes_by_itself
+from onnxq.finetuning.checkpoint import check_checkpoint
+from onnxq.finetuning.division import divided, trained_on
+from onnxq.finetuning.finetune import tuned, tunes_by_itself
 from onnxq.formats.compact import compact
 from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import (

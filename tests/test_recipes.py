@@ -16,7 +16,7 @@ RECIPES = {
     "A calibration method": "tests/calibration/test_recipe_method.py",
     "An operator": "tests/plan/test_recipe_operator.py",
     "A technique": "tests/transforms/test_recipe_technique.py",
-    "A gradient rule": "tests/finetune/test_recipe_rule.py",
+    "A gradient rule": "tests/finetuning/test_recipe_rule.py",
     "An output format": "tests/formats/test_recipe_format.py",
     "A mode": "tests/modes/test_recipe_mode.py",
     "A CPU family": "tests/cost/test_recipe_cpu.py",

@@ -19,7 +19,7 @@ import onnxq
 from onnxq.cli.commands import main
 from onnxq.errors import DataError, OnnxqError
 from onnxq.evaluation.evaluate import EvalOptions
-from onnxq.finetune.gradient_job import GradientJob
+from onnxq.finetuning.gradient_job import GradientJob
 from onnxq.options import Limits
 from onnxq.pipeline import finetune, quantize
 from onnxq.runtime.parallel import IN_PROCESS, Job

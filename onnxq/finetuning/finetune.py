@@ -1,0 +1,181 @@
+"""Finetuning of a quantized model: from an outcome to the better of two."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxq.comparison.errors import decibels
+from onnxq.comparison.feedback import evenly
+from onnxq.data.labels import labelled
+from onnxq.data.sample import Sample
+from onnxq.data.samples import check_feeds
+from onnxq.errors import DataError, ModelError
+from onnxq.finetuning.backward import measure
+from onnxq.finetuning.checkpoint import Checkpoint
+from onnxq.finetuning.division import divided
+from onnxq.finetuning.examples import (
+    ACTIVATION_BYTES,
+    Batches,
+    Examples,
+    grouped,
+    make_examples,
+    most_together,
+)
+from onnxq.finetuning.form import TrainingForm, bias_outputs, training_form, with_units
+from onnxq.finetuning.gradients import without_shapes
+from onnxq.finetuning.judge import Judge, verdict
+from onnxq.finetuning.reconstruction import reconstructed, sample_count
+from onnxq.finetuning.trained import Bias, Scale, Weight
+from onnxq.finetuning.trainer import Trainer, Work
+from onnxq.finetuning.training import State
+from onnxq.graph.edit import nodes_of
+from onnxq.graph.macs import concrete_shapes, node_macs
+from onnxq.options import Effort, FinetuneOptions, Technique
+from onnxq.runtime.inner_values import expose
+from onnxq.runtime.sessions import open_fake_quantized, run
+from onnxq.search.inputs import Inputs
+from onnxq.search.trial import Check, Finetuning, Outcome
+from onnxq.transforms.registry import weight_options
+from onnxq.types import Floats
+
+BUDGET, LEAST_STEPS, MOST_STEPS = 6e11, 24, 120
+"""MACs of the default number of steps, three times those of an inference for each, and its bounds."""
+MOST_RECONSTRUCTING = 200
+"""Most samples by which layers are reconstructed."""
+BIAS_UNIT = 1 / 64
+"""Unit of a bias, as a share of the deviation of the values that it is added to."""
+
+
+def tunes_by_itself(inputs: Inputs) -> bool:
+    """Tell whether finetuning is one of the techniques that the options try, and there are samples for it."""
+    options = inputs.options
+    wanted = options.effort is Effort.BEST and Technique.FINETUNING not in options.without
+    samples = inputs.samples
+    enough = len(samples.calibration) > 1 and len(samples.validation) > 1 and bool(samples.unseen)
+    return wanted and enough and not inputs.feedback.states and not inputs.large
+
+
+def tuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions | None) -> tuple[Outcome, Finetuning]:
+    """Finetune as the user asks; without options as one technique of several, which may be impossible.
+
+    Raises:
+        OnnxqError: the user asks for it, and it is impossible.
+    """
+    try:
+        return finetuned(inputs, outcome, options or FinetuneOptions())
+    except ModelError as error:
+        if options is not None:
+            raise
+        return outcome, Finetuning(False, str(error))
+
+
+def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tuple[Outcome, Finetuning]:
+    """Train the quantized model of an outcome; return the better of both, and what was done.
+
+    Raises:
+        OnnxqError: nothing can be trained, a label does not fit, or the checkpoint is another training's.
+    """
+    recipe = outcome.choice.recipe
+    if inputs.large:
+        raise ModelError(f"{inputs.options.model}: too large to be finetuned: use onnxq quantize")
+    form = training_form(recipe, outcome.parameters, weight_options(inputs.options, inputs.target.saturates))
+    if not any(isinstance(each, Weight) for each in form.trained.values()):
+        return outcome, Finetuning(False, "the file has no integer weights to train", bits=options.bits)
+    # the examples
+    division = divided(inputs)
+    samples = division.training
+    examples = make_examples(inputs, form, samples, _labels(samples, options.labels), options)
+    shapes = measure(form.model, examples.example(0).feeds | form.fed(form.start())).shapes
+    room = max(1, ACTIVATION_BYTES // max(1, sum(4 * math.prod(shape) for shape in shapes.values())))
+    together = most_together(examples, room)
+    batches = Batches(examples, min(options.batch, len(samples)), options.micro_batches, options.seed)
+    form = with_units(form, _bias_units(form, batches, together))
+    # the training
+    judge = Judge.of(inputs, recipe, division.stopping)
+    steps = options.steps or default_steps(inputs, samples[0], batches.size)
+    decisions = replace(options, checkpoint=None), replace(inputs.options, output=None, force=False), steps
+    statistics = outcome.statistics
+    checkpoint = Checkpoint.of(options.checkpoint, statistics.model, statistics.data, *decisions)
+    start = judge.noise(outcome.parameters)
+    work = Work(inputs.executor, batches, together, room)
+    trainer = Trainer(form, work, steps, options, judge, start, checkpoint)
+    result = trainer.run(lambda: _reconstructed(form, examples, shapes, options.memory))
+    # whether to keep it
+    parameters = form.updated(result.state.best)
+    before, after = Judge.of(inputs, recipe, division.deciding).compared(outcome.parameters, parameters)
+    kept, reason = verdict(before, after, start, result.state)
+    before, after = Judge.of(inputs, recipe, division.unseen).compared(outcome.parameters, parameters)
+    finetuning = Finetuning(
+        kept, reason, result.steps, batches.size, options.bits, len(samples), *_reached(form, result.state),
+        [Check(step, decibels(noise)) for step, noise in result.state.checks],
+        decibels(before.mean_noise), decibels(after.mean_noise), dict(result.state.frozen),
+        result.state.interrupted, result.layers,
+    )  # fmt: skip
+    if not kept:
+        return outcome, finetuning
+    written = inputs.writer().write(recipe, parameters)
+    recipe = replace(recipe, techniques=(*recipe.techniques, Technique.FINETUNING))
+    choice = replace(outcome.choice, recipe=recipe)
+    return replace(outcome, written=written, choice=choice, parameters=parameters), finetuning
+
+
+def _reached(form: TrainingForm, state: State) -> tuple[int, int, int]:
+    """Return the number of weights, biases and scales of activations that the loss depends on."""
+    found = [type(form.trained[name]) for name in state.reached]
+    return found.count(Weight), found.count(Bias), found.count(Scale)
+
+
+def _reconstructed(
+    form: TrainingForm, examples: Examples, shapes: Mapping[str, Sequence[int]], memory: int
+) -> dict[str, Floats]:
+    """Reconstruct the layers of a form on as many samples as fit into memory."""
+    count = min(MOST_RECONSTRUCTING, len(examples.samples), sample_count(form, shapes, memory))
+    chosen = evenly(range(len(examples.samples)), count)
+    return reconstructed(form, [examples.teacher.sample(i, examples.samples[i])[0] for i in chosen])
+
+
+def _labels(samples: Sequence[Sample], labels: str | None) -> list[int | None]:
+    """Return the class of each sample, None for one without a label; empty without labels.
+
+    Raises:
+        DataError: the labels cannot be read, are no classes, or belong to none of the samples.
+    """
+    if labels is None:
+        return []
+    found: dict[str, int] = {}
+    for sample in labelled(list(samples), labels, every=False):
+        if sample.label:
+            try:
+                found[sample.name] = int(sample.label)
+            except ValueError as error:
+                raise DataError(
+                    f"sample {sample.name}: label '{sample.label}' is no number of a class: correct it"
+                ) from error
+    return [found.get(sample.name) for sample in samples]
+
+
+def default_steps(inputs: Inputs, sample: Sample, batch: int) -> int:
+    """Return the number of steps that a model of this size is worth: about as many seconds for any."""
+    shapes = concrete_shapes(inputs.model, check_feeds(sample, inputs.specs))
+    macs = sum(node_macs(node, shapes) for node in nodes_of(inputs.model))
+    return int(np.clip(BUDGET / (3 * max(macs, 1) * batch), LEAST_STEPS, MOST_STEPS))
+
+
+def _bias_units(form: TrainingForm, batches: Batches, together: int) -> dict[str, Floats]:
+    """Return the unit of each bias: a share of the deviation of the values that it is added to."""
+    places = bias_outputs(form)
+    if not places:
+        return {}
+    examples = [batches.examples.example(index) for index in batches.indices(0)]
+    example, _ = next(grouped(examples, together))
+    exposed = expose(form.model, list(dict.fromkeys(places.values())))
+    session = open_fake_quantized(without_shapes(exposed.model, example.feeds))
+    names = [name for name, _ in exposed.outputs.values()]
+    arrays = run(session, example.feeds | form.fed(form.start()), "of a batch", names)
+    deviations = {
+        name: max(float(np.std(array, dtype=np.float64)), 1e-6)
+        for name, array in zip(exposed.outputs, arrays, strict=True)
+    }
+    return {name: np.asarray(BIAS_UNIT * deviations[place], np.float32) for name, place in places.items()}
