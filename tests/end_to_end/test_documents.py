@@ -59,3 +59,11 @@ def test_paths_and_links_are_found():
     texts = [text_of(page) for page in PAGES]
     assert sum(len(re.findall(rf"`(?:{FOLDERS})/", text)) for text in texts) > 80
     assert sum(text.count("](") for text in texts) > 80
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name == "docs"], ids=lambda page: page.name
+)
+def test_pages_are_in_the_navigation_of_the_site(page):
+    """The strict build of the site stops at a page that is not."""
+    assert re.search(rf": {re.escape(page.name)}$", text_of(ROOT / "mkdocs.yml"), flags=re.MULTILINE)
