@@ -1,6 +1,7 @@
 """Jobs on a Dask cluster: groups of items as tasks, and their results in the order of the items."""
 
 import hashlib
+import itertools
 import math
 import pickle
 import time
@@ -85,6 +86,7 @@ class DaskExecutor:
     patience: float = PATIENCE
     done: Counter[str] = field(default_factory=Counter)
     _chunks: dict[str, Future] = field(default_factory=dict)
+    _copies: Iterator[int] = field(default_factory=itertools.count)
     _weighed: bool = False
     _counted: tuple[float, int] = (-math.inf, 1)
     _workers: list[str] = field(default_factory=list)
@@ -94,16 +96,26 @@ class DaskExecutor:
         """Send a job to the cluster; each worker opens it once, with the first item that it gets."""
         del workers  # for the memory of one process
         packed = pack(job)
-        chunks = [self._kept(digest, arrays) for digest, arrays in packed.chunks()]
-        chunks.append(self._kept(hashlib.sha256(packed.content).hexdigest(), [packed.content]))
-        sent = _Sent(job, Ticket(packed.digest, own_versions()), chunks)
+        sent = _Sent(job, Ticket(packed.digest, own_versions()), self._chunks_of(packed))
         return lambda items: self._results(sent, items)
 
-    def _kept(self, digest: str, arrays: list[bytes]) -> Future:
-        """Return arrays on the cluster, sent once; a worker that dies with them leaves a copy behind."""
-        if digest not in self._chunks:
+    def _chunks_of(self, packed: Packed, workers: list[str] | None = None) -> list[Future]:
+        """Return a job's arrays and its pickle on the cluster, on these workers if any are given."""
+        chunks = [self._kept(digest, arrays, workers) for digest, arrays in packed.chunks()]
+        content = hashlib.sha256(packed.content).hexdigest()
+        return [*chunks, self._kept(content, [packed.content], workers)]
+
+    def _kept(self, digest: str, arrays: list[bytes], workers: list[str] | None) -> Future:
+        """Return arrays on the cluster, sent once; a worker that dies with them leaves a copy behind.
+
+        With `workers` they are sent again: the worker that has them stalls, and the others cannot fetch them.
+        """
+        if digest not in self._chunks or workers:
+            key = f"onnxq-arrays-{digest}" + (f"-{next(self._copies)}" if workers else "")
             with _large_arguments():
-                self._chunks[digest] = self.client.submit(keep, arrays, key=f"onnxq-arrays-{digest}")
+                self._chunks[digest] = self.client.submit(
+                    keep, arrays, key=key, workers=workers, allow_other_workers=bool(workers)
+                )
         return self._chunks[digest]
 
     def _results(self, sent: _Sent, items: Iterable[Any]) -> Iterator[Any]:
@@ -137,9 +149,13 @@ class DaskExecutor:
             if future is None:
                 break
             ready.append(future)
+
+        async def gathered() -> list[Done]:
+            return list(await self.client.gather(ready, asynchronous=True))
+
         if first.status == "finished":
             try:
-                return list(self.client.gather(ready))
+                return list(self.client.sync(gathered, callback_timeout=self._patience(sent)))
             except Exception:  # a result is lost: each task tries again, and tells its error
                 pass
         return [self._result(sent, pending[0])]
@@ -198,13 +214,13 @@ class DaskExecutor:
         self.with_feeds = other.size < packed.size
         return other if self.with_feeds else packed
 
-    def _submit(self, sent: _Sent, packed: Packed, worker: str | None = None) -> Future:
-        """Submit a group; `worker` should do it, but if it can't, another one does."""
+    def _submit(self, sent: _Sent, packed: Packed, workers: str | list[str] | None = None) -> Future:
+        """Submit a group; one of `workers` should do it, but if they can't, another one does."""
         arrays = [bytes(array) for array in packed.arrays]
         with _large_arguments():
             return self.client.submit(
                 work_on, sent.ticket, packed.content, *sent.chunks, arrays, pure=False, retries=0,
-                workers=worker, allow_other_workers=worker is not None,
+                workers=workers, allow_other_workers=workers is not None,
             )  # fmt: skip
 
     def _result(self, sent: _Sent, task: _Task) -> Done:
@@ -217,8 +233,11 @@ class DaskExecutor:
             future = self._finished(sent, task)
             task.attempts.remove(future)
             try:
-                done: Done = future.result()
+                done: Done = future.result(timeout=self._patience(sent))
                 break
+            except TimeoutError:  # its worker stalls before it sends the result
+                task.attempts.append(self._again(sent, task, [*task.attempts, future]))
+                continue
             except (KilledWorker, CancelledError) as error:
                 if task.lost >= ATTEMPTS:
                     raise OnnxqError(
@@ -239,14 +258,28 @@ class DaskExecutor:
         while True:
             patience = None
             if len(task.attempts) < ATTEMPTS:
-                patience = self.patience + SLOWNESS * sent.slowest
+                patience = self._patience(sent)
             try:
                 ended = wait(task.attempts, timeout=patience, return_when="FIRST_COMPLETED").done
                 return next(future for future in task.attempts if future in ended)
             except CancelledError:  # of an attempt whose arrays are lost
                 return next(future for future in task.attempts if future.cancelled())
             except TimeoutError:
-                task.attempts.append(self._submit(sent, self._packed(task.items)))
+                task.attempts.append(self._again(sent, task, task.attempts))
+
+    def _patience(self, sent: _Sent) -> float:
+        """Return the seconds after which a worker counts as stalled."""
+        return self.patience + SLOWNESS * sent.slowest
+
+    def _again(self, sent: _Sent, task: _Task, stalled: list[Future]) -> Future:
+        """Submit a task once more, to a worker that has none of these attempts if there is one."""
+        keys = {future.key for future in stalled}
+        have = {worker for found in self.client.who_has(stalled).values() for worker in found}
+        have |= {worker for worker, tasks in self.client.processing().items() if keys & set(tasks)}
+        others = sorted(self.client.nthreads().keys() - have)
+        if others:
+            sent.chunks = self._chunks_of(pack(sent.job), others)
+        return self._submit(sent, self._packed(task.items), others or None)
 
     def _note(self, sent: _Sent, task: _Task, done: Done) -> None:
         """Note the pace of a job, and who does what."""
