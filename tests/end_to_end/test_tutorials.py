@@ -71,7 +71,7 @@ old
 ...
 2.5
 $ mkdir b && cd b
-$ python ../a.py | head -n 1
+$ python ../a.py | sed -n 1p
 old
 ```
 """
@@ -80,7 +80,7 @@ old
 def test_outputs_are_written_into_the_page(tmp_path):
     printed = tutorials.run(PAGE, tmp_path)
     assert tutorials.with_outputs(PAGE, printed) == PAGE.replace("old\n...\n2.5", "hello\n...\n1.5").replace(
-        "head -n 1\nold", "head -n 1\nhello"
+        "sed -n 1p\nold", "sed -n 1p\nhello"
     )
 
 
