@@ -186,6 +186,21 @@ def test_data_are_not_looked_at_where_names_or_the_user_say_it(rng):
     assert find_feedback(stepping(rng, "h0", "hn"), samples, ["none"]) == Feedback()
 
 
+CACHED = """g (float[1,n,4] x, float[1,p,4] past) => (float[1,n,4] y, float[1,t,4] present) {
+    present = Concat<axis=1>(past, x) y = MatMul(x, w) }"""
+
+
+@pytest.mark.parametrize(("lengths", "states"), [([0, 0, 0, 0], {}), ([0, 3, 4, 5], {"past": 1})])
+def test_prompts_that_each_begin_with_an_empty_cache_are_no_sequence(rng, lengths, states):
+    session = open_session(to_ir(parse(CACHED, {"w": normal(rng, 4, 4)})))
+    samples = []
+    for i, length in enumerate(lengths):
+        new = 1 if length else 3
+        feeds: Feeds = {"x": normal(rng, 1, new, 4), "past": np.zeros((1, length, 4), np.float32)}
+        samples.append(Sample(f"a/{i}.npz", lambda feeds=feeds: feeds))
+    assert find_feedback(session, samples).states == states
+
+
 def test_a_state_is_handed_on_until_a_sequence_starts():
     feedback = Feedback({"h": 1}, frozenset({"a0", "b0"}))
     given = {"x": np.ones(2, np.float32), "h": np.zeros((1, 3), np.float32)}
@@ -238,7 +253,9 @@ def test_of_a_stateful_model_whole_sequences_are_chosen():
     assert chosen_sequences(samples[3:25], feedback, 12) == samples[3:10]
 
 
-@pytest.mark.parametrize(("macs", "steps"), [(0, 80), (FURTHER_MACS // 35, 30), (2 * FURTHER_MACS, 0)])
+@pytest.mark.parametrize(
+    ("macs", "steps"), [(0, 80), (FURTHER_MACS // 35, 30), (FURTHER_MACS // 9, 0), (2 * FURTHER_MACS, 0)]
+)
 def test_as_many_whole_sequences_as_there_is_time_for(macs, steps):
     samples = [Sample(f"{i // 10}/{i % 10}", dict) for i in range(80)]
     feedback = Feedback({"h0": 1}, frozenset(f"{i}/0" for i in range(8)))
