@@ -155,12 +155,12 @@ def test_work_of_a_stalled_worker_runs_again(client, cluster):
     executor = DaskExecutor(client, patience=0.5)
     results = executor.opened(Squares(0.05), 1)(range(30))
     first = next(results)
-    stalled = cluster.workers[next(iter(executor.done))].pid
-    os.kill(stalled, signal.SIGSTOP)
+    stalled = next(iter(executor.done))
+    os.kill(cluster.workers[stalled].pid, signal.SIGSTOP)
     try:
         assert flat([first, *results]) == [number**2 for number in range(30)]
     finally:
-        os.kill(stalled, signal.SIGCONT)
+        cluster.kill(stalled)  # the scheduler may have given it up: the next test gets another one
 
 
 def test_items_are_taken_only_as_they_are_needed(client):
