@@ -171,9 +171,8 @@ class DaskExecutor:
         """Submit groups until enough are pending."""
         threads = self._threads()
         limit = sent.items if most is None else max(1, min(sent.items, most // (2 * threads)))
-        while (
-            len(pending) < (TASKS_PER_THREAD if sent.slowest else 1) * threads
-        ):  # the first ones show the pace
+        # the first tasks show the pace
+        while len(pending) < (TASKS_PER_THREAD if sent.slowest else 1) * threads:
             if pending and sum(task.size for task in pending) > IN_FLIGHT_BYTES:
                 return
             group = [sent.job.sent(item) for item in islice(waiting, limit)]

@@ -87,7 +87,7 @@ def _of_new_batches(errors: OutputErrors) -> Array:
         noises = np.where(noises > threshold, threshold * chances**-exponent, noises).sum(1)
         floored = signals[part] > signal[:, part].sum() * (1 + 1e-9)
         mean = signals[part] * BATCH / len(noise)
-        # a batch may lack what has a signal, such as objects: then the mean is its signal
+        # a batch may lack what has a signal, such as objects: it has at least the mean signal of one sample
         power = mean if floored else np.maximum(signal[drawn, part].sum(1), mean / BATCH)
         found[part] = np.quantile(noises / power, KEPT)
     return np.maximum(found, ratios)
