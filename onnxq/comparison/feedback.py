@@ -22,7 +22,7 @@ from onnxq.types import Array, Feeds
 
 T = TypeVar("T")
 FURTHER_MACS = 50_000_000_000
-"""MACs that verification may take for sequences beyond the usual samples, so that large models do not wait."""
+"""MACs that verification may take for sequences beyond the usual samples: large models do not wait."""
 MAX_SEQUENCE, MIN_SEQUENCES = 64, 6
 """Most samples of a sequence, and least sequences into which a folder without subfolders is cut."""
 STATE_WORDS = frozenset({"state", "h", "c", "lstm", "gru", "rnn", "buffer"})
