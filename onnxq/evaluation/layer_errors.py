@@ -17,6 +17,7 @@ from onnxq.graph.scratch import ScratchFolder
 from onnxq.plan.plan import Plan
 from onnxq.plan.relu_addends import find_addends
 from onnxq.quantization.parameters import Parameters
+from onnxq.quantization.stored_weight import StoredWeight
 from onnxq.runtime.inner_values import expose
 from onnxq.runtime.kernel_profile import KernelTime, kernel_times
 from onnxq.runtime.sessions import open_exposed, open_session, run
@@ -38,10 +39,12 @@ class Layer:
     macs      share of the model's MACs, 0..1
     planned   whether the plan quantizes it
     reason    why it stays in float
-    sqnr_db   SQNR of its output against float, all layers before it quantized too, dB
+    sqnr_db   SQNR of its output against float, all layers before it quantized too, dB; of a node whose weight
+        alone is in few bits, that of `weight`
     float_ms, int8_ms  median time of its kernel in the float model and in the file, one thread, ms
     inputs    indices of the layers whose outputs it reads
     outputs   names of its output values, then of the one behind a clamp that it absorbs
+    weight    its weight in few bits, if the mode quantizes weights alone
     """
 
     name: str
@@ -54,6 +57,7 @@ class Layer:
     int8_ms: float | None
     inputs: list[int] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    weight: StoredWeight | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,12 @@ class Histogram:
 
 
 def layer_rows(
-    model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str, Feeds]], shapes: ShapeByName
+    model: ir.Model,
+    plan: Plan,
+    path: Path,
+    samples: Sequence[tuple[str, Feeds]],
+    shapes: ShapeByName,
+    weights: Mapping[str, StoredWeight],
 ) -> list[Layer]:
     """Measure all nodes, in graph order.
 
@@ -84,16 +93,19 @@ def layer_rows(
         model: the normalized float model.
         plan: its quantization plan.
         path: the quantized file.
-        samples: names and feeds of a few samples.
+        samples: names and feeds of a few samples; without any, no time is measured.
         shapes: static shapes of the model's values, for the MACs.
+        weights: by the name of their node, where weights alone are quantized.
     """
-    errors = _errors(model, plan, path, samples)
-    feeds = [each for _, each in samples]
-    nodes = list(nodes_of(model))
-    before = claimed_ms(nodes, kernel_ms([model], feeds)[0])
-    times = kernel_ms([path], feeds)[0]  # one session at a time: each may hold all weights
-    claimed, left = assign_ms(nodes_of(load(path)), times)
-    after = left | claimed  # joined products are not nodes of the file, so names from the profile stay
+    errors = {name: weight.sqnr_db for name, weight in weights.items()}
+    nodes, before, after = list(nodes_of(model)), dict[str, float](), dict[str, float]()
+    if samples:
+        errors = errors or _errors(model, plan, path, samples)
+        feeds = [each for _, each in samples]
+        before = claimed_ms(nodes, kernel_ms([model], feeds)[0])
+        times = kernel_ms([path], feeds)[0]  # one session at a time: each may hold all weights
+        claimed, left = assign_ms(nodes_of(load(path)), times)
+        after = left | claimed  # joined products are not nodes of the file, so names from the profile stay
     macs = {node.name or "": node_macs(node, shapes) for node in nodes}
     total = max(1, sum(macs.values()))
 
@@ -111,13 +123,14 @@ def layer_rows(
                 name,
                 node.op_type,
                 macs[name] / total,
-                name in plan.nodes,
+                name in plan.nodes or name in weights,
                 str(plan.floats[name][1]) if name in plan.floats else None,
                 errors.get(name),
                 before.get(name),
                 after.get(name),
                 sorted({producers[value] for value in node.inputs if value in producers}),
                 list(dict.fromkeys(value.name or "" for value in (*node.outputs, *absorbed(name)))),
+                weights.get(name),
             )
         )
         producers |= dict.fromkeys(node.outputs, len(rows) - 1)

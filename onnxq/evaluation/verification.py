@@ -17,6 +17,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from onnxq.comparison.bounds import bounds
+from onnxq.comparison.caches import CacheError
 from onnxq.comparison.errors import OutputErrors, PartError, decibels
 from onnxq.comparison.feedback import Feedback, evenly
 from onnxq.comparison.metrics import MAX_DB
@@ -120,6 +121,8 @@ class Outputs:
         wrong kernel shows in most samples, a sample that reacts to any rounding is one
     undefined  outputs that have NaN in float, which do not count
     empty      outputs that have no value, or only values with an rms below 1e-6: nothing is known of them
+    caches     outputs that the next step takes and adds to, worst first; they are none of the parts, because
+        the other outputs show what their errors cost
     uneven     samples far from float of outputs whose values are much smaller there than in other samples
     """
 
@@ -138,6 +141,7 @@ class Outputs:
     undefined: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     uneven: dict[str, int] = field(default_factory=dict)
+    caches: list[CacheError] = field(default_factory=list)
 
     @property
     def worst_part(self) -> PartError | None:
@@ -432,6 +436,7 @@ def _outputs(
         undefined=[observation.taps[value].name for value in sorted(errors.undefined)],
         empty=_without_values(errors, observation),
         uneven=_uneven(errors),
+        caches=compared.cache_errors(),
     )
 
 

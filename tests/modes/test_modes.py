@@ -180,9 +180,9 @@ def test_codes_of_the_books_are_the_published_values():
 def test_the_kernel_decodes_the_books(name, block, columns, channels):
     proto, rows = product(columns, channels)
     model = ir.from_proto(proto)
-    BitsWriter(model, 0).book_product(model.graph[0], rows, name, block, "w")
-    codes, absmax = encode_book(rows, name, block)
-    decoded = (BOOKS[name][codes] * np.repeat(absmax, block)[: codes.size]).reshape(rows.shape)
+    coded = encode_book(rows, name, block)
+    BitsWriter(model, 0).book_product(model.graph[0], coded, "w")
+    decoded, absmax = coded.decoded(), coded.absmax
     assert np.allclose(run(model, np.eye(columns, dtype=np.float32)), decoded.T, atol=1e-6)
     nearest = np.abs(rows.reshape(-1, 1) / np.repeat(absmax, block)[: rows.size, None] - BOOKS[name]).min(1)
     assert np.allclose(
