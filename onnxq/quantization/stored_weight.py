@@ -14,8 +14,8 @@ class StoredWeight:
     bits         of a code
     bytes        codes, scales and zero points; a weight that several nodes share is stored once
     float_bytes  of the float weight
-    sqnr_db      SQNR of the layer's output on the calibration samples, with this weight alone in few bits, dB;
-        without samples, or for a table, SQNR of the weight itself
+    sqnr_db      SQNR of the layer's output on the calibration samples with this weight alone in few bits, dB;
+        that of the weight itself without samples, or for a table
     """
 
     bits: int

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import os
 import time
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ def _quantize_facts(report: QuantizeReport) -> dict[str, Any]:
         "layers": rows,
         "unlisted": len(report.layers) - len(rows),
         "reasons": any(row.reason for _, row in rows),
-        "weights": any(row.weight for row in report.layers),
+        "weights": sorted(Counter(row.weight.bits for row in report.layers if row.weight).items()),
+        "counted": any(row.macs for row in report.layers),
         "timed": any(row.int8_ms is not None for row in report.layers),
         "layer_chart": layers_chart(
             [row.name for row in measured], [Line("int8", [row.sqnr_db for row in measured])], "SQNR, dB"

@@ -79,7 +79,7 @@ def wrapped(text: str, width: int | None) -> str:
     """Wrap a line to the width of the terminal."""
     if width is None or len(text) <= width:
         return text
-    return textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
+    return textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
