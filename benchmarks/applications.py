@@ -46,7 +46,7 @@ APPLICATIONS = {
     "voice detector, streaming": Application("voice", ("silero-vad",)),
     "file types": Application("files", ("magika",)),
     "detector": Application("detector", ("nudenet",)),
-    "OCR, three models": Application("ocr", ("rapidocr",)),
+    "OCR, three models": Application("ocr", ("rapidocr-onnxruntime",)),
     "server, two processes": Application("server", ("gunicorn", "magika")),
     "phonemes": Application("phonemes", ("g2p-id",)),
 }
