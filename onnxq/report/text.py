@@ -20,6 +20,8 @@ def eval_text(report: EvalReport, *, verbose: bool = False, width: int | None = 
         table(eval_columns(report), width=width),
         f"{report.samples} samples{labelled}; output '{report.output}'",
     ]
+    if report.metric is None and any(score.agreement is not None for score in report.scores[1:]):
+        parts.append(f"agreement: share of decisions, the largest value of '{report.output}', that are equal")
     parts += [
         line
         for score in report.scores[1:]
