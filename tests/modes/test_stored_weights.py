@@ -10,7 +10,8 @@ from onnxq.options import Mode, QuantizeOptions, WeightType
 from onnxq.pipeline import quantize
 from onnxq.quantization.stored_weight import error_share
 from onnxq.report.html import page
-from tests.conftest import normal
+from onnxq.report.quantize_text import quantize_text
+from tests.conftest import normal, parse
 
 KINDS = [WeightType.INT8, WeightType.INT4, WeightType.NF4, WeightType.FP4]
 
@@ -104,3 +105,24 @@ def test_the_error_of_an_output_counts_the_inputs_power(rng):
     assert error_share(weight, weight + noise) == pytest.approx(
         np.square(noise).sum() / np.square(weight).sum(), rel=1e-4
     )
+
+
+CACHED = """g (float[1,n,64] x, float[1,p,64] {past}) => (float[1,n,64] y, float[1,t,64] present) {{
+    key = MatMul(x, w) present = Concat<axis=1>({past}, key) turned = Transpose<perm=[0,2,1]>(present)
+    scores = MatMul(x, turned) seen = MatMul(scores, present) y = MatMul(seen, v) }}"""
+
+
+@pytest.mark.parametrize(("past", "cache"), [("past", True), ("memory_bank", False)])
+def test_an_empty_cache_hides_nothing_and_is_no_part_of_the_outputs(past, cache, rng, tmp_path):
+    weights = {name: normal(rng, 64, 64) / 8 for name in "wv"}
+    onnx.save(parse(CACHED.format(past=past), weights), tmp_path / "m.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(12):
+        feeds = {"x": normal(rng, 1, 6, 64), past: np.zeros((1, 0, 64), np.float32)}
+        np.savez(tmp_path / "data" / f"{i}.npz", **feeds)
+    options = QuantizeOptions(tmp_path / "m.onnx", tmp_path / "data", tmp_path / "o.onnx", mode=Mode.WEIGHTS)
+    report = quantize(options)
+    assert [each.name for each in report.outputs.caches] == (["present"] if cache else [])
+    assert {part.name for part in report.outputs.parts} == ({"y"} if cache else {"y", "present"})
+    assert any(line.startswith("calibration did not see") for line in report.warnings) != cache
+    assert ("1 output only feeds the next step" in quantize_text(report)) == cache
