@@ -15,6 +15,7 @@ from onnxq.graph.files import load
 from onnxq.graph.macs import ShapeByName, node_macs
 from onnxq.graph.scratch import ScratchFolder
 from onnxq.plan.plan import Plan
+from onnxq.plan.products import following_bias
 from onnxq.plan.relu_addends import find_addends
 from onnxq.quantization.parameters import Parameters
 from onnxq.quantization.stored_weight import StoredWeight
@@ -28,6 +29,8 @@ RUNS = 20
 BARS = 64
 """Bins of a histogram."""
 CLAMPS = frozenset({"Relu", "Clip"})
+AT_RUN_TIME = "MatMulIntegerToFloat"
+"""Operator of products with ranges at run time."""
 FUSED = frozenset({"Add", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid"})
 """Operators that the runtime fuses into the convolution before; the last one names the fused node."""
 
@@ -142,7 +145,7 @@ def _errors(
 ) -> dict[str, float]:
     """Measure the output SQNR (dB) of each planned node of the main graph, by its name."""
     written = load(path)
-    pairs = pairs_of(plan, written)
+    pairs = pairs_of(plan, written) | _run_time_pairs(plan, written)
     if not pairs:
         return {}
     addends = find_addends(model, (a for a, _ in pairs.values()))
@@ -180,6 +183,18 @@ def pairs_of(plan: Plan, written: ir.Model) -> dict[str, tuple[str, str]]:
         dequantized = _dequantized(node.outputs[0])
         plain = planned.node.outputs[0].name or "", node.outputs[0].name or ""
         pairs[name] = plain if dequantized is None else (planned.output.name or "", dequantized.name or "")
+    return pairs
+
+
+def _run_time_pairs(plan: Plan, written: ir.Model) -> dict[str, tuple[str, str]]:
+    """Pair the outputs of products with ranges at run time, which keep their names, behind a bias too."""
+    results = {node.name: node.outputs[0].name or "" for node in written.graph if node.op_type == AT_RUN_TIME}
+    pairs: dict[str, tuple[str, str]] = {}
+    for name, planned in plan.nodes.items():
+        bias = following_bias(planned)
+        own = [planned.node.outputs[0], *([bias[0].outputs[0]] if bias is not None else [])]
+        if results.get(name) in {value.name for value in own}:
+            pairs[name] = results[name], results[name]
     return pairs
 
 

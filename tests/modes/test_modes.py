@@ -300,6 +300,16 @@ def test_dynamic(data, tmp_path):
         assert report.outputs.sqnr_db > 25
 
 
+def test_layers_with_ranges_at_run_time_have_errors(tmp_path):
+    report, model = made(
+        TRANSFORMER, Mode.DYNAMIC, tmp_path, calib=SAMPLES / "calib", samples=60, details=True
+    )
+    written = {node.name for node in model.graph if node.op_type == "MatMulIntegerToFloat"}
+    errors = {row.name: row.sqnr_db for row in report.layers if row.name in written}
+    assert len(errors) == 6  # queries, keys and values are joined into one product
+    assert all(20 < error < 60 for error in errors.values()), errors
+
+
 def test_dynamic_gemm_with_its_bias(tmp_path):
     proto, _rows = product(64, 48, gemm=True)
     onnx.save(proto, tmp_path / "m.onnx")
