@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxq.graph.edit import constant
 from onnxq.graph.files import load
 from onnxq.graph.shapes import opset_of
 from onnxq.normalize.passes import normalize
@@ -362,3 +363,12 @@ def test_operators_with_one_parameter_become_simpler_ones(rng, text, constants, 
     normalized = normalize(to_ir(model))
     assert [node.op_type for node in normalized.graph] == wanted
     np.testing.assert_allclose(run(normalized, feeds)[0], run(model, feeds)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("divisor", "wanted"), [(np.float16(2**0.5), 2**0.5), (1.41, 1.41)])
+def test_the_root_of_a_half_precision_gelu_becomes_exact(divisor, wanted):
+    constants = {"r": np.float32(divisor), "o": np.float32(1), "h": np.float32(0.5)}
+    text = "s = Div(x, r) e = Erf(s) p = Add(e, o) q = Mul(h, p) y = Mul(x, q)"
+    normalized = normalize(to_ir(parse(f"g (float[2,8] x) => (float[2,8] y) {{ {text} }}", constants)))
+    (division,) = (node for node in normalized.graph if node.op_type == "Div")
+    assert constant(division.inputs[1]) == np.float32(wanted)
