@@ -6,11 +6,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxq.graph.files import load
+from onnxq.modes.stored_weights import of_blocks
 from onnxq.options import Mode, QuantizeOptions, WeightType
 from onnxq.pipeline import quantize
 from onnxq.quantization.stored_weight import error_share
 from onnxq.report.html import page
 from onnxq.report.quantize_text import quantize_text
+from onnxq.techniques.blockwise import Grid, round_to_nearest
 from tests.conftest import normal, parse
 
 KINDS = [WeightType.INT8, WeightType.INT4, WeightType.NF4, WeightType.FP4]
@@ -126,3 +128,12 @@ def test_an_empty_cache_hides_nothing_and_is_no_part_of_the_outputs(past, cache,
     assert {part.name for part in report.outputs.parts} == ({"y"} if cache else {"y", "present"})
     assert any(line.startswith("calibration did not see") for line in report.warnings) != cache
     assert ("1 output only feeds the next step" in quantize_text(report)) == cache
+
+
+def test_without_a_share_the_error_is_that_of_the_weight(rng):
+    rows = normal(rng, 16, 64)
+    coded = round_to_nearest(rows, Grid(8, 32, symmetric=True))
+    found = of_blocks(rows, coded)
+    wanted = np.square(coded.decoded() - rows).sum() / np.square(rows).sum()
+    assert found.sqnr_db == pytest.approx(-10 * np.log10(wanted), abs=0.01)
+    assert (found.bits, found.bytes, found.float_bytes) == (8, 16 * (64 + 4 * 2), 16 * 64 * 4)
