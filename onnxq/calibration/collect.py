@@ -314,7 +314,7 @@ def collect_rows(model: ir.Model, layers: Iterable[LayerInput], data: Pass, few:
         few: number of samples that is enough for most layers.
     """
     kept = kept_layers(layers)
-    first = _rows(model, kept, replace(data, samples=data.samples[:1], shard=(1, 1)))
+    first = _rows(model, kept, Pass(data.samples[:1], data.title))
     available = {layer: max(1, len(parts[0])) for layer, parts in first.items() if parts}
     everything, samples = len(data.samples), spread(data.samples, few)
     needed = {layer: math.ceil(layer.wanted(1) / available.get(layer, 1)) for layer in kept}

@@ -60,7 +60,6 @@ def work_on(ticket: Ticket, items: bytes, *chunks: list[bytes]) -> Done:
     Raises:
         OnnxqError: the worker has other versions, or the work fails.
     """
-    check_versions(ticket.versions, _address())
     *arrays, (content,), own = chunks
     opened = _open(ticket, content, [array for chunk in arrays for array in chunk])
     start = time.perf_counter()
@@ -71,6 +70,7 @@ def work_on(ticket: Ticket, items: bytes, *chunks: list[bytes]) -> Done:
 def _open(ticket: Ticket, content: bytes, arrays: Sequence[bytes]) -> _Opened:
     with _opening:  # the threads of a worker share a session
         if ticket.digest not in _opened:
+            check_versions(ticket.versions, _address())
             while len(_opened) >= MOST_OPENED:
                 _opened.popitem(last=False)
             reuse_freed_memory()  # Dask's workers would return all of it, after each array
