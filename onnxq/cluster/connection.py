@@ -174,13 +174,14 @@ def _read(workers: "Workers", names: list[str]) -> dict[str, dict[str, str | Non
     with suppress(TimeoutError):
         if not all_stall:
             found = client.run(read, workers=workers.awake(), callback_timeout=ANSWERING)
+            first = min(workers.stalled, default="")
             caution(
-                f"--cluster: {len(workers.stalled)} workers do not answer ({min(workers.stalled, default='')}): "
-                "others do their work"
+                f"--cluster: {len(workers.stalled)} workers do not answer ({first}): others do their work"
             )
             return dict(found)
     raise OnnxqError(
-        f"--cluster: no worker answers in {ANSWERING:.0f} s: they stall, or the network is down: see their logs"
+        f"--cluster: no worker answers in {ANSWERING:.0f} s: they stall, or the network is down: "
+        "see their logs"
     )
 
 

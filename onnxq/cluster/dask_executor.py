@@ -183,7 +183,7 @@ class DaskExecutor:
             pending.append(self._submitted(sent, group))
 
     def _shares(self, sent: _Sent, items: list[Any]) -> Iterator[_Task]:
-        """Submit each worker's share of the items; workers keep their places while they live and do not stall."""
+        """Submit each worker's share of the items; workers keep their places until they end or stall."""
         there = self.workers.awake()
         new = [worker for worker in there if worker not in self._places]
         self._places = [worker for worker in self._places if worker in there] + new
@@ -235,15 +235,8 @@ class DaskExecutor:
             try:
                 done: Done = future.result(timeout=enough)
                 break
-            except (
-                TimeoutError
-            ) as error:  # its worker stalls before it sends the result, or the network is slow
-                task.unfetched += 1
-                if task.unfetched >= ATTEMPTS:
-                    raise OnnxqError(
-                        f"--cluster: a result was not fetched in {enough:.0f} s, at attempt {task.unfetched}: "
-                        "the network between the scheduler and its workers, or to this machine, is too slow"
-                    ) from error
+            except TimeoutError as error:
+                self._note_unfetched(task, enough, error)
                 task.attempts.append(self._again(sent, task, [*task.attempts, future]))
                 continue
             except (KilledWorker, CancelledError) as error:
@@ -261,6 +254,19 @@ class DaskExecutor:
             if not task.attempts:
                 task.attempts.append(self._submit(sent, self._packed(task.items)))
         return done
+
+    def _note_unfetched(self, task: _Task, seconds: float, error: TimeoutError) -> None:
+        """Note a result that was not fetched in time: its worker stalls, or the network is slow.
+
+        Raises:
+            OnnxqError: it was so at each attempt, though each had twice the time of the one before.
+        """
+        task.unfetched += 1
+        if task.unfetched >= ATTEMPTS:
+            raise OnnxqError(
+                f"--cluster: a result was not fetched in {seconds:.0f} s, at attempt {ATTEMPTS}: "
+                "the network between the scheduler and its workers, or to this machine, is too slow"
+            ) from error
 
     def _finished(self, sent: _Sent, task: _Task) -> Future:
         """Return the first attempt that ends; a stalled one gets company.
@@ -318,7 +324,8 @@ class DaskExecutor:
         shares = ", ".join(
             f"{worker.split('://')[-1]}: {count}" for worker, count in sorted(self.done.items())
         )
-        return f"working on {sum(self.workers.known.values())} threads of workers ({shares or 'no item is done yet'})"
+        threads = sum(self.workers.known.values())
+        return f"working on {threads} threads of workers ({shares or 'no item is done yet'})"
 
 
 @contextmanager

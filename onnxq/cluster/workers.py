@@ -1,4 +1,4 @@
-"""The workers of a cluster as its scheduler knows them: their threads, their tasks, and which of them stall."""
+"""The workers of a cluster as its scheduler knows them: threads, tasks, and which of them stall."""
 
 import time
 from collections.abc import Callable, Iterable
