@@ -25,10 +25,10 @@ MOST_ROWS, LEAST_ROWS, ROWS_PER_COLUMN = 4096, 256, 4
 """Rows wanted of a layer over all samples: four per column, within these bounds."""
 RUN_LENGTH = 8
 """Neighbouring rows taken together; they share cache lines."""
-CHUNK, WAITING = 1 << 20, 16 << 20
-"""Bytes of rows multiplied at a time: the most for one layer, and the most for all layers together.
+WAITING = 64 << 20
+"""Most bytes of rows of all layers that wait until they are multiplied together.
 
-Every layer may have a chunk waiting.
+A product of few rows spends its time on the sum, so layers with a large sum get the larger share.
 """
 MEMORY, LAYER_MEMORY = 256 << 20, 64 << 20
 """Bytes of second moments, of all layers and of one layer; layers beyond them have none."""
@@ -229,7 +229,7 @@ class Moments:
     high: Array
     second: Array | None
     rows: int = 0
-    chunk: int = CHUNK
+    chunk: int = 0
     scales: Floats | None = None
     _waiting: list[Floats] = field(default_factory=list)
 
@@ -330,6 +330,8 @@ def empty_moments(
             break
         chosen.add(layer)
     found = {layer: Moments.of(layer, second=second and layer in chosen) for layer in unique}
-    for moments in found.values():
-        moments.chunk = min(CHUNK, WAITING // max(len(found), 1))
+    seconds = {layer: moments.second.nbytes for layer, moments in found.items() if moments.second is not None}
+    share = min(1.0, WAITING / max(1, sum(seconds.values())))
+    for layer, size in seconds.items():
+        found[layer].chunk = int(share * size)
     return found

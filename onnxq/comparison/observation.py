@@ -68,8 +68,11 @@ class Observation:
         return all(tap.found(model) is not None for tap in self.taps)
 
     def opened(self, model: ir.Model) -> "Opened":
-        """Return a copy of a form of the model with all compared values among its outputs."""
-        return Opened.of(model.clone(), self)
+        """Return a copy of a form of the model with all compared values among its outputs.
+
+        Where the outputs alone are compared, it is the form itself.
+        """
+        return Opened.of(model if self.plain else model.clone(), self)
 
     def session(
         self,
@@ -118,10 +121,14 @@ class Opened:
             nodes[each.node].outputs[each.slot] if each.node in nodes else None
             for each in observation.selections
         ]
-        names = Names(copy)
-        for value in dict.fromkeys([*inner, *outer, *(value for value in chosen if value is not None)]):
+        compared = dict.fromkeys([*inner, *outer, *(value for value in chosen if value is not None)])
+        unnamed = [value for value in compared if not value.name]
+        if unnamed:
+            names = Names(copy)
+            for value in unnamed:
+                value.name = names.fresh("selected")
+        for value in compared:
             if value not in copy.graph.outputs:
-                value.name = value.name or names.fresh("selected")
                 copy.graph.outputs.append(value)
         values = list(copy.graph.outputs)
         indices = tuple(None if value is None else values.index(value) for value in chosen)

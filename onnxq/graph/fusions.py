@@ -4,6 +4,8 @@ Each rule: the exporter's form, the equivalent plain ONNX, and the runtime's fus
 
     x * (0.5 * (1 + Erf(x / sqrt 2))), or Tanh
         -> (x * 0.5) * (1 + Erf(x / sqrt 2))          Gelu, FastGelu
+    Erf(x / 1.414), rounded to half precision
+        -> Erf(x / sqrt 2)                            Gelu
     x * Reciprocal(Sqrt(ReduceMean(x^2) + epsilon))
         -> x / Sqrt(ReduceMean(x^2) + epsilon)        SimplifiedLayerNormalization
     Where(IsNaN(Softmax(s)), 0, Softmax(s)), s without -inf
@@ -15,6 +17,7 @@ PyTorch's default exporter (2.13) writes the first three; the last one is hand-w
 pixels.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -34,6 +37,9 @@ from onnxq.graph.edit import (
     take_output,
 )
 
+ROOT = math.sqrt(2.0)
+"""Divisor in front of the Erf of a Gelu; the runtime does not fuse the rounded one of half precision."""
+
 
 def rewrite_for_fusions(model: ir.Model, names: Names) -> bool:
     """Apply the rules to the main graph and the bodies, in place; return whether any applied."""
@@ -48,6 +54,19 @@ def rewrite_for_fusions(model: ir.Model, names: Names) -> bool:
             ):
                 modified |= RULES[node.op_type](graph, node, names)
     return modified
+
+
+def _gelu(graph: ir.Graph, erf: ir.Node, names: Names) -> bool:
+    """Give a Gelu of a half-precision model the exact root of 2, and halve x instead of the curve."""
+    scaled, modified = _producer(erf.inputs[0], "Div"), False
+    divisor = constant(scaled.inputs[1]) if scaled is not None else None
+    if scaled is not None and divisor is not None and divisor.size == 1:
+        number = float(divisor.item())
+        if number == float(np.float16(ROOT)):
+            exact = np.full(divisor.shape, ROOT, np.float32)
+            scaled.replace_input_with(1, add_initializer(graph, names.fresh(f"{scaled.name}_root"), exact))
+            modified = True
+    return _half_first(graph, erf, names) or modified
 
 
 def _half_first(_: ir.Graph, curve: ir.Node, __: Names) -> bool:
@@ -85,12 +104,7 @@ def find_gelu(erf: ir.Node) -> tuple[ir.Value, ir.Node] | None:
     ):
         return None
     x, divisor = scaled.inputs[0], constant(scaled.inputs[1])
-    if (
-        x is None
-        or divisor is None
-        or divisor.size != 1
-        or not np.isclose(divisor.item(), np.sqrt(2), rtol=1e-5)
-    ):
+    if x is None or divisor is None or divisor.size != 1 or not np.isclose(divisor.item(), ROOT, rtol=1e-5):
         return None
     other = next((value for value in last.inputs if value is not raised.outputs[0]), None)
     if other is x:
@@ -299,7 +313,7 @@ def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
 
 
 RULES: dict[str, Callable[[ir.Graph, ir.Node, Names], bool]] = {
-    "Erf": _half_first,
+    "Erf": _gelu,
     "Tanh": _half_first,
     "Reciprocal": _root_mean_square,
     "Where": _remove_nan_guard,

@@ -24,6 +24,7 @@ from onnxq.normalize.fold_backward import fold_channel_arithmetic
 from onnxq.normalize.fold_forward import fold_forward
 from onnxq.normalize.foreign_types import ask_types
 from onnxq.normalize.identities import remove_identities
+from onnxq.normalize.inner_softmax import flatten_behind
 from onnxq.normalize.loop_invariants import read_invariants
 from onnxq.normalize.opset import lift_opset
 from onnxq.normalize.outputs import separate_outputs
@@ -95,6 +96,7 @@ PASSES: tuple[Pass, ...] = (
     make_names_unique,  # the rewrites added nodes
     infer_shapes,  # before fix_reshapes, which needs the ranks
     _on_change(fix_reshapes, tidy, infer_shapes),
+    flatten_behind,  # after infer_shapes: it needs the sizes
 )
 """All other passes, in order."""
 

@@ -1,4 +1,4 @@
-"""The accuracy search: form, method and techniques, then run-time ranges, scalings and mixed precision."""
+"""The accuracy search: form, techniques and method, then run-time ranges, scalings and mixed precision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +12,11 @@ from onnxq.errors import ModelError
 from onnxq.formats.joint_products import few_rows
 from onnxq.formats.recipe import Recipe
 from onnxq.options import Effort, Method, QuantizeOptions, Technique
-from onnxq.plan.plan import Plan
 from onnxq.plan.products import among_floats, has_bias, products_in_loops
 from onnxq.plan.shapes import planned_shapes
 from onnxq.runtime.status import activity
 from onnxq.search.accuracy_target import Task, float_costs_of, meet_target
-from onnxq.search.candidates import Candidates, Variant, choose
+from onnxq.search.candidates import Candidates, Variant, choose, first_method
 from onnxq.search.fewer_scalings import with_fewer_scalings
 from onnxq.search.inputs import Inputs
 from onnxq.search.mixed_precision import FloatCost
@@ -52,8 +51,8 @@ def choose_best(
         ModelError: the runtime cannot run any quantized form.
     """
     options, fast = inputs.options, inputs.options.effort is Effort.FAST
-    # form, method and techniques
-    candidates, choice = _preferred(_try_variants(inputs, variants, references, statistics))
+    # form, techniques and method
+    candidates, choice = _chosen(inputs, variants, references, statistics)
     candidates.forget_others(choice.kept.techniques)
     # run-time ranges, scalings and mixed precision
     if references is not None:
@@ -76,10 +75,10 @@ def choose_best(
     return candidates, choice
 
 
-def _try_variants(
+def _chosen(
     inputs: Inputs, variants: Sequence[Variant], references: References | None, statistics: Statistics
-) -> list[tuple[Candidates, Choice]]:
-    """Compare methods and techniques for each form of the model."""
+) -> tuple[Candidates, Choice]:
+    """Choose the form of the model with the first method and techniques, then those of this form."""
     options, settings = inputs.options, inputs.settings
     tried: list[tuple[Candidates, Choice]] = []
     for variant in variants:
@@ -97,21 +96,27 @@ def _try_variants(
             (tried[0][0],) if tried else (),  # the plain form
             executor=inputs.executor,
         )
-        sets = _technique_sets(options, settings, variant.plan) if variant.moments else [()]
-        tried.append((candidates, choose(candidates, options.method, sets)))
-    return tried
+        first = candidates.recipe(first_method(options.method), _technique_sets(inputs, variant)[0])
+        tried.append((candidates, candidates.best([first])))
+    candidates = _preferred(tried)
+    choice = choose(candidates, options.method, _technique_sets(inputs, candidates.variant))
+    others = [trial for each, of in tried if each is not candidates for trial in of.trials]
+    return candidates, replace(choice, trials=[*others, *choice.trials])
 
 
 def _methods(options: QuantizeOptions, settings: SearchSettings) -> Sequence[str]:
     return settings.methods if options.method == Method.AUTO else [options.method]
 
 
-def _technique_sets(options: QuantizeOptions, settings: SearchSettings, plan: Plan) -> list[tuple[str, ...]]:
-    biases = any(map(has_bias, plan.anchors.values()))
-    return technique_sets(options.effort, options.without, biases=biases, plain=settings.all_techniques)
+def _technique_sets(inputs: Inputs, variant: Variant) -> list[tuple[str, ...]]:
+    if not variant.moments:
+        return [()]
+    options, plain = inputs.options, inputs.settings.all_techniques
+    biases = any(map(has_bias, variant.plan.anchors.values()))
+    return technique_sets(options.effort, options.without, biases=biases, plain=plain) or [()]
 
 
-def _preferred(tried: Sequence[tuple[Candidates, Choice]]) -> tuple[Candidates, Choice]:
+def _preferred(tried: Sequence[tuple[Candidates, Choice]]) -> Candidates:
     """Return the form closest to float; the plain one where it is within one standard error of that."""
 
     def adjusted_db(item: tuple[Candidates, Choice]) -> float:
@@ -122,8 +127,7 @@ def _preferred(tried: Sequence[tuple[Candidates, Choice]]) -> tuple[Candidates, 
 
     (plain, plain_choice), (best, best_choice) = tried[0], max(tried, key=adjusted_db)
     plain_is_as_good = plain.as_good(plain_choice.kept, best, best_choice.kept)
-    candidates, choice = tried[0] if plain_is_as_good else (best, best_choice)
-    return candidates, replace(choice, trials=[trial for _, each in tried for trial in each.trials])
+    return plain if plain_is_as_good else best
 
 
 def _with_run_time_ranges(

@@ -221,13 +221,18 @@ def _weight_names(plan: Plan) -> dict[str, tuple[str | None, ...]]:
     }
 
 
+def first_method(method: str) -> str:
+    """Return the calibration method with which forms and techniques are compared."""
+    return Method.MSE if method == Method.AUTO else method
+
+
 def choose(candidates: Candidates, method: str, technique_sets: Sequence[tuple[str, ...]]) -> Choice:
     """Choose the techniques with the MSE method, then the calibration method if the user left it open.
 
     Among methods within one standard error of the best, the one that clips least is kept: a few samples lack
     rare values, and a clipped value can make a whole output wrong.
     """
-    first = Method.MSE if method == Method.AUTO else method
+    first = first_method(method)
     choice = candidates.best([candidates.recipe(first, techniques) for techniques in technique_sets])
     if method != Method.AUTO or candidates.references is None:
         return choice

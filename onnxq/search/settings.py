@@ -90,7 +90,7 @@ class SearchSettings:
     search_passes: float = 10.0
     search_macs: float = 1e11
     least_samples: int = 4
-    candidates: int = 14
+    candidates: int = 10
     least_node_samples: int = 2
     least_steps: int = 8
     max_steps: int = 64

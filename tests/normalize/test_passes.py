@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxq.graph.edit import constant
 from onnxq.graph.files import load
 from onnxq.graph.shapes import opset_of
 from onnxq.normalize.passes import normalize
@@ -341,3 +342,33 @@ def test_bodies_of_old_models_may_read_initializers(rng):
     for body, version in ((text, 4), ("g (float[2,4] x) => (float[2,4] y) { y = MatMul(x, w) }", 4)):
         model = to_ir(parse(body, {"w": normal(rng, 4, 4)}, opset=17, ir_version=3))
         assert normalize(model).ir_version == version
+
+
+@pytest.mark.parametrize(
+    ("text", "constants", "wanted"),
+    [
+        ("y = PRelu(x, a)", {"a": np.full((4, 1, 1), 0.3)}, ["LeakyRelu"]),
+        ("y = PRelu(x, a)", {"a": np.full((1,), -0.3)}, ["LeakyRelu"]),
+        ("y = PRelu(x, a)", {"a": np.array([0.3, 0.3, 0.2, 0.3]).reshape(4, 1, 1)}, ["PRelu"]),
+        ("y = PRelu(x, a)", {"a": np.full((1, 1, 1, 1, 1), 0.3)}, ["PRelu"]),  # adds an axis
+        ("b = Abs(x) y = Pow(b, a)", {"a": np.array(0.5)}, ["Abs", "Sqrt"]),
+        ("b = Abs(x) y = Pow(b, a)", {"a": np.array([0.5, 2.0, 0.5, 0.5, 0.5])}, ["Abs", "Pow"]),
+    ],
+)
+def test_operators_with_one_parameter_become_simpler_ones(rng, text, constants, wanted):
+    constants = {name: array.astype(np.float32) for name, array in constants.items()}
+    model = parse(f"g (float[1,4,3,5] x) => (float y) {{ {text} }}", constants, opset=18)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    feeds = {"x": normal(rng, 1, 4, 3, 5)}
+    normalized = normalize(to_ir(model))
+    assert [node.op_type for node in normalized.graph] == wanted
+    np.testing.assert_allclose(run(normalized, feeds)[0], run(model, feeds)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("divisor", "wanted"), [(np.float16(2**0.5), 2**0.5), (1.41, 1.41)])
+def test_the_root_of_a_half_precision_gelu_becomes_exact(divisor, wanted):
+    constants = {"r": np.float32(divisor), "o": np.float32(1), "h": np.float32(0.5)}
+    text = "s = Div(x, r) e = Erf(s) p = Add(e, o) q = Mul(h, p) y = Mul(x, q)"
+    normalized = normalize(to_ir(parse(f"g (float[2,8] x) => (float[2,8] y) {{ {text} }}", constants)))
+    (division,) = (node for node in normalized.graph if node.op_type == "Div")
+    assert constant(division.inputs[1]) == np.float32(wanted)

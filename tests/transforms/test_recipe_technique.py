@@ -120,8 +120,11 @@ def test_a_transform_is_tried(products, register, mode):
     assert calls
     if mode is Mode.STATIC:
         halved = [trial for trial in report.trials if NAME in trial.techniques]
-        assert {Technique.GPTQ in trial.techniques for trial in halved} == {True, False}
         assert all(trial.sqnr_db > 30 for trial in halved)
+        # techniques and methods are compared in the closer form alone
+        assert min(len(halved), len(report.trials) - len(halved)) == 1
+        kept = {Technique.GPTQ in t.techniques for t in report.trials if len(halved) == 1 or t in halved}
+        assert kept == {True, False}
     quantize(products, mode=mode, without=(NAME,))
     assert len(calls) == 1
 
