@@ -180,12 +180,13 @@ def commands(arguments: argparse.Namespace, data: Path, folder: Path) -> dict[st
 def measure(
     name: str, command: Callable[..., Any], samples: int, client: Client, repeats: int
 ) -> dict[str, Any]:
-    """Measure a command in this process, and on the cluster with a quarter of the samples and with all."""
-    few = max(12, samples // 4)
+    """Measure a command in this process and on the cluster, and memory there with more and more samples."""
+    held = {}
     if name != "weights":  # where seconds of loading modules do not count
-        command(few, None)
-        command(few, DaskExecutor(client))
-    before_memory = memory(client)
+        command(max(12, samples // 8), None)
+        for part in (max(12, samples // 8), samples // 4, samples // 2, samples):
+            command(part, DaskExecutor(client))
+            held[part] = memory(client)
     owns, locals_, theres = list[float](), list[float](), list[float]()
     for _ in range(repeats):
         start = time.process_time()
@@ -207,8 +208,7 @@ def measure(
         "ratio": round((local + there) / own, 2),
         "ratios": [round((a + b) / c, 2) for a, b, c in zip(locals_, theres, owns, strict=True)],
         "model MB": round(executor.shipped / 1e6, 2),
-        "memory MB of scheduler and worker, a quarter of the samples": before_memory,
-        "memory MB of scheduler and worker": memory(client),
+        "memory MB of scheduler and worker by samples": held or {samples: memory(client)},
         "jobs": {kind: dataclasses.asdict(counts) for kind, counts in executor.kinds.items()},
         **figures,
     }

@@ -6,7 +6,7 @@ import math
 import pickle
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -102,11 +102,11 @@ class DaskExecutor:
 
     def _chunks_of(self, packed: Packed, workers: list[str] | None = None) -> list[Future]:
         """Return a job's arrays and its pickle on the cluster, on these workers if any are given."""
-        chunks = [self._kept(digest, arrays, workers) for digest, arrays in packed.chunks()]
+        chunks = [self._kept(digest, arrays, workers) for digest, arrays in packed.chunks]
         content = hashlib.sha256(packed.content).hexdigest()
         return [*chunks, self._kept(content, [packed.content], workers)]
 
-    def _kept(self, digest: str, arrays: list[bytes], workers: list[str] | None) -> Future:
+    def _kept(self, digest: str, arrays: Sequence[Any], workers: list[str] | None) -> Future:
         """Return arrays on the cluster, sent once; a worker that dies with them leaves a copy behind.
 
         With `workers` they are sent again: the worker that has them stalls, and the others cannot fetch them.
@@ -116,7 +116,11 @@ class DaskExecutor:
             workers = workers or self.workers.wanted()
             with _large_arguments():
                 self._chunks[digest] = self.client.submit(
-                    keep, arrays, key=key, workers=workers, allow_other_workers=bool(workers)
+                    keep,
+                    [bytes(array) for array in arrays],
+                    key=key,
+                    workers=workers,
+                    allow_other_workers=bool(workers),
                 )
         return self._chunks[digest]
 

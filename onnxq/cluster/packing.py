@@ -3,10 +3,10 @@
 import hashlib
 import io
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -38,31 +38,30 @@ class Packed:
         """Bytes of everything."""
         return len(self.content) + sum(int(each.nbytes) for each in self.arrays)
 
-    def chunks(self) -> Iterator[tuple[str, list[bytes]]]:
-        """Yield the arrays in chunks, each with its SHA-256."""
-        waiting: list[Any] = []
+    @cached_property
+    def chunks(self) -> list[tuple[str, Sequence[Any]]]:
+        """The arrays in chunks, each with its SHA-256."""
+        found: list[list[Any]] = []
+        size = 0
         for array in self.arrays:
-            if waiting and sum(each.nbytes for each in (*waiting, array)) > CHUNK:
-                yield _chunk(waiting)
-                waiting = []
-            waiting.append(array)
-        if waiting:
-            yield _chunk(waiting)
+            if not found or size + array.nbytes > CHUNK:
+                found.append([])
+                size = 0
+            found[-1].append(array)
+            size += array.nbytes
+        return [(_digest(chunk), chunk) for chunk in found]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything."""
-        found = hashlib.sha256(self.content)
-        for array in self.arrays:
-            found.update(array)
-        return found.hexdigest()
+        """SHA-256 of the content and of the digests of all chunks."""
+        return _digest([self.content, *(digest.encode() for digest, _ in self.chunks)])
 
 
-def _chunk(arrays: Sequence[Any]) -> tuple[str, list[bytes]]:
+def _digest(parts: Iterable[Any]) -> str:
     found = hashlib.sha256()
-    for array in arrays:
-        found.update(array)
-    return found.hexdigest(), [bytes(array) for array in arrays]
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def pack(value: Any, *, with_feeds: bool = False) -> Packed:
