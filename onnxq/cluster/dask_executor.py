@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from distributed import Client, Future, KilledWorker, wait
 
-from onnxq.cluster.packing import LEAST_ARRAY, Packed, pack
+from onnxq.cluster.packing import LEAST_ARRAY, Packed, pack, sendable
 from onnxq.cluster.versions import own_versions
 from onnxq.cluster.work import Done, Ticket, keep, work_on
 from onnxq.cluster.workers import Workers
@@ -117,7 +117,7 @@ class DaskExecutor:
             with _large_arguments():
                 self._chunks[digest] = self.client.submit(
                     keep,
-                    [bytes(array) for array in arrays],
+                    sendable(arrays),
                     key=key,
                     workers=workers,
                     allow_other_workers=bool(workers),
@@ -219,7 +219,7 @@ class DaskExecutor:
 
     def _submit(self, sent: _Sent, packed: Packed, workers: str | list[str] | None = None) -> Future:
         """Submit a group; one of `workers` should do it, but if they can't, another one does."""
-        arrays, workers = [bytes(array) for array in packed.arrays], workers or self.workers.wanted()
+        arrays, workers = sendable(packed.arrays), workers or self.workers.wanted()
         with _large_arguments():
             return self.client.submit(
                 work_on, sent.ticket, packed.content, *sent.chunks, arrays, pure=False, retries=0,

@@ -11,10 +11,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import onnx_ir as ir
 
 from onnxq.data.sample import Sample
-from onnxq.types import Feeds
+from onnxq.types import Array, Feeds
 
 LEAST_ARRAY = 1 << 16
 """Bytes from which an array travels on its own, and is shared by all jobs that hold it."""
@@ -84,9 +85,14 @@ def pack(value: Any, *, with_feeds: bool = False) -> Packed:
     return Packed(stream.getvalue(), arrays)
 
 
-def unpack(content: bytes, arrays: Sequence[bytes]) -> Any:
-    """Return the value of a pickle."""
-    return pickle.loads(content, buffers=arrays)
+def sendable(arrays: Sequence[Any]) -> list[Array]:
+    """Return arrays of bytes, which Dask sends from where they lie; it would copy `bytes` several times."""
+    return [np.frombuffer(array, np.uint8) for array in arrays]
+
+
+def unpack(content: bytes, arrays: Sequence[Array]) -> Any:
+    """Return the value of a pickle; its arrays are read-only, because jobs share them."""
+    return pickle.loads(content, buffers=[memoryview(array).toreadonly() for array in arrays])
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

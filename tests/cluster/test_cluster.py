@@ -123,13 +123,13 @@ def test_a_model_arrives_as_it_left_and_is_sent_once():
     pytest.importorskip("cloudpickle")
     import onnx_ir as ir
 
-    from onnxq.cluster.packing import pack, unpack
+    from onnxq.cluster.packing import pack, sendable, unpack
 
     model = ir.load(TRANSFORMER)
     packed = pack(model)
     assert packed.arrays
     assert pack(model).digest == packed.digest
-    copy = unpack(packed.content, packed.arrays)
+    copy = unpack(packed.content, sendable(packed.arrays))
     same = [ir.serde.serialize_model(each).SerializeToString() for each in (model, copy)]
     assert same[0] == same[1]
 
