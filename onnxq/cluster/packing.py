@@ -92,7 +92,7 @@ def sendable(arrays: Sequence[Any]) -> list[Array]:
 
 def unpack(content: bytes, arrays: Sequence[Array]) -> Any:
     """Return the value of a pickle; its arrays are read-only, because jobs share them."""
-    return pickle.loads(content, buffers=[memoryview(array).toreadonly() for array in arrays])
+    return pickle.loads(content, buffers=[array.data.toreadonly() for array in arrays])
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
