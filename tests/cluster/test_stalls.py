@@ -89,14 +89,15 @@ def test_a_worker_that_joins_late_takes_over_from_one_that_stalls(cluster, tmp_p
         assert executor.done.keys() == {first, *cluster.workers}
 
 
-def test_a_cluster_whose_workers_all_stall_is_one_line(client, cluster):
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_cluster_whose_workers_all_end_or_stall_is_one_line(client, cluster, end):
     from onnxq.cluster.dask_executor import DaskExecutor
 
     results = DaskExecutor(client, patience=0.5).opened(Squares(0), 1)(range(10**6))
     next(results)
     try:
         for process in cluster.workers.values():
-            stop(process)
+            os.kill(process.pid, end)
         with pytest.raises(OnnxqError, match="no worker was heard from in"):
             flat(results)
     finally:
