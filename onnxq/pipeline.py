@@ -25,7 +25,9 @@ from onnxq.errors import DataError, OnnxqError
 from onnxq.finetuning.checkpoint import check_checkpoint
 from onnxq.finetuning.division import divided, trained_on
 from onnxq.finetuning.finetune import tuned, tunes_by_itself
+from onnxq.formats.activations import replace_slow_activations
 from onnxq.formats.compact import compact
+from onnxq.formats.layer_norms import keep_sums_apart
 from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import (
     check_output,
@@ -196,6 +198,9 @@ def _written(
     why_float: Shortfall | None = None,
 ) -> Outcome:
     """Write the file of an outcome; return the outcome without its weights, which are on disk now."""
+    if not inputs.options.standard:
+        replace_slow_activations(outcome.written)
+        keep_sums_apart(outcome.written)
     compact(outcome.written, inputs.stated)
     save(_with_metadata(inputs, outcome, finetuning, why_float), path, inputs.interface)
     return replace(outcome, written=inputs.model, parameters=Parameters(outcome.parameters.activations))
