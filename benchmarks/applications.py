@@ -31,7 +31,7 @@ from wild_samples import Data
 
 PROGRAMS = Path(__file__).with_name("applications")
 COLUMNS = ("application", "models", "MB", "int8 MB", "answers", "same", "s", "s recorded", "s int8")
-PHOTOGRAPHS, SOUNDS, PAGES = 40, 20, 8
+PHOTOGRAPHS, SOUNDS, PAGES = 40, 20, 40
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ APPLICATIONS = {
     "voice detector, streaming": Application("voice", ("silero-vad",)),
     "file types": Application("files", ("magika",)),
     "detector": Application("detector", ("nudenet",)),
-    "OCR, three models": Application("ocr", ("rapidocr",)),
+    "OCR, three models": Application("ocr", ("rapidocr-onnxruntime",)),
     "server, two processes": Application("server", ("gunicorn", "magika")),
     "phonemes": Application("phonemes", ("g2p-id",)),
 }
@@ -70,7 +70,7 @@ def write_data(folder: Path) -> Path:
             file.setsampwidth(2)
             file.setframerate(16000)
             file.writeframes((sound[0] * 32767).astype(np.int16).tobytes())
-    lines = (line.strip() for line in topics["class"].splitlines())
+    lines = (line.strip() for name in sorted(topics) for line in topics[name].splitlines())
     chosen = [line[:44] for line in lines if len(line) > 30]
     for i in range(PAGES):
         page = Image.new("RGB", (640, 320), "white")

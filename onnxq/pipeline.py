@@ -44,7 +44,7 @@ from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.float_form import Shortfall, float_form
 from onnxq.modes.fp16 import convert_to_bfloat16, convert_to_fp16
-from onnxq.modes.last_word import last_word, latency_of
+from onnxq.modes.last_word import last_word, latency_of, lost_boxes
 from onnxq.modes.other_engines import for_other_engines
 from onnxq.modes.static import quantize_static
 from onnxq.modes.verified import verified
@@ -142,10 +142,12 @@ def _quantized(
                 outcome, finetuning = _float_instead(inputs, building, outcome, shortfall), None
                 latency = latency_of(inputs, building)
             trained = trained_on(inputs, outcome.choice.recipe)
-            report = replace(
-                verified(inputs, building, outcome, latency, task, trained),
-                finetuning=finetuning,
-            )
+            report = verified(inputs, building, outcome, latency, task, trained)
+            shortfall = lost_boxes(inputs, outcome, report.outputs)
+            if shortfall is not None:
+                outcome, finetuning = _float_instead(inputs, building, outcome, shortfall), None
+                report = verified(inputs, building, outcome, latency_of(inputs, building), task, frozenset())
+        report = replace(report, finetuning=finetuning)
         report = named_by_gates(report, building, options)
     laps.end("verify")
     return replace(report, seconds=laps.seconds)

@@ -18,7 +18,7 @@ from onnxq.cli.interrupts import INTERRUPTED, Terminated, cleaning_up, loading_m
 from onnxq.errors import OnnxqError, OutputError, first_line
 from onnxq.report.escaping import printable, printable_lines
 from onnxq.runtime.progress import hidden_progress
-from onnxq.runtime.status import activity, aside, live_status
+from onnxq.runtime.status import activity, aside, fitted, live_status
 
 if TYPE_CHECKING:
     from onnxq.evaluation.gates import Gate
@@ -93,17 +93,19 @@ class Console:
 
 
 def say(line: str, kind: str = "", colour: str | None = None) -> None:
-    """Print a line on stderr, with control characters escaped.
+    """Print a line on stderr, with control characters escaped; a terminal gets it wrapped to its width.
 
     Args:
         line: the line.
         kind: of the line, such as "warning"; printed before it, in the colour.
         colour: of the kind on a terminal, unless NO_COLOR is set (no-color.org).
     """
+    start = f"onnxq: {kind}: " if kind else "onnxq: "
     head = click.style(f"{kind}: ", fg=colour, bold=True) if kind else ""
+    text = fitted(start + printable(line))[len(start) :]
     plain = False if os.environ.get("NO_COLOR") else None
     with contextlib.suppress(OSError), aside():  # stderr is full or closed: nobody can be told
-        click.echo(f"onnxq: {head}{printable(line)}", err=True, color=plain)
+        click.echo(f"onnxq: {head}{text}", err=True, color=plain)
 
 
 def exit_on_failed_gate(gates: list["Gate"]) -> None:

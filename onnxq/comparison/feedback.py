@@ -47,10 +47,12 @@ class Feedback:
 
     states  input name -> output index
     starts  names of the samples that run with the state in their own data
+    pairs   input name -> output index of all states, also where no sample hands them on
     """
 
     states: Mapping[str, int] = field(default_factory=dict)
     starts: frozenset[str] = frozenset()
+    pairs: Mapping[str, int] = field(default_factory=dict)
 
     def feeds(self, sample: str, given: Feeds, previous: Sequence[Array] | None) -> Feeds:
         """Return a sample's feeds, with the states after the sample before it."""
@@ -85,11 +87,13 @@ def find_feedback(
     Raises:
         DataError: a pair names no input or no output.
     """
-    states = find_states(session, declared)
+    pairs = states = find_states(session, declared)
     if not declared:
-        states = states if _handed_on(session, samples, states) else {}
+        states = pairs if _handed_on(session, samples, pairs) else {}
         states = states or _states_in_data(session, samples)
-    return Feedback(states, frozenset(each[0].name for each in sequences(samples))) if states else Feedback()
+    if not states:
+        return Feedback(pairs=pairs)
+    return Feedback(states, frozenset(each[0].name for each in sequences(samples)), pairs or states)
 
 
 def find_states(session: ort.InferenceSession, declared: Iterable[str] = ()) -> dict[str, int]:

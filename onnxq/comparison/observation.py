@@ -1,15 +1,16 @@
 """Observation of a model: the values to compare, found once from the float model, and comparisons at them."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from onnxq.comparison.caches import CacheError, find_caches
 from onnxq.comparison.decisions import Decisions
-from onnxq.comparison.errors import OutputErrors
+from onnxq.comparison.errors import OutputErrors, decibels
 from onnxq.comparison.feedback import Feedback, evenly
 from onnxq.comparison.parts import Part, Seen, find_parts
 from onnxq.comparison.taps import Selection, Tap, find_selections, find_taps
@@ -41,6 +42,7 @@ class Observation:
     inner       the same in front of a final Softmax
     selections  nodes that select by computed values
     feedback    outputs that are inputs of the next sample
+    caches      outputs that are caches, each as one part; they are none of the parts above
     workers     number of samples that run side by side, each on its share of the cores
     largest     number of values around the largest node
     """
@@ -50,6 +52,7 @@ class Observation:
     inner: tuple[Part, ...]
     selections: tuple[Selection, ...] = ()
     feedback: Feedback = field(default_factory=Feedback)
+    caches: tuple[Part, ...] = ()
     workers: int = 1
     largest: int = 0
 
@@ -163,16 +166,30 @@ def observe_values(
     feedback = feedback or Feedback()
     largest = _largest(model, shapes)
     workers = _workers(model, largest, feedback)
-    first = Observation(taps, (), (), selections, feedback, workers, largest)
+    first = Observation(taps, (), (), selections, feedback, (), workers, largest)
     seen, forms = _seen(first, model, feeds)
+    caches = _caches(feedback.pairs, feeds, forms, taps)
     parts = {
-        level: _parts(values, shapes, _Samples(seen, forms, level), taps)
+        level: _parts(values, shapes, _Samples(seen, forms, level), taps, {part.value for part in caches})
         for level, values in {
             "inner": [tap.inner(model) for tap in taps],
             "outer": [tap.outer(model) for tap in taps],
         }.items()
     }
-    return replace(first, inner=parts["inner"], outer=parts["outer"]), seen
+    return replace(first, inner=parts["inner"], outer=parts["outer"], caches=caches), seen
+
+
+def _caches(
+    pairs: Mapping[str, int], feeds: Sequence[Feeds], forms: Sequence["_Forms"], taps: Sequence[Tap]
+) -> tuple[Part, ...]:
+    """Return the outputs that are caches, each as a part."""
+    if not pairs:
+        return ()
+    given = [{name: np.shape(each[name]) for name in pairs} for each in evenly(feeds, SEEN)]
+    place = {tap.output: i for i, tap in enumerate(taps) if tap.node is None}
+    known = {name: place[index] for name, index in pairs.items() if index in place}
+    found = find_caches(known, given, [form["outer"] for form in forms])
+    return tuple(Part(i, taps[i].name) for i in sorted(found))
 
 
 _Forms = dict[str, list[tuple[int, ...] | None]]
@@ -228,11 +245,17 @@ class _Samples:
 
 
 def _parts(
-    values: Sequence[ir.Value], shapes: ShapeByName, samples: _Samples, taps: Sequence[Tap]
+    values: Sequence[ir.Value],
+    shapes: ShapeByName,
+    samples: _Samples,
+    taps: Sequence[Tap],
+    caches: Collection[int],
 ) -> tuple[Part, ...]:
-    """Return the parts of the values of all taps."""
+    """Return the parts of the values of all taps but those of caches."""
     parts: list[Part] = []
     for number, (tap, value) in enumerate(zip(taps, values, strict=True)):
+        if number in caches:
+            continue
         seen = samples.of(number)
         if tap.node is not None and not tap.selected:  # in front of a Softmax and behind it, one part
             parts.append(Part(number, tap.name))
@@ -268,6 +291,7 @@ class Comparison:
     names      of the samples added
     outer      errors at the outputs
     inner      errors in front of a final Softmax; the same object as `outer` without one
+    caches     errors of caches
     decisions  by tap number
     same       [entries in both twice, entries in each added], by node of a selection
     """
@@ -281,6 +305,7 @@ class Comparison:
         self.inner = (
             OutputErrors(self.observation.inner) if self.observation.has_final_softmax else self.outer
         )
+        self.caches = OutputErrors(self.observation.caches)
         self.decisions = {
             number: Decisions(tap.axis)
             for number, tap in enumerate(self.observation.taps)
@@ -296,6 +321,7 @@ class Comparison:
         self.outer.add(expected.outer, found.outer, follows=follows)
         if self.inner is not self.outer:
             self.inner.add(expected.inner, found.inner, follows=follows)
+        self.caches.add(expected.outer, found.outer, follows=follows)
         for number, decisions in self.decisions.items():
             want, have = expected.inner[number], found.inner[number]
             if (
@@ -312,6 +338,12 @@ class Comparison:
                 same, of = selection.same(one, other)
                 self.same[selection.node][0] += same
                 self.same[selection.node][1] += of
+
+    def cache_errors(self) -> list[CacheError]:
+        """Return the SQNR of each cache that has a signal, worst first."""
+        ratios = self.caches.ratios()
+        found = [CacheError(self.caches.parts[i].name, decibels(ratios[i])) for i in self.caches.measured]
+        return sorted(found, key=lambda each: each.sqnr_db)
 
     def selected_alike(self) -> dict[str, float]:
         """Return the share of each selection's entries that both models select, 0..1, by node."""

@@ -14,6 +14,7 @@ from onnxq.cluster.connection import executor_of
 from onnxq.comparison.feedback import Feedback, evenly, find_feedback
 from onnxq.comparison.metrics import Noise
 from onnxq.comparison.observation import SEEN, Observation, Opened, observe
+from onnxq.comparison.taps import Tap
 from onnxq.data.checks import check_samples
 from onnxq.data.labels import labelled
 from onnxq.data.preprocessing import Forms, read_forms
@@ -22,6 +23,7 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds, open_samples, spread
 from onnxq.errors import DataError, ModelError
 from onnxq.evaluation.baseline import read_baseline
+from onnxq.evaluation.class_axis import find_class_axis
 from onnxq.evaluation.comparing import Comparing, run_all_models
 from onnxq.evaluation.eval_gates import eval_gates
 from onnxq.evaluation.origin import file_digests, origin
@@ -126,10 +128,14 @@ def evaluate(
     # run all models
     with activity("preparing the comparison"):
         feedback = find_feedback(sessions[0], samples, options.states)
-        observation, opened = _opened(model, models, samples, specs, feedback)
+        observation, opened, taps = _opened(model, models, samples, specs, feedback)
         if not observation.plain:
             sessions = [open_session(each.model) for each in opened]
-    tallies = [Tally(names, observation, scoring.scores(), scoring.options, scoring.axis) for _ in paths]
+    axis = scoring.axis
+    if scoring.guesses and options.limits.min_agreement is None:
+        output = scoring.options.output or names[0]
+        axis = find_class_axis(sessions[0], samples, specs, taps, output)
+    tallies = [Tally(names, observation, scoring.scores(), scoring.options, axis) for _ in paths]
     comparing = Comparing(opened, specs, observation, scoring.inputs, sessions)
     with activity("comparing the models"), executor_of(options.cluster) as executor:
         data_digest = run_all_models(samples, comparing, tallies, executor)
@@ -179,6 +185,11 @@ class _Scoring:
     def scores(self) -> list[Score]:
         """Return new scores."""
         return make_scores(self.kind, self.options, labelled=self.labelled) if self.kind else []
+
+    @property
+    def guesses(self) -> bool:
+        """Whether neither an option nor a metric says along which axis an output decides."""
+        return self.options.class_axis is None and self.kind is None
 
     @property
     def axis(self) -> int | None:
@@ -275,19 +286,19 @@ def _opened(
     samples: Sequence[Sample],
     specs: list[InputSpec],
     feedback: Feedback,
-) -> tuple[Observation, list[Opened]]:
-    """Choose the compared values and expose them as outputs of each model.
+) -> tuple[Observation, list[Opened], tuple[Tap, ...]]:
+    """Expose the compared values as outputs of each model; return them, the models and the float taps.
 
     A model with other nodes than the float model is compared at its outputs alone.
     """
     source = normalize(load(path))
     few = [check_feeds(sample, specs) for sample in evenly(samples, SEEN)]
     observation = observe(source, few, feedback)
+    taps = observation.taps
     if not observation.plain and not all(observation.fits(model) for model in models[1:]):
         observation = observe(source, few, feedback, at_outputs=True)
-    return observation, [
-        Opened.of(model, observation) for model in (models if observation.plain else [source, *models[1:]])
-    ]
+    opened = models if observation.plain else [source, *models[1:]]
+    return observation, [Opened.of(each, observation) for each in opened], taps
 
 
 def _check_interfaces(

@@ -15,8 +15,10 @@ from onnxq.graph.files import load
 from onnxq.graph.macs import ShapeByName, node_macs
 from onnxq.graph.scratch import ScratchFolder
 from onnxq.plan.plan import Plan
+from onnxq.plan.products import following_bias
 from onnxq.plan.relu_addends import find_addends
 from onnxq.quantization.parameters import Parameters
+from onnxq.quantization.stored_weight import StoredWeight
 from onnxq.runtime.inner_values import expose
 from onnxq.runtime.kernel_profile import KernelTime, kernel_times
 from onnxq.runtime.sessions import open_exposed, open_session, run
@@ -27,6 +29,8 @@ RUNS = 20
 BARS = 64
 """Bins of a histogram."""
 CLAMPS = frozenset({"Relu", "Clip"})
+AT_RUN_TIME = "MatMulIntegerToFloat"
+"""Operator of products with ranges at run time."""
 FUSED = frozenset({"Add", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid"})
 """Operators that the runtime fuses into the convolution before; the last one names the fused node."""
 
@@ -38,10 +42,12 @@ class Layer:
     macs      share of the model's MACs, 0..1
     planned   whether the plan quantizes it
     reason    why it stays in float
-    sqnr_db   SQNR of its output against float, all layers before it quantized too, dB
+    sqnr_db   SQNR of its output against float, all layers before it quantized too, dB; of a node whose weight
+        alone is in few bits, that of `weight`
     float_ms, int8_ms  median time of its kernel in the float model and in the file, one thread, ms
     inputs    indices of the layers whose outputs it reads
     outputs   names of its output values, then of the one behind a clamp that it absorbs
+    weight    its weight in few bits, if the mode quantizes weights alone
     """
 
     name: str
@@ -54,6 +60,7 @@ class Layer:
     int8_ms: float | None
     inputs: list[int] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    weight: StoredWeight | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,12 @@ class Histogram:
 
 
 def layer_rows(
-    model: ir.Model, plan: Plan, path: Path, samples: Sequence[tuple[str, Feeds]], shapes: ShapeByName
+    model: ir.Model,
+    plan: Plan,
+    path: Path,
+    samples: Sequence[tuple[str, Feeds]],
+    shapes: ShapeByName,
+    weights: Mapping[str, StoredWeight],
 ) -> list[Layer]:
     """Measure all nodes, in graph order.
 
@@ -84,16 +96,19 @@ def layer_rows(
         model: the normalized float model.
         plan: its quantization plan.
         path: the quantized file.
-        samples: names and feeds of a few samples.
+        samples: names and feeds of a few samples; without any, no time is measured.
         shapes: static shapes of the model's values, for the MACs.
+        weights: by the name of their node, where weights alone are quantized.
     """
-    errors = _errors(model, plan, path, samples)
-    feeds = [each for _, each in samples]
-    nodes = list(nodes_of(model))
-    before = claimed_ms(nodes, kernel_ms([model], feeds)[0])
-    times = kernel_ms([path], feeds)[0]  # one session at a time: each may hold all weights
-    claimed, left = assign_ms(nodes_of(load(path)), times)
-    after = left | claimed  # joined products are not nodes of the file, so names from the profile stay
+    errors = {name: weight.sqnr_db for name, weight in weights.items()}
+    nodes, before, after = list(nodes_of(model)), dict[str, float](), dict[str, float]()
+    if samples:
+        errors = errors or _errors(model, plan, path, samples)
+        feeds = [each for _, each in samples]
+        before = claimed_ms(nodes, kernel_ms([model], feeds)[0])
+        times = kernel_ms([path], feeds)[0]  # one session at a time: each may hold all weights
+        claimed, left = assign_ms(nodes_of(load(path)), times)
+        after = left | claimed  # joined products are not nodes of the file, so names from the profile stay
     macs = {node.name or "": node_macs(node, shapes) for node in nodes}
     total = max(1, sum(macs.values()))
 
@@ -111,13 +126,14 @@ def layer_rows(
                 name,
                 node.op_type,
                 macs[name] / total,
-                name in plan.nodes,
+                name in plan.nodes or name in weights,
                 str(plan.floats[name][1]) if name in plan.floats else None,
                 errors.get(name),
                 before.get(name),
                 after.get(name),
                 sorted({producers[value] for value in node.inputs if value in producers}),
                 list(dict.fromkeys(value.name or "" for value in (*node.outputs, *absorbed(name)))),
+                weights.get(name),
             )
         )
         producers |= dict.fromkeys(node.outputs, len(rows) - 1)
@@ -129,7 +145,7 @@ def _errors(
 ) -> dict[str, float]:
     """Measure the output SQNR (dB) of each planned node of the main graph, by its name."""
     written = load(path)
-    pairs = pairs_of(plan, written)
+    pairs = pairs_of(plan, written) | _run_time_pairs(plan, written)
     if not pairs:
         return {}
     addends = find_addends(model, (a for a, _ in pairs.values()))
@@ -167,6 +183,18 @@ def pairs_of(plan: Plan, written: ir.Model) -> dict[str, tuple[str, str]]:
         dequantized = _dequantized(node.outputs[0])
         plain = planned.node.outputs[0].name or "", node.outputs[0].name or ""
         pairs[name] = plain if dequantized is None else (planned.output.name or "", dequantized.name or "")
+    return pairs
+
+
+def _run_time_pairs(plan: Plan, written: ir.Model) -> dict[str, tuple[str, str]]:
+    """Pair the outputs of products with ranges at run time, which keep their names, behind a bias too."""
+    results = {node.name: node.outputs[0].name or "" for node in written.graph if node.op_type == AT_RUN_TIME}
+    pairs: dict[str, tuple[str, str]] = {}
+    for name, planned in plan.nodes.items():
+        bias = following_bias(planned)
+        own = [planned.node.outputs[0], *([bias[0].outputs[0]] if bias is not None else [])]
+        if results.get(name) in {value.name for value in own}:
+            pairs[name] = results[name], results[name]
     return pairs
 
 

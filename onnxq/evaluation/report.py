@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from onnxq.comparison.caches import CacheError
 from onnxq.evaluation.gates import Gate
 from onnxq.evaluation.notebook import html_table
 from onnxq.evaluation.origin import Origin
@@ -83,6 +84,7 @@ class ModelScore:
     decisions      changed and expected decisions of each output that decides
     selections     share of equal entries of each node that selects, by its name
     sequences      number of sequences of a stateful model, each model with its own states; else None
+    caches         outputs that the next step takes and adds to, worst first; they are none of the parts
     before         metrics, sqnr_db, latency_ratio and bytes in the baseline, for the model of the same file
                    name
     """
@@ -104,6 +106,7 @@ class ModelScore:
     decisions: list[DecisionShare] = field(default_factory=list)
     selections: dict[str, float] = field(default_factory=dict)
     sequences: int | None = None
+    caches: list[CacheError] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Tally:
     ) -> None:
         self.names, self.scores, self.options, self.axis = names, scores, options, axis
         self.comparison = Comparison(observation)
+        self.caches = {observation.taps[part.value].output for part in observation.caches}
         self.cosines = [0.0, 0]
         self.contributions: list[list[object]] = [[] for _ in scores]
         self.decisions = self.agreeing = 0
@@ -66,7 +67,9 @@ class Tally:
 
     def _add_cosine(self, expected: Sequence[Array], found: Sequence[Array]) -> None:
         products = np.zeros(3)
-        for want, have in zip(expected, found, strict=True):
+        for number, (want, have) in enumerate(zip(expected, found, strict=True)):
+            if number in self.caches:
+                continue
             if isinstance(want, np.ndarray) and want.dtype.kind == "f" and np.shape(want) == np.shape(have):
                 finite = np.isfinite(want)
                 x, y = want[finite].astype(np.float64), have[finite].astype(np.float64)
@@ -144,6 +147,7 @@ def score_rows(
                 decisions=decision_shares(tally.comparison) if i else [],
                 selections=tally.comparison.selected_alike() if i else {},
                 sequences=_sequences(tally.comparison),
+                caches=tally.comparison.cache_errors() if i else [],
             )
         )
     return rows

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxq.graph.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, take_output
 from onnxq.techniques.blockwise import Coded, Grid, as_blocks
-from onnxq.techniques.codebooks import BOOKS, encode_book
+from onnxq.techniques.codebooks import BOOKS, BookCoded
 from onnxq.types import Array, Floats, Integers
 
 INT8_COMPUTE = 4
@@ -129,18 +129,17 @@ class BitsWriter:
             self._stored[key] = [self._add(f"{key}_{name}", array) for name, array in arrays]
         return self._stored[key]
 
-    def book_product(self, node: ir.Node, rows: Floats, name: str, block: int, key: str) -> None:
-        """Replace a MatMul or Gemm with weight `[channels, K]` by MatMulBnb4, and an Add if it has a bias.
+    def book_product(self, node: ir.Node, coded: BookCoded, key: str) -> None:
+        """Replace a MatMul or Gemm by MatMulBnb4, and an Add if it has a bias.
 
         The first of two codes is in the high half of a byte.
         """
         if key not in self._stored:
-            codes, absmax = encode_book(rows, name, block)
-            even = np.append(codes, np.zeros(codes.size % 2, np.uint8))
+            even = np.append(coded.codes, np.zeros(coded.codes.size % 2, np.uint8))
             packed = pack(even.reshape(-1, 2)[:, ::-1].reshape(-1), 4)
-            self._stored[key] = [self._add(f"{key}_codes", packed), self._add(f"{key}_absmax", absmax)]
+            self._stored[key] = [self._add(f"{key}_codes", packed), self._add(f"{key}_absmax", coded.absmax)]
         inputs = [node.inputs[0], *self._stored[key]]
-        kind, (channels, columns) = list(BOOKS).index(name), rows.shape
+        kind, (channels, columns) = list(BOOKS).index(coded.name), coded.shape
         self._replace(
             node,
             "MatMulBnb4",
@@ -148,7 +147,7 @@ class BitsWriter:
             bias=input_at(node, 2),
             K=columns,
             N=channels,
-            block_size=block,
+            block_size=coded.block,
             quant_type=kind,
         )
 

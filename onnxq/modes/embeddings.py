@@ -3,6 +3,8 @@
 from onnxq.formats.embedding_tables import Tables
 from onnxq.formats.matmul_nbits import BitsWriter
 from onnxq.graph.edit import constant
+from onnxq.modes.stored_weights import of_blocks
+from onnxq.quantization.stored_weight import StoredWeight
 from onnxq.techniques.blockwise import Coded, Grid, round_to_nearest
 from onnxq.types import Floats
 
@@ -20,8 +22,9 @@ def code_table(rows: Floats, block: int) -> Coded:
     return round_to_nearest(rows, Grid(8, block, symmetric=True))
 
 
-def code_tables(writer: BitsWriter, tables: Tables, block: int) -> None:
-    """Quantize all embedding tables and their look-ups, in place."""
+def code_tables(writer: BitsWriter, tables: Tables, block: int) -> dict[str, StoredWeight]:
+    """Quantize all embedding tables and their look-ups, in place; return them by the name of each look-up."""
+    found: dict[str, StoredWeight] = {}
     for key, nodes in tables.items():
         array = constant(nodes[0].inputs[0])
         assert array is not None
@@ -30,3 +33,5 @@ def code_tables(writer: BitsWriter, tables: Tables, block: int) -> None:
             continue  # the kernel needs whole blocks
         for node in nodes:
             writer.embedding(node, coded, key)
+            found[node.name or ""] = of_blocks(array, coded)
+    return found

@@ -103,9 +103,9 @@ def verified(
     report = replace(report, origin=origin(digests))
     # details of layers and tensors
     timed = timed_samples(inputs)
-    if options.details and timed:
+    if options.details and (timed or outcome.weights):
         named = [(sample.name, check_feeds(sample, inputs.specs)) for sample in timed]
-        rows = layer_rows(recipe.model, recipe.plan, path, named, shapes)
+        rows = layer_rows(recipe.model, recipe.plan, path, named, shapes, outcome.weights)
         tensors = histograms(recipe.plan, outcome.parameters, outcome.statistics)
         report = replace(report, layers=rows, histograms=tensors)
     return report.gated(options.limits)

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
@@ -19,10 +19,12 @@ from onnxq.graph.edit import constant, is_float, nodes_of, sizes, tidy
 from onnxq.graph.shapes import infer_shapes, opset_of
 from onnxq.modes.embeddings import code_table, code_tables
 from onnxq.modes.products import SMALLEST, moments_in_turns, outcome, plan_products, weight_rows
+from onnxq.modes.stored_weights import of_blocks, of_book, of_integers
 from onnxq.normalize.agreement import difference
 from onnxq.normalize.opset import lift_opset
 from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan.plan import Plan, Selection
+from onnxq.quantization.stored_weight import StoredWeight, error_share
 from onnxq.quantization.weights import Use, layer_inputs, second_moments, sharing
 from onnxq.runtime.parallel import Job, Run
 from onnxq.runtime.progress import progress
@@ -31,6 +33,7 @@ from onnxq.search.inputs import Inputs
 from onnxq.search.trial import Outcome
 from onnxq.techniques.arithmetic import symmetric_scale
 from onnxq.techniques.blockwise import Coded, Grid
+from onnxq.techniques.codebooks import encode_book
 from onnxq.transforms.algorithm import Needs
 from onnxq.transforms.registry import ALGORITHMS
 from onnxq.types import Floats
@@ -44,6 +47,7 @@ BLOCKS_OPSET = 21
 """The first opset whose DequantizeLinear supports blocks."""
 Coding = tuple[Floats, Floats | None]
 """A weight [channels, K], and the second moments [K, K] of its inputs."""
+Rounded = tuple[Coded, StoredWeight]
 STORED = {"Conv": 0, "ConvTranspose": 1}
 """Axis of the output channels of weights that are stored as int8 and computed in float."""
 
@@ -62,10 +66,10 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
 
     second = _SecondMoments(plan, layer_inputs(plan), products.moments)
     run = inputs.executor.opened(_Coding(rounding, options), 1)
-    kept = _code_products(writer, _Products(plan, tables, options, second), run)
+    products_stored, kept = _code_products(writer, _Products(plan, tables, options, second), run)
     if options.standard:
         quantize_tables(model)
-    code_tables(writer, tables, _block(options))
+    tables_stored = code_tables(writer, tables, _block(options))
     stored = _store(inputs.selection, model, writer)
     tidy(model)
     # the report
@@ -74,7 +78,7 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
     if products.collected:
         notes.append(f"{seconds:.2f} s a product, with the moments of its inputs")
     if stored:
-        notes.append(f"{stored} other weights stored in 8 bits, widened when the file is loaded")
+        notes.append(f"{len(stored)} other weights stored in 8 bits, widened when the file is loaded")
     if kept:
         few = ", ".join(kept[:3])
         notes.append(
@@ -83,7 +87,8 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
         )
     technique = str(rounding if options.weight_type in BITS else options.weight_type)
     recipe = Recipe(base, plan, inputs.selection, techniques=(technique,))
-    return outcome(inputs, model, recipe, notes, stored)
+    found = outcome(inputs, model, recipe, notes, len(stored))
+    return replace(found, weights=products_stored | tables_stored | stored)
 
 
 def _planned(inputs: Inputs, model: ir.Model, rounding: str) -> "_Planned":
@@ -144,13 +149,13 @@ class _SecondMoments:
 
 
 @dataclass(frozen=True, eq=False)
-class _Coding(Job[Coding, list[Coded]]):
+class _Coding(Job[Coding, list[Rounded]]):
     """Coding of weights, each with the second moments of its inputs or None."""
 
     rounding: str
     options: QuantizeOptions
 
-    def opened(self, threads: int) -> Callable[[Sequence[Coding]], list[Coded]]:
+    def opened(self, threads: int) -> Callable[[Sequence[Coding]], list[Rounded]]:
         """Return the function of weights [channels, K] with second moments [K, K]."""
         del threads
         return lambda items: [_coded(rows, second, self.rounding, self.options) for rows, second in items]
@@ -197,14 +202,18 @@ class _Products:
                 bar.update()
 
 
-def _code_products(writer: BitsWriter, products: _Products, run: Run[Coding, list[Coded]]) -> list[str]:
-    """Replace all products; return the names of those that keep 8 bits though 4 were asked for."""
+def _code_products(
+    writer: BitsWriter, products: _Products, run: Run[Coding, list[Rounded]]
+) -> tuple[dict[str, StoredWeight], list[str]]:
+    """Replace all products; return their weights, and the names of those that keep 8 bits instead of 4."""
     nodes, kept = {node.name: node for node in nodes_of(writer.model)}, list[str]()
     options, groups = products.options, deque[_Group]()
+    weights: dict[str, StoredWeight] = {}
 
-    def write(group: _Group, found: Coded) -> None:
+    def write(group: _Group, found: Coded, weight: StoredWeight) -> None:
         key = group.table or group.names[0]
         for name in group.names:
+            weights[name] = weight
             if options.standard and group.table is None:
                 writer.standard_product(nodes[name], found, key)
             else:
@@ -216,25 +225,29 @@ def _code_products(writer: BitsWriter, products: _Products, run: Run[Coding, lis
             group = groups.popleft()
             if group.rows is None:
                 assert found is not None
-                if found.grid.bits != BITS[options.weight_type]:
+                if found[1].bits != BITS[options.weight_type]:
                     kept += group.names
-                write(group, found)
+                write(group, *found)
                 break
             if group.table is not None:
-                write(group, code_table(group.rows, _block(options)))
+                table = code_table(group.rows, _block(options))
+                write(group, table, of_blocks(group.rows, table))
                 continue
+            book = encode_book(group.rows, str(options.weight_type), _block(options))
             for name in group.names:
-                kind, block = str(options.weight_type), _block(options)
-                writer.book_product(nodes[name], group.rows, kind, block, group.names[0])
-    return kept
+                weights[name] = of_book(group.rows, book)
+                writer.book_product(nodes[name], book, group.names[0])
+    return weights, kept
 
 
-def _coded(rows: Floats, second: Floats | None, rounding: str, options: QuantizeOptions) -> Coded:
+def _coded(rows: Floats, second: Floats | None, rounding: str, options: QuantizeOptions) -> Rounded:
     """Code a weight in the bits that are asked for, or in 8 where fewer would cost too much accuracy."""
     coded = code(rows, grid_of(options), rounding, second)
-    if options.weight_type is WeightType.INT4 and loss(rows, coded, second) > MAX_LOSS:
-        return code(rows, grid_of(options, WeightType.INT8), Rounding.RTN, None)
-    return coded
+    share = error_share(rows, coded.decoded(), second)
+    if options.weight_type is WeightType.INT4 and share > MAX_LOSS:
+        coded = code(rows, grid_of(options, WeightType.INT8), Rounding.RTN, None)
+        share = error_share(rows, coded.decoded(), second)
+    return coded, of_blocks(rows, coded, share, padded=not options.standard)
 
 
 def _lifted(inputs: Inputs) -> ir.Model:
@@ -295,19 +308,9 @@ def code(rows: Floats, grid: Grid, rounding: str, second: Floats | None) -> Code
     return found(rows, grid, second)
 
 
-def loss(rows: Floats, coded: Coded, second: Floats | None) -> float:
-    """Return the rounding error as a share of the output's power, or of the weights' power without inputs."""
-    error = coded.decoded() - rows
-    if second is None:
-        added, whole = np.square(error).sum(), np.square(rows).sum()
-    else:
-        added, whole = ((error @ second) * error).sum(), ((rows @ second) * rows).sum()
-    return float(added / np.maximum(whole, added.dtype.type(1e-30)))
-
-
-def _store(selection: Selection, model: ir.Model, writer: BitsWriter) -> int:
-    """Store weights without an integer kernel as int8 in the file; return their number."""
-    count = 0
+def _store(selection: Selection, model: ir.Model, writer: BitsWriter) -> dict[str, StoredWeight]:
+    """Store weights without an integer kernel as int8 in the file; return them by the name of the node."""
+    found: dict[str, StoredWeight] = {}
     for node in list(nodes_of(model)):
         axis = STORED.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         shape = sizes(node.inputs[1]) if axis is not None else None
@@ -318,8 +321,7 @@ def _store(selection: Selection, model: ir.Model, writer: BitsWriter) -> int:
             continue
         scales = symmetric_scale(np.abs(array).max(axis=tuple(i for i in range(array.ndim) if i != axis)))
         shape = [-1 if i == axis else 1 for i in range(array.ndim)]
-        writer.stored(
-            node, 1, np.rint(array / scales.reshape(shape)).clip(-127, 127).astype(np.int8), scales, axis
-        )
-        count += 1
-    return count
+        integers = np.rint(array / scales.reshape(shape)).clip(-127, 127).astype(np.int8)
+        writer.stored(node, 1, integers, scales, axis)
+        found[node.name or ""] = of_integers(array, integers, scales.reshape(shape))
+    return found

@@ -97,7 +97,8 @@ def _blocks(layers: Sequence[Layer], groups: list[list[int]], total: float, colo
         rows = [layers[i] for i in group]
         share = sum(row.int8_ms or 0.0 for row in rows) / total if total else 0.0
         name = block_name([row.name for row in rows])
-        boxes.append((name, f"{len(rows)} nodes, {share:.1%} of the time", name))
+        part = f", {share:.1%} of the time" if total else ""
+        boxes.append((name, f"{len(rows)} nodes{part}", name))
         classes.append(_classes(rows, total, colours))
     return _svg("blocks", layout(inputs, *BLOCK), inputs, BLOCK, boxes, classes)
 
@@ -168,6 +169,7 @@ def _facts(
                 _rounded(row.int8_ms, 4),
                 row.inputs,
                 shown,
+                None if row.weight is None else [row.weight.bits, row.weight.bytes, row.weight.float_bytes],
             ]
         )
     tensors = [

@@ -8,10 +8,12 @@ import base64
 import hashlib
 import os
 import time
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from onnxq.comparison.caches import described
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.layer_errors import Layer
 from onnxq.evaluation.report import EvalReport
@@ -44,7 +46,7 @@ def page(report: QuantizeReport | EvalReport | DebugReport, date: str = "") -> s
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("onnxq.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"size": size, "bars": bars}
+    environment.filters |= {"size": size, "bars": bars, "described": described}
     script = _asset("report.js")
     facts: dict[str, Any] = {
         "report": report,
@@ -104,6 +106,9 @@ def _quantize_facts(report: QuantizeReport) -> dict[str, Any]:
         "layers": rows,
         "unlisted": len(report.layers) - len(rows),
         "reasons": any(row.reason for _, row in rows),
+        "weights": sorted(Counter(row.weight.bits for row in report.layers if row.weight).items()),
+        "counted": any(row.macs for row in report.layers),
+        "timed": any(row.int8_ms is not None for row in report.layers),
         "layer_chart": layers_chart(
             [row.name for row in measured], [Line("int8", [row.sqnr_db for row in measured])], "SQNR, dB"
         ),

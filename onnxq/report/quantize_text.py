@@ -1,5 +1,6 @@
 """The report of `onnxq quantize` as a table for a terminal."""
 
+from onnxq.comparison.caches import described
 from onnxq.evaluation.scores.kinds import drop_unit
 from onnxq.evaluation.verification import Outputs
 from onnxq.plan.operators import INTEGER_KERNELS
@@ -71,10 +72,11 @@ def _kernel_rows(report: QuantizeReport) -> list[list[str]]:
     integer = ", ".join(
         f"{name} {count}" for name, count in kernels.counts.items() if name in INTEGER_KERNELS
     )
-    planned = f"{kernels.integer_share:.1%} of the MACs of {report.planned} planned nodes, "
+    planned = f"{kernels.integer_share:.1%} of the MACs of {report.planned} planned nodes"
     share = f"{kernels.model_share:.1%} of the model's MACs" if integer else "the file has no integer kernels"
+    known = kernels.model_share > 0 or not integer  # without samples, open sizes hide the MACs
     rows = [
-        ["integer", (planned if report.planned else "") + share],
+        ["integer", ", ".join([*([planned] if report.planned else []), *([share] if known else [])])],
         ["kernels", f"{integer or 'none'}; {kernels.leftover} Q/DQ nodes left"],
     ]
     if kernels.requantizations:
@@ -173,6 +175,8 @@ def _output_rows(outputs: Outputs) -> list[list[str]]:
         rows.append(
             ["", f"{share:.0%} of the noise is in {some([sample.sample for sample in outputs.worst])}"]
         )
+    if outputs.caches:
+        rows.append(["caches", described(outputs.caches)])
     for each in outputs.decisions:
         rows.append(
             [
@@ -180,6 +184,9 @@ def _output_rows(outputs: Outputs) -> list[list[str]]:
                 f"{each.changed:.2%} of {each.count} changed, {each.expected:.2%} expected ('{each.output}')",
             ]
         )
+    if outputs.boxes is not None:
+        found = outputs.boxes
+        rows.append(["boxes", f"agree with float's by {found.f1:.1%} (F1; {found.boxes} boxes, IoU 0.5)"])
     for node, share in outputs.selections.items():
         rows.append(["selection", f"{share:.1%} of entries equal ('{node}')"])
     return rows

@@ -1,10 +1,14 @@
 """Tables and numbers for a terminal."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 
 SHORT_NAME, LEAST_TEXT = 20, 24
 """Characters to which a name is cut at most, and least width of a column of text."""
+
+_IN_FRONT_OF_UNIT = re.compile(r"(?<=\d) (?=(?:s|ms|dB|B|kB|MB|GB)\b)")
+"""A space that does not end a line."""
 
 
 def size(count: int) -> str:
@@ -65,7 +69,7 @@ def _wrapped(rows: Sequence[Sequence[str]], widths: Sequence[int], width: int) -
     room = max(LEAST_TEXT, width - sum(widths[:-1]) - 2 * (len(widths) - 1))
     found: list[list[str]] = []
     for row in rows:
-        lines = textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
+        lines = _lines(row[-1], room) or [""]
         found.append([*row[:-1], lines[0]])
         found += [[*([""] * (len(row) - 1)), line] for line in lines[1:]]
     return _aligned(found, _widths(found), len(widths))
@@ -79,7 +83,16 @@ def wrapped(text: str, width: int | None) -> str:
     """Wrap a line to the width of the terminal."""
     if width is None or len(text) <= width:
         return text
-    return textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(_lines(text, width, indent="  ", break_long_words=False))
+
+
+def _lines(text: str, width: int, *, indent: str = "", break_long_words: bool = True) -> list[str]:
+    """Wrap a text; a number and its unit stay together."""
+    kept = _IN_FRONT_OF_UNIT.sub("\N{NO-BREAK SPACE}", text)
+    lines = textwrap.wrap(
+        kept, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=break_long_words
+    )
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

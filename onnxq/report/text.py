@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from onnxq.comparison.caches import described
 from onnxq.evaluation.benchmark import BenchReport
 from onnxq.evaluation.debugging import DebugReport
 from onnxq.evaluation.inspection import InspectReport
@@ -19,6 +20,8 @@ def eval_text(report: EvalReport, *, verbose: bool = False, width: int | None = 
         table(eval_columns(report), width=width),
         f"{report.samples} samples{labelled}; output '{report.output}'",
     ]
+    if report.metric is None and any(score.agreement is not None for score in report.scores[1:]):
+        parts.append(f"agreement: share of decisions, the largest value of '{report.output}', that are equal")
     parts += [
         line
         for score in report.scores[1:]
@@ -50,6 +53,8 @@ def _part_lines(score: ModelScore, *, verbose: bool) -> list[str]:
         f"{score.model}: {share:.1%} of the entries that '{node}' selects are equal"
         for node, share in score.selections.items()
     ]
+    if score.caches:
+        lines.append(f"{score.model}: {described(score.caches)}")
     if score.sequences is not None:
         lines.append(f"{score.model}: run in {score.sequences} sequences, each model with its own states")
     return lines

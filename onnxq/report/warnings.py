@@ -38,7 +38,9 @@ def result_warnings(
             if static and options.limits.min_sqnr is None
             else ""
         )
-        yield f"outputs are far from float ({few}{more}): check the file with onnxq eval before use{remedy}"
+        metric = " --metric perplexity" if outputs is not None and outputs.caches else ""
+        check = f"check the file with onnxq eval{metric} before use"
+        yield f"outputs are far from float ({few}{more}): {check}{remedy}"
     if outputs is not None:
         yield from _not_compared(outputs)
     if latency is not None and latency.ratio > SLOWER:

@@ -7,6 +7,7 @@ Without `live_status`, as in calls from Python, nothing is shown.
 import contextlib
 import os
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -17,6 +18,8 @@ from typing import Any, TextIO
 
 PATIENCE, PERIOD, ELSEWHERE = 1.0, 0.5, 25.0
 """Seconds until the line appears on a terminal, between its changes, and between lines elsewhere."""
+LEAST_WIDTH, USUAL_WIDTH = 40, 80
+"""Columns of a terminal at least, and of one that does not tell."""
 
 
 @dataclass
@@ -86,7 +89,7 @@ def tell(text: str) -> None:
     """Print a line about the work on stderr, if that is a terminal."""
     if sys.stderr is not None and is_terminal(sys.stderr):
         with aside():
-            print(f"onnxq: {text}", file=sys.stderr, flush=True)  # noqa: T201
+            print(fitted(f"onnxq: {text}"), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def caution(text: str) -> None:
@@ -95,7 +98,27 @@ def caution(text: str) -> None:
         warnings.warn(text, stacklevel=2)
     elif not _hidden[-1]:
         with aside():
-            print(f"onnxq: warning: {text}", file=sys.stderr, flush=True)  # noqa: T201
+            print(fitted(f"onnxq: warning: {text}"), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def fitted(line: str) -> str:
+    """Wrap a line to the width of the terminal on stderr; elsewhere it stays whole, for searches in logs."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return line
+    # paths stay whole, so that they can be copied
+    return textwrap.fill(
+        line, _columns(sys.stderr), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    )
+
+
+def _columns(stream: TextIO) -> int:
+    """Return COLUMNS, or the width of a terminal; 80 where it does not tell."""
+    given = os.environ.get("COLUMNS", "")
+    try:
+        found = int(given) if given.isdecimal() else os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        found = 0
+    return max(LEAST_WIDTH, found or USUAL_WIDTH)
 
 
 def is_terminal(stream: TextIO) -> bool:

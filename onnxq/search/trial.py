@@ -1,6 +1,6 @@
 """Records of the search: a measured candidate, the choice, the outcome of a mode, and its finetuning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnxq.calibration.statistics import Statistics
 from onnxq.formats.recipe import Recipe
 from onnxq.quantization.parameters import Parameters
+from onnxq.quantization.stored_weight import StoredWeight
 from onnxq.search.mixed_precision import Fallback
 from onnxq.search.trade_off import Point
 
@@ -60,6 +61,7 @@ class Outcome:
     parameters  scales and zero points of the activations
     notes       further lines for the report
     stored      number of other weights stored in fewer bits
+    weights     weights in few bits by the name of their node; empty where a mode does not describe them
     """
 
     written: ir.Model
@@ -68,6 +70,7 @@ class Outcome:
     parameters: Parameters = field(default_factory=Parameters)
     notes: tuple[str, ...] = ()
     stored: int = 0
+    weights: Mapping[str, StoredWeight] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,14 @@ def without_unseen(
 def unseen_outputs(inputs: Inputs, plan: Plan) -> list[str]:
     """Return a warning where no sample reaches some of the planned products; for modes without ranges.
 
-    Weights are rounded, and the file is verified, only for values that the samples show.
+    Weights are rounded, and the file is verified, only for values that the samples show. An empty cache hides
+    none: the keys and values of later steps are those that the model computes from the samples.
     """
     if not inputs.samples.calibration or not plan.nodes:
         return []
     model, seen = inputs.model, _probed(inputs)
-    origins = _unseen_inputs(model, seen)
+    caches = {name for name in inputs.feedback.pairs if (sketch := seen.get(name)) and not sketch.batches}
+    origins = _unseen_inputs(model, {name: each for name, each in seen.items() if name not in caches})
     for node in nodes_of(model):
         origins.update(_not_run(node, seen))
     behind = reached(model, origins, everything)

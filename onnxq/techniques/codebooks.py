@@ -5,6 +5,8 @@ bits of exponent and one of mantissa, scaled to 1, numbered as in bitsandbytes. 
 decodes both.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from onnxq.types import Floats, Integers
@@ -21,17 +23,32 @@ BOOKS: dict[str, Floats] = {"fp4": FP4, "nf4": NF4}
 """Values by code; the place in this table is the runtime's `quant_type`."""
 
 
-def encode_book(rows: Floats, name: str, block: int) -> tuple[Integers, Floats]:
-    """Return nearest codes and absmax of blocks that run over the flattened weight.
+@dataclass(frozen=True)
+class BookCoded:
+    """A weight [channels, K] in codes of a book; blocks run over the flattened weight.
 
-    Args:
-        rows: [channels, K].
-        name: of the book.
-        block: values that share an absmax.
-
-    Returns:
-        codes [channels * K] uint8, absmax [blocks] float32.
+    name    of the book
+    block   values that share an absmax
+    shape   (channels, K)
+    codes   [channels * K] uint8
+    absmax  [blocks] float32
     """
+
+    name: str
+    block: int
+    shape: tuple[int, int]
+    codes: Integers
+    absmax: Floats
+
+    def decoded(self) -> Floats:
+        """Return the weight that the codes represent, [channels, K]."""
+        largest = np.repeat(self.absmax, self.block)[: self.codes.size]
+        values: Floats = (BOOKS[self.name][self.codes] * largest).reshape(self.shape)
+        return values
+
+
+def encode_book(rows: Floats, name: str, block: int) -> BookCoded:
+    """Return the nearest codes of a weight [channels, K] in blocks of a book."""
     book = BOOKS[name]
     flat = rows.reshape(-1)
     missing = -flat.size % block
@@ -41,4 +58,5 @@ def encode_book(rows: Floats, name: str, block: int) -> tuple[Integers, Floats]:
     order = np.argsort(book, kind="stable")
     middles = (book[order][1:] + book[order][:-1]) / 2
     codes = order[np.searchsorted(middles, ratios)].astype(np.uint8)
-    return codes.reshape(-1)[: flat.size], absmax.astype(np.float32)
+    shape = (rows.shape[0], rows.shape[1])
+    return BookCoded(name, block, shape, codes.reshape(-1)[: flat.size], absmax.astype(np.float32))

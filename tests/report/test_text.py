@@ -1,6 +1,6 @@
 import pytest
 
-from onnxq.report.tables import table
+from onnxq.report.tables import table, wrapped
 
 PATHS = ["models/a/very/long/folder/that/nobody/wants/model.onnx", "models/short.int8.onnx"]
 WIDE = [["model", *(f"column {i}" for i in range(9))], *([path, *["123.45"] * 9] for path in PATHS)]
@@ -24,3 +24,14 @@ def test_shortened_names_keep_their_end():
 
 def test_tables_are_whole_without_a_terminal():
     assert max(map(len, table(WIDE).splitlines())) > 130
+
+
+@pytest.mark.parametrize("width", range(40, 60))
+def test_a_number_and_its_unit_stay_on_one_line(width):
+    text = "prepare 12.4 s, layers 3.1 s, 31.8 dB, 0.254 ms and 307.3 kB of 12 samples"
+    for shown in (wrapped(text, width), table([["time", text]], left=2, width=width)):
+        lines = shown.splitlines()
+        assert len(lines) > 1
+        assert not any(line.strip().startswith(("s,", "dB", "ms", "kB")) for line in lines)
+        assert "\N{NO-BREAK SPACE}" not in shown
+        assert max(map(len, lines)) <= width

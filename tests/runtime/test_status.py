@@ -73,3 +73,31 @@ def test_the_innermost_activity_has_a_text():
     assert status.current_activity("none") == "none"
     with activity("outer"), activity(lambda: "inner"):
         assert status.current_activity("none") == "inner"
+
+
+WARNING = "onnxq: warning: outputs are far from float ('first' 18.8 dB, 'second' 19.5 dB): check the file"
+
+
+@pytest.mark.parametrize(("columns", "most"), [("60", 60), ("10", 40), ("", 80), ("wide", 80)])
+def test_a_terminal_gets_lines_of_its_width(monkeypatch, columns, most):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = status.fitted(WARNING).splitlines()
+    assert max(map(len, lines)) <= most
+    assert all(line.startswith("  ") for line in lines[1:])
+    assert " ".join(line.strip() for line in lines) == WARNING
+    assert len(lines) > 1
+
+
+def test_a_path_is_not_broken(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "40")
+    path = "/models/" + "a-long-name/" * 8 + "model.onnx"
+    lines = status.fitted(f"onnxq: error: {path}: no such file").splitlines()
+    assert f"  {path}:" in lines
+
+
+def test_elsewhere_a_line_stays_whole(monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    monkeypatch.setenv("COLUMNS", "40")
+    assert status.fitted(WARNING) == WARNING

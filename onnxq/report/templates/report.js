@@ -84,7 +84,7 @@
   if (!source) return;
   const facts = JSON.parse(source.textContent);
   const LEAST_LEGIBLE = 1.5;  // units of the drawing in a pixel of the screen: 11 units are then 7 pixels
-  const [NAME, OP, MACS, PLANNED, REASON, SQNR, FLOAT_MS, INT8_MS, INPUTS, TENSOR] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+  const [NAME, OP, MACS, PLANNED, REASON, SQNR, FLOAT_MS, INT8_MS, INPUTS, TENSOR, WEIGHT] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
   const followers = facts.nodes.map(() => []);
   facts.nodes.forEach((node, i) => node[INPUTS].forEach((j) => followers[j].push(i)));
 
@@ -192,6 +192,10 @@
 
   const decibels = (value) => (value === null ? "not measured" : value.toFixed(1) + " dB");
   const time = (value) => (value === null ? "part of another kernel, or none" : value.toPrecision(3) + " ms");
+  const bytes = (count) => {
+    const power = Math.min(Math.floor(Math.log10(count || 1) / 3), 3);
+    return (count / 1000 ** power).toFixed(power ? 1 : 0) + " " + ["B", "kB", "MB", "GB"][power];
+  };
   const facet = (list, name, ...values) => {
     const content = made("dd");
     content.append(...values);
@@ -235,11 +239,14 @@
     for (const each of all("svg.graph .n.on")) each.classList.remove("on");
     element(i).classList.add("on");
     const before = node[INPUTS].map((j) => errorOf(j, 4)).filter((each) => each !== null);
-    facet(list, "form", node[PLANNED] ? "integers" : "float: " + (node[REASON] === null ? "not planned" : facts.reasons[node[REASON]]));
-    if (node[INPUTS].length) facet(list, "error of inputs", before.length ? decibels(Math.min(...before)) : "not measured");
-    facet(list, "error of output", decibels(node[SQNR]));
-    facet(list, "time in float", time(node[FLOAT_MS]));
-    facet(list, "time in the file", time(node[INT8_MS]) + (node[INT8_MS] !== null && facts.total ? ", " + ((100 * node[INT8_MS]) / facts.total).toFixed(1) + " % of all kernels" : ""));
+    const weight = node[WEIGHT], timed = facts.total > 0;
+    const why = node[REASON] === null ? "not planned" : facts.reasons[node[REASON]];
+    facet(list, "form", weight ? "float, its weight in " + weight[0] + " bits" : node[PLANNED] ? "integers" : "float: " + why);
+    if (weight) facet(list, "weight", bytes(weight[1]) + ", in float " + bytes(weight[2]));
+    if (node[INPUTS].length && !weight) facet(list, "error of inputs", before.length ? decibels(Math.min(...before)) : "not measured");
+    facet(list, weight ? "error of this weight alone" : "error of output", decibels(node[SQNR]));
+    if (timed) facet(list, "time in float", time(node[FLOAT_MS]));
+    if (timed) facet(list, "time in the file", time(node[INT8_MS]) + (node[INT8_MS] !== null && facts.total ? ", " + ((100 * node[INT8_MS]) / facts.total).toFixed(1) + " % of all kernels" : ""));
     if (node[PLANNED] && node[FLOAT_MS] !== null && node[INT8_MS] !== null) {
       const change = node[FLOAT_MS] - node[INT8_MS];
       facet(list, "left in float", Math.abs(change).toPrecision(2) + " ms " + (change >= 0 ? "slower" : "faster") + "; its error would be gone, that of its inputs not");
@@ -259,9 +266,9 @@
     const errors = numbers.map((i) => facts.nodes[i][SQNR]).filter((each) => each !== null);
     const sum = (key) => numbers.reduce((total, i) => total + (facts.nodes[i][key] || 0), 0);
     const list = made("dl");
-    facet(list, "nodes", numbers.length + ", " + numbers.filter((i) => facts.nodes[i][PLANNED]).length + " on integers");
+    facet(list, "nodes", numbers.length + ", " + numbers.filter((i) => facts.nodes[i][PLANNED]).length + (numbers.some((i) => facts.nodes[i][WEIGHT]) ? " with a weight in few bits" : " on integers"));
     facet(list, "worst error", decibels(errors.length ? Math.min(...errors) : null));
-    facet(list, "time", sum(FLOAT_MS).toPrecision(3) + " ms in float, " + sum(INT8_MS).toPrecision(3) + " ms in the file");
+    if (facts.total) facet(list, "time", sum(FLOAT_MS).toPrecision(3) + " ms in float, " + sum(INT8_MS).toPrecision(3) + " ms in the file");
     facet(list, "names", ...links(numbers));
     const button = made("button", "show its nodes", { type: "button" });
     button.addEventListener("click", () => open(b));
