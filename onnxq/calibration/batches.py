@@ -280,8 +280,11 @@ def _job(
     specs = model_inputs(exposed.model)
     if not ordered:
         bytes_of = output_bytes(exposed, check_feeds(samples[0], specs))
-        if sum(bytes_of.values()) > IN_FLIGHT_BYTES:
+        whole = sum(bytes_of.values())
+        if whole > IN_FLIGHT_BYTES:
             return Runs(exposed, specs, measure, bytes_of), 1, 1
+        if whole // 4 > BATCH_VALUES // 2 and all(bytes_of.values()):  # known without a run: one at a time
+            return Runs(exposed, specs, measure), 1, _side_by_side(whole, len(samples))
     session = open_exposed(exposed.model, threads=1, tuning=UNPLANNED)
     specs = input_specs(session)
     size, workers = (1, 1) if ordered else batching(session, specs, samples, exposed)
@@ -377,8 +380,12 @@ def batching(
     size = min(LARGEST_BATCH, BATCH_VALUES // count)
     if size < 2 or len(samples) < 4 or not _batchable(session, specs, samples, exposed):
         size = 1
-    room = max(1, IN_FLIGHT_BYTES // (4 * count * size))
-    return size, min(available_cores(), MOST_WORKERS, room, -(-len(samples) // size))
+    return size, _side_by_side(4 * count * size, -(-len(samples) // size))
+
+
+def _side_by_side(size: int, batches: int) -> int:
+    """Return how many batches to run side by side; `size` is the bytes of the fetched values of one."""
+    return min(available_cores(), MOST_WORKERS, max(1, IN_FLIGHT_BYTES // size), batches)
 
 
 def _values(

@@ -192,7 +192,7 @@ def make_examples(
     seen = [check_feeds(sample, inputs.specs) for sample in samples[:SEEN]]
     observation = observe(model, seen, feedback)
     features = find_features(model, form.rounded, concrete_shapes(model, seen[0]))
-    opened = observation.opened(model)
+    opened = Opened.of(model.clone(), observation)  # the form itself gets no more outputs
     by_name = {value.name: value for node in opened.model.graph for value in node.outputs}
     opened.model.graph.outputs.extend(by_name[name] for name in features)
     teacher = Teacher(opened, inputs.specs, len(features))
