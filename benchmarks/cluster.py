@@ -1,10 +1,12 @@
 """Cost of a cluster on this machine: CPU time against one process, bytes moved, memory.
 
     python benchmarks/cluster.py MODEL DATA [--commands calibrate eval weights finetune] [--samples N]
-                                 [--other INT8] [--preprocess FILE] [--workers 2] [--steps 24] [--record FILE]
+                                 [--other INT8] [--preprocess FILE] [--workers 2] [--steps 24] [--repeats 3]
+                                 [--record FILE]
 
 A command runs in this process, and on a local cluster of worker processes with one thread each; the scheduler
-runs in this process, too. CPU time is that of all processes, of the second of two runs: modules are loaded.
+runs in this process, too. CPU time is that of all processes, the median of runs that alternate, after one
+that loads the modules. Both have to give the same bytes.
 With fewer samples in DATA than N, links to them make up the rest. Training is that of `onnxq finetune`, with
 gradients of 32 and of 8 bits, and as many micro-batches as workers. FILE keeps the rows for
 `cluster_growth.py`.
@@ -12,8 +14,10 @@ gradients of 32 and of 8 bits, and as many micro-batches as workers. FILE keeps 
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import pickle
+import statistics
 import tempfile
 import time
 from collections import defaultdict
@@ -64,9 +68,9 @@ class Counting(DaskExecutor):
     shipped: int = 0
     counting: float = 0.0
 
-    def _kept(self, digest, arrays):
+    def _kept(self, digest, arrays, workers):
         self.shipped += 0 if digest in self._chunks else sum(map(len, arrays))
-        return super()._kept(digest, arrays)
+        return super()._kept(digest, arrays, workers)
 
     def _note(self, sent, task, done):
         super()._note(sent, task, done)
@@ -133,27 +137,25 @@ def memory(client: Client) -> list[float]:
 
 
 def commands(arguments: argparse.Namespace, data: Path, folder: Path) -> dict[str, Callable[..., Any]]:
-    """Return the measured commands as functions of samples and an executor."""
+    """Return the measured commands as functions of samples and an executor; they return their own figures."""
     model, how = arguments.model, {"preprocess": arguments.preprocess}
 
     def calibrate(samples, cluster):
-        onnxq.calibrate(model, data, folder / "s.npz", samples=samples, force=True, cluster=cluster, **how)
+        file = folder / "s.npz"
+        onnxq.calibrate(model, data, file, samples=samples, force=True, cluster=cluster, **how)
+        return {"SHA-256": sha256(file)}
 
     def evaluate(samples, cluster):
         others = [arguments.other or model]
-        onnxq.evaluate(model, others, data, latency=False, samples=samples, cluster=cluster, **how)
+        found = onnxq.evaluate(model, others, data, latency=False, samples=samples, cluster=cluster, **how)
+        return {"SQNR dB": found.scores[1].sqnr_db}
 
     def weights(samples, cluster):
+        file = folder / "w.onnx"
         onnxq.quantize(
-            model,
-            data,
-            folder / "w.onnx",
-            mode="weights",
-            samples=samples,
-            force=True,
-            cluster=cluster,
-            **how,
-        )
+            model, data, file, mode="weights", samples=samples, force=True, cluster=cluster, **how
+        )  # fmt: skip
+        return {"SHA-256": sha256(file)}
 
     def trained(bits):
         def train(samples, cluster):
@@ -165,7 +167,8 @@ def commands(arguments: argparse.Namespace, data: Path, folder: Path) -> dict[st
                 steps=arguments.steps, bits=(arguments.weight_bits,), gradient_bits=bits,
                 micro_batches=arguments.workers,
             )  # fmt: skip
-            return {"SQNR dB": round(finetune(options, tuning).finetuning.after_db, 2)}
+            after_db = finetune(options, tuning).finetuning.after_db
+            return {"SQNR dB": round(after_db, 2), "SHA-256": sha256(folder / "t.onnx")}
 
         return train
 
@@ -174,21 +177,28 @@ def commands(arguments: argparse.Namespace, data: Path, folder: Path) -> dict[st
     return {name: each for name, each in found.items() if name.split(",")[0] in arguments.commands}
 
 
-def measure(name: str, command: Callable[..., Any], samples: int, client: Client) -> dict[str, Any]:
-    """Measure a command in this process, and on the cluster with a quarter of the samples and with all."""
-    few = max(12, samples // 4)
+def measure(
+    name: str, command: Callable[..., Any], samples: int, client: Client, repeats: int
+) -> dict[str, Any]:
+    """Measure a command in this process and on the cluster, and memory there with more and more samples."""
+    held = {}
     if name != "weights":  # where seconds of loading modules do not count
-        command(few, None)
-    own = time.process_time()
-    figures = command(samples, None) or {}
-    own = time.process_time() - own
-    if name != "weights":
-        command(few, DaskExecutor(client))
-    before_memory = memory(client)
-    executor, before = Counting(client), cpu_seconds(client)
-    command(samples, executor)
-    after = cpu_seconds(client)
-    local, there = after[0] - before[0] - executor.counting, after[1] - before[1]
+        command(max(12, samples // 8), None)
+        for part in (max(12, samples // 8), samples // 4, samples // 2, samples):
+            command(part, DaskExecutor(client))
+            held[part] = memory(client)
+    owns, locals_, theres = list[float](), list[float](), list[float]()
+    for _ in range(repeats):
+        start = time.process_time()
+        figures = command(samples, None)
+        owns.append(time.process_time() - start)
+        executor, before = Counting(client), cpu_seconds(client)
+        if command(samples, executor) != figures:
+            raise SystemExit(f"{name}: the cluster gives another result")
+        after = cpu_seconds(client)
+        locals_.append(after[0] - before[0] - executor.counting)
+        theres.append(after[1] - before[1])
+    own, local, there = map(statistics.median, (owns, locals_, theres))
     return {
         "command": name,
         "samples": samples,
@@ -196,12 +206,17 @@ def measure(name: str, command: Callable[..., Any], samples: int, client: Client
         "client and scheduler CPU s": round(local, 2),
         "workers CPU s": round(there, 2),
         "ratio": round((local + there) / own, 2),
+        "ratios": [round((a + b) / c, 2) for a, b, c in zip(locals_, theres, owns, strict=True)],
         "model MB": round(executor.shipped / 1e6, 2),
-        "memory MB of scheduler and worker, a quarter of the samples": before_memory,
-        "memory MB of scheduler and worker": memory(client),
+        "memory MB of scheduler and worker by samples": held or {samples: memory(client)},
         "jobs": {kind: dataclasses.asdict(counts) for kind, counts in executor.kinds.items()},
         **figures,
     }
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def sizes(model: Path, data: Path) -> dict[str, Any]:
@@ -241,6 +256,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=3, help="runs here and there, which alternate")
     parser.add_argument("--weight-bits", type=int, default=8)
     parser.add_argument("--record", type=Path, help="add the rows to this JSON file")
     arguments = parser.parse_args()
@@ -255,7 +271,10 @@ def main() -> None:
         task = task_seconds(client)
         rows = []
         for name, command in commands(arguments, data, folder).items():
-            rows.append(measure(name, command, arguments.samples, client) | {"task s": round(task, 5)})
+            rows.append(
+                measure(name, command, arguments.samples, client, arguments.repeats)
+                | {"task s": round(task, 5)}
+            )
             rows[-1] |= sizes(arguments.model, data) if name == "weights" else {}
             print(json.dumps(rows[-1]), flush=True)
     if arguments.record:

@@ -1,12 +1,13 @@
-"""Reproduce the integer kernels of ONNX Runtime that are slower than they should be.
+"""Reproduce the kernels of ONNX Runtime that are slower than they should be.
 
     python benchmarks/slow_kernels.py [--threads 1] [--seconds 1] [--save FOLDER]
     python benchmarks/older_cpu.py python benchmarks/slow_kernels.py
 
-Each row is a model of one to three operators in float and on integers; the first row is a convolution whose
-integer kernel is as fast as it should be, to compare with. The time is the least of whole runs, both models
-in turns, because other work only makes them slower. The result is docs/slow-kernels.md. With --save the
-models are written, for a bug report.
+Each row of the first table is a model of one to three operators in float and on integers; the first row is a
+convolution whose integer kernel is as fast as it should be, to compare with. The second table has float
+operators, and the same values from the operators that onnxq writes in their place. The time is the least of
+whole runs, both models in turns, because other work only makes them slower. The result is
+docs/slow-kernels.md. With --save the models are written, for a bug report.
 """
 
 import argparse
@@ -17,7 +18,10 @@ import numpy as np
 import onnx_ir as ir
 from harness import print_header, print_row
 
+from onnxq.formats.activations import replace_slow_activations
 from onnxq.graph.edit import tidy
+from onnxq.graph.shapes import infer_shapes
+from onnxq.normalize.passes import normalize
 from onnxq.profiling.models import SmallModel, random_feeds, weight_of
 from onnxq.runtime.latency import time_in_turns
 from onnxq.runtime.machine import this_machine
@@ -85,6 +89,63 @@ CASES: dict[str, tuple[tuple[int, ...], Maker]] = {
 """Shape of the input and operators, by name."""
 
 
+def operator(op_type: str, *operands: np.ndarray, **attributes: int | float | str | list[int]) -> Maker:
+    """Return a maker of one operator."""
+    return lambda made: made.op(op_type, made.start, *operands, **attributes)
+
+
+def mish(made: SmallModel) -> ir.Value:
+    """Append x * Tanh(Softplus(x))."""
+    return made.op("Mul", made.start, made.op("Tanh", made.op("Softplus", made.start)))
+
+
+SLOPES = np.linspace(-0.5, 1.0, 64, dtype=np.float32).reshape(64, 1, 1)
+FLOATS: dict[str, tuple[tuple[int, ...], Maker]] = {
+    "Relu (to compare with)": ((1, 64, 56, 56), operator("Relu")),
+    "PRelu with a slope per channel": ((1, 64, 56, 56), operator("PRelu", SLOPES)),
+    "PRelu, slopes on both sides of 1": ((1, 64, 56, 56), operator("PRelu", SLOPES * 2)),
+    "PRelu with one slope": ((1, 64, 56, 56), operator("PRelu", np.array([0.25], np.float32))),
+    "Mish": ((1, 64, 56, 56), mish),
+    "Softmax over channels of pixels": ((1, 21, 128, 128), operator("Softmax", axis=1)),
+    "Softmax of a box's sides": ((1, 16, 4, 2100), operator("Softmax", axis=1)),
+    "power of a half": ((1, 64, 56, 56), operator("Pow", np.array(0.5, np.float32))),
+}
+"""Shape of the input and float operators, by name."""
+
+
+def written(model: ir.Model) -> ir.Model:
+    """Return the float operators that onnxq writes in place of a model's."""
+    infer_shapes(model)
+    model = normalize(model)
+    replace_slow_activations(model)
+    return model
+
+
+def least_ms(models: list[ir.Model], threads: int, seconds: float) -> list[float]:
+    """Return the least time of each model, in turns."""
+    sessions = [open_session(model, threads=threads) for model in models]
+    feeds = [random_feeds(models[0])]
+    for session in sessions:
+        session.run(None, feeds[0])
+    return [min(times) for times in time_in_turns(sessions, feeds, 2000, seconds)]
+
+
+def saved(folder: Path | None, name: str, models: dict[str, ir.Model]) -> None:
+    """Write the models of a row, if a folder is given."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for form, model in models.items():
+            ir.save(model, folder / f"{name.replace(' ', '_').replace('/', '_')}.{form}.onnx")
+
+
+def made_of(shape: tuple[int, ...], make: Maker, *, integer: bool = False) -> ir.Model:
+    """Return the model of a row."""
+    made = SmallModel(shape, integer=integer)
+    model = made.finished(make(made))
+    tidy(model)
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
@@ -96,21 +157,18 @@ def main() -> None:
     print(f"onnxruntime {machine.onnxruntime}\n")
     print_header(["operators", "float ms", "int8 ms", "int8 / float"])
     for name, (shape, make) in CASES.items():
-        models = []
-        for integer in (False, True):
-            made = SmallModel(shape, integer=integer)
-            models.append(made.finished(make(made)))
-            tidy(models[-1])
-        if args.save is not None:
-            args.save.mkdir(parents=True, exist_ok=True)
-            for form, model in zip(("float", "int8"), models, strict=True):
-                ir.save(model, args.save / f"{name.replace(' ', '_').replace('/', '_')}.{form}.onnx")
-        sessions = [open_session(model, threads=args.threads) for model in models]
-        feeds = [random_feeds(models[0])]
-        for session in sessions:
-            session.run(None, feeds[0])
-        float_ms, int8_ms = map(min, time_in_turns(sessions, feeds, 2000, args.seconds))
+        models = {"float": made_of(shape, make), "int8": made_of(shape, make, integer=True)}
+        saved(args.save, name, models)
+        float_ms, int8_ms = least_ms(list(models.values()), args.threads, args.seconds)
         print_row([name, f"{float_ms:.3f}", f"{int8_ms:.3f}", f"{int8_ms / float_ms:.2f}"])
+    print()
+    print_header(["float operators", "ms", "written by onnxq", "ms", "ratio"])
+    for name, (shape, make) in FLOATS.items():
+        models = {"float": made_of(shape, make), "written": written(made_of(shape, make))}
+        saved(args.save, name, models)
+        before, after = least_ms(list(models.values()), args.threads, args.seconds)
+        operators = ", ".join(node.op_type for node in models["written"].graph)
+        print_row([name, f"{before:.3f}", operators, f"{after:.3f}", f"{after / before:.2f}"])
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ from onnxq.search.settings import SearchSettings
 from onnxq.search.trial import Finetuning, Outcome
 from onnxq.search.validation import find_references
 from onnxq.transforms.registry import rounding_names, technique_names
+from onnxq.transforms.smoothquant import smoothable
 from onnxq.version import __version__
 
 MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
@@ -311,11 +312,15 @@ def _calibrated(
     k, n = shard
     if not in_shard(len(samples), 1, shard):
         raise DataError(f"shard {k}/{n} of {len(samples)} samples is empty: use fewer shards")
-    how = Collecting(allow_nonfinite=options.allow_nonfinite, probes=inputs.probes, shard=shard)
+    layers = layer_inputs(inputs.plan).values()
+    channels = tuple(dict.fromkeys(layer.tensor for layer in smoothable(inputs.model, inputs.plan)))
+    how = Collecting(
+        allow_nonfinite=options.allow_nonfinite, probes=inputs.probes, channels=channels, shard=shard
+    )
     found = collect(inputs.model, inputs.plan.sources(), samples, digest(options.model), how, inputs.executor)
     few = inputs.settings.layer_samples or len(samples)
     data = Pass(samples, "layers", inputs.executor, shard)
-    found.rows = collect_rows(inputs.model, layer_inputs(inputs.plan).values(), data, few)
+    found.rows = collect_rows(inputs.model, layers, data, few)
     found.save(output, force=options.force)
     return found
 

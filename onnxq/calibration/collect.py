@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxq.calibration.batches import Measure as MeasureParts
 from onnxq.calibration.batches import Part, Pass, observe
+from onnxq.calibration.channels import add_channels, channel_ranges
 from onnxq.calibration.moments import (
     LAYER_MEMORY,
     LayerInput,
@@ -65,14 +66,16 @@ class Derived(Protocol):
 
 @dataclass(frozen=True)
 class Divided:
-    """A tensor divided channel by channel, along axis 1.
+    """A tensor divided channel by channel.
 
     tensor  name of the tensor in the model
     scales  divisors [channels]
+    axis    axis of the channels
     """
 
     tensor: str
     scales: Floats
+    axis: int = 1
 
     @property
     def tensors(self) -> tuple[str]:
@@ -82,7 +85,13 @@ class Divided:
     def of(self, values: Feeds) -> Array:
         """Divide the tensor's values."""
         whole = values[self.tensor]
-        return np.asarray(whole / self.scales.astype(np.float32).reshape(-1, *[1] * (whole.ndim - 2)))
+        behind = (whole.ndim - 1 - self.axis) % whole.ndim
+        return np.asarray(whole * self.factors.reshape(-1, *[1] * behind))
+
+    @property
+    def factors(self) -> Floats:
+        """The inverse of the divisors, [channels]: a division is written as a multiplication by them."""
+        return (1 / self.scales).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class Collecting:
     divided  additional tensors of other forms of the model, by name
     counted  values of a tensor counted per sample
     probes   further values whose range alone is wanted, whatever they are: conditions, iteration numbers
+    channels  tensors of which the range of each channel of the last axis is wanted
     shard    (k, n) for the k-th of n parts of the samples
     """
 
@@ -102,6 +112,7 @@ class Collecting:
     divided: Mapping[str, Divided] = field(default_factory=dict)
     counted: int = COUNTED
     probes: Sequence[str] = ()
+    channels: Sequence[str] = ()
     shard: tuple[int, int] = (1, 1)
 
 
@@ -112,12 +123,15 @@ class Counted:
     samples   number of samples
     ranges    exact numbers by tensor, with the bins of the counted values until they are packed
     left_out  number of NaN and infinite values
-    packed    histograms by tensor, of this part and of those packed together with it
+    channels  minimum and maximum of each channel, [2, channels] by tensor
+    packed    histograms by tensor, of this part and of those packed together with it, which hold the channels
+              of all of these, too
     """
 
     samples: int
     ranges: Mapping[str, Measured]
     left_out: int
+    channels: Mapping[str, Floats] = field(default_factory=dict)
     packed: Mapping[str, Histogram] = field(default_factory=dict)
 
 
@@ -135,19 +149,23 @@ class Count(MeasureParts[Counted]):
     how: Collecting
 
     def needs(self) -> Mapping[Hashable, Sequence[str]]:
-        """Return the tensors that each tensor, or probe, is computed from."""
-        names = (*self.tensors, *self.how.probes)
+        """Return the tensors that each tensor, probe, or tensor with channels is computed from."""
+        names = dict.fromkeys((*self.tensors, *self.how.probes, *self.how.channels))
         return {name: self.derived[name].tensors if name in self.derived else (name,) for name in names}
 
     def only(self, keys: Collection[Hashable]) -> "Count":
-        """Count some tensors and probes alone."""
-        how = replace(self.how, probes=[name for name in self.how.probes if name in keys])
+        """Count some tensors, probes and channels alone."""
+        probes, channels = (
+            [name for name in names if name in keys] for names in (self.how.probes, self.how.channels)
+        )
+        how = replace(self.how, probes=probes, channels=channels)
         return replace(self, tensors=[name for name in self.tensors if name in keys], how=how)
 
     def joined(self, results: Sequence[Counted]) -> Counted:
         """Put the counts of different tensors together."""
         ranges = {name: measured for each in results for name, measured in each.ranges.items()}
-        return Counted(results[0].samples, ranges, sum(each.left_out for each in results))
+        channels = {name: found for each in results for name, found in each.channels.items()}
+        return Counted(results[0].samples, ranges, sum(each.left_out for each in results), channels)
 
     def __call__(self, part: Part, position: int) -> Counted:
         """Count the values of a part.
@@ -155,7 +173,7 @@ class Count(MeasureParts[Counted]):
         Raises:
             DataError: a value is NaN or infinite.
         """
-        how, ranges, left_out = self.how, {}, 0
+        how, ranges, left_out = self.how, dict[str, Measured](), 0
         for name in self.tensors:
             values = self.derived[name].of(part.values) if name in self.derived else part.values[name]
             stride = _stride(values.size, how.counted * part.samples)
@@ -172,20 +190,25 @@ class Count(MeasureParts[Counted]):
             found = part.values[name]
             if found.size and name not in ranges:
                 ranges[name] = Measured(float(found.min()), float(found.max()), found.size, NO_BINS)
-        return Counted(part.samples, ranges, left_out)
+        channels = {
+            name: channel_ranges(part.values[name]) for name in how.channels if part.values[name].size
+        }
+        return Counted(part.samples, ranges, left_out, channels)
 
     def packed(self, results: Sequence[Counted]) -> Sequence[Counted]:
         """Put the counts of all parts into the first one."""
-        bins: dict[str, list[Array]] = {}
+        bins, channels = dict[str, list[Array]](), dict[str, Floats]()
         for each in results:
             for name, measured in each.ranges.items():
                 bins.setdefault(name, []).append(measured.bins)
+            add_channels(channels, each.channels)
         together = {name: Histogram.of(each) for name, each in bins.items()}
         return [
             Counted(
                 each.samples,
                 {name: measured.without_bins() for name, measured in each.ranges.items()},
                 each.left_out,
+                {} if i else channels,
                 {} if i else together,
             )
             for i, each in enumerate(results)
@@ -228,6 +251,7 @@ def collect(
             statistics.sketches[name].add_range(measured)
         for name, histogram in counted.packed.items():
             statistics.sketches[name].add_counts(histogram)
+        add_channels(statistics.channels, counted.channels)
         statistics.samples += counted.samples
         statistics.nonfinite += counted.left_out
 
@@ -290,7 +314,7 @@ def collect_rows(model: ir.Model, layers: Iterable[LayerInput], data: Pass, few:
         few: number of samples that is enough for most layers.
     """
     kept = kept_layers(layers)
-    first = _rows(model, kept, replace(data, samples=data.samples[:1], shard=(1, 1)))
+    first = _rows(model, kept, Pass(data.samples[:1], data.title))
     available = {layer: max(1, len(parts[0])) for layer, parts in first.items() if parts}
     everything, samples = len(data.samples), spread(data.samples, few)
     needed = {layer: math.ceil(layer.wanted(1) / available.get(layer, 1)) for layer in kept}

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from onnxq.calibration.channels import add_channels
 from onnxq.calibration.moments import LayerInput, LayerRows
 from onnxq.calibration.sketch import BINS, LOWER, ORDER, UPPER, Sketch
 from onnxq.data.arrays import read_npz
 from onnxq.errors import DataError, first_line
 from onnxq.graph.files import staged
 from onnxq.runtime.npz import npz_bytes
-from onnxq.types import Array, Feeds
+from onnxq.types import Array, Feeds, Floats
 
-VERSION = 3
-UNCHECKED, WITHOUT_ROWS = 1, 2
-"""Versions of files without a checksum, and with one but without rows and the latest ranges."""
+VERSION = 4
+UNCHECKED, WITHOUT_ROWS, WITHOUT_CHANNELS = 1, 2, 3
+"""Versions of files: without a checksum; without rows and the latest ranges; without ranges of channels."""
 TOLERANCE = 1e-6
 """Relative rounding error of a moving average."""
 _POSITIONS = np.full(BINS, -1)
@@ -39,6 +40,7 @@ class Statistics:
     aliases  tensor by the name of a view of it; not saved
     contents  SHA-256 of each batch of samples, one behind the other; `data` is theirs
     rows     rows of layers' inputs, [rows, groups, size], in parts in the order of the samples
+    channels  minimum and maximum of each channel of products' inputs, [2, channels] by tensor
     """
 
     model: str
@@ -49,6 +51,7 @@ class Statistics:
     aliases: dict[str, str] = field(default_factory=dict)
     contents: bytes = b""
     rows: LayerRows = field(default_factory=dict)
+    channels: dict[str, Floats] = field(default_factory=dict)
 
     def sketch(self, tensor: str) -> Sketch | None:
         """Return the sketch of a tensor, or of the tensor that it is a view of; None where there is none."""
@@ -71,6 +74,8 @@ class Statistics:
         self.rows = {
             layer: [*parts, *later.rows[layer]] for layer, parts in self.rows.items() if layer in both
         }
+        self.channels = {name: self.channels[name] for name in self.channels if name in later.channels}
+        add_channels(self.channels, {name: later.channels[name] for name in self.channels})
         self.samples += later.samples
         self.nonfinite += later.nonfinite
         for name, sketch in self.sketches.items():
@@ -94,6 +99,7 @@ class Statistics:
             "nonfinite": self.nonfinite,
             "tensors": list(self.sketches),
             "layers": [asdict(layer) for layer in self.rows],
+            "channels": list(self.channels),
         }
         arrays: dict[str, Any] = {
             "lengths": np.array([len(i) for i in indices], np.int64),
@@ -110,6 +116,7 @@ class Statistics:
             none = np.zeros((0, layer.groups, layer.size), np.float32)
             arrays[f"rows{number}"] = np.concatenate([none, *parts])
             arrays[f"row_counts{number}"] = np.array([len(part) for part in parts], np.int64)
+        arrays |= {f"channels{number}": found for number, found in enumerate(self.channels.values())}
         header["checksum"] = _checksum(header, arrays)
         arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
         with staged(path, force=force) as building:
@@ -134,15 +141,15 @@ def load_statistics(path: Path, model: str) -> Statistics:
         raise DataError(
             f"{path}: no statistics of onnxq calibrate, or damaged ({first_line(error)}): calibrate again"
         ) from error
-    if version not in (UNCHECKED, WITHOUT_ROWS, VERSION):
+    if version not in (UNCHECKED, WITHOUT_ROWS, WITHOUT_CHANNELS, VERSION):
         raise DataError(f"{path}: statistics of format {version}, not {VERSION}: calibrate again")
     if version != UNCHECKED and header.pop("checksum", None) != _checksum(header, arrays):
         raise DataError(f"{path}: changed since onnxq calibrate wrote it: calibrate again")
     if header.get("model") != model:
         raise DataError(f"{path}: these statistics belong to another model: calibrate this one")
     problem = _header_problem(header) or _arrays_problem(arrays, len(header["tensors"]))
-    if not problem and version == VERSION:
-        problem = _more_problem(header, arrays)
+    if not problem and version >= WITHOUT_CHANNELS:
+        problem = _more_problem(header, arrays) or _channels_problem(header.get("channels", []), arrays)
     if problem:
         raise DataError(f"{path}: damaged statistics: {problem}: calibrate again")
     statistics = Statistics(model, header["data"], header["samples"], header.get("nonfinite", 0))
@@ -150,8 +157,10 @@ def load_statistics(path: Path, model: str) -> Statistics:
         statistics.sketches = _sketches(header, arrays)
     except ValueError as error:
         raise DataError(f"{path}: damaged statistics: {error}: calibrate again") from error
-    if version == VERSION:
+    if version >= WITHOUT_CHANNELS:
         statistics.contents, statistics.rows = arrays["contents"].tobytes(), _rows(header, arrays)
+        named = enumerate(header.get("channels", []))
+        statistics.channels = {name: arrays[f"channels{number}"] for number, name in named}
     return statistics
 
 
@@ -242,6 +251,17 @@ def _more_problem(header: dict[str, Any], arrays: Feeds) -> str | None:
             return "a layer is not described"
         if np.any(counts < 0) or rows.shape != (counts.sum(), *shape):
             return "the rows of a layer are not complete"
+    return None
+
+
+def _channels_problem(names: Any, arrays: Feeds) -> str | None:
+    """Return the fault in the ranges of channels; None without one."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return "no list of tensors with channels"
+    for number, name in enumerate(names):
+        found = arrays.get(f"channels{number}")
+        if found is None or found.dtype != np.float32 or found.ndim != 2 or len(found) != 2:
+            return f"the ranges of the channels of '{name}' are not complete"
     return None
 
 

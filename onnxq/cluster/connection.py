@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from onnxq.runtime.status import activity, caution, tell
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
+    from onnxq.cluster.workers import Workers
+
 LOCAL, CONFIGURED = re.compile("local:([0-9]{1,3})"), "dask"
 """Texts for workers on this machine, and for the scheduler of Dask's configuration."""
 SELDOM = {
@@ -25,8 +27,8 @@ SELDOM = {
     "distributed.scheduler.work-stealing-interval": "1s",
 }
 """Dask watches itself less often: by default this takes 2 % of a core for each process."""
-CONNECTING, JOINING = 10.0, 60.0
-"""Seconds to wait for the scheduler, and for the first worker."""
+CONNECTING, JOINING, ANSWERING = 10.0, 60.0, 10.0
+"""Seconds to wait for the scheduler, for the first worker, and for the versions of all."""
 
 
 @contextmanager
@@ -54,14 +56,16 @@ def executor_of(cluster: "str | Client | Executor | None") -> Iterator[Executor]
             f"--cluster needs Dask ({first_line(error)}): pip install dask distributed cloudpickle"
         ) from error
     if isinstance(cluster, Client):
-        _check(cluster)
-        yield DaskExecutor(cluster)
+        executor = DaskExecutor(cluster)
+        _check(executor.workers)
+        yield executor
         return
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # onnxq says what matters in one line
     with _connected(cluster) as client:
-        _check(client)
-        tell(f"{len(client.nthreads())} workers, dashboard: {client.dashboard_link}")
-        yield DaskExecutor(client)
+        executor = DaskExecutor(client)
+        _check(executor.workers)
+        tell(f"{len(executor.workers.threads())} workers, dashboard: {client.dashboard_link}")
+        yield executor
 
 
 @contextmanager
@@ -126,27 +130,27 @@ def _scheduler(cluster: str) -> dict[str, Any]:
     return {"address": cluster}
 
 
-def _check(client: "Client") -> None:
-    """Wait for a worker, and compare the versions of all.
+def _check(workers: "Workers") -> None:
+    """Wait for a worker, and compare the versions of all that answer.
 
     Raises:
-        OnnxqError: no worker joins, or versions differ.
+        OnnxqError: no worker joins or answers, or versions differ.
     """
     with activity("waiting for a worker"):
         try:
-            client.wait_for_workers(1, timeout=JOINING)
+            workers.client.wait_for_workers(1, timeout=JOINING)
         except TimeoutError as error:
             raise OnnxqError(
                 f"--cluster: no worker has joined in {JOINING:.0f} s: start one with `dask worker ADDRESS`"
             ) from error
     wanted = own_versions()
-    workers = client.run(_reader(list(wanted)))
-    for worker, found in workers.items():
+    versions = _read(workers, list(wanted))
+    for worker, found in versions.items():
         for name, version in wanted.items():
             if found[name] != version:
                 raise difference(worker, name, found[name], version)
     own = instruction_sets()
-    others = {worker: found["instructions"] for worker, found in workers.items()}
+    others = {worker: found["instructions"] for worker, found in versions.items()}
     different = sorted(worker for worker, found in others.items() if found != own)
     if different:
         caution(
@@ -154,6 +158,31 @@ def _check(client: "Client") -> None:
             f"({different[0]}: {others[different[0]] or 'none'}; this machine: {own or 'none'}): "
             "the bytes of the result may differ from those of other machines"
         )
+
+
+def _read(workers: "Workers", names: list[str]) -> dict[str, dict[str, str | None]]:
+    """Return the versions of each worker; a worker that stalls gives none.
+
+    Raises:
+        OnnxqError: no worker answers.
+    """
+    client, read = workers.client, _reader(names)
+    before = workers.heartbeats()
+    with suppress(TimeoutError):
+        return dict(client.run(read, callback_timeout=ANSWERING))
+    all_stall = workers.note_stalled(before, workers.heartbeats())
+    with suppress(TimeoutError):
+        if not all_stall:
+            found = client.run(read, workers=workers.awake(), callback_timeout=ANSWERING)
+            first = min(workers.stalled, default="")
+            caution(
+                f"--cluster: {len(workers.stalled)} workers do not answer ({first}): others do their work"
+            )
+            return dict(found)
+    raise OnnxqError(
+        f"--cluster: no worker answers in {ANSWERING:.0f} s: they stall, or the network is down: "
+        "see their logs"
+    )
 
 
 def _reader(names: list[str]) -> Any:

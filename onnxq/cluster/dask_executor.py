@@ -4,21 +4,21 @@ import hashlib
 import itertools
 import math
 import pickle
-import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
 from distributed import Client, Future, KilledWorker, wait
 
-from onnxq.cluster.packing import LEAST_ARRAY, Packed, pack
+from onnxq.cluster.packing import LEAST_ARRAY, Packed, pack, sendable
 from onnxq.cluster.versions import own_versions
 from onnxq.cluster.work import Done, Ticket, keep, work_on
+from onnxq.cluster.workers import Workers
 from onnxq.errors import DataError, OnnxqError, first_line
 from onnxq.runtime.parallel import Job, Run
 from onnxq.runtime.status import activity
@@ -26,18 +26,16 @@ from onnxq.runtime.status import activity
 S = TypeVar("S")
 T = TypeVar("T")
 
-TASK_SECONDS, GROWTH = 1.0, 4
+TASK_SECONDS, GROWTH = 2.0, 4
 """Work of a task to aim at, because a task costs the scheduler a few milliseconds; most growth of a task at a
 time."""
 MOST_ITEMS, TASKS_PER_THREAD = 64, 3
 """Most items of a task; tasks per thread of the cluster that are submitted, or wait when done, at a time."""
-REFRESH = 2.0
-"""Seconds for which the number of threads is taken as known."""
 IN_FLIGHT_BYTES = 512 << 20
 """Bytes of submitted items, at most, unless a single one has more."""
 PATIENCE, SLOWNESS, ATTEMPTS = 60.0, 20.0, 4
 """Seconds, and multiples of the slowest task so far, after which a task is given to another worker too; most
-attempts at a task."""
+attempts at a task, at fetching its result, and at hearing from any worker."""
 FAILED_SAMPLES = (DataError, OSError, ImportError, AttributeError, pickle.UnpicklingError)
 """Errors of a worker that cannot load a sample as the client can: it sees no such file or module."""
 
@@ -51,6 +49,7 @@ class _Task:
     with_feeds  whether their samples have travelled with their feeds
     attempts    futures of the same result
     lost        attempts whose workers ended
+    unfetched   results that were not fetched in time
     """
 
     items: list[Any]
@@ -58,6 +57,7 @@ class _Task:
     with_feeds: bool
     attempts: list[Future]
     lost: int = 0
+    unfetched: int = 0
 
 
 @dataclass(eq=False)
@@ -88,9 +88,10 @@ class DaskExecutor:
     _chunks: dict[str, Future] = field(default_factory=dict)
     _copies: Iterator[int] = field(default_factory=itertools.count)
     _weighed: bool = False
-    _counted: tuple[float, int] = (-math.inf, 1)
-    _workers: list[str] = field(default_factory=list)
-    _joined: float = -math.inf
+    _places: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.workers = Workers(self.client)
 
     def opened(self, job: Job[S, T], workers: int) -> Run[S, T]:
         """Send a job to the cluster; each worker opens it once, with the first item that it gets."""
@@ -101,20 +102,25 @@ class DaskExecutor:
 
     def _chunks_of(self, packed: Packed, workers: list[str] | None = None) -> list[Future]:
         """Return a job's arrays and its pickle on the cluster, on these workers if any are given."""
-        chunks = [self._kept(digest, arrays, workers) for digest, arrays in packed.chunks()]
+        chunks = [self._kept(digest, arrays, workers) for digest, arrays in packed.chunks]
         content = hashlib.sha256(packed.content).hexdigest()
         return [*chunks, self._kept(content, [packed.content], workers)]
 
-    def _kept(self, digest: str, arrays: list[bytes], workers: list[str] | None) -> Future:
+    def _kept(self, digest: str, arrays: Sequence[Any], workers: list[str] | None) -> Future:
         """Return arrays on the cluster, sent once; a worker that dies with them leaves a copy behind.
 
         With `workers` they are sent again: the worker that has them stalls, and the others cannot fetch them.
         """
         if digest not in self._chunks or workers:
             key = f"onnxq-arrays-{digest}" + (f"-{next(self._copies)}" if workers else "")
+            workers = workers or self.workers.wanted()
             with _large_arguments():
                 self._chunks[digest] = self.client.submit(
-                    keep, arrays, key=key, workers=workers, allow_other_workers=bool(workers)
+                    keep,
+                    sendable(arrays),
+                    key=key,
+                    workers=workers,
+                    allow_other_workers=bool(workers),
                 )
         return self._chunks[digest]
 
@@ -136,9 +142,13 @@ class DaskExecutor:
                         self._note(sent, task, done)
                         yield done.result
         finally:
-            left = [future for task in pending for future in task.attempts]
-            if left:
-                self.client.cancel(left, force=True)
+            self._cancel([future for task in pending for future in task.attempts])
+
+    def _cancel(self, futures: list[Future]) -> None:
+        """Cancel tasks, whoever does them; without a scheduler there is nothing to cancel."""
+        if futures and self.client.status == "running":
+            with suppress(OSError):
+                self.client.cancel(futures, force=True)
 
     def _next(self, sent: _Sent, pending: deque[_Task]) -> list[Done]:
         """Wait for the first task; fetch its result and those of tasks behind it that are done, at once."""
@@ -161,11 +171,7 @@ class DaskExecutor:
         return [self._result(sent, pending[0])]
 
     def _threads(self) -> int:
-        """Return the threads of the cluster, not older than `REFRESH`: workers come and go."""
-        now = time.monotonic()
-        if now - self._counted[0] > REFRESH:
-            self._counted = now, max(1, sum(self.client.nthreads().values()))
-        return self._counted[1]
+        return max(1, sum(self.workers.threads().values()))
 
     def _fill(self, sent: _Sent, waiting: Iterator[Any], pending: deque[_Task], most: int | None) -> None:
         """Submit groups until enough are pending."""
@@ -181,16 +187,14 @@ class DaskExecutor:
             pending.append(self._submitted(sent, group))
 
     def _shares(self, sent: _Sent, items: list[Any]) -> Iterator[_Task]:
-        """Submit each worker's share of the items; workers keep their places while they live."""
-        now = time.monotonic()
-        if now - self._joined > REFRESH:
-            self._joined, there = now, self.client.nthreads()
-            new = sorted(there.keys() - set(self._workers))
-            self._workers = [worker for worker in self._workers if worker in there] + new
-        count = max(1, min(len(self._workers), len(items)))
+        """Submit each worker's share of the items; workers keep their places until they end or stall."""
+        there = self.workers.awake()
+        new = [worker for worker in there if worker not in self._places]
+        self._places = [worker for worker in self._places if worker in there] + new
+        count = max(1, min(len(self._places), len(items)))
         for place in range(count):
             group = items[place * len(items) // count : (place + 1) * len(items) // count]
-            worker = self._workers[place] if place < len(self._workers) else None
+            worker = self._places[place] if place < len(self._places) else None
             yield self._submitted(sent, [sent.job.sent(item) for item in group], worker)
 
     def _submitted(self, sent: _Sent, group: list[Any], worker: str | None = None) -> _Task:
@@ -215,7 +219,7 @@ class DaskExecutor:
 
     def _submit(self, sent: _Sent, packed: Packed, workers: str | list[str] | None = None) -> Future:
         """Submit a group; one of `workers` should do it, but if they can't, another one does."""
-        arrays = [bytes(array) for array in packed.arrays]
+        arrays, workers = sendable(packed.arrays), workers or self.workers.wanted()
         with _large_arguments():
             return self.client.submit(
                 work_on, sent.ticket, packed.content, *sent.chunks, arrays, pure=False, retries=0,
@@ -226,18 +230,21 @@ class DaskExecutor:
         """Wait for a task's result; try again where workers are lost, stall, or cannot load samples.
 
         Raises:
-            OnnxqError: the work fails, or its workers die.
+            OnnxqError: the work fails, its workers die or stall, or the network is too slow.
         """
         while True:
             future = self._finished(sent, task)
             task.attempts.remove(future)
+            enough = self._patience(sent) * 2**task.unfetched
             try:
-                done: Done = future.result(timeout=self._patience(sent))
+                done: Done = future.result(timeout=enough)
                 break
-            except TimeoutError:  # its worker stalls before it sends the result
+            except TimeoutError as error:
+                self._note_unfetched(task, enough, error)
                 task.attempts.append(self._again(sent, task, [*task.attempts, future]))
                 continue
             except (KilledWorker, CancelledError) as error:
+                self.workers.check_connection()
                 if task.lost >= ATTEMPTS:
                     raise OnnxqError(
                         f"--cluster: {task.lost} workers ended at the same work ({first_line(error)}): "
@@ -252,18 +259,48 @@ class DaskExecutor:
                 task.attempts.append(self._submit(sent, self._packed(task.items)))
         return done
 
+    def _note_unfetched(self, task: _Task, seconds: float, error: TimeoutError) -> None:
+        """Note a result that was not fetched in time: its worker stalls, or the network is slow.
+
+        Raises:
+            OnnxqError: it was so at each attempt, though each had twice the time of the one before.
+        """
+        task.unfetched += 1
+        if task.unfetched >= ATTEMPTS:
+            raise OnnxqError(
+                f"--cluster: a result was not fetched in {seconds:.0f} s, at attempt {ATTEMPTS}: "
+                "the network between the scheduler and its workers, or to this machine, is too slow"
+            ) from error
+
     def _finished(self, sent: _Sent, task: _Task) -> Future:
-        """Return the first attempt that ends; a stalled one gets company."""
+        """Return the first attempt that ends; a stalled one gets company.
+
+        Raises:
+            OnnxqError: no worker is heard from any more.
+        """
+        before: dict[str, float] | None = None
+        unheard, enough = 0, self._patience(sent) / 2  # in the middle of the first wait, heartbeats are noted
         while True:
-            patience = None
-            if len(task.attempts) < ATTEMPTS:
-                patience = self._patience(sent)
             try:
-                ended = wait(task.attempts, timeout=patience, return_when="FIRST_COMPLETED").done
+                ended = wait(task.attempts, timeout=enough, return_when="FIRST_COMPLETED").done
                 return next(future for future in task.attempts if future in ended)
             except CancelledError:  # of an attempt whose arrays are lost
                 return next(future for future in task.attempts if future.cancelled())
             except TimeoutError:
+                now = self.workers.heartbeats()
+            if before is None:
+                before = now
+                continue
+            unheard = unheard + 1 if self.workers.note_stalled(before, now) else 0
+            before, enough = now, self._patience(sent)
+            if unheard >= ATTEMPTS:
+                raise OnnxqError(
+                    f"--cluster: no worker was heard from in {enough * unheard:.0f} s: "
+                    "they ended or stall: see their logs"
+                )
+            holders = self.workers.holders(task.attempts)
+            only_stalled = holders and holders <= self.workers.stalled.keys()
+            if len(task.attempts) < ATTEMPTS or only_stalled:
                 task.attempts.append(self._again(sent, task, task.attempts))
 
     def _patience(self, sent: _Sent) -> float:
@@ -272,10 +309,8 @@ class DaskExecutor:
 
     def _again(self, sent: _Sent, task: _Task, stalled: list[Future]) -> Future:
         """Submit a task once more, to a worker that has none of these attempts if there is one."""
-        keys = {future.key for future in stalled}
-        have = {worker for found in self.client.who_has(stalled).values() for worker in found}
-        have |= {worker for worker, tasks in self.client.processing().items() if keys & set(tasks)}
-        others = sorted(self.client.nthreads().keys() - have)
+        have = self.workers.holders(stalled)
+        others = [worker for worker in self.workers.awake() if worker not in have]
         if others:
             sent.chunks = self._chunks_of(pack(sent.job), others)
         return self._submit(sent, self._packed(task.items), others or None)
@@ -286,15 +321,15 @@ class DaskExecutor:
         sent.slowest = max(sent.slowest, done.seconds)
         pace = TASK_SECONDS * len(task.items) / max(done.seconds, 1e-6)
         sent.items = max(1, min(MOST_ITEMS, GROWTH * sent.items, math.ceil(pace)))
-        if task.attempts:
-            self.client.cancel(task.attempts, force=True)
+        self._cancel(task.attempts)
 
     def describe(self) -> str:
         """Say who does what."""
         shares = ", ".join(
             f"{worker.split('://')[-1]}: {count}" for worker, count in sorted(self.done.items())
         )
-        return f"working on {self._counted[1]} threads of workers ({shares or 'no item is done yet'})"
+        threads = sum(self.workers.known.values())
+        return f"working on {threads} threads of workers ({shares or 'no item is done yet'})"
 
 
 @contextmanager

@@ -3,18 +3,19 @@
 import hashlib
 import io
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePath
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import onnx_ir as ir
 
 from onnxq.data.sample import Sample
-from onnxq.types import Feeds
+from onnxq.types import Array, Feeds
 
 LEAST_ARRAY = 1 << 16
 """Bytes from which an array travels on its own, and is shared by all jobs that hold it."""
@@ -38,31 +39,30 @@ class Packed:
         """Bytes of everything."""
         return len(self.content) + sum(int(each.nbytes) for each in self.arrays)
 
-    def chunks(self) -> Iterator[tuple[str, list[bytes]]]:
-        """Yield the arrays in chunks, each with its SHA-256."""
-        waiting: list[Any] = []
+    @cached_property
+    def chunks(self) -> list[tuple[str, Sequence[Any]]]:
+        """The arrays in chunks, each with its SHA-256."""
+        found: list[list[Any]] = []
+        size = 0
         for array in self.arrays:
-            if waiting and sum(each.nbytes for each in (*waiting, array)) > CHUNK:
-                yield _chunk(waiting)
-                waiting = []
-            waiting.append(array)
-        if waiting:
-            yield _chunk(waiting)
+            if not found or size + array.nbytes > CHUNK:
+                found.append([])
+                size = 0
+            found[-1].append(array)
+            size += array.nbytes
+        return [(_digest(chunk), chunk) for chunk in found]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything."""
-        found = hashlib.sha256(self.content)
-        for array in self.arrays:
-            found.update(array)
-        return found.hexdigest()
+        """SHA-256 of the content and of the digests of all chunks."""
+        return _digest([self.content, *(digest.encode() for digest, _ in self.chunks)])
 
 
-def _chunk(arrays: Sequence[Any]) -> tuple[str, list[bytes]]:
+def _digest(parts: Iterable[Any]) -> str:
     found = hashlib.sha256()
-    for array in arrays:
-        found.update(array)
-    return found.hexdigest(), [bytes(array) for array in arrays]
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def pack(value: Any, *, with_feeds: bool = False) -> Packed:
@@ -85,9 +85,14 @@ def pack(value: Any, *, with_feeds: bool = False) -> Packed:
     return Packed(stream.getvalue(), arrays)
 
 
-def unpack(content: bytes, arrays: Sequence[bytes]) -> Any:
-    """Return the value of a pickle."""
-    return pickle.loads(content, buffers=arrays)
+def sendable(arrays: Sequence[Any]) -> list[Array]:
+    """Return arrays of bytes, which Dask sends from where they lie; it would copy `bytes` several times."""
+    return [np.frombuffer(array, np.uint8) for array in arrays]
+
+
+def unpack(content: bytes, arrays: Sequence[Array]) -> Any:
+    """Return the value of a pickle; its arrays are read-only, because jobs share them."""
+    return pickle.loads(content, buffers=[array.data.toreadonly() for array in arrays])
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

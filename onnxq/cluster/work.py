@@ -11,6 +11,7 @@ from onnxq.cluster.packing import unpack
 from onnxq.cluster.versions import check_versions
 from onnxq.runtime.memory import reuse_freed_memory
 from onnxq.runtime.parallel import Job
+from onnxq.types import Array
 
 MOST_OPENED = 4
 """Jobs that a worker keeps open at a time."""
@@ -49,28 +50,28 @@ _opened: "OrderedDict[str, _Opened]" = OrderedDict()
 _opening = threading.Lock()
 
 
-def keep(arrays: list[bytes]) -> list[bytes]:
+def keep(arrays: list[Array]) -> list[Array]:
     """Return arrays: the task by which a worker holds them for others."""
     return arrays
 
 
-def work_on(ticket: Ticket, items: bytes, *chunks: list[bytes]) -> Done:
+def work_on(ticket: Ticket, items: bytes, *chunks: list[Array]) -> Done:
     """Work on a group of items; `chunks` are the job's large arrays, its pickle, and the items' large arrays.
 
     Raises:
         OnnxqError: the worker has other versions, or the work fails.
     """
-    check_versions(ticket.versions, _address())
     *arrays, (content,), own = chunks
-    opened = _open(ticket, content, [array for chunk in arrays for array in chunk])
+    opened = _open(ticket, content.tobytes(), [array for chunk in arrays for array in chunk])
     start = time.perf_counter()
     result = opened.job.packed(opened.work(unpack(items, own)))
     return Done(result, time.perf_counter() - start, _address())
 
 
-def _open(ticket: Ticket, content: bytes, arrays: Sequence[bytes]) -> _Opened:
+def _open(ticket: Ticket, content: bytes, arrays: Sequence[Array]) -> _Opened:
     with _opening:  # the threads of a worker share a session
         if ticket.digest not in _opened:
+            check_versions(ticket.versions, _address())
             while len(_opened) >= MOST_OPENED:
                 _opened.popitem(last=False)
             reuse_freed_memory()  # Dask's workers would return all of it, after each array

@@ -12,6 +12,7 @@ from onnxq.graph.files import digest
 from onnxq.modes.float_form import at_its_own_opset
 from onnxq.modes.other_engines import WIDE_NOTE
 from onnxq.options import ActivationType, Effort
+from onnxq.plan.plan import Plan
 from onnxq.search.accuracy_target import Task
 from onnxq.search.best_recipe import choose_best
 from onnxq.search.candidates import Candidates, Variant
@@ -46,7 +47,7 @@ def quantize_static(inputs: Inputs, task: Task | None, lap: Lap) -> Outcome:
     lap("prepare")
     # forms of the model, and one calibration pass for all of them
     loaded = _loaded(inputs)
-    variants = find_variants(inputs, recipe, loaded.rows if loaded is not None else {})
+    variants = find_variants(inputs, recipe, loaded)
     lap("layers")
     statistics = _statistics(inputs, variants, loaded)
     del loaded
@@ -109,7 +110,14 @@ def _loaded(inputs: Inputs) -> Statistics | None:
     statistics, *others = [load_statistics(path, model_digest) for path in inputs.options.stats]
     for other in others:
         statistics.merge(other)
+    _add_views(statistics, [inputs.plan])
     return statistics
+
+
+def _add_views(statistics: Statistics, plans: Sequence[Plan]) -> None:
+    """Note which tensors are views of others."""
+    for plan in plans:
+        statistics.aliases |= {tensor.name: tensor.source for tensor in plan.tensors.values()}
 
 
 def _statistics(inputs: Inputs, variants: Sequence[Variant], loaded: Statistics | None) -> Statistics:
@@ -125,8 +133,7 @@ def _statistics(inputs: Inputs, variants: Sequence[Variant], loaded: Statistics 
             inputs.samples.calibration,
             Statistics(digest(inputs.options.model)),
         )
-    for plan in (inputs.plan, *(variant.plan for variant in variants)):
-        statistics.aliases |= {tensor.name: tensor.source for tensor in plan.tensors.values()}
+    _add_views(statistics, [inputs.plan, *(variant.plan for variant in variants)])
     return statistics
 
 

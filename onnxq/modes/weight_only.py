@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
@@ -58,20 +58,13 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
     base = _lifted(inputs) if options.standard else inputs.model
     rounding = _rounding(options, bool(inputs.samples.calibration))
     products = _planned(inputs, base, rounding)
-    plan, layers, moments = products.plan, layer_inputs(products.plan), products.moments
+    plan = products.plan
     # the codes
     model = products.model.clone()
     writer = BitsWriter(model, INT8_COMPUTE if options.integer_compute else 0)
     tables = {} if options.standard else find_tables(model)
 
-    def second(names: Sequence[str]) -> Floats | None:
-        uses = [
-            Use(plan.nodes[name], np.float32(0), moments.get(layers[name]) if name in layers else None)
-            for name in names
-        ]
-        found = second_moments(uses, centred=False)
-        return None if found is None else found[0]
-
+    second = _SecondMoments(plan, layer_inputs(plan), products.moments)
     run = inputs.executor.opened(_Coding(rounding, options), 1)
     products_stored, kept = _code_products(writer, _Products(plan, tables, options, second), run)
     if options.standard:
@@ -130,6 +123,29 @@ class _Planned:
     plan: Plan
     moments: Mapping[LayerInput, Moments]
     collected: bool
+
+
+@dataclass(eq=False)
+class _SecondMoments:
+    """Second moments of the inputs of products, by their names; those with one input share an array."""
+
+    plan: Plan
+    layers: Mapping[str, LayerInput]
+    moments: Mapping[LayerInput, Moments]
+    _last: dict[tuple[LayerInput | None, ...], Floats | None] = field(default_factory=dict)
+
+    def __call__(self, names: Sequence[str]) -> Floats | None:
+        """Return the second moments [K, K] of all inputs of some products; None where any is unknown."""
+        taken = tuple(self.layers.get(name) for name in names)
+        if taken not in self._last:  # Q, K and V follow one another
+            known = [None if layer is None else self.moments.get(layer) for layer in taken]
+            uses = [
+                Use(self.plan.nodes[name], np.float32(0), found)
+                for name, found in zip(names, known, strict=True)
+            ]
+            whole = second_moments(uses, centred=False)
+            self._last = {taken: None if whole is None else whole[0]}
+        return self._last[taken]
 
 
 @dataclass(frozen=True, eq=False)

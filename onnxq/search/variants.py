@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnxq.calibration.collect import MomentOptions, collect_moments
-from onnxq.calibration.moments import LayerInput, LayerRows, Moments, moments_of_rows
+from onnxq.calibration.divided import divided_sketch
+from onnxq.calibration.moments import LayerInput, Moments, moments_of_rows
+from onnxq.calibration.statistics import Statistics
 from onnxq.data.samples import check_feeds, spread
 from onnxq.formats.recipe import Recipe
 from onnxq.options import Effort, Method
@@ -17,21 +19,44 @@ from onnxq.transforms.algorithm import Algorithm
 from onnxq.transforms.registry import transforms
 
 
-def find_variants(inputs: Inputs, recipe: Recipe, rows: LayerRows) -> list[Variant]:
+def find_variants(inputs: Inputs, recipe: Recipe, loaded: Statistics | None) -> list[Variant]:
     """Return the plain form of the model, and each rewritten form that changes enough of it.
 
     Args:
         inputs: options, model and samples.
         recipe: recipe that quantizes everything.
-        rows: rows of the layers' inputs in loaded statistics; empty where there are none.
+        loaded: statistics of earlier passes, which get those of the tensors that a form divides; None where
+            the samples are calibrated now.
     """
+    calibration = inputs.samples.calibration
+    if loaded is not None and loaded.rows:
+        layers, second = layer_inputs(recipe.plan).values(), inputs.settings.second_moments
+        plain = Variant(recipe, moments_of_rows(loaded.rows, layers, second=second))
+    else:
+        plain = Variant(recipe, _moments(inputs, recipe)) if calibration else Variant(recipe)
+    if not calibration or inputs.large:  # without samples nothing is compared
+        return [plain]
+    algorithms = transforms(inputs.options.effort, inputs.options.without)
+    float_costs = (
+        float_costs_of(plain, check_feeds(calibration[0], inputs.specs), inputs.costs) if algorithms else {}
+    )
+    rewritten = [_rewritten(inputs, plain, each, float_costs) for each in algorithms]
+    found = [variant for variant in rewritten if variant is not None]
+    return [plain, *(variant for variant in found if loaded is None or _derived(variant, loaded))]
+
+
+def _derived(variant: Variant, loaded: Statistics) -> bool:
+    """Derive statistics of the tensors that a form divides; tell whether all of its tensors have some."""
+    for name, divided in variant.divided.items():
+        sketch = divided_sketch(loaded, divided)
+        if sketch is not None:
+            loaded.sketches[name] = sketch
+    return all(loaded.sketch(name) is not None for name in variant.plan.sources())
+
+
+def _moments(inputs: Inputs, recipe: Recipe) -> Mapping[LayerInput, Moments]:
+    """Collect the moments of the layers' inputs over calibration samples."""
     calibration, settings = inputs.samples.calibration, inputs.settings
-    if rows:
-        layers = layer_inputs(recipe.plan).values()
-        return [Variant(recipe, moments_of_rows(rows, layers, second=settings.second_moments))]
-    if not calibration:
-        return [Variant(recipe)]
-    # moments of the layers' inputs
     count = len(calibration) if settings.layer_samples is None else settings.layer_samples
     samples = spread(calibration, count)
     second = settings.second_moments
@@ -45,16 +70,7 @@ def find_variants(inputs: Inputs, recipe: Recipe, rows: LayerRows) -> list[Varia
         moments |= collect_moments(
             inputs.model, few, spread(calibration, more), MomentOptions(second), inputs.executor
         )
-    plain = Variant(recipe, moments)
-    if inputs.options.stats or inputs.large:
-        return [plain]
-    # rewritten forms
-    algorithms = transforms(inputs.options.effort, inputs.options.without)
-    float_costs = (
-        float_costs_of(plain, check_feeds(samples[0], inputs.specs), inputs.costs) if algorithms else {}
-    )
-    rewritten = [_rewritten(inputs, plain, each, float_costs) for each in algorithms]
-    return [plain, *(variant for variant in rewritten if variant is not None)]
+    return moments
 
 
 def _more_samples(moments: Mapping[LayerInput, Moments], taken: int, available: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.calibration.collect import Divided
 from onnxq.calibration.moments import LayerInput, Moments
 from onnxq.graph.edit import constant
 from onnxq.plan.plan import Plan
@@ -31,15 +32,10 @@ def smooth(
         moments: moments of the layers' inputs.
         _grid: unused; smoothing prepares for 8-bit activations.
     """
-    consumers: dict[LayerInput, list[str]] = {}
-    for name, layer in layer_inputs(plan).items():
-        in_main = plan.nodes[name].node.graph is model.graph
-        if in_main and layer.kernel is None and not layer.transposed and layer in moments:
-            consumers.setdefault(layer, []).append(name)
-    copy, known = model.clone(), dict(moments)
-    for layer, names in consumers.items():
-        found = moments[layer]
-        if found.rows == 0 or read_elsewhere([plan.nodes[name].node for name in names]):
+    copy, known, divided = model.clone(), dict(moments), dict[str, Divided]()
+    for layer, names in smoothable(model, plan).items():
+        found = moments.get(layer)
+        if found is None or found.rows == 0 or read_elsewhere([plan.nodes[name].node for name in names]):
             continue
         weights = [(plan.nodes[name], constant(plan.nodes[name].node.inputs[1])) for name in names]
         rows = np.concatenate(
@@ -49,4 +45,15 @@ def smooth(
         if scales is not None:
             tensor = divide_channels(copy, layer.tensor, names, scales)
             known[replace(layer, tensor=tensor)] = found.divided(scales)
-    return Transformed(copy, known) if len(known) > len(moments) else None
+            divided[tensor] = Divided(layer.tensor, scales, axis=-1)
+    return Transformed(copy, known, divided) if divided else None
+
+
+def smoothable(model: ir.Model, plan: Plan) -> dict[LayerInput, list[str]]:
+    """Return the layer inputs whose channels can be divided, with the products that take them."""
+    consumers: dict[LayerInput, list[str]] = {}
+    for name, layer in layer_inputs(plan).items():
+        in_main = plan.nodes[name].node.graph is model.graph
+        if in_main and layer.kernel is None and not layer.transposed:
+            consumers.setdefault(layer, []).append(name)
+    return consumers

@@ -6,6 +6,7 @@ import pytest
 
 import onnxq
 from onnxq.calibration.moments import LayerInput
+from onnxq.pipeline import calibrate
 from onnxq.search.fewer_scalings import find_removable
 from onnxq.search.settings import SearchSettings
 from tests.conftest import normal, parse
@@ -105,3 +106,20 @@ def test_a_file_keeps_the_multiplication_that_the_outputs_need(uneven, tmp_path)
         path, calib, tmp_path / "plain.onnx", skip_slow_nodes=False, without=("smoothing", "fallback")
     )
     assert report.outputs.sqnr_db > before.outputs.sqnr_db + 10
+
+
+def test_smoothing_takes_part_with_merged_statistics(uneven, tmp_path):
+    path, calib = uneven
+    for name, shard in (("all", (1, 1)), ("1", (1, 2)), ("2", (2, 2))):
+        calibrate(onnxq.QuantizeOptions(path, calib), tmp_path / f"{name}.npz", shard)
+    reports = [
+        onnxq.quantize(
+            path, calib, tmp_path / f"{'-'.join(names)}.onnx", stats=[tmp_path / f"{name}.npz" for name in names],
+            skip_slow_nodes=False,
+        )
+        for names in (["all"], ["1", "2"])
+    ]  # fmt: skip
+    assert all("smoothing" in report.techniques for report in reports)
+    assert (tmp_path / "all.onnx").read_bytes() == (tmp_path / "1-2.onnx").read_bytes()
+    one_run = onnxq.quantize(path, calib, tmp_path / "q.onnx", skip_slow_nodes=False)
+    assert reports[1].outputs.sqnr_db == pytest.approx(one_run.outputs.sqnr_db, abs=0.5)
