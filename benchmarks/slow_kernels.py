@@ -19,6 +19,7 @@ import onnx_ir as ir
 from harness import print_header, print_row
 
 from onnxq.formats.activations import replace_slow_activations
+from onnxq.formats.layer_norms import keep_sums_apart
 from onnxq.graph.edit import tidy
 from onnxq.graph.shapes import infer_shapes
 from onnxq.normalize.passes import normalize
@@ -99,6 +100,12 @@ def mish(made: SmallModel) -> ir.Value:
     return made.op("Mul", made.start, made.op("Tanh", made.op("Softplus", made.start)))
 
 
+def sum_and_norm(made: SmallModel) -> ir.Value:
+    """Append a sum of two values and a layer normalization, as behind each block of a text encoder."""
+    total = made.op("Add", made.op("Tanh", made.start), made.start)
+    return made.op("LayerNormalization", total, np.ones(384, np.float32), np.zeros(384, np.float32), axis=-1)
+
+
 SLOPES = np.linspace(-0.5, 1.0, 64, dtype=np.float32).reshape(64, 1, 1)
 FLOATS: dict[str, tuple[tuple[int, ...], Maker]] = {
     "Relu (to compare with)": ((1, 64, 56, 56), operator("Relu")),
@@ -106,6 +113,7 @@ FLOATS: dict[str, tuple[tuple[int, ...], Maker]] = {
     "PRelu, slopes on both sides of 1": ((1, 64, 56, 56), operator("PRelu", SLOPES * 2)),
     "PRelu with one slope": ((1, 64, 56, 56), operator("PRelu", np.array([0.25], np.float32))),
     "Mish": ((1, 64, 56, 56), mish),
+    "Tanh, Add, LayerNormalization": ((1, 128, 384), sum_and_norm),
     "Softmax over channels of pixels": ((1, 21, 128, 128), operator("Softmax", axis=1)),
     "Softmax of a box's sides": ((1, 16, 4, 2100), operator("Softmax", axis=1)),
     "power of a half": ((1, 64, 56, 56), operator("Pow", np.array(0.5, np.float32))),
@@ -118,6 +126,7 @@ def written(model: ir.Model) -> ir.Model:
     infer_shapes(model)
     model = normalize(model)
     replace_slow_activations(model)
+    keep_sums_apart(model)
     return model
 
 

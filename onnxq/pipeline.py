@@ -25,7 +25,9 @@ from onnxq.errors import DataError, OnnxqError
 from onnxq.finetuning.checkpoint import check_checkpoint
 from onnxq.finetuning.division import divided, trained_on
 from onnxq.finetuning.finetune import tuned, tunes_by_itself
+from onnxq.formats.activations import replace_slow_activations
 from onnxq.formats.compact import compact
+from onnxq.formats.layer_norms import keep_sums_apart
 from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import (
     check_output,
@@ -44,7 +46,7 @@ from onnxq.modes.auto import best_of_all
 from onnxq.modes.dynamic import quantize_dynamic
 from onnxq.modes.float_form import Shortfall, float_form
 from onnxq.modes.fp16 import convert_to_bfloat16, convert_to_fp16
-from onnxq.modes.last_word import last_word, latency_of
+from onnxq.modes.last_word import last_word, latency_of, lost_boxes
 from onnxq.modes.other_engines import for_other_engines
 from onnxq.modes.static import quantize_static
 from onnxq.modes.verified import verified
@@ -142,10 +144,12 @@ def _quantized(
                 outcome, finetuning = _float_instead(inputs, building, outcome, shortfall), None
                 latency = latency_of(inputs, building)
             trained = trained_on(inputs, outcome.choice.recipe)
-            report = replace(
-                verified(inputs, building, outcome, latency, task, trained),
-                finetuning=finetuning,
-            )
+            report = verified(inputs, building, outcome, latency, task, trained)
+            shortfall = lost_boxes(inputs, outcome, report.outputs)
+            if shortfall is not None:
+                outcome, finetuning = _float_instead(inputs, building, outcome, shortfall), None
+                report = verified(inputs, building, outcome, latency_of(inputs, building), task, frozenset())
+        report = replace(report, finetuning=finetuning)
         report = named_by_gates(report, building, options)
     laps.end("verify")
     return replace(report, seconds=laps.seconds)
@@ -194,6 +198,9 @@ def _written(
     why_float: Shortfall | None = None,
 ) -> Outcome:
     """Write the file of an outcome; return the outcome without its weights, which are on disk now."""
+    if not inputs.options.standard:
+        replace_slow_activations(outcome.written)
+        keep_sums_apart(outcome.written)
     compact(outcome.written, inputs.stated)
     save(_with_metadata(inputs, outcome, finetuning, why_float), path, inputs.interface)
     return replace(outcome, written=inputs.model, parameters=Parameters(outcome.parameters.activations))

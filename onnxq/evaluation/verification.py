@@ -25,6 +25,7 @@ from onnxq.comparison.observation import SEEN, Comparison, Observation, Observed
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError
+from onnxq.evaluation.box_agreement import BoxAgreement, BoxTally
 from onnxq.formats.joint_products import JOINT
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import load
@@ -121,6 +122,7 @@ class Outputs:
         wrong kernel shows in most samples, a sample that reacts to any rounding is one
     undefined  outputs that have NaN in float, which do not count
     empty      outputs that have no value, or only values with an rms below 1e-6: nothing is known of them
+    boxes      agreement of a detector's boxes with the float model's; None for other models
     caches     outputs that the next step takes and adds to, worst first; they are none of the parts, because
         the other outputs show what their errors cost
     uneven     samples far from float of outputs whose values are much smaller there than in other samples
@@ -142,6 +144,7 @@ class Outputs:
     empty: list[str] = field(default_factory=list)
     uneven: dict[str, int] = field(default_factory=dict)
     caches: list[CacheError] = field(default_factory=list)
+    boxes: BoxAgreement | None = None
 
     @property
     def worst_part(self) -> PartError | None:
@@ -276,6 +279,7 @@ def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
     ]
     everything, optimized, written = (Comparison(observation) for _ in range(3))
     compared = Comparison(observation) if inputs.trained else everything
+    boxes = BoxTally([value.name or "" for value in inputs.model.graph.outputs])
     states: list[Sequence[Array] | None] = [None, None, None]
     runs = [
         _Verifying(form, observation, inputs.specs, inputs.finite, slot, states)
@@ -294,11 +298,16 @@ def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
             for number, (one, other) in enumerate(zip(part, found, strict=True), start=done):
                 for comparison in comparisons[: 1 + (number < CHECKED)]:
                     comparison.add(one.sample.name, one.values, other.values)
-                if slot == 1 and inputs.trained and one.sample.name not in inputs.trained:
-                    compared.add(one.sample.name, one.values, other.values)
+                if slot == 1 and one.sample.name not in inputs.trained:
+                    if inputs.trained:
+                        compared.add(one.sample.name, one.values, other.values)
+                    if boxes.counts:
+                        feeds = check_feeds(one.sample, specs) if one.feeds is None else one.feeds
+                        boxes.add(one.sample.name, feeds, one.values.own, other.values.own)
             del found
         done += len(block)
-    return _outputs(observation, inputs, compared, everything, optimized, written)
+    outputs = _outputs(observation, inputs, compared, everything, optimized, written)
+    return replace(outputs, boxes=boxes.result())
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxq.formats.activations import replace_slow_activations
 from onnxq.formats.attention import fuse_attention
 from onnxq.formats.embeddings import KnownTables, looked_up, quantize_tables
 from onnxq.formats.fusion_guards import guard_fusions
@@ -59,7 +58,6 @@ class Writer:
         # other operators
         if not self.standard:
             fuse_gelu(result)
-            replace_slow_activations(result)
         if recipe.lstms:
             quantize_lstms(result, recipe.lstms)
         if any(looked_up(recipe.model)):

@@ -1,4 +1,4 @@
-"""The form to write where int8 is slower or larger: all nodes in float, weights in half precision."""
+"""The form to write where int8 is slower or larger, or loses boxes: float, with weights in half precision."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,11 +19,11 @@ from onnxq.search.trial import Outcome
 class Shortfall:
     """Why an int8 file is not wanted.
 
-    kind  "slower" or "larger" than float
+    kind  "slower" or "larger" than float, or with other boxes
     text  text for the report
     """
 
-    kind: Literal["slower", "larger"]
+    kind: Literal["slower", "larger", "missing boxes"]
     text: str
 
 
@@ -35,7 +35,8 @@ def float_form(inputs: Inputs, outcome: Outcome, why: Shortfall) -> Outcome:
         outcome: outcome of static mode.
         why: why its file is not wanted.
     """
-    reason = FloatReason(Cause.SPEED, why.text)
+    cause = Cause.ACCURACY if why.kind == "missing boxes" else Cause.SPEED
+    reason = FloatReason(cause, why.text)
     recipe = inputs.recipe().keeping(dict.fromkeys(inputs.plan.nodes, reason))
     recipe = at_its_own_opset(inputs, recipe)
     choice = outcome.choice

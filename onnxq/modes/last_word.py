@@ -1,4 +1,4 @@
-"""The last word on a file is a measurement: its size and its latency on this machine, beside float's."""
+"""The last word on a file is a measurement beside float: its size, its latency here, boxes of a detector."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
+from onnxq.evaluation.verification import Outputs
 from onnxq.graph.files import file_bytes
 from onnxq.modes.float_form import Shortfall
 from onnxq.options import Effort, Mode
@@ -24,6 +25,10 @@ LARGE_SAMPLE = 4 << 20
 """Bytes of a sample from which neither session plans its memory as one block, beside the first run's."""
 
 
+LEAST_BOX_F1 = 0.95
+"""Agreement of a detector's boxes with float's below which the float model is written."""
+
+
 def last_word(inputs: Inputs, path: Path, outcome: Outcome) -> tuple[Latency | None, Shortfall | None]:
     """Measure a file; return its latency, and why the float model is to be written instead, if it is.
 
@@ -32,8 +37,7 @@ def last_word(inputs: Inputs, path: Path, outcome: Outcome) -> tuple[Latency | N
         path: the file.
         outcome: the outcome that it was written from.
     """
-    options = inputs.options
-    checked = options.mode == Mode.STATIC and options.skip_slow_nodes and not options.keep_int8
+    options, checked = inputs.options, _checked(inputs)
     before, after = file_bytes(options.model), file_bytes(path)
     if checked and after > before:
         text = f"the int8 file would have {after} bytes, float has {before}"
@@ -44,6 +48,28 @@ def last_word(inputs: Inputs, path: Path, outcome: Outcome) -> tuple[Latency | N
     if not checked or not some or latency is None or not inputs.target.like_here:
         return latency, None
     return latency, _slower(inputs, path, latency)
+
+
+def lost_boxes(inputs: Inputs, outcome: Outcome, outputs: Outputs | None) -> Shortfall | None:
+    """Tell whether a detector's file finds too few of float's boxes; a limit of the user's decides alone.
+
+    Args:
+        inputs: options, model and samples.
+        outcome: the outcome that the file was written from.
+        outputs: how the file compares with float.
+    """
+    boxes, recipe = outputs.boxes if outputs is not None else None, outcome.choice.recipe
+    asked = inputs.options.limits.asked or not _checked(inputs)
+    if boxes is None or asked or not (recipe.plan.nodes or recipe.lstms) or boxes.f1 >= LEAST_BOX_F1:
+        return None
+    text = f"boxes agree with float's by {boxes.f1:.1%} only (F1), {LEAST_BOX_F1:.0%} are asked"
+    return Shortfall("missing boxes", text)
+
+
+def _checked(inputs: Inputs) -> bool:
+    """Whether the float model may be written instead of int8."""
+    options = inputs.options
+    return options.mode == Mode.STATIC and options.skip_slow_nodes and not options.keep_int8
 
 
 def _slower(inputs: Inputs, path: Path, latency: Latency) -> Shortfall | None:

@@ -7,6 +7,7 @@ MatMul(A, B), constant B [1, K, N]     -> MatMul(A, B) with B [K, N]
 MatMul(A, B) of rank 2, then Add(bias)  -> Gemm(A, B, bias)
 MatMul(A, B) of rank 2, then Add(other) -> Gemm(A, B), then Add
 ReduceMean over the axes of an image    -> GlobalAveragePool, then Flatten where the axes go
+Conv with several outputs per channel   -> Gather that repeats the channels, then depthwise Conv
 PRelu with one slope                    -> LeakyRelu
 Pow(x, 0.5)                             -> Sqrt(x)
 """
@@ -37,6 +38,9 @@ from onnxq.graph.edit import (
 )
 from onnxq.graph.fusions import rewrite_for_fusions
 from onnxq.normalize.hard_activations import unify_activations
+
+LEAST_CHANNELS, LANES = 16, 4
+"""Input channels from which repeated ones pay, and what their number is a multiple of in the fast layout."""
 
 
 def canonicalize(model: ir.Model) -> bool:
@@ -192,6 +196,29 @@ def _pool_from_mean(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
     return True
 
 
+def _repeat_channels(graph: ir.Graph, node: ir.Node, names: Names) -> bool:
+    """Repeat each channel instead of computing several outputs of it.
+
+    The runtime's fast depthwise kernels, float and integer, give one output for each channel.
+    """
+    x, shape, groups = node.inputs[0], sizes(node.inputs[1]), attribute(node, "group", 1)
+    if x is None or shape is None or len(shape) != 4 or shape[1] != 1 or not is_float(x):
+        return False
+    assert isinstance(groups, int)
+    if groups < LEAST_CHANNELS or shape[0] == groups or shape[0] % LANES:
+        return False
+    numbers = np.repeat(np.arange(groups, dtype=np.int64), shape[0] // groups)
+    indices = add_initializer(graph, names.fresh(f"{node.name}_channels"), numbers)
+    repeated = ir.Value(name=names.fresh(f"{x.name}_repeated"), type=x.type)
+    if x.shape is not None:
+        repeated.shape = ir.Shape([*x.shape[:1], shape[0], *x.shape[2:]])
+    gather = names.fresh(f"{node.name}_repeat")
+    add_node(graph, "Gather", [x, indices], [repeated], name=gather, axis=1)
+    node.replace_input_with(0, repeated)
+    node.attributes["group"] = ir.AttrInt64("group", shape[0])
+    return True
+
+
 def _leaky_relu(graph: ir.Graph, node: ir.Node, _: Names) -> bool:
     """Turn a PRelu with one slope for all channels into a LeakyRelu, which has an integer kernel."""
     x, slope = node.inputs[0], constant(node.inputs[1])
@@ -224,6 +251,7 @@ Rule = Callable[[ir.Graph, ir.Node, Names], bool]
 """Rewrites a node, in place, where the rule applies; returns whether it did."""
 
 _RULES: dict[str, tuple[Rule, ...]] = {
+    "Conv": (_repeat_channels,),
     "Max": (_clip,),
     "Min": (_clip,),
     "Gemm": (_fold_gemm_factors, _gemm_bias),  # a C with a factor would stay

@@ -184,6 +184,9 @@ def _output_rows(outputs: Outputs) -> list[list[str]]:
                 f"{each.changed:.2%} of {each.count} changed, {each.expected:.2%} expected ('{each.output}')",
             ]
         )
+    if outputs.boxes is not None:
+        found = outputs.boxes
+        rows.append(["boxes", f"agree with float's by {found.f1:.1%} (F1; {found.boxes} boxes, IoU 0.5)"])
     for node, share in outputs.selections.items():
         rows.append(["selection", f"{share:.1%} of entries equal ('{node}')"])
     return rows

@@ -81,6 +81,7 @@ def _chosen(
     """Choose the form of the model with the first method and techniques, then those of this form."""
     options, settings = inputs.options, inputs.settings
     tried: list[tuple[Candidates, Choice]] = []
+    writer = inputs.writer()  # all forms have the same embeddings, which it quantizes once
     for variant in variants:
         if tried and references is not None and not references.budget.left:
             break
@@ -90,7 +91,7 @@ def _chosen(
             _methods(options, settings),
             MethodOptions(options.percentile, ACTIVATION_TYPES[options.activation_type]),
             weight_options(options, inputs.target.saturates),
-            inputs.writer(),
+            writer,
             references,
             settings,
             (tried[0][0],) if tried else (),  # the plain form

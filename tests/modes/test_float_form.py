@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 
 import onnxq
+from onnxq.cost.placement import Placement
 from tests.conftest import normal, parse
 
 pytestmark = pytest.mark.may_stay_float
@@ -106,3 +107,69 @@ def test_values_of_the_copy_are_its_own(rng, tmp_path):
     report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "data", tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
     assert report.outputs.sqnr_db > 100
+
+
+def places(side):
+    """Return the centres of the cells of a grid in rows 0 and 1 of six, [6, cells]."""
+    centres = np.arange(side / 2, 64, side, dtype=np.float32)
+    x, y = np.meshgrid(centres, centres)
+    return np.stack([x.ravel(), y.ravel(), *np.zeros((4, x.size), np.float32)])
+
+
+@pytest.fixture
+def detector(rng, tmp_path):
+    """Save a detector with the output of a YOLOv8 for 64 x 64 pixels; return a function that quantizes it.
+
+    Its scores lie around the threshold of a box, so that little noise changes many boxes.
+    """
+    weights, parts = {}, []
+    for side in (8, 16, 32):
+        weights[f"w{side}"] = normal(rng, 16, 3, side, side) / side
+        weights[f"u{side}"] = normal(rng, 256, 16, 3, 3) / 12
+        weights[f"v{side}"] = normal(rng, 6, 256, 1, 1) / 16
+        parts.append(
+            f"h{side} = Conv<strides=[{side},{side}]>(x, w{side}) r{side} = Relu(h{side}) "
+            f"d{side} = Conv<pads=[1,1,1,1]>(r{side}, u{side}) e{side} = Relu(d{side}) "
+            f"c{side} = Conv(e{side}, v{side}, b) t{side} = Reshape(c{side}, flat)"
+        )
+    weights["b"] = np.array([0, 0, 4, 4, -1.1, -1.1], np.float32)
+    weights["at"] = np.concatenate([places(8), places(16), places(32)], axis=1)[None]
+    weights |= {"flat": np.array([1, 6, -1]), "sizes": np.array([4, 2])}
+    text = " ".join(parts) + (
+        " q = Concat<axis=2>(t8, t16, t32) t = Add(q, at) a, s = Split<axis=1>(t, sizes) p = Sigmoid(s) y = Concat<axis=1>(a, p)"
+    )
+    onnx.save(
+        parse(f"g (float[1,3,64,64] x) => (float[1,6,84] y) {{ {text} }}", weights), tmp_path / "model.onnx"
+    )
+    (tmp_path / "data").mkdir()
+    for i in range(40):
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 3, 64, 64))
+
+    def quantize(**options):
+        return onnxq.quantize(tmp_path / "model.onnx", tmp_path / "data", tmp_path / "out.onnx", **options)
+
+    return quantize
+
+
+def test_a_detector_that_loses_boxes_stays_float(detector, monkeypatch, tmp_path):
+    monkeypatch.setattr(RATIOS, lambda *_, **__: [1.0, 0.5])
+    monkeypatch.setattr("onnxq.modes.last_word.LEAST_BOX_F1", 0.9999)
+    monkeypatch.setattr("onnxq.search.placement.place", lambda plan, *_: Placement((), ()))
+    report = detector(effort="fast", skip_slow_nodes=True)
+    assert report.outputs.boxes.layout == "yolov8"
+    assert report.outputs.boxes.f1 > 0.9999
+    assert report.outputs.boxes.boxes > 50
+    assert stored(tmp_path / "out.onnx")[1]["float_because_int8_is"] == "missing boxes"
+    assert any("boxes agree with float's by" in line for line in report.warnings)
+    kept = detector(effort="fast", keep_int8=True, force=True)
+    assert 0.5 < kept.outputs.boxes.f1 < 0.9999, kept.outputs.boxes
+    assert kept.kernels.model_share > 0.9
+
+
+def test_a_detector_that_keeps_its_boxes_is_int8(detector, monkeypatch):
+    monkeypatch.setattr(RATIOS, lambda *_, **__: [1.0, 0.5])
+    monkeypatch.setattr("onnxq.modes.last_word.LEAST_BOX_F1", 0.5)
+    monkeypatch.setattr("onnxq.search.placement.place", lambda plan, *_: Placement((), ()))
+    report = detector(effort="fast")
+    assert report.kernels.model_share > 0.9
+    assert not any("boxes agree" in line for line in report.warnings)

@@ -372,3 +372,17 @@ def test_the_root_of_a_half_precision_gelu_becomes_exact(divisor, wanted):
     normalized = normalize(to_ir(parse(f"g (float[2,8] x) => (float[2,8] y) {{ {text} }}", constants)))
     (division,) = (node for node in normalized.graph if node.op_type == "Div")
     assert constant(division.inputs[1]) == np.float32(wanted)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "groups", "wanted"),
+    [(32, 16, ["Gather", "Conv"]), (48, 16, ["Gather", "Conv"]), (16, 16, ["Conv"]), (8, 4, ["Conv"])],
+)
+def test_channels_of_a_depthwise_convolution_with_several_outputs_are_repeated(rng, outputs, groups, wanted):
+    text = f"y = Conv<group={groups}, pads=[1,1,1,1], strides=[2,2]>(x, w, b)"
+    constants = {"w": normal(rng, outputs, 1, 3, 3), "b": normal(rng, outputs)}
+    model = parse(f"g (float[N,{groups},9,8] x) => (float[N,{outputs},5,4] y) {{ {text} }}", constants)
+    feeds = {"x": normal(rng, 2, groups, 9, 8)}
+    normalized = normalize(to_ir(model))
+    assert [node.op_type for node in normalized.graph] == wanted
+    np.testing.assert_allclose(run(normalized, feeds)[0], run(model, feeds)[0], rtol=1e-5, atol=1e-5)

@@ -55,12 +55,7 @@ def box_agreement(options: ScoreOptions) -> list[Score]:
 
     def contribution(case: Case) -> list[float]:
         found, wanted = decoder(case), decoder(case.of_float())
-        hits = 0.0
-        for cls in np.unique(found.classes):
-            mine = np.flatnonzero(found.classes == cls)
-            mine = mine[np.argsort(-found.scores[mine], kind="stable")]
-            hits += float(_hits(found.boxes[mine], wanted.boxes[wanted.classes == cls])[:, 0].sum())
-        return [2 * hits, len(found.boxes) + len(wanted.boxes)]
+        return [2 * matches(found, wanted), len(found.boxes) + len(wanted.boxes)]
 
     return [
         Score(
@@ -69,6 +64,16 @@ def box_agreement(options: ScoreOptions) -> list[Score]:
             lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()) if rows[:, 1].sum() else 1.0,
         )
     ]
+
+
+def matches(found: Boxes, wanted: Boxes) -> float:
+    """Count the boxes that match one of the wanted ones: same class, IoU at least .5, each taken once."""
+    count = 0.0
+    for cls in np.unique(found.classes):
+        mine = np.flatnonzero(found.classes == cls)
+        mine = mine[np.argsort(-found.scores[mine], kind="stable")]
+        count += float(_hits(found.boxes[mine], wanted.boxes[wanted.classes == cls])[:, 0].sum())
+    return count
 
 
 def _decoder(name: str | None) -> Decoder:

@@ -17,6 +17,8 @@ from onnxq.types import Array
 
 MIN_SCORE, MAX_IOU, MAX_BOXES = 0.25, 0.45, 300
 """Least score of a box, IoU limit of non-maximum suppression, and most boxes per image."""
+MOSTLY = 0.95
+"""Share of the boxes that must have corners in order for outputs to count as boxes."""
 STRIDES = (8, 16, 32, 64)
 """Pixels per grid cell of the feature maps."""
 
@@ -40,12 +42,7 @@ def read_boxes(case: Case, layout: str | None = None) -> Boxes:
     Raises:
         DataError: The layout of the outputs is unknown.
     """
-    outputs = [
-        np.asarray(value)
-        for value in case.outputs.values()
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
-    ]
-    size = _image_size(case)
+    outputs, size = _tables(case), _image_size(case)
     name = layout or guess_layout(outputs, size)
     if name is None or name not in LAYOUTS:
         shapes = ", ".join(f"{key} {list(np.shape(value))}" for key, value in case.outputs.items())
@@ -61,6 +58,49 @@ def read_boxes(case: Case, layout: str | None = None) -> Boxes:
             f"the outputs ({shapes}) do not fit --decoder {name}: choose another decoder"
         ) from error
     return _select_boxes(found, suppress=name not in SELECTED_IN_GRAPH)
+
+
+def _tables(case: Case) -> list[Array]:
+    """Return the outputs that hold numbers."""
+    return [
+        np.asarray(value)
+        for value in case.outputs.values()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
+    ]
+
+
+def certain_layout(case: Case) -> str | None:
+    """Return the layout of outputs that are surely a detector's: `guess_layout` takes any table for one.
+
+    The number of rows is that of the cells of the image's grids, or the values are boxes and scores.
+    """
+    try:
+        outputs, size = _tables(case), _image_size(case)
+    except DataError:
+        return None
+    name = guess_layout(outputs, size)
+    if name is None:
+        return None
+    cells, table = _cells(size), next(array for array in outputs if array.ndim >= 2)
+    match name:
+        case "yolov8":
+            sure = table.shape[2] in cells
+        case "yolov5":
+            sure = table.shape[1] in [times * count for count in cells for times in (1, 3)]
+        case "end2end" | "boxes" | "queries":
+            sure = _plausible(LAYOUTS[name](outputs, size))
+        case _:  # these ask for rows by the grids
+            sure = True
+    return name if sure else None
+
+
+def _plausible(found: Boxes) -> bool:
+    """Whether values are boxes with corners in order, and scores between 0 and 1."""
+    count = len(found.boxes)
+    widths, scores = found.boxes[:, 2:] - found.boxes[:, :2], found.scores
+    if count == 0 or len(scores) != count or scores.min() < 0 or scores.max() > 1:
+        return False
+    return int((widths.min(axis=1) >= 0).sum()) > MOSTLY * count
 
 
 def guess_layout(outputs: Sequence[Array], size: tuple[int, int]) -> str | None:

@@ -5,7 +5,14 @@ import pytest
 
 from onnxq.errors import DataError
 from onnxq.evaluation.scores.detection import box_agreement
-from onnxq.evaluation.scores.detector_heads import LAYOUTS, STRIDES, guess_layout, overlaps, read_boxes
+from onnxq.evaluation.scores.detector_heads import (
+    LAYOUTS,
+    STRIDES,
+    certain_layout,
+    guess_layout,
+    overlaps,
+    read_boxes,
+)
 from onnxq.evaluation.scores.score import Case, ScoreOptions
 
 SIZE = 64
@@ -186,3 +193,41 @@ def test_overlap_of_boxes():
     assert overlaps(np.array([[0, 0, 2, 2.0]]), np.array([[1, 0, 3, 2.0], [5, 5, 6, 6]])) == pytest.approx(
         np.array([[1 / 3, 0]]), abs=1e-6
     )
+
+
+def table_of_cells():
+    """A YOLOv8 table with a column for each cell of three grids."""
+    return [np.hstack([boxes_at(PLACES), scores(PLACES)]).T[None]]
+
+
+@pytest.mark.parametrize(
+    ("layout", "make"),
+    [
+        ("yolov8", table_of_cells),
+        *((layout, makes[0]) for layout, makes in MADE.items() if layout != "yolov8"),
+    ],
+)
+def test_outputs_that_are_surely_boxes(layout, make):
+    assert certain_layout(case(make())) == layout
+
+
+OTHERS = {
+    "characters": (1, 40, 97),
+    "logits": (1, 10),
+    "embeddings": (1, 128, 384),
+    "masks": (1, 2, 64, 64),
+    "rows of six": (1, 50, 6),
+    "four columns": (1, 50, 4),
+    "other number of cells": (1, 7, PLACES + 3),
+}
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_other_outputs_are_not_taken_for_boxes(name):
+    values = np.random.default_rng(0).normal(size=OTHERS[name])
+    assert certain_layout(case([values])) is None
+    assert certain_layout(case([values, values[..., 0]])) is None
+
+
+def test_without_an_image_nothing_is_a_box():
+    assert certain_layout(Case("a sample", {"x": np.zeros((1, 9))}, {"y": table_of_cells()[0]}, None)) is None
