@@ -1,7 +1,7 @@
 """Quantize every case of a corpus with the same options, score each file and time it.
 
-    python benchmarks/corpus.py CORPUS [--case NAME ...] [--runtime FOLDER] [--record FILE]
-                                [-- OPTIONS OF onnxq quantize]
+    python benchmarks/corpus.py CORPUS [--case NAME ...] [--runtime FOLDER] [--threads 1]
+                                [--record FILE] [-- OPTIONS OF onnxq quantize]
 
 The script prints a table with one row a case: scores, SQNR, share of integer MACs, speed-ups, cost of
 quantizing. With --runtime the file is also timed against those of ONNX Runtime's own scripts (static and
@@ -103,8 +103,8 @@ def runtime_files(case: Any, runtime: Path) -> dict[str, Path]:
     return {key: file for key, file in files.items() if file.exists()}
 
 
-def speedups(case: Any, output: Path, runtime: Path | None) -> dict[str, float]:
-    """Measure speed-ups over float and over the runtime's own files, timed in turns on one thread."""
+def speedups(case: Any, output: Path, runtime: Path | None, threads: int) -> dict[str, float]:
+    """Measure speed-ups over float and over the runtime's own files, timed in turns."""
     others = {"speedup": case.model} | (runtime_files(case, runtime) if runtime is not None else {})
     feeds = [case.read_sample(path) for path in (case.files("eval") or case.files("calib"))[:TIMED_SAMPLES]]
     files = [output, *others.values()]
@@ -113,14 +113,16 @@ def speedups(case: Any, output: Path, runtime: Path | None) -> dict[str, float]:
     # in another order
     for turn in range(ROUNDS):
         order = random.Random(turn).sample(range(len(files)), len(files))
-        medians = medians_ms([files[i] for i in order], feeds, 1, TIMED_SECONDS / ROUNDS)
+        medians = medians_ms([files[i] for i in order], feeds, threads, TIMED_SECONDS / ROUNDS)
         times = dict(zip(order, medians, strict=True))
         rounds.append([times[i] for i in range(len(files))])
     own, *times = (statistics.median(each) for each in zip(*rounds, strict=True))
     return {name: round(ms / own, 3) for name, ms in zip(others, times, strict=True)}
 
 
-def run_case(cases: ModuleType, folder: Path, options: list[str], runtime: Path | None) -> dict[str, Any]:
+def run_case(
+    cases: ModuleType, folder: Path, options: list[str], runtime: Path | None, threads: int
+) -> dict[str, Any]:
     """Quantize, score and time one case; the result is its part of the record."""
     case = cases.load(folder)
     with tempfile.TemporaryDirectory() as scratch:
@@ -131,7 +133,7 @@ def run_case(cases: ModuleType, folder: Path, options: list[str], runtime: Path 
             return {"case": case.name, "error": str(error)}
         result: dict[str, Any] = cases.evaluate(case, output)
         if "error" not in result:
-            result |= speedups(case, output, runtime)
+            result |= speedups(case, output, runtime, threads)
             result |= {
                 "seconds": round(measured.seconds, 2),
                 "R": round(measured.seconds / bare_seconds(cases, case), 1),
@@ -170,13 +172,14 @@ def main() -> None:
     parser.add_argument("corpus", type=Path, help="folder of the cases, with cases.py")
     parser.add_argument("--case", nargs="*", help="only these cases")
     parser.add_argument("--runtime", type=Path, help="folder for the files of ONNX Runtime's own scripts")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a session that is timed")
     parser.add_argument("--record", type=Path, help="write all results to this file")
     args = parser.parse_args(own)
     cases = load_cases(args.corpus)
     results = []
     print_header(COLUMNS.values())
     for folder in folders(args.corpus, args.case):
-        results.append(run_case(cases, folder, options, args.runtime))
+        results.append(run_case(cases, folder, options, args.runtime, args.threads))
         print_row(row(results[-1]))
     print("\n" + "\n".join(means(results)))
     if args.record:
