@@ -36,6 +36,7 @@ from onnxq.graph.files import load
 from onnxq.normalize.passes import normalize
 from onnxq.options import Limits
 from onnxq.runtime.latency import medians_ms
+from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import InputSpec, input_specs, open_session, run
 from onnxq.runtime.status import activity
 
@@ -134,7 +135,9 @@ def evaluate(
     axis = scoring.axis
     if scoring.guesses and options.limits.min_agreement is None:
         output = scoring.options.output or names[0]
-        axis = find_class_axis(sessions[0], samples, specs, taps, output)
+        # a session that draws random numbers would go on with others
+        looked_at = open_session(model) if unseeded_nodes(models[0]) else sessions[0]
+        axis = find_class_axis(looked_at, samples, specs, taps, output)
     tallies = [Tally(names, observation, scoring.scores(), scoring.options, axis) for _ in paths]
     comparing = Comparing(opened, specs, observation, scoring.inputs, sessions)
     with activity("comparing the models"), executor_of(options.cluster) as executor:

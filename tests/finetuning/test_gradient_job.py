@@ -47,11 +47,11 @@ class Loopback:
     missing: int = 0
 
     def opened(self, job, workers):
-        from onnxq.cluster.packing import pack, unpack
+        from onnxq.cluster.packing import pack, sendable, unpack
 
         def travelled(value):
             packed = pack(value)
-            return unpack(packed.content, [bytes(each) for each in packed.arrays])
+            return unpack(packed.content, sendable(packed.arrays))
 
         opened, runs = [travelled(job).opened(1)], []
 
