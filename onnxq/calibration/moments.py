@@ -330,8 +330,8 @@ def empty_moments(
             break
         chosen.add(layer)
     found = {layer: Moments.of(layer, second=second and layer in chosen) for layer in unique}
-    seconds = {layer: moments.second.nbytes for layer, moments in found.items() if moments.second is not None}
-    share = min(1.0, WAITING / max(1, sum(seconds.values())))
-    for layer, size in seconds.items():
+    sizes = {layer: moments.second.nbytes for layer, moments in found.items() if moments.second is not None}
+    share = min(1.0, WAITING / max(1, sum(sizes.values())))
+    for layer, size in sizes.items():
         found[layer].chunk = int(share * size)
     return found

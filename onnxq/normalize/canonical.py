@@ -39,8 +39,10 @@ from onnxq.graph.edit import (
 from onnxq.graph.fusions import rewrite_for_fusions
 from onnxq.normalize.hard_activations import unify_activations
 
-LEAST_CHANNELS, LANES = 16, 4
-"""Input channels from which repeated ones pay, and what their number is a multiple of in the fast layout."""
+LEAST_CHANNELS = 16
+"""Input channels from which copies of them take less time than the faster kernel saves."""
+LANES = 4
+"""The fast layout of convolutions takes channels whose number is a multiple of this."""
 
 
 def canonicalize(model: ir.Model) -> bool:

@@ -76,22 +76,22 @@ def certain_layout(case: Case) -> str | None:
     """
     try:
         outputs, size = _tables(case), _image_size(case)
-    except DataError:
+        name = guess_layout(outputs, size)
+        return name if name is not None and _is_certain(name, outputs, size) else None
+    except (DataError, ValueError, IndexError, StopIteration):  # no image, or outputs of another form
         return None
-    name = guess_layout(outputs, size)
-    if name is None:
-        return None
+
+
+def _is_certain(name: str, outputs: Sequence[Array], size: tuple[int, int]) -> bool:
     cells, table = _cells(size), next(array for array in outputs if array.ndim >= 2)
     match name:
         case "yolov8":
-            sure = table.shape[2] in cells
+            return table.shape[2] in cells
         case "yolov5":
-            sure = table.shape[1] in [times * count for count in cells for times in (1, 3)]
+            return table.shape[1] in [times * count for count in cells for times in (1, 3)]
         case "end2end" | "boxes" | "queries":
-            sure = _plausible(LAYOUTS[name](outputs, size))
-        case _:  # these ask for rows by the grids
-            sure = True
-    return name if sure else None
+            return _plausible(LAYOUTS[name](outputs, size))
+    return True  # the others are guessed by the grids alone
 
 
 def _plausible(found: Boxes) -> bool:

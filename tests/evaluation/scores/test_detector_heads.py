@@ -229,5 +229,14 @@ def test_other_outputs_are_not_taken_for_boxes(name):
     assert certain_layout(case([values, values[..., 0]])) is None
 
 
+@pytest.mark.parametrize(
+    "shapes",
+    [((1, 7, 4), (1, 7)), ((5, 4), (3,), (2, 9)), ((0, 4), (0,)), ((1, 0, 6),), ((1, 3, 4), (1, 3, 2), (4,))],
+)
+def test_odd_outputs_are_no_error(shapes):
+    outputs = [np.random.default_rng(0).normal(size=shape) for shape in shapes]
+    assert certain_layout(case(outputs)) is None
+
+
 def test_without_an_image_nothing_is_a_box():
     assert certain_layout(Case("a sample", {"x": np.zeros((1, 9))}, {"y": table_of_cells()[0]}, None)) is None
