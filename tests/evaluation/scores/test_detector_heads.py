@@ -237,7 +237,7 @@ def test_other_outputs_are_not_taken_for_boxes(name):
         ((3,), (4, 6, 6)),
         ((2, 4, 4), (7, 7), (2, 4, 84)),
         ((1, 6, 1), (1, 6, 4), (4, 84, 84, 6)),
-    ],  # fmt: skip
+    ],
 )
 def test_odd_outputs_are_no_error(shapes):
     outputs = [np.random.default_rng(0).normal(size=shape) for shape in shapes]
