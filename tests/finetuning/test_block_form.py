@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from onnxq.errors import OnnxqError
@@ -109,6 +110,14 @@ def test_the_file_comes_closer_to_float_and_the_seed_gives_its_bytes(tmp_path: P
     assert found.weights > 4
     assert found.after_db > found.before_db + 0.5
     assert (tmp_path / "0.onnx").read_bytes() == (tmp_path / "1.onnx").read_bytes()
+
+
+def test_a_file_that_is_quantized_already_is_refused(outcome, tmp_path: Path) -> None:
+    _, result = outcome
+    ir.save(result.written, tmp_path / "int4.onnx")
+    again = replace(options(tmp_path / "out.onnx"), model=tmp_path / "int4.onnx")
+    with pytest.raises(OnnxqError, match=r"nothing to quantize: it is quantized already \(\d+ integer nodes"):
+        finetune(again, FinetuneOptions())
 
 
 @pytest.mark.parametrize(
