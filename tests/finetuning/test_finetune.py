@@ -65,6 +65,13 @@ def test_the_training_form_computes_what_the_file_computes(outcome) -> None:
         np.testing.assert_allclose(one, other, atol=0.05 * np.abs(other).max())
 
 
+def test_sessions_of_a_training_give_the_memory_of_a_run_back(outcome) -> None:
+    inputs, _ = outcome
+    held = open_fake_quantized(inputs.model).get_session_options()
+    assert not held.enable_cpu_mem_arena
+    assert not held.enable_mem_pattern
+
+
 def test_values_at_the_start_give_the_parameters_of_the_file(outcome) -> None:
     inputs, result = outcome
     form = training_form(
