@@ -124,7 +124,7 @@ def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tup
 
 
 def _opened(inputs: Inputs, outcome: Outcome) -> tuple[TrainingForm, Store]:
-    """Return the training form of an outcome, and what stores trained values in it."""
+    """Return the training form of an outcome, and the function that stores trained values in it."""
     recipe = outcome.choice.recipe
     if inputs.options.mode == Mode.WEIGHTS:
         return block_form(recipe, outcome.written), partial(with_blocks, outcome)

@@ -110,7 +110,7 @@ class TrainingForm:
 def with_inputs(
     model: ir.Model, found: Iterable[tuple[ir.Value, Weight | Bias | Scale]]
 ) -> dict[str, Trained]:
-    """Replace values of a model by inputs, in place; return what is trained by the names of these."""
+    """Replace values of a model by inputs, in place; return the trained values by the names of these."""
     names, trained = Names(model), dict[str, Trained]()
     for value, each in found:
         given = ir.Value(

@@ -203,7 +203,7 @@ def _biases(writer: QdqWriter, parameters: Parameters) -> list[tuple[ir.Value, B
 
 
 def _scale(plan: Plan, source: str, parameters: Parameters) -> Scale | None:
-    """Return what is trained of a tensor's scale; None where it must stay as it is."""
+    """Return the trained form of a tensor's scale; None where it must stay as it is."""
     if any(
         tensor.ramp is not None and source in (tensor.name, tensor.ramp.source)
         for tensor in plan.tensors.values()

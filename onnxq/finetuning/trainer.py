@@ -85,7 +85,7 @@ class Work:
 class Trainer:
     """A training through all parts of a schedule of bits.
 
-    form        what is trained
+    form        the form with its trained values
     store       the outcome of trained values
     work        source of the gradients
     steps       of all parts
