@@ -75,12 +75,12 @@ class _Target:
         target = -math.inf if limits.min_sqnr is None else limits.min_sqnr
         return Goal(target, asked=True, drop=self.drop, max_drop=limits.max_drop, close_db=close_db)
 
-    def in_float(self, names: frozenset[str], reason: FloatReason | None = None) -> Recipe:
+    def in_float(self, names: frozenset[str]) -> Recipe:
         """Return the recipe with these nodes in float.
 
         Nodes between them also become float where conversions would make them slower in int8.
         """
-        floats = dict.fromkeys(names, reason or self.reason)
+        floats = dict.fromkeys(names, self.reason)
         recipe = self.recipe.leaving(floats)
         slow = place(recipe.plan, self.shapes, self.costs).floats if self.costs and names else ()
         return self.recipe.leaving({**dict.fromkeys(slow, SLOWER), **floats}) if slow else recipe
