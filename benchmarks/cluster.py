@@ -25,7 +25,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import psutil
 from distributed import Client
@@ -33,10 +32,14 @@ from distributed import Client
 import onnxq
 from onnxq.cluster.connection import local_cluster
 from onnxq.cluster.dask_executor import DaskExecutor
+from onnxq.data.preprocessing import read_forms
+from onnxq.data.samples import open_samples
+from onnxq.graph.files import load
 from onnxq.pipeline import finetune
 from onnxq.runtime.machine import this_machine
 from onnxq.runtime.memory import reuse_freed_memory
 from onnxq.runtime.parallel import Job
+from onnxq.runtime.sessions import model_inputs
 
 TASKS = 300
 """Tasks without work that show what a task costs."""
@@ -219,17 +222,18 @@ def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def sizes(model: Path, data: Path) -> dict[str, Any]:
+def sizes(model: Path, data: Path, preprocess: str | None) -> dict[str, Any]:
     """Return the products of a model as [inputs, outputs], their inputs, and the values of a sample."""
+    specs = model_inputs(load(model))
+    first = open_samples(data, specs, read_forms(preprocess), 1, model)[0].load()
     graph = onnx.load(model, load_external_data=False).graph
     weights = {each.name: list(each.dims) for each in graph.initializer if len(each.dims) == 2}
     products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
     inputs = {node.input[0]: weights[node.input[1]][0] for node in products}
-    first = np.load(min(data.glob("*.npz")))
     return {
         "products": [weights[node.input[1]] for node in products],
         "inputs": list(inputs.values()),
-        "tokens": int(first[first.files[0]].size),
+        "tokens": int(first[specs[0].name].size),
     }
 
 
@@ -275,7 +279,7 @@ def main() -> None:
                 measure(name, command, arguments.samples, client, arguments.repeats)
                 | {"task s": round(task, 5)}
             )
-            rows[-1] |= sizes(arguments.model, data) if name == "weights" else {}
+            rows[-1] |= sizes(arguments.model, data, arguments.preprocess) if name == "weights" else {}
             print(json.dumps(rows[-1]), flush=True)
     if arguments.record:
         known = json.loads(arguments.record.read_text())["rows"] if arguments.record.is_file() else []

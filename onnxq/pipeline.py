@@ -64,6 +64,7 @@ from onnxq.options import (
 from onnxq.quantization.parameters import Parameters
 from onnxq.quantization.weights import layer_inputs
 from onnxq.report.quantization import QuantizeReport
+from onnxq.runtime.blas import one_thread
 from onnxq.runtime.memory import release_freed_memory
 from onnxq.runtime.parallel import Executor
 from onnxq.runtime.sessions import explained
@@ -91,6 +92,7 @@ MODES: dict[str, Callable[[Inputs, References | None], Outcome]] = {
 """Modes that calibrate no ranges, by name; `dynamic` alone gets references, the validation samples."""
 
 
+@one_thread()
 def quantize(
     options: QuantizeOptions,
     task: Task | None = None,
@@ -292,6 +294,7 @@ def finetune(options: QuantizeOptions, tuning: FinetuneOptions, task: Task | Non
     return quantize(replace(options, mode=Mode.STATIC, weight_bits=tuning.bits[-1]), task, tuning=tuning)
 
 
+@one_thread()
 def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (1, 1)) -> Statistics:
     """Write the calibration statistics alone, for `--stats`.
 

@@ -27,7 +27,8 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import spread
 from onnxq.errors import DataError
 from onnxq.plan.relu_addends import find_addends
-from onnxq.runtime.parallel import IN_PROCESS, Executor
+from onnxq.runtime.machine import available_cores
+from onnxq.runtime.parallel import IN_PROCESS, Executor, in_order
 from onnxq.types import Array, Feeds, Floats
 
 COUNTED = 1 << 13
@@ -361,9 +362,15 @@ def collect_moments(
 
     def add(taken: Mapping[LayerInput, Floats]) -> None:
         for layer, found in taken.items():
-            moments[layer].add(found)
+            moments[layer].take(found)
+        _flush([moments[layer] for layer in taken if moments[layer].full()])
 
     observe(model, Pass(samples, "layers", executor), take, add)
-    for found in moments.values():
-        found.flush()
+    _flush(list(moments.values()))
     return moments
+
+
+def _flush(full: Sequence[Moments]) -> None:
+    """Multiply the rows that wait in some moments, side by side."""
+    for _ in in_order(Moments.flush, full, min(len(full), available_cores())):
+        pass

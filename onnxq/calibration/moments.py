@@ -244,6 +244,12 @@ class Moments:
 
     def add(self, rows: Floats) -> None:
         """Add rows [rows, groups, size]; a row with a NaN or infinite value is left out."""
+        self.take(rows)
+        if self.full():
+            self.flush()
+
+    def take(self, rows: Floats) -> None:
+        """Add rows as `add` does, but leave their products to `flush`, which is due when `full`."""
         rows = rows[np.isfinite(rows).all(axis=(1, 2))]
         if len(rows) == 0:
             return
@@ -253,8 +259,10 @@ class Moments:
         self.rows += len(rows)
         if self.second is not None:
             self._waiting.append(rows)
-            if sum(each.nbytes for each in self._waiting) >= self.chunk:
-                self.flush()
+
+    def full(self) -> bool:
+        """Check whether enough rows wait to be multiplied together."""
+        return bool(self._waiting) and sum(each.nbytes for each in self._waiting) >= self.chunk
 
     def flush(self) -> None:
         """Multiply the rows that wait; then several threads may read the moments."""

@@ -1,6 +1,5 @@
 """`onnxq quantize`."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -277,12 +276,10 @@ def quantize(console: Console, **options: Any) -> None:
     By default, clipping ranges, techniques and nodes in float are chosen by comparing the outputs with the
     float model's on validation samples.
     """
-    from onnxq.runtime.blas import one_thread
     from onnxq.runtime.memory import loading, reuse_freed_memory
 
     reuse_freed_memory()
-    side_by_side = options["mode"] in (Mode.STATIC, Mode.AUTO)
-    with one_thread() if side_by_side else nullcontext(), loading_modules(), loading("onnxq.pipeline"):
+    with loading_modules(), loading("onnxq.pipeline"):
         from onnxq.graph.files import check_target
         from onnxq.pipeline import quantize as run
         from onnxq.report.files import check_reports, needs_details, write_reports

@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxq.cluster.packing import unpack
 from onnxq.cluster.versions import check_versions
+from onnxq.runtime.blas import one_thread
 from onnxq.runtime.memory import reuse_freed_memory
 from onnxq.runtime.parallel import Job
 from onnxq.types import Array
@@ -64,7 +65,8 @@ def work_on(ticket: Ticket, items: bytes, *chunks: list[Array]) -> Done:
     *arrays, (content,), own = chunks
     opened = _open(ticket, content.tobytes(), [array for chunk in arrays for array in chunk])
     start = time.perf_counter()
-    result = opened.job.packed(opened.work(unpack(items, own)))
+    with one_thread():
+        result = opened.job.packed(opened.work(unpack(items, own)))
     return Done(result, time.perf_counter() - start, _address())
 
 

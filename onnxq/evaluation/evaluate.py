@@ -35,6 +35,7 @@ from onnxq.evaluation.tally import Tally, score_rows
 from onnxq.graph.files import load
 from onnxq.normalize.passes import normalize
 from onnxq.options import Limits
+from onnxq.runtime.blas import one_thread
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.random_seeds import unseeded_nodes
 from onnxq.runtime.sessions import InputSpec, input_specs, open_session, run
@@ -96,6 +97,7 @@ class EvalKeywords(TypedDict, total=False):
     cluster: Any
 
 
+@one_thread()
 def evaluate(
     model: Path, others: Sequence[Path], data: Path, options: EvalOptions | None = None
 ) -> EvalReport:

@@ -25,7 +25,7 @@ from onnxq.normalize.opset import lift_opset
 from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan.plan import Plan, Selection
 from onnxq.quantization.stored_weight import StoredWeight, error_share
-from onnxq.quantization.weights import Use, layer_inputs, second_moments, sharing
+from onnxq.quantization.weights import Use, layer_inputs, second_moments, sharing, side_by_side
 from onnxq.runtime.parallel import Job, Run
 from onnxq.runtime.progress import progress
 from onnxq.runtime.status import activity
@@ -65,7 +65,7 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
     tables = {} if options.standard else find_tables(model)
 
     second = _SecondMoments(plan, layer_inputs(plan), products.moments)
-    run = inputs.executor.opened(_Coding(rounding, options), 1)
+    run = inputs.executor.opened(_Coding(rounding, options), side_by_side(plan.nodes.values()))
     products_stored, kept = _code_products(writer, _Products(plan, tables, options, second), run)
     if options.standard:
         quantize_tables(model)

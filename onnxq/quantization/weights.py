@@ -4,8 +4,10 @@ Weights are quantized once; different ranges of the activations change only the 
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,8 +35,11 @@ from onnxq.techniques.saturation import (
 )
 from onnxq.types import INT8, Array, Floats, Integers
 
-IN_FLIGHT_WEIGHTS = 1 << 25
-"""Most weights that are rounded side by side; each needs some ten bytes while it is rounded."""
+IN_FLIGHT_WEIGHTS, IN_FLIGHT_SHARE = 1 << 25, 16
+"""Most weights that are rounded side by side: so many, or this part of all if that is more.
+
+Each needs some ten bytes while it is rounded.
+"""
 
 
 class RoundWeights(Protocol):
@@ -164,17 +169,20 @@ def quantize_weights(
         return uses
 
     wanted = [names for names in sharing(plan) if not skip.issuperset(names)]
-    largest = max(
-        (math.prod(sizes(plan.nodes[names[0]].node.inputs[1]) or ()) for names in wanted), default=1
-    )
-    workers = min(available_cores(), max(1, IN_FLIGHT_WEIGHTS // max(largest, 1)))
-    run = executor.opened(Quantization(options), workers)
+    run = executor.opened(Quantization(options), side_by_side(plan.nodes[names[0]] for names in wanted))
     found = (weights for group in run(map(uses_of, wanted)) for weights in group)
     return {
         name: weight
         for names, weights in zip(wanted, found, strict=True)
         for name, weight in zip(names, weights, strict=True)
     }
+
+
+def side_by_side(nodes: Iterable[PlannedNode]) -> int:
+    """Return how many of some weights to round at a time: as many as there are cores, if memory allows."""
+    largest = sorted((math.prod(sizes(planned.node.inputs[1]) or ()) for planned in nodes), reverse=True)
+    room = max(IN_FLIGHT_WEIGHTS, sum(largest) // IN_FLIGHT_SHARE)
+    return min(available_cores(), max(1, bisect_right(list(accumulate(largest)), room)))
 
 
 def sharing(plan: Plan) -> list[list[str]]:

@@ -19,7 +19,7 @@ OPTIONS = [
     for option in command.params
     if isinstance(option, click.Option) and not option.hidden
 ]
-HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "tqdm", "PIL", "matplotlib", "jinja2")
+HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "threadpoolctl", "tqdm", "PIL", "matplotlib", "jinja2")
 
 
 def help_of(*command, width=80):

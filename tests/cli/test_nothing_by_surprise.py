@@ -141,6 +141,7 @@ def test_modules_in_the_current_folder_are_not_imported(work):
         "onnx",
         "onnx_ir",
         "onnxruntime",
+        "threadpoolctl",
         "tqdm",
         "jinja2",
         "PIL",
