@@ -15,8 +15,9 @@ import onnx_ir as ir
 from harness import print_header, print_row
 from slow_kernels import Maker, least_ms, made_of, operator
 
-from onnxq.profiling.models import SmallModel
+from onnxq.profiling.models import SmallModel, random_feeds
 from onnxq.runtime.machine import this_machine
+from onnxq.runtime.sessions import open_session
 
 IMAGE = (1, 64, 56, 56)
 SEQUENCE, SOUND = (1, 784, 256), (1, 64, 3136)
@@ -103,6 +104,18 @@ def hard_swish(made: SmallModel) -> ir.Value:
     return made.op("Mul", made.start, made.op("Div", clipped, numbers(6)))
 
 
+ROWS = (7245, 384)
+TARGETS = np.random.default_rng(0).integers(0, 231, ROWS[0])
+"""The row to which each of ROWS is added, as messages to the nodes of a graph."""
+
+
+def added(op_type: str) -> Maker:
+    """Return a maker of sums of rows by target: ScatterElements as PyTorch exports it, or ScatterND."""
+    places = np.broadcast_to(TARGETS[:, None], ROWS) if op_type == "ScatterElements" else TARGETS[:, None]
+    zeros = np.zeros((231, ROWS[1]), np.float32)
+    return lambda made: made.op(op_type, zeros, np.ascontiguousarray(places), made.start, reduction="add")
+
+
 SQUARE = {"kernel_shape": [13, 13], "pads": [6] * 4}
 CASES: dict[str, tuple[Shape, Shape, list[Maker]]] = {
     "Relu (to compare with)": (IMAGE, IMAGE, [operator("Relu")]),
@@ -119,6 +132,9 @@ CASES: dict[str, tuple[Shape, Shape, list[Maker]]] = {
     "MaxPool 13 x 13; columns, then rows": (IMAGE, IMAGE, [operator("MaxPool", **SQUARE), pools]),
     "AveragePool 13 x 13": (IMAGE, IMAGE, [operator("AveragePool", **SQUARE)]),
     "ScatterND of single elements": (IMAGE, IMAGE, [scattered]),
+    "ScatterElements that adds rows, per element added; ScatterND": (
+        ROWS, ROWS, [added("ScatterElements"), added("ScatterND")]
+    ),
     "Transpose 0 3 2 1": (IMAGE, IMAGE, [operator("Transpose", perm=[0, 3, 2, 1])]),
     "Transpose 0 2 3 1": (IMAGE, IMAGE, [operator("Transpose", perm=[0, 2, 3, 1])]),
     "Gather, last axis": (IMAGE, IMAGE, [operator("Gather", whole(*reversed(range(56))), axis=3)]),
@@ -153,6 +169,15 @@ CASES: dict[str, tuple[Shape, Shape, list[Maker]]] = {
 """Shape of the input, shape whose elements count, and the forms, by name."""
 
 
+def differing_sums(runs: int = 100) -> int:
+    """Count the runs on two threads in which ScatterND adds otherwise than on one thread."""
+    models = [made_of(ROWS, added("ScatterND")) for _ in range(2)]
+    feeds = random_feeds(models[0])
+    one, two = (open_session(model, threads=n).run for n, model in enumerate(models, 1))
+    (expected,) = one(None, feeds)
+    return sum(not np.array_equal(two(None, feeds)[0], expected) for _ in range(runs))
+
+
 def main() -> None:
     """Print a row for each operator."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -170,6 +195,7 @@ def main() -> None:
         times = least_ms([made_of(shape, form) for form in forms], args.threads, args.seconds)
         cells = [f"{ms * 1e6 / math.prod(counted):.2f}" for ms in times]
         print_row([name, *cells, *["-"] * (2 - len(cells))])
+    print(f"\nScatterND that adds, on two threads: {differing_sums()} of 100 runs differ from one thread")
 
 
 if __name__ == "__main__":
