@@ -30,8 +30,8 @@ from onnxq.report.quantization import Drop, Latency, QuantizeReport
 from onnxq.report.warnings import result_warnings
 from onnxq.runtime.parallel import IN_PROCESS, Executor
 from onnxq.runtime.random_seeds import unseeded_nodes
-from onnxq.search.accuracy_target import Task
 from onnxq.search.inputs import Inputs
+from onnxq.search.task import Task
 from onnxq.search.trial import Outcome
 from onnxq.version import __version__
 

@@ -2,74 +2,37 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from onnxq.comparison.metrics import MAX_DB
 from onnxq.cost.model import Costs
-from onnxq.cost.placement import Savings, place, savings, slowdowns, slower
-from onnxq.data.preprocessing import read_forms
+from onnxq.cost.placement import Savings, place, savings
 from onnxq.data.samples import check_feeds
-from onnxq.errors import DataError
-from onnxq.evaluation.evaluate import EvalOptions, evaluate, evaluated_samples
+from onnxq.evaluation.box_agreement import BoxTally, FloatBoxes
 from onnxq.formats.recipe import Recipe
-from onnxq.graph.edit import sizes
 from onnxq.graph.files import SINGLE_FILE_LIMIT, file_bytes, save, weight_bytes
-from onnxq.graph.macs import ShapeByName, node_macs
+from onnxq.graph.macs import ShapeByName
 from onnxq.graph.scratch import ScratchFolder, writing_temporaries
-from onnxq.plan.plan import Plan
 from onnxq.plan.reasons import MEASURING, SLOWER, TOO_NOISY, UNUSABLE, Cause, FloatReason
 from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
 from onnxq.runtime.latency import medians_ms
-from onnxq.runtime.parallel import Executor
-from onnxq.runtime.sessions import InputSpec
 from onnxq.runtime.status import activity
-from onnxq.search.candidates import Candidates, Variant
+from onnxq.search.candidates import Candidates
+from onnxq.search.float_costs import elementwise_groups
 from onnxq.search.inputs import Inputs
-from onnxq.search.mixed_precision import FallbackNodes, FloatCost, Goal, Step, fall_back, grouped
-from onnxq.search.references import References, Toggled
+from onnxq.search.mixed_precision import FallbackNodes, FloatCost, Goal, Step, fall_back
+from onnxq.search.references import OutputNoise, References, Toggled
 from onnxq.search.settings import SearchSettings
+from onnxq.search.task import Task
 from onnxq.search.trade_off import Point
 from onnxq.search.trial import Choice
 from onnxq.search.validation import more_references
-from onnxq.types import Feeds
-
-ELEMENTWISE = frozenset({"HardSigmoid", "LeakyRelu", "Mul", "Sigmoid"})
-"""Elementwise operators whose integer kernels round values that are small beside the output's range."""
 
 TOGGLED_COPIES = 4
 """Copies of the weights while a toggle model's session opens: two forms, in the file and in the session."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """Labelled samples and their metric, for `--max-drop`."""
-
-    data: Path
-    options: EvalOptions
-
-    def on(self, executor: Executor) -> "Task":
-        """Return the task with models that run on an executor."""
-        return replace(self, options=replace(self.options, cluster=executor))
-
-    def check(self, model: Path, specs: list[InputSpec]) -> None:
-        """Open the samples and their labels early, before the search starts.
-
-        Raises:
-            DataError: they cannot be read, or do not fit each other or the model.
-        """
-        evaluated_samples(model, self.data, specs, read_forms(self.options.preprocess), self.options)
-
-    def drop(self, model: Path, other: Path) -> tuple[str, float]:
-        """Return the metric's name and its drop from `model` to `other`.
-
-        The drop is in percentage points for accuracy-like metrics, otherwise in the metric's unit.
-        """
-        report = evaluate(model, [other], self.data, replace(self.options, latency=False))
-        if report.metric is None:
-            raise DataError("--max-drop needs a metric: give --labels FILE, or --metric")
-        return report.metric, report.scores[1].metrics[report.metric].drop or 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +75,12 @@ class _Target:
         target = -math.inf if limits.min_sqnr is None else limits.min_sqnr
         return Goal(target, asked=True, drop=self.drop, max_drop=limits.max_drop, close_db=close_db)
 
-    def in_float(self, names: frozenset[str], reason: FloatReason | None = None) -> Recipe:
+    def in_float(self, names: frozenset[str]) -> Recipe:
         """Return the recipe with these nodes in float.
 
         Nodes between them also become float where conversions would make them slower in int8.
         """
-        floats = dict.fromkeys(names, reason or self.reason)
+        floats = dict.fromkeys(names, self.reason)
         recipe = self.recipe.leaving(floats)
         slow = place(recipe.plan, self.shapes, self.costs).floats if self.costs and names else ()
         return self.recipe.leaving({**dict.fromkeys(slow, SLOWER), **floats}) if slow else recipe
@@ -144,36 +107,24 @@ class _Target:
 
     def with_fallback(self) -> Choice:
         """Return the choice with as many nodes in float as the goal needs."""
-        if self.choice.kept.sqnr_db is None:
-            return self.choice
-        before = self.references.measure(
-            self.candidates.model(self.in_float(frozenset())), at_outputs=self.goal.asked
-        )
-        settings = self._affordable()
-        samples = self.references.representative_samples(before, settings.node_samples)
-        elementwise = _elementwise_groups(self.recipe.plan, self.shapes, self.costs, settings)
-        values = self.references.fewest_values(samples)
-        nodes = FallbackNodes(self.float_costs, elementwise, len(self.recipe.model.graph), values)
+        return self.choice if self.choice.kept.sqnr_db is None else self.measured.meeting(self.goal)
 
-        toggled = self._toggled()
+    @cached_property
+    def measured(self) -> "_Measured":
+        """Measure the file with everything quantized, and prepare to measure nodes."""
+        settings, references = self._affordable(), self.references
+        before = self.measure(frozenset())
+        samples = references.representative_samples(before, settings.node_samples)
+        groups = elementwise_groups(self.recipe.plan, self.shapes, self.costs, settings)
+        values = references.fewest_values(samples)
+        nodes = FallbackNodes(self.float_costs, groups, len(self.recipe.model.graph), values)
+        return _Measured(self, settings, before, nodes, samples, self._toggled())
 
-        def measure_few(names: frozenset[str]) -> Sequence[float]:
-            recipe = self.in_float(names, MEASURING)
-            with activity(f"measuring the error with {_nodes(len(names))} in float"):
-                if toggled is not None:
-                    return self.references.measure_toggled(toggled, recipe.plan, samples).noise
-                return self.references.measure_before_softmax(self.candidates.model(recipe), samples).noise
-
-        def measure_all(names: frozenset[str]) -> Sequence[float]:
-            with activity(f"trying {_nodes(len(names))} in float"):
-                model = self.candidates.model(self.in_float(names))
-                return self.references.measure(model, at_outputs=self.goal.asked).bound
-
-        fallback = fall_back(nodes, measure_few, measure_all, before.bound, self.goal, settings)
-        if not fallback.nodes:
-            known = self.goal.asked or fallback.after_db < self.settings.unusable_db
-            return replace(self.choice, fallback=fallback if known else None)
-        return replace(self.choice, recipe=self.in_float(frozenset(fallback.nodes)), fallback=fallback)
+    def measure(self, names: frozenset[str], boxes: BoxTally | None = None) -> OutputNoise:
+        """Measure the file with these nodes in float on all samples; `boxes` counts its boxes, too."""
+        with activity(f"trying {_nodes(len(names))} in float"):
+            model = self.candidates.model(self.in_float(names))
+            return self.references.measure(model, at_outputs=self.goal.asked, boxes=boxes)
 
     def _affordable(self) -> SearchSettings:
         """Return the settings with as many groups, samples and steps as the budget's remaining runs allow.
@@ -213,6 +164,75 @@ class _Target:
         fallback = replace(choice.fallback, nodes=tuple(self.float_costs), mac_share=1.0, after_db=after)
         kept = replace(choice.kept, techniques=())
         return replace(choice, recipe=recipe, kept=kept, fallback=fallback)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What is measured while the nodes that stay float are chosen, for one goal after another.
+
+    settings  with as many groups, samples and steps as the budget allows
+    before    noise with everything quantized
+    nodes     nodes that may stay float
+    samples   indices of the samples on which single nodes are measured
+    toggled   their toggle model, if there is one
+    noise     noise on these samples by the names of the nodes in float
+    """
+
+    target: _Target
+    settings: SearchSettings
+    before: OutputNoise
+    nodes: FallbackNodes
+    samples: Sequence[int]
+    toggled: Toggled | None
+    noise: dict[frozenset[str], Sequence[float]] = field(default_factory=dict)
+
+    def meeting(self, goal: Goal) -> Choice:
+        """Return the choice with as many nodes in float as a goal needs."""
+        target, settings = self.target, self.settings
+
+        def measure_all(names: frozenset[str]) -> Sequence[float]:
+            return target.measure(names).bound
+
+        fallback = fall_back(self.nodes, self._on_few, measure_all, self.before.bound, goal, settings)
+        if not fallback.nodes:
+            known = goal.asked or fallback.after_db < settings.unusable_db
+            return replace(target.choice, fallback=fallback if known else None)
+        return replace(target.choice, recipe=target.in_float(frozenset(fallback.nodes)), fallback=fallback)
+
+    def keeping(self, boxes: FloatBoxes) -> Choice | None:
+        """Return the choice with as many nodes in float as a detector's boxes need; None without."""
+        target, lost = self.target, dict[frozenset[str], float]()
+
+        def measure_all(names: frozenset[str]) -> Sequence[float]:
+            tally = BoxTally(boxes)
+            noise = target.measure(names, tally)
+            agreement = tally.result()
+            lost[names] = 1.0 if agreement is None else 1 - agreement.f1
+            return noise.bound
+
+        before = measure_all(frozenset())
+        goal = Goal(-math.inf, drop=lost.__getitem__, max_drop=1 - target.settings.wanted_box_f1)
+        fallback = fall_back(self.nodes, self._on_few, measure_all, before, goal, self.settings)
+        nodes = frozenset(fallback.nodes)
+        if lost[nodes] > goal.max_drop:
+            return None
+        return replace(target.choice, recipe=target.in_float(nodes), fallback=fallback)
+
+    def _on_few(self, names: frozenset[str]) -> Sequence[float]:
+        """Measure the noise with these nodes in float on a few samples."""
+        if names not in self.noise:
+            self.noise[names] = self._measure_on_few(names)
+        return self.noise[names]
+
+    def _measure_on_few(self, names: frozenset[str]) -> Sequence[float]:
+        # without nodes that would be slow beside these alone: their noise would be missed
+        recipe = self.target.recipe.leaving(dict.fromkeys(names, MEASURING))
+        references = self.target.references
+        with activity(f"measuring the error with {_nodes(len(names))} in float"):
+            if self.toggled is not None:
+                return references.measure_toggled(self.toggled, recipe.plan, self.samples).noise
+            model = self.target.candidates.model(recipe)
+            return references.measure_before_softmax(model, self.samples).noise
 
 
 def meet_target(
@@ -259,6 +279,8 @@ def meet_target(
             result = target.with_fallback()
         # the float model where quantization does not pay
         result = _worthwhile(target, result)
+        if options.skip_slow_nodes and not (options.limits.asked or options.keep_int8 or task):
+            result = _with_boxes(target, result)
         return _with_points(target, result)
 
 
@@ -291,6 +313,25 @@ def _worthwhile(target: _Target, choice: Choice) -> Choice:
         return choice
     warning = _too_little(saved, choice.recipe, reached if misses else None)
     return target.all_float(replace(choice, warnings=(*choice.warnings, warning)))
+
+
+def _with_boxes(target: _Target, choice: Choice) -> Choice:
+    """Return the choice, or for a detector that loses boxes, or would stay float, one by its boxes alone.
+
+    The SQNR of scores says little about boxes, so a target for it costs detectors most of what int8 saves.
+    """
+    boxes = FloatBoxes([value.name or "" for value in target.inputs.model.graph.outputs])
+    if not target.references.shows(boxes):
+        return choice
+    if choice.recipe.plan.nodes:
+        tally = BoxTally(boxes)
+        target.references.measure(target.candidates.model(choice.recipe), boxes=tally)
+        agreement = tally.result()
+        if agreement is None or agreement.f1 >= target.settings.wanted_box_f1:
+            return choice
+    found = target.measured.keeping(boxes)
+    saved = savings(found.recipe.plan, target.shapes, target.costs) if found and target.costs else None
+    return choice if found is None or (saved is not None and saved.too_little) else found
 
 
 def _too_little(saved: Savings, recipe: Recipe, reached_db: float | None) -> str:
@@ -337,47 +378,3 @@ def _nodes(count: int) -> str:
 
 def _name(step: Step) -> str:
     return f"{_nodes(len(step.nodes))} float ({step.mac_share:.0%} of MACs)" if step.nodes else "all int8"
-
-
-def _elementwise_groups(
-    plan: Plan, shapes: ShapeByName, costs: Sequence[Costs], settings: SearchSettings
-) -> dict[tuple[str, ...], FloatCost]:
-    """Group neighbouring elementwise int8 nodes, such as x sigmoid(x), with the time that they cost in float.
-
-    In a deep network their kernels round small values again and again, and no product shows this noise.
-    """
-    # neighbours belong to one group
-    names = [name for name, planned in plan.nodes.items() if planned.node.op_type in ELEMENTWISE]
-    first = {name: name for name in names}
-    for name in names:
-        for value in plan.nodes[name].node.inputs:
-            before = value.producer() if value is not None else None
-            if before is not None and (before.name or "") in first:
-                first[name] = first[before.name or ""]
-    neighbours: dict[str, list[str]] = {}
-    for name in names:
-        neighbours.setdefault(first[name], []).append(name)
-    # few groups, with their cost
-    parts = grouped(list(neighbours.values()), most=settings.max_elementwise_groups, settings=settings)
-    groups = [tuple(name for members in part for name in members) for part in parts]
-    groups = list(dict.fromkeys(groups))
-    times = slower(plan, shapes, costs, groups) if costs else [0.0] * len(groups)
-    return {members: FloatCost(0.0, 0.0, time) for members, time in zip(groups, times, strict=True)}
-
-
-def float_costs_of(variant: Variant, feeds: Feeds, costs: Sequence[Costs]) -> dict[str, FloatCost]:
-    """Return the cost of each planned product in float.
-
-    Where the time is unknown, the product's share of the MACs stands for it.
-    """
-    shapes = planned_shapes(variant.model, variant.plan, feeds)
-    anchors = {name: planned.node for name, planned in variant.plan.anchors.items()}
-    macs = {name: node_macs(node, shapes) for name, node in anchors.items()}
-    weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
-    total_macs, total_weights = max(1, sum(macs.values())), max(1, sum(weights.values()))
-    times = slowdowns(variant.plan, shapes, costs) if costs else {}
-    result = {}
-    for name in anchors:
-        mac_share = macs[name] / total_macs
-        result[name] = FloatCost(mac_share, weights[name] / total_weights, times.get(name, mac_share))
-    return result

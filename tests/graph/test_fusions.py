@@ -146,7 +146,7 @@ def test_a_gelu_between_integer_convolutions_is_one_operator(end, standard, rng,
     report = quantize(options)
     assert report.kernels.counts["QLinearConv"] == 2
     assert report.kernels.counts["DequantizeLinear"] == 2 + standard
-    assert report.kernels.counts.get("Gelu", 0) == (not standard)
+    assert report.kernels.counts.get("FastGelu", 0) == (not standard)
     assert report.outputs.sqnr_db > 30
 
 
