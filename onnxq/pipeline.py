@@ -70,10 +70,10 @@ from onnxq.runtime.parallel import Executor
 from onnxq.runtime.sessions import explained
 from onnxq.runtime.status import activity
 from onnxq.runtime.weights_on_disk import DISK_THRESHOLD
-from onnxq.search.accuracy_target import Task
 from onnxq.search.inputs import Inputs, prepare
 from onnxq.search.references import References
 from onnxq.search.settings import SearchSettings
+from onnxq.search.task import Task
 from onnxq.search.trial import Finetuning, Outcome
 from onnxq.search.validation import find_references
 from onnxq.transforms.registry import rounding_names, technique_names

@@ -44,7 +44,7 @@ from onnxq.options import (
 )
 
 if TYPE_CHECKING:
-    from onnxq.search.accuracy_target import Task
+    from onnxq.search.task import Task
 
 ENUMS: dict[str, type[StrEnum]] = {
     "prefer": Prefer,
@@ -346,7 +346,7 @@ def pop_task(limits: Limits, options: dict[str, Any], *, labels_train: bool = Fa
     """
     from onnxq.evaluation.evaluate import EvalOptions
     from onnxq.evaluation.scores.score import ScoreOptions
-    from onnxq.search.accuracy_target import Task
+    from onnxq.search.task import Task
 
     score = ScoreOptions(**pop_score_options(options))
     data, labels, metric = (options.pop(name) for name in ("data", "labels", "metric"))

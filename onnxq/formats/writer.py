@@ -56,7 +56,7 @@ class Writer:
                 join_products(result)
                 fuse_attention(result)
         # other operators
-        if not self.standard:
+        if plan.nodes and not self.standard:
             fuse_gelu(result)
         if recipe.lstms:
             quantize_lstms(result, recipe.lstms)

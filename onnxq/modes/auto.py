@@ -11,8 +11,8 @@ from pathlib import Path
 from onnxq.errors import NothingToQuantize
 from onnxq.options import Mode, Prefer, QuantizeOptions, WeightType
 from onnxq.report.quantization import QuantizeReport
-from onnxq.search.accuracy_target import Task
 from onnxq.search.settings import SearchSettings
+from onnxq.search.task import Task
 from onnxq.search.trade_off import Point
 
 TRIED: tuple[tuple[str, str, WeightType], ...] = (

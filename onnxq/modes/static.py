@@ -13,7 +13,6 @@ from onnxq.modes.float_form import at_its_own_opset
 from onnxq.modes.other_engines import WIDE_NOTE
 from onnxq.options import ActivationType, Effort
 from onnxq.plan.plan import Plan
-from onnxq.search.accuracy_target import Task
 from onnxq.search.best_recipe import choose_best
 from onnxq.search.candidates import Candidates, Variant
 from onnxq.search.inputs import Inputs
@@ -21,6 +20,7 @@ from onnxq.search.lstm import quantized_lstms
 from onnxq.search.measured_placement import Measured, placed_by_measurement
 from onnxq.search.placement import placed_by_model
 from onnxq.search.references import References
+from onnxq.search.task import Task
 from onnxq.search.trial import Outcome
 from onnxq.search.unseen import without_unseen
 from onnxq.search.validation import find_references

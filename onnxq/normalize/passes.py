@@ -29,6 +29,7 @@ from onnxq.normalize.loop_invariants import read_invariants
 from onnxq.normalize.opset import lift_opset
 from onnxq.normalize.outputs import separate_outputs
 from onnxq.normalize.reshapes import fix_reshapes
+from onnxq.normalize.scalars import drop_axes_of_numbers
 from onnxq.normalize.stated_shapes import infer_without_stated_shapes
 from onnxq.normalize.unique_names import make_names_unique
 from onnxq.normalize.written_out_slopes import join_slopes
@@ -88,6 +89,7 @@ PASSES: tuple[Pass, ...] = (
     _library(lambda: common.DeduplicateInitializersPass(SMALL_CONSTANT)),  # makes more nodes equal
     _library(common.CommonSubexpressionEliminationPass),  # the runtime does so before selecting kernels
     name_all_axes,
+    drop_axes_of_numbers,  # before canonicalize, which looks for fusions
     join_slopes,  # before canonicalize, which rewrites arithmetic with constants
     canonicalize,  # before the folds, which know Conv and Gemm only
     fold_channel_arithmetic,  # before fold_forward: arithmetic between two Convs goes into the first

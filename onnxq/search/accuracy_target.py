@@ -7,69 +7,30 @@ from pathlib import Path
 
 from onnxq.comparison.metrics import MAX_DB
 from onnxq.cost.model import Costs
-from onnxq.cost.placement import Savings, place, savings, slowdowns, slower
-from onnxq.data.preprocessing import read_forms
+from onnxq.cost.placement import Savings, place, savings
 from onnxq.data.samples import check_feeds
-from onnxq.errors import DataError
-from onnxq.evaluation.evaluate import EvalOptions, evaluate, evaluated_samples
 from onnxq.formats.recipe import Recipe
-from onnxq.graph.edit import sizes
 from onnxq.graph.files import SINGLE_FILE_LIMIT, file_bytes, save, weight_bytes
-from onnxq.graph.macs import ShapeByName, node_macs
+from onnxq.graph.macs import ShapeByName
 from onnxq.graph.scratch import ScratchFolder, writing_temporaries
-from onnxq.plan.plan import Plan
 from onnxq.plan.reasons import MEASURING, SLOWER, TOO_NOISY, UNUSABLE, Cause, FloatReason
 from onnxq.plan.shapes import planned_shapes
 from onnxq.quantization.parameters import Parameters
 from onnxq.runtime.latency import medians_ms
-from onnxq.runtime.parallel import Executor
-from onnxq.runtime.sessions import InputSpec
 from onnxq.runtime.status import activity
-from onnxq.search.candidates import Candidates, Variant
+from onnxq.search.candidates import Candidates
+from onnxq.search.float_costs import elementwise_groups
 from onnxq.search.inputs import Inputs
-from onnxq.search.mixed_precision import FallbackNodes, FloatCost, Goal, Step, fall_back, grouped
+from onnxq.search.mixed_precision import FallbackNodes, FloatCost, Goal, Step, fall_back
 from onnxq.search.references import References, Toggled
 from onnxq.search.settings import SearchSettings
+from onnxq.search.task import Task
 from onnxq.search.trade_off import Point
 from onnxq.search.trial import Choice
 from onnxq.search.validation import more_references
-from onnxq.types import Feeds
-
-ELEMENTWISE = frozenset({"HardSigmoid", "LeakyRelu", "Mul", "Sigmoid"})
-"""Elementwise operators whose integer kernels round values that are small beside the output's range."""
 
 TOGGLED_COPIES = 4
 """Copies of the weights while a toggle model's session opens: two forms, in the file and in the session."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """Labelled samples and their metric, for `--max-drop`."""
-
-    data: Path
-    options: EvalOptions
-
-    def on(self, executor: Executor) -> "Task":
-        """Return the task with models that run on an executor."""
-        return replace(self, options=replace(self.options, cluster=executor))
-
-    def check(self, model: Path, specs: list[InputSpec]) -> None:
-        """Open the samples and their labels early, before the search starts.
-
-        Raises:
-            DataError: they cannot be read, or do not fit each other or the model.
-        """
-        evaluated_samples(model, self.data, specs, read_forms(self.options.preprocess), self.options)
-
-    def drop(self, model: Path, other: Path) -> tuple[str, float]:
-        """Return the metric's name and its drop from `model` to `other`.
-
-        The drop is in percentage points for accuracy-like metrics, otherwise in the metric's unit.
-        """
-        report = evaluate(model, [other], self.data, replace(self.options, latency=False))
-        if report.metric is None:
-            raise DataError("--max-drop needs a metric: give --labels FILE, or --metric")
-        return report.metric, report.scores[1].metrics[report.metric].drop or 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +73,12 @@ class _Target:
         target = -math.inf if limits.min_sqnr is None else limits.min_sqnr
         return Goal(target, asked=True, drop=self.drop, max_drop=limits.max_drop, close_db=close_db)
 
-    def in_float(self, names: frozenset[str], reason: FloatReason | None = None) -> Recipe:
+    def in_float(self, names: frozenset[str]) -> Recipe:
         """Return the recipe with these nodes in float.
 
         Nodes between them also become float where conversions would make them slower in int8.
         """
-        floats = dict.fromkeys(names, reason or self.reason)
+        floats = dict.fromkeys(names, self.reason)
         recipe = self.recipe.leaving(floats)
         slow = place(recipe.plan, self.shapes, self.costs).floats if self.costs and names else ()
         return self.recipe.leaving({**dict.fromkeys(slow, SLOWER), **floats}) if slow else recipe
@@ -151,14 +112,15 @@ class _Target:
         )
         settings = self._affordable()
         samples = self.references.representative_samples(before, settings.node_samples)
-        elementwise = _elementwise_groups(self.recipe.plan, self.shapes, self.costs, settings)
+        elementwise = elementwise_groups(self.recipe.plan, self.shapes, self.costs, settings)
         values = self.references.fewest_values(samples)
         nodes = FallbackNodes(self.float_costs, elementwise, len(self.recipe.model.graph), values)
 
         toggled = self._toggled()
 
         def measure_few(names: frozenset[str]) -> Sequence[float]:
-            recipe = self.in_float(names, MEASURING)
+            # without nodes that would be slow beside these alone: their noise would be missed
+            recipe = self.recipe.leaving(dict.fromkeys(names, MEASURING))
             with activity(f"measuring the error with {_nodes(len(names))} in float"):
                 if toggled is not None:
                     return self.references.measure_toggled(toggled, recipe.plan, samples).noise
@@ -337,47 +299,3 @@ def _nodes(count: int) -> str:
 
 def _name(step: Step) -> str:
     return f"{_nodes(len(step.nodes))} float ({step.mac_share:.0%} of MACs)" if step.nodes else "all int8"
-
-
-def _elementwise_groups(
-    plan: Plan, shapes: ShapeByName, costs: Sequence[Costs], settings: SearchSettings
-) -> dict[tuple[str, ...], FloatCost]:
-    """Group neighbouring elementwise int8 nodes, such as x sigmoid(x), with the time that they cost in float.
-
-    In a deep network their kernels round small values again and again, and no product shows this noise.
-    """
-    # neighbours belong to one group
-    names = [name for name, planned in plan.nodes.items() if planned.node.op_type in ELEMENTWISE]
-    first = {name: name for name in names}
-    for name in names:
-        for value in plan.nodes[name].node.inputs:
-            before = value.producer() if value is not None else None
-            if before is not None and (before.name or "") in first:
-                first[name] = first[before.name or ""]
-    neighbours: dict[str, list[str]] = {}
-    for name in names:
-        neighbours.setdefault(first[name], []).append(name)
-    # few groups, with their cost
-    parts = grouped(list(neighbours.values()), most=settings.max_elementwise_groups, settings=settings)
-    groups = [tuple(name for members in part for name in members) for part in parts]
-    groups = list(dict.fromkeys(groups))
-    times = slower(plan, shapes, costs, groups) if costs else [0.0] * len(groups)
-    return {members: FloatCost(0.0, 0.0, time) for members, time in zip(groups, times, strict=True)}
-
-
-def float_costs_of(variant: Variant, feeds: Feeds, costs: Sequence[Costs]) -> dict[str, FloatCost]:
-    """Return the cost of each planned product in float.
-
-    Where the time is unknown, the product's share of the MACs stands for it.
-    """
-    shapes = planned_shapes(variant.model, variant.plan, feeds)
-    anchors = {name: planned.node for name, planned in variant.plan.anchors.items()}
-    macs = {name: node_macs(node, shapes) for name, node in anchors.items()}
-    weights = {name: math.prod(sizes(node.inputs[1]) or ()) for name, node in anchors.items()}
-    total_macs, total_weights = max(1, sum(macs.values())), max(1, sum(weights.values()))
-    times = slowdowns(variant.plan, shapes, costs) if costs else {}
-    result = {}
-    for name in anchors:
-        mac_share = macs[name] / total_macs
-        result[name] = FloatCost(mac_share, weights[name] / total_weights, times.get(name, mac_share))
-    return result

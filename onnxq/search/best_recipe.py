@@ -15,13 +15,15 @@ from onnxq.options import Effort, Method, QuantizeOptions, Technique
 from onnxq.plan.products import among_floats, has_bias, products_in_loops
 from onnxq.plan.shapes import planned_shapes
 from onnxq.runtime.status import activity
-from onnxq.search.accuracy_target import Task, float_costs_of, meet_target
+from onnxq.search.accuracy_target import meet_target
 from onnxq.search.candidates import Candidates, Variant, choose, first_method
 from onnxq.search.fewer_scalings import with_fewer_scalings
+from onnxq.search.float_costs import float_costs_of
 from onnxq.search.inputs import Inputs
 from onnxq.search.mixed_precision import FloatCost
 from onnxq.search.references import References
 from onnxq.search.settings import SearchSettings
+from onnxq.search.task import Task
 from onnxq.search.trial import Choice, Trial
 from onnxq.search.unseen import allows_run_time_ranges
 from onnxq.transforms.registry import technique_sets, weight_options

@@ -11,8 +11,8 @@ from onnxq.data.samples import check_feeds, spread
 from onnxq.formats.recipe import Recipe
 from onnxq.options import Effort, Method
 from onnxq.quantization.weights import layer_inputs
-from onnxq.search.accuracy_target import float_costs_of
 from onnxq.search.candidates import Variant
+from onnxq.search.float_costs import float_costs_of
 from onnxq.search.inputs import Inputs
 from onnxq.search.mixed_precision import FloatCost
 from onnxq.transforms.algorithm import Algorithm

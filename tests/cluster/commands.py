@@ -10,7 +10,7 @@ from onnxq.evaluation.evaluate import EvalOptions
 from onnxq.options import Limits
 from onnxq.pipeline import finetune, quantize
 from onnxq.runtime.parallel import Job
-from onnxq.search.accuracy_target import Task
+from onnxq.search.task import Task
 from tests.conftest import CNN, SAMPLES, TRANSFORMER
 
 CALIB = SAMPLES / "calib"

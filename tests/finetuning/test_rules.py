@@ -51,6 +51,7 @@ CASES = {
     **{op_type: (op_type, {"x": array}, {"opset": 18 if op_type == "Mish" else 17}) for op_type, array in UNARY.items()},
     "Gelu": ("Gelu", {"x": SIGNED}, {"opset": 20}),
     "Gelu tanh": ("Gelu", {"x": SIGNED}, {"opset": 20, "approximate": "tanh"}),
+    "FastGelu": ("FastGelu", {"x": SIGNED}, {"domain": "com.microsoft"}),
     "Gelu of the runtime": ("Gelu", {"x": SIGNED}, {"domain": "com.microsoft"}),
     "QuickGelu": ("QuickGelu", {"x": SIGNED}, {"domain": "com.microsoft"}),
     "Clip": ("Clip", {"x": SIGNED, "c1": np.float32(-1.01), "c2": np.float32(1.01)}, {}),

@@ -13,9 +13,9 @@ from onnxq.evaluation.evaluate import EvalOptions
 from onnxq.options import QuantizeOptions, Technique
 from onnxq.plan.reasons import TOO_NOISY
 from onnxq.runtime.sessions import input_specs, open_session
-from onnxq.search.accuracy_target import Task
 from onnxq.search.best_recipe import choose_best
 from onnxq.search.inputs import prepare
+from onnxq.search.task import Task
 from tests.conftest import CNN, SAMPLES, normal, parse
 
 

@@ -16,7 +16,6 @@ from onnxq.formats.writer import Writer
 from onnxq.options import Limits, QuantizeOptions
 from onnxq.pipeline import quantize
 from onnxq.search import accuracy_target
-from onnxq.search.accuracy_target import Task
 from onnxq.search.mixed_precision import (
     DEFAULTS,
     Fallback,
@@ -27,6 +26,7 @@ from onnxq.search.mixed_precision import (
     grouped,
 )
 from onnxq.search.references import References
+from onnxq.search.task import Task
 from onnxq.search.trial import Choice
 from tests.conftest import CNN, SAMPLES, normal, parse
 

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from onnxq.comparison.bounds import CHOOSING_SPARE_DB, NORMAL
 from onnxq.comparison.errors import decibels
+from onnxq.cost.placement import place
 from onnxq.data.split import scattered
 from onnxq.normalize.passes import normalize
 from onnxq.options import Method, QuantizeOptions, Technique
 from onnxq.pipeline import quantize
+from onnxq.plan.reasons import MEASURING
 from onnxq.search.inputs import prepare
 from onnxq.search.mixed_precision import fall_back
 from onnxq.search.references import OutputNoise, References
@@ -95,6 +97,21 @@ def test_the_target_holds_with_a_margin_of_standard_errors(tmp_path, monkeypatch
     assert report.fallback.before_db == judged.bound_db
     after = next(each for each in found if each.bound_db == report.fallback.after_db)
     assert decibels(max(np.sum(after.samples, axis=0))) >= 45.0 + CHOOSING_SPARE_DB - 1e-6
+
+
+def test_single_nodes_are_measured_without_others_that_are_slow_beside_them(tmp_path, monkeypatch):
+    """A node that would return to float, too, because it is alone among float nodes, would add no noise."""
+    placed = []
+
+    def remember(plan, *rest):
+        placed.append({reason for _, reason in plan.floats.values()})
+        return place(plan, *rest)
+
+    monkeypatch.setattr("onnxq.search.accuracy_target.place", remember)
+    options = QuantizeOptions(CNN, SAMPLES / "calib", tmp_path / "out.onnx")
+    assert quantize(options, settings=SearchSettings(target_db=45.0)).fallback.nodes
+    assert placed
+    assert not any(MEASURING in reasons for reasons in placed)
 
 
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=64)

@@ -132,6 +132,10 @@ def _tanh_gelu(t: Tape, x: ir.Value, g: ir.Value) -> ir.Value:
     return t.op("Mul", g, t.op("Mul", total, 0.5))
 
 
+def _fast_gelu(t: Tape, _: ir.Node, x: ir.Value, _y: ir.Value, g: ir.Value) -> ir.Value:
+    return _tanh_gelu(t, x, g)
+
+
 def _gelu(t: Tape, n: ir.Node, x: ir.Value, _: ir.Value, g: ir.Value) -> ir.Value:
     return (_tanh_gelu if attribute(n, "approximate", "none") == "tanh" else _exact_gelu)(t, x, g)
 
@@ -168,6 +172,7 @@ UNARY: dict[str, Rule] = {
         "Elu": _exponential(1.0, 1.0),
         "Erf": _erf,
         "Exp": lambda t, _n, _x, y, g: t.op("Mul", g, y),
+        "FastGelu": _fast_gelu,
         "Gelu": _gelu,
         "HardSigmoid": _hard_sigmoid,
         "HardSwish": _hard_swish,

@@ -84,7 +84,7 @@ RULES: dict[str, Rule] = {
     ),
 }  # fmt: skip
 """Rules by operator type."""
-SHARED = frozenset({"DequantizeLinear", "Gelu", "QuantizeLinear", "QuickGelu"})
+SHARED = frozenset({"DequantizeLinear", "FastGelu", "Gelu", "QuantizeLinear", "QuickGelu"})
 """Operators that the runtime's own domain defines as ONNX does, or alone."""
 
 
