@@ -2,7 +2,7 @@
 
     Mul of [..., m, 1] and [..., 1, n]  -> MatMul
 
-The runtime's Mul (1.32) takes 7 ns for each element of rows of three, its MatMul one. Graph networks multiply
+The runtime's Mul (1.32) takes 2.7 ns for each element of rows of three, its MatMul 0.6. Graph networks multiply
 features by directions in space in this way. Each element is one product in both, with the same bits.
 """
 
