@@ -188,7 +188,7 @@ def finetune(
         calib: samples: folder or module:function.
         output: as for `quantize`.
         tuning: options of finetuning; by default those of `onnxq finetune`.
-        **options: other fields of `QuantizeOptions`; the mode is static.
+        **options: other fields of `QuantizeOptions`; the mode is static or weights.
 
     Returns:
         The report that `onnxq finetune --json` prints.

@@ -51,7 +51,7 @@ from onnxq.modes.last_word import last_word, latency_of, lost_boxes
 from onnxq.modes.other_engines import for_other_engines
 from onnxq.modes.static import quantize_static
 from onnxq.modes.verified import verified
-from onnxq.modes.weight_only import quantize_weights_only
+from onnxq.modes.weight_only import BITS, quantize_weights_only
 from onnxq.options import (
     ActivationType,
     FinetuneOptions,
@@ -106,7 +106,7 @@ def quantize(
         options: options of the user.
         task: labelled samples for `limits.max_drop`.
         settings: thresholds of the accuracy search; by default those of the effort.
-        tuning: options of finetuning, for `Mode.STATIC`; None for none.
+        tuning: options of finetuning, for `Mode.STATIC` and `Mode.WEIGHTS`; None for none.
 
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
@@ -174,7 +174,11 @@ def _in_its_mode(
 ) -> tuple[Outcome, Finetuning | None]:
     """Run the mode, then finetuning; return both results."""
     mode = inputs.options.mode
-    if mode != Mode.STATIC:
+    if tuning is not None:
+        divided(inputs)  # too few samples are refused before the search
+    if mode == Mode.STATIC:
+        outcome = quantize_static(inputs, task, laps.end)
+    else:
         references = find_references(inputs) if mode == Mode.DYNAMIC else None
         laps.end("prepare")
         laps.current = f"quantizing: {mode}"
@@ -182,12 +186,9 @@ def _in_its_mode(
         if references is not None:
             references.budget.close()
         laps.end("quantize")
+    if tuning is None and not (mode == Mode.STATIC and tunes_by_itself(inputs)):
         return outcome, None
-    if tuning is not None:
-        divided(inputs)  # too few samples are refused before the search
-    outcome = quantize_static(inputs, task, laps.end)
-    if tuning is None and not tunes_by_itself(inputs):
-        return outcome, None
+    laps.current = "finetuning"
     outcome, finetuning = tuned(inputs, outcome, tuning)
     laps.end("finetune")
     return outcome, finetuning
@@ -280,10 +281,11 @@ def named_by_gates(report: QuantizeReport, building: Path, options: QuantizeOpti
 
 
 def finetune(options: QuantizeOptions, tuning: FinetuneOptions, task: Task | None = None) -> QuantizeReport:
-    """Quantize a model with `Mode.STATIC`, train the result, verify the better of both files and report.
+    """Quantize a model, train the result, verify the better of both files and report.
 
     Args:
-        options: options of quantization; the bits of the weights are the last of `tuning.bits`.
+        options: options of quantization, with `Mode.STATIC` or `Mode.WEIGHTS`; in the former the bits of the
+            weights are the last of `tuning.bits`, in the latter those of `weight_type`.
         tuning: options of finetuning.
         task: labelled samples for `limits.max_drop`.
 
@@ -293,7 +295,25 @@ def finetune(options: QuantizeOptions, tuning: FinetuneOptions, task: Task | Non
     if options.calib is None:
         raise DataError("finetuning trains on samples: give a folder with --calib")
     check_checkpoint(tuning.checkpoint, options.destination)
-    return quantize(replace(options, mode=Mode.STATIC, weight_bits=tuning.bits[-1]), task, tuning=tuning)
+    if options.mode == Mode.WEIGHTS:
+        tuning = replace(tuning, bits=(_trained_bits(options),))
+    else:
+        options = replace(options, mode=Mode.STATIC, weight_bits=tuning.bits[-1])
+    return quantize(options, task, tuning=tuning)
+
+
+def _trained_bits(options: QuantizeOptions) -> int:
+    """Return the bits of weights in blocks that finetuning trains.
+
+    Raises:
+        OnnxqError: it cannot train weights that are stored so.
+    """
+    if options.weight_type not in BITS:
+        raise OnnxqError(f"--weight-type {options.weight_type}: finetuning trains int4 and int8")
+    if options.standard or options.rounding == Rounding.AWQ:
+        option = "--standard" if options.standard else "--rounding awq"
+        raise OnnxqError(f"{option}: finetuning trains MatMulNBits as GPTQ rounds it: leave it out")
+    return BITS[options.weight_type]
 
 
 @one_thread()
@@ -343,6 +363,7 @@ AFTER = {
     "calibrate": "comparing candidates",
     "choose": "writing the file",
     "quantize": "writing the file",
+    "finetune": "writing the file",
     "write": "verifying the file",
 }
 """What follows each stage, for the terminal."""

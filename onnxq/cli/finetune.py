@@ -12,6 +12,8 @@ from onnxq.cli.interrupts import loading_modules
 from onnxq.cli.quantize import (
     ENUMS,
     accuracy_options,
+    block_options,
+    check_block,
     keep_failed_option,
     metric_data_option,
     model_file_options,
@@ -31,8 +33,31 @@ from onnxq.cli.shared_options import (
 )
 from onnxq.cli.values import COUNT, FILE, REPORT, Number
 from onnxq.errors import OnnxqError
-from onnxq.options import FinetuneOptions, QuantizeOptions, output_file
+from onnxq.options import FinetuneOptions, Mode, QuantizeOptions, WeightType, output_file
 from onnxq.runtime.memory import loading, reuse_freed_memory
+
+finetuned_mode_options = combined(
+    option(
+        OptionGroup.MODE,
+        "--mode",
+        type=click.Choice([str(Mode.STATIC), str(Mode.WEIGHTS)]),
+        default=str(QuantizeOptions.mode),
+        help="Train int8 weights and activations (static), or weights in blocks of 4 or 8 bits alone "
+        "(weights).",
+    ),
+    placement_options,
+)
+
+finetuned_weight_options = combined(
+    option(
+        OptionGroup.WEIGHT_ONLY,
+        "--weight-type",
+        type=click.Choice([str(WeightType.INT4), str(WeightType.INT8)]),
+        default=str(QuantizeOptions.weight_type),
+        help="Store weights as this type with --mode weights.",
+    ),
+    block_options,
+)
 
 training_options = combined(
     option(
@@ -40,7 +65,8 @@ training_options = combined(
         "--weight-bits",
         type=click.Choice(["8", "6", "4"]),
         metavar="[8|6|4]",
-        help="Give weights so many bits, stored as int8; 8 by default, or the last of --bits.",
+        help="Give weights so many bits with --mode static, stored as int8; 8 by default, or the last of "
+        "--bits.",
     ),
     option(
         OptionGroup.TRAINING,
@@ -134,15 +160,17 @@ training_options = combined(
     examples=[
         "onnxq finetune model.onnx --calib data/ -o model.int8.onnx",
         "onnxq finetune model.onnx --calib data/ --labels data/labels.csv --weight-bits 4",
+        "onnxq finetune text.onnx --calib data/ --mode weights",
     ],
     page="docs/finetuning.md",
 )
 @click.argument("model", type=FILE)
 @sample_options
 @training_options
-@placement_options
+@finetuned_mode_options
 @accuracy_options
 @speed_options
+@finetuned_weight_options
 @model_file_options
 @report_options
 @gate_options
@@ -164,6 +192,12 @@ def finetune(console: Console, **options: Any) -> None:
 
     files, output = pop_report_files(options), options.pop("output")
     inputs = input_files({name: value for name, value in options.items() if name != "checkpoint"})
+    check_block(options["block"])
+    if options["mode"] == Mode.WEIGHTS and (options["bits"] or options["weight_bits"]):
+        raise OnnxqError(
+            "--mode weights: --weight-bits and --bits are for --mode static: "
+            "choose --weight-type int4 or int8"
+        )
     tuning = _pop_tuning(options)
     limits = pop_limits(options)
     task = pop_task(limits, options, labels_train=True)

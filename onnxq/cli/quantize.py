@@ -160,13 +160,7 @@ speed_options = combined(
     cluster_option,
 )
 
-weight_only_options = combined(
-    option(
-        OptionGroup.WEIGHT_ONLY,
-        "--weight-type",
-        **choice(QuantizeOptions.weight_type),
-        help="Store weights as this type; bfloat16, for other engines, is widened on load: no faster here.",
-    ),
+block_options = combined(
     option(
         OptionGroup.WEIGHT_ONLY,
         "--block",
@@ -182,16 +176,26 @@ weight_only_options = combined(
     ),
     option(
         OptionGroup.WEIGHT_ONLY,
+        "--integer-compute/--float-compute",
+        default=QuantizeOptions.integer_compute,
+        help="Let kernels round activations to 8 bits, which is faster, or keep activations in float.",
+    ),
+)
+
+weight_only_options = combined(
+    option(
+        OptionGroup.WEIGHT_ONLY,
+        "--weight-type",
+        **choice(QuantizeOptions.weight_type),
+        help="Store weights as this type; bfloat16, for other engines, is widened on load: no faster here.",
+    ),
+    block_options,
+    option(
+        OptionGroup.WEIGHT_ONLY,
         "--rounding",
         **name_of(Rounding, QuantizeOptions.rounding),
         help="Round to nearest (rtn), by half-quadratic quantization (hqq), or by calibration samples (gptq, "
         "awq); auto is gptq with --calib and hqq without.",
-    ),
-    option(
-        OptionGroup.WEIGHT_ONLY,
-        "--integer-compute/--float-compute",
-        default=QuantizeOptions.integer_compute,
-        help="Let kernels round activations to 8 bits, which is faster, or keep activations in float.",
     ),
 )
 
@@ -289,7 +293,7 @@ def quantize(console: Console, **options: Any) -> None:
     inputs = input_files(options)
     limits = pop_limits(options)
     task = pop_task(limits, options)
-    _check_block(options["block"])
+    check_block(options["block"])
     options |= {name: kind(options[name]) for name, kind in ENUMS.items()}
     chosen = QuantizeOptions(limits=limits, details=needs_details(files.values()), **options)
     if chosen.model.is_dir():
@@ -363,7 +367,7 @@ def pop_task(limits: Limits, options: dict[str, Any], *, labels_train: bool = Fa
     )
 
 
-def _check_block(text: str) -> None:
+def check_block(text: str) -> None:
     """Raise an `OnnxqError` unless the value of --block is one of `BLOCKS`."""
     if text not in BLOCKS:
         raise OnnxqError(f"--block {text}: choose 16, 32, 64, 128, 256, channel or tensor")

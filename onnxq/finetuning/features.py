@@ -12,7 +12,7 @@ from onnxq.finetuning.backward import data_dependent
 from onnxq.graph.macs import ShapeByName, node_macs
 
 MOST_FEATURES = 8
-"""Inner values that are compared: one in each of so many parts with the same number of MACs."""
+"""Inner values that are compared: one in each part of the graph with the same number of MACs."""
 
 
 def find_features(model: ir.Model, known: Collection[str], shapes: ShapeByName) -> list[str]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
 from onnxq.finetuning.backward import measure
+from onnxq.finetuning.block_form import block_form, with_blocks
 from onnxq.finetuning.checkpoint import Checkpoint
 from onnxq.finetuning.division import divided
 from onnxq.finetuning.examples import (
@@ -23,16 +25,18 @@ from onnxq.finetuning.examples import (
     make_examples,
     most_together,
 )
-from onnxq.finetuning.form import TrainingForm, bias_outputs, training_form, with_units
+from onnxq.finetuning.form import TrainingForm, bias_outputs, with_units
 from onnxq.finetuning.gradients import without_shapes
+from onnxq.finetuning.integer_form import training_form, updated
 from onnxq.finetuning.judge import Judge, verdict
 from onnxq.finetuning.reconstruction import reconstructed, sample_count
-from onnxq.finetuning.trained import Bias, Scale, Weight
-from onnxq.finetuning.trainer import Trainer, Work
+from onnxq.finetuning.trained import Bias, Scale, Values
+from onnxq.finetuning.trained_weights import Weight
+from onnxq.finetuning.trainer import Store, Trainer, Work
 from onnxq.finetuning.training import State
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.macs import concrete_shapes, node_macs
-from onnxq.options import Effort, FinetuneOptions, Technique
+from onnxq.options import Effort, FinetuneOptions, Mode, Technique
 from onnxq.runtime.inner_values import expose
 from onnxq.runtime.sessions import open_fake_quantized, run
 from onnxq.search.inputs import Inputs
@@ -80,7 +84,7 @@ def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tup
     recipe = outcome.choice.recipe
     if inputs.large:
         raise ModelError(f"{inputs.options.model}: too large to be finetuned: use onnxq quantize")
-    form = training_form(recipe, outcome.parameters, weight_options(inputs.options, inputs.target.saturates))
+    form, store = _opened(inputs, outcome)
     if not any(isinstance(each, Weight) for each in form.trained.values()):
         return outcome, Finetuning(False, "the file has no integer weights to train", bits=options.bits)
     # the examples
@@ -93,20 +97,20 @@ def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tup
     batches = Batches(examples, min(options.batch, len(samples)), options.micro_batches, options.seed)
     form = with_units(form, _bias_units(form, batches, together))
     # the training
-    judge = Judge.of(inputs, recipe, division.stopping)
+    judge = Judge.of(inputs, division.stopping)
     steps = options.steps or default_steps(inputs, samples[0], batches.size)
     decisions = replace(options, checkpoint=None), replace(inputs.options, output=None, force=False), steps
     statistics = outcome.statistics
     checkpoint = Checkpoint.of(options.checkpoint, statistics.model, statistics.data, *decisions)
-    start = judge.noise(outcome.parameters)
+    start = judge.noise(outcome.written)
     work = Work(inputs.executor, batches, together, room)
-    trainer = Trainer(form, work, steps, options, judge, start, checkpoint)
+    trainer = Trainer(form, store, work, steps, options, judge, start, checkpoint)
     result = trainer.run(lambda: _reconstructed(form, examples, shapes, options.memory))
     # whether to keep it
-    parameters = form.updated(result.state.best)
-    before, after = Judge.of(inputs, recipe, division.deciding).compared(outcome.parameters, parameters)
+    better = store(form, result.state.best)
+    before, after = Judge.of(inputs, division.deciding).compared(outcome.written, better.written)
     kept, reason = verdict(before, after, start, result.state)
-    before, after = Judge.of(inputs, recipe, division.unseen).compared(outcome.parameters, parameters)
+    before, after = Judge.of(inputs, division.unseen).compared(outcome.written, better.written)
     finetuning = Finetuning(
         kept, reason, result.steps, batches.size, options.bits, len(samples), *_reached(form, result.state),
         [Check(step, decibels(noise)) for step, noise in result.state.checks],
@@ -115,16 +119,32 @@ def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tup
     )  # fmt: skip
     if not kept:
         return outcome, finetuning
-    written = inputs.writer().write(recipe, parameters)
     recipe = replace(recipe, techniques=(*recipe.techniques, Technique.FINETUNING))
-    choice = replace(outcome.choice, recipe=recipe)
-    return replace(outcome, written=written, choice=choice, parameters=parameters), finetuning
+    return replace(better, choice=replace(outcome.choice, recipe=recipe)), finetuning
+
+
+def _opened(inputs: Inputs, outcome: Outcome) -> tuple[TrainingForm, Store]:
+    """Return the training form of an outcome, and the function that stores trained values in it."""
+    recipe = outcome.choice.recipe
+    if inputs.options.mode == Mode.WEIGHTS:
+        return block_form(recipe, outcome.written), partial(with_blocks, outcome)
+
+    def store(form: TrainingForm, values: Values) -> Outcome:
+        parameters = updated(form, values)
+        written = inputs.writer().write(recipe, parameters)
+        return replace(outcome, written=written, parameters=parameters)
+
+    options = weight_options(inputs.options, inputs.target.saturates)
+    return training_form(recipe, outcome.parameters, options), store
 
 
 def _reached(form: TrainingForm, state: State) -> tuple[int, int, int]:
     """Return the number of weights, biases and scales of activations that the loss depends on."""
-    found = [type(form.trained[name]) for name in state.reached]
-    return found.count(Weight), found.count(Bias), found.count(Scale)
+    found = [form.trained[name] for name in state.reached]
+    weights, biases, scales = (
+        sum(isinstance(each, kind) for each in found) for kind in (Weight, Bias, Scale)
+    )
+    return weights, biases, scales
 
 
 def _reconstructed(

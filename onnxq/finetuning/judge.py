@@ -1,13 +1,13 @@
-"""Measurement of trained values in the runtime's integer kernels, and whether they are kept."""
+"""Measurement of trained values in the runtime's own kernels, and whether they are kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from onnxq.comparison.errors import decibels
 from onnxq.data.sample import Sample
 from onnxq.finetuning.training import State
-from onnxq.formats.recipe import Recipe
-from onnxq.quantization.parameters import Parameters
 from onnxq.search.inputs import Inputs
 from onnxq.search.references import OutputNoise, References
 
@@ -19,29 +19,26 @@ WORST_LOSS_DB = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Measurement of parameters in the runtime's integer kernels, on samples kept aside."""
+    """Measurement of written models in the runtime's own kernels, on samples kept aside."""
 
-    inputs: Inputs
-    recipe: Recipe
     references: References
 
     @staticmethod
-    def of(inputs: Inputs, recipe: Recipe, samples: Sequence[Sample]) -> "Judge":
+    def of(inputs: Inputs, samples: Sequence[Sample]) -> "Judge":
         """Run the float model on the samples."""
-        return Judge(inputs, recipe, References.of(inputs.model, samples, [], inputs.specs, inputs.feedback))
+        return Judge(References.of(inputs.model, samples, [], inputs.specs, inputs.feedback))
 
-    def measure(self, parameters: Parameters) -> OutputNoise:
+    def measure(self, model: ir.Model) -> OutputNoise:
         """Measure the noise of the outputs."""
-        model = self.inputs.writer().write(self.recipe, parameters)
         return self.references.measure_before_softmax(model)
 
-    def compared(self, before: Parameters, after: Parameters) -> tuple[OutputNoise, OutputNoise]:
-        """Measure two sets of parameters."""
+    def compared(self, before: ir.Model, after: ir.Model) -> tuple[OutputNoise, OutputNoise]:
+        """Measure two models."""
         return self.measure(before), self.measure(after)
 
-    def noise(self, parameters: Parameters) -> float:
+    def noise(self, model: ir.Model) -> float:
         """Return noise / signal of the outputs, mean over their parts."""
-        return self.measure(parameters).mean_noise
+        return self.measure(model).mean_noise
 
 
 def verdict(before: OutputNoise, after: OutputNoise, start: float, state: State) -> tuple[bool, str]:

@@ -18,13 +18,13 @@ import onnx_ir as ir
 from onnxq.calibration.moments import Kernel, LayerInput, layer_input, take_rows
 from onnxq.finetuning.form import TrainingForm
 from onnxq.finetuning.frontier import Frontier
-from onnxq.finetuning.trained import CELL, Bias, Weight
+from onnxq.finetuning.trained import Bias
+from onnxq.finetuning.trained_weights import CELL, Weight
 from onnxq.graph.edit import constant, only_use
 from onnxq.graph.shapes import SEQUENCES
 from onnxq.plan.plan import PlannedNode
 from onnxq.plan.products import following_bias
 from onnxq.runtime.progress import progress
-from onnxq.techniques.gptq import gptq_round
 from onnxq.techniques.saturation import kernel_order, original_order
 from onnxq.types import Feeds, Floats
 
@@ -38,7 +38,7 @@ RIDGES = 0.1, 0.3, 1.0, 3.0
 Where the inputs say little, weights stay as they are.
 """
 CHECKED = 0.25
-"""Share of the rows, those of the last samples, that tell which share is best."""
+"""Share of the rows, those of the last samples, that tell which share is best, and whether it helps."""
 MOST_COLUMNS = 4096
 """Longest row of weights that is solved."""
 
@@ -202,10 +202,11 @@ def _solve(form: TrainingForm, layer: Layer, x: Floats, target: Floats, values: 
 
     # least squares, then rounding
     rows = least_squares(in_rows(weight.origin), x, wanted)
+    if rows is None:
+        return
     steps = in_rows(np.ascontiguousarray(np.broadcast_to(weight.unit, shape)))
     second = x.swapaxes(1, 2) @ x / np.float32(x.shape[1])
-    scales = np.ascontiguousarray(steps[..., 0])
-    integers = gptq_round(rows, second, scales, pair_safe=weight.pair_safe, limit=weight.limit)
+    integers = weight.rounded(rows, second)
     made = integers * steps
     # comparison with the weight at the start
     old = in_rows(weight.fed(values[layer.weight]))
@@ -221,20 +222,26 @@ def _solve(form: TrainingForm, layer: Layer, x: Floats, target: Floats, values: 
         values[layer.bias or ""] = np.asarray(shift.reshape(bias.start.shape) / bias.unit, np.float32)
 
 
-def least_squares(rows: Floats, x: Floats, wanted: Floats) -> Floats:
+def least_squares(rows: Floats, x: Floats, wanted: Floats) -> Floats | None:
     """Return weights near the given ones whose products with the inputs are closest to the wanted outputs.
 
     Args:
         rows: [groups, channels, K].
         x: inputs, [groups, rows, K].
         wanted: outputs, [groups, rows, channels].
+
+    Returns:
+        The weights; None where no change helps on the rows that tell which ridge is best.
     """
     missing = wanted - x @ rows.swapaxes(1, 2)
     train = x.shape[1] - int(CHECKED * x.shape[1])
-    errors = []
-    for change in _changes(x[:, :train], missing[:, :train], RIDGES):
-        errors.append(float(np.square(missing[:, train:] - x[:, train:] @ change).sum()))
-    best = RIDGES[int(np.argmin(errors))]
+    best, least = None, float(np.square(missing[:, train:]).sum())
+    for ridge, change in zip(RIDGES, _changes(x[:, :train], missing[:, :train], RIDGES), strict=True):
+        error = float(np.square(missing[:, train:] - x[:, train:] @ change).sum())
+        if error < least:
+            best, least = ridge, error
+    if best is None:
+        return None
     (change,) = _changes(x, missing, [best])
     return np.asarray(rows + change.swapaxes(1, 2), np.float32)
 

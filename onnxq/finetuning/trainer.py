@@ -8,17 +8,22 @@ from onnxq.errors import ModelError
 from onnxq.finetuning.batch_gradients import BatchGradients
 from onnxq.finetuning.checkpoint import Checkpoint
 from onnxq.finetuning.examples import Batches
-from onnxq.finetuning.form import TrainingForm, with_bits
+from onnxq.finetuning.form import TrainingForm
 from onnxq.finetuning.gradient_job import GradientJob
 from onnxq.finetuning.gradients import GradientGraph
+from onnxq.finetuning.integer_form import with_bits
 from onnxq.finetuning.judge import Judge
+from onnxq.finetuning.trained import Values
 from onnxq.finetuning.training import Rates, Schedule, State, Training
 from onnxq.options import FinetuneOptions
 from onnxq.quantization.weights import largest_magnitude
 from onnxq.runtime.machine import available_cores
 from onnxq.runtime.parallel import IN_PROCESS, Executor
+from onnxq.search.trial import Outcome
 from onnxq.types import Floats
 
+Store = Callable[[TrainingForm, Values], Outcome]
+"""Signature: form, trained values -> the outcome whose model holds these values."""
 CHECKS = 12
 """Checks on samples kept aside during a training."""
 
@@ -78,9 +83,20 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Trainer:
-    """A training through all parts of a schedule of bits; `noise` is noise / signal before it."""
+    """A training through all parts of a schedule of bits.
+
+    form        the form with its trained values
+    store       the outcome of trained values
+    work        source of the gradients
+    steps       of all parts
+    options     bits of the parts, and rates
+    judge       measures outcomes
+    noise       noise / signal before the training
+    checkpoint  keeps the state
+    """
 
     form: TrainingForm
+    store: Store
     work: Work
     steps: int
     options: FinetuneOptions
@@ -125,7 +141,7 @@ class Trainer:
 
     def _noise(self, values: dict[str, Floats]) -> float:
         """Measure values for the bits of the file."""
-        return self.judge.noise(self.form.updated(values))
+        return self.judge.noise(self.store(self.form, values).written)
 
     def _form(self, part: int) -> TrainingForm:
         """Return the form with the bits of one part; that of the last part has the bits of the file."""

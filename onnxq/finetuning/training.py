@@ -9,7 +9,8 @@ import numpy as np
 from onnxq.comparison.errors import decibels
 from onnxq.finetuning.batch_gradients import BatchGradient
 from onnxq.finetuning.form import TrainingForm
-from onnxq.finetuning.trained import Bias, Growth, Trained, Weight
+from onnxq.finetuning.trained import Bias, Trained
+from onnxq.finetuning.trained_weights import Growth, Weight
 from onnxq.runtime.interruption import going_on_after_interrupt
 from onnxq.runtime.progress import progress
 from onnxq.techniques.adamw import AdamState, adamw, warm_up_and_cosine

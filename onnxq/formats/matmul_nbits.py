@@ -7,7 +7,16 @@ these into float weights when it loads the file: the file is smaller, the speed 
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.graph.edit import MICROSOFT, Names, add_initializer, add_node, graph_of, input_at, take_output
+from onnxq.graph.edit import (
+    MICROSOFT,
+    Names,
+    add_initializer,
+    add_node,
+    constant,
+    graph_of,
+    input_at,
+    take_output,
+)
 from onnxq.techniques.blockwise import Coded, Grid, as_blocks
 from onnxq.techniques.codebooks import BOOKS, BookCoded
 from onnxq.types import Array, Floats, Integers
@@ -24,6 +33,47 @@ def pack(codes: Integers, bits: int) -> Integers:
         codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], -1)
     packed: Integers = codes[..., 0::2] | (codes[..., 1::2] << 4)
     return packed
+
+
+def unpack(packed: Integers, bits: int, count: int) -> Integers:
+    """Invert `pack` for codes `[..., count]`."""
+    if bits == 8:
+        return packed
+    codes = np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
+    return codes[..., :count]
+
+
+def coded_product(node: ir.Node) -> Coded | None:
+    """Read the weight of a MatMulNBits; None for other nodes, or a weight that an embedding shares."""
+    if node.op_type != "MatMulNBits" or node.domain != MICROSOFT:
+        return None
+    columns, bits, block = (node.attributes[name].as_int() for name in ("K", "bits", "block_size"))
+    value, zeros = node.inputs[1], constant(input_at(node, 3))
+    if value is None or any(use.node.op_type != "MatMulNBits" for use in value.uses()):
+        return None
+    packed, scales = constant(value), constant(node.inputs[2])
+    assert packed is not None
+    assert scales is not None
+    grid = Grid(bits, block, symmetric=zeros is None)
+    codes = unpack(packed, bits, block).reshape(len(packed), -1)[:, :columns]
+    shape = len(packed), packed.shape[1]
+    if zeros is None:
+        offsets = np.full(shape, grid.middle, np.uint8)
+    else:
+        offsets = unpack(zeros.reshape(len(packed), -1), bits, shape[1])
+    return Coded(grid, np.ascontiguousarray(codes), scales.reshape(shape), offsets)
+
+
+def store_product(node: ir.Node, coded: Coded) -> None:
+    """Give a MatMulNBits, and all that share its weight, other codes and scales; zero points stay."""
+    packed = pack(as_blocks(coded.codes, coded.grid.block), coded.grid.bits)
+    for index, array in ((1, packed), (2, coded.scales)):
+        value = node.inputs[index]
+        assert value is not None
+        assert value.shape is not None
+        value.const_value = ir.tensor(
+            np.ascontiguousarray(array).reshape(value.shape.numpy()), name=value.name
+        )
 
 
 def coded_bytes(channels: int, columns: int, grid: Grid, *, padded: bool) -> int:

@@ -15,7 +15,7 @@ from onnxq.formats.recipe import Recipe
 from onnxq.graph.edit import attribute, constant, is_constant, is_float, nodes_of, sizes
 from onnxq.graph.files import digest
 from onnxq.plan.constraints import channels_axis
-from onnxq.plan.operators import OPERATORS
+from onnxq.plan.operators import ALREADY_QUANTIZED, OPERATORS
 from onnxq.plan.plan import Plan, PlannedNode, Selection
 from onnxq.plan.products import channel_axis
 from onnxq.plan.reasons import Cause, FloatReason
@@ -58,6 +58,8 @@ def outcome(
     if not plan.nodes and not stored:
         reasons = [f"{node.op_type} '{node.name}': {why}" for node, why in plan.floats.values()]
         why = reasons[0] if reasons else otherwise
+        quantized = sum(node.op_type in ALREADY_QUANTIZED for node in nodes_of(inputs.model))
+        why = f"it is quantized already ({quantized} integer nodes)" if quantized else why
         raise NothingToQuantize(f"{options.model}: nothing to quantize: {why}")
     statistics = Statistics(digest(options.model), sketches={})
     statistics.samples = len(inputs.samples.calibration)

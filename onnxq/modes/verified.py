@@ -101,14 +101,20 @@ def verified(
     if outcome.statistics.data:
         digests["calibration samples"] = outcome.statistics.data
     report = replace(report, origin=origin(digests))
-    # details of layers and tensors
-    timed = timed_samples(inputs)
-    if options.details and (timed or outcome.weights):
-        named = [(sample.name, check_feeds(sample, inputs.specs)) for sample in timed]
-        rows = layer_rows(recipe.model, recipe.plan, path, named, shapes, outcome.weights)
-        tensors = histograms(recipe.plan, outcome.parameters, outcome.statistics)
-        report = replace(report, layers=rows, histograms=tensors)
-    return report.gated(options.limits)
+    return _detailed(report, inputs, path, outcome, shapes).gated(options.limits)
+
+
+def _detailed(
+    report: QuantizeReport, inputs: Inputs, path: Path, outcome: Outcome, shapes: ShapeByName
+) -> QuantizeReport:
+    """Add the errors of layers and the histograms of tensors, if they are asked for."""
+    recipe, timed = outcome.choice.recipe, timed_samples(inputs)
+    if not inputs.options.details or not (timed or outcome.weights):
+        return report
+    named = [(sample.name, check_feeds(sample, inputs.specs)) for sample in timed]
+    rows = layer_rows(recipe.model, recipe.plan, path, named, shapes, outcome.weights)
+    tensors = histograms(recipe.plan, outcome.parameters, outcome.statistics)
+    return replace(report, layers=rows, histograms=tensors)
 
 
 def _float_nodes(recipe: Recipe, shapes: ShapeByName) -> list[FloatNodes]:

@@ -171,10 +171,13 @@ def _opened(model: ir.Model, options: ort.SessionOptions) -> ort.InferenceSessio
 def open_fake_quantized(model: ir.Model, *, threads: int = 0) -> ort.InferenceSession:
     """Open a CPU session in which Q/DQ nodes stay: they round values, and all operators compute in float.
 
+    It gives the memory of a run back: a training holds sessions for several shapes.
+
     Raises:
         NotLoadedError: the runtime cannot load the model.
     """
-    options = _options(Tuning(integer_kernels=False, spin=False), threads, optimize=True)
+    tuning = Tuning(patterns=False, arena=False, spin=False, integer_kernels=False)
+    options = _options(tuning, threads, optimize=True)
     try:
         return _opened(model, options)
     except OnnxqError:

@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxq.comparison.metrics import MAX_DB
 from onnxq.cost.model import Costs
 from onnxq.cost.placement import Savings, place, savings
 from onnxq.data.samples import check_feeds
-from onnxq.evaluation.box_agreement import BoxTally, FloatBoxes
 from onnxq.formats.recipe import Recipe
 from onnxq.graph.files import SINGLE_FILE_LIMIT, file_bytes, save, weight_bytes
 from onnxq.graph.macs import ShapeByName
@@ -24,7 +22,7 @@ from onnxq.search.candidates import Candidates
 from onnxq.search.float_costs import elementwise_groups
 from onnxq.search.inputs import Inputs
 from onnxq.search.mixed_precision import FallbackNodes, FloatCost, Goal, Step, fall_back
-from onnxq.search.references import OutputNoise, References, Toggled
+from onnxq.search.references import References, Toggled
 from onnxq.search.settings import SearchSettings
 from onnxq.search.task import Task
 from onnxq.search.trade_off import Point
@@ -107,24 +105,37 @@ class _Target:
 
     def with_fallback(self) -> Choice:
         """Return the choice with as many nodes in float as the goal needs."""
-        return self.choice if self.choice.kept.sqnr_db is None else self.measured.meeting(self.goal)
+        if self.choice.kept.sqnr_db is None:
+            return self.choice
+        before = self.references.measure(
+            self.candidates.model(self.in_float(frozenset())), at_outputs=self.goal.asked
+        )
+        settings = self._affordable()
+        samples = self.references.representative_samples(before, settings.node_samples)
+        elementwise = elementwise_groups(self.recipe.plan, self.shapes, self.costs, settings)
+        values = self.references.fewest_values(samples)
+        nodes = FallbackNodes(self.float_costs, elementwise, len(self.recipe.model.graph), values)
 
-    @cached_property
-    def measured(self) -> "_Measured":
-        """Measure the file with everything quantized, and prepare to measure nodes."""
-        settings, references = self._affordable(), self.references
-        before = self.measure(frozenset())
-        samples = references.representative_samples(before, settings.node_samples)
-        groups = elementwise_groups(self.recipe.plan, self.shapes, self.costs, settings)
-        values = references.fewest_values(samples)
-        nodes = FallbackNodes(self.float_costs, groups, len(self.recipe.model.graph), values)
-        return _Measured(self, settings, before, nodes, samples, self._toggled())
+        toggled = self._toggled()
 
-    def measure(self, names: frozenset[str], boxes: BoxTally | None = None) -> OutputNoise:
-        """Measure the file with these nodes in float on all samples; `boxes` counts its boxes, too."""
-        with activity(f"trying {_nodes(len(names))} in float"):
-            model = self.candidates.model(self.in_float(names))
-            return self.references.measure(model, at_outputs=self.goal.asked, boxes=boxes)
+        def measure_few(names: frozenset[str]) -> Sequence[float]:
+            # without nodes that would be slow beside these alone: their noise would be missed
+            recipe = self.recipe.leaving(dict.fromkeys(names, MEASURING))
+            with activity(f"measuring the error with {_nodes(len(names))} in float"):
+                if toggled is not None:
+                    return self.references.measure_toggled(toggled, recipe.plan, samples).noise
+                return self.references.measure_before_softmax(self.candidates.model(recipe), samples).noise
+
+        def measure_all(names: frozenset[str]) -> Sequence[float]:
+            with activity(f"trying {_nodes(len(names))} in float"):
+                model = self.candidates.model(self.in_float(names))
+                return self.references.measure(model, at_outputs=self.goal.asked).bound
+
+        fallback = fall_back(nodes, measure_few, measure_all, before.bound, self.goal, settings)
+        if not fallback.nodes:
+            known = self.goal.asked or fallback.after_db < self.settings.unusable_db
+            return replace(self.choice, fallback=fallback if known else None)
+        return replace(self.choice, recipe=self.in_float(frozenset(fallback.nodes)), fallback=fallback)
 
     def _affordable(self) -> SearchSettings:
         """Return the settings with as many groups, samples and steps as the budget's remaining runs allow.
@@ -164,75 +175,6 @@ class _Target:
         fallback = replace(choice.fallback, nodes=tuple(self.float_costs), mac_share=1.0, after_db=after)
         kept = replace(choice.kept, techniques=())
         return replace(choice, recipe=recipe, kept=kept, fallback=fallback)
-
-
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """What is measured while the nodes that stay float are chosen, for one goal after another.
-
-    settings  with as many groups, samples and steps as the budget allows
-    before    noise with everything quantized
-    nodes     nodes that may stay float
-    samples   indices of the samples on which single nodes are measured
-    toggled   their toggle model, if there is one
-    noise     noise on these samples by the names of the nodes in float
-    """
-
-    target: _Target
-    settings: SearchSettings
-    before: OutputNoise
-    nodes: FallbackNodes
-    samples: Sequence[int]
-    toggled: Toggled | None
-    noise: dict[frozenset[str], Sequence[float]] = field(default_factory=dict)
-
-    def meeting(self, goal: Goal) -> Choice:
-        """Return the choice with as many nodes in float as a goal needs."""
-        target, settings = self.target, self.settings
-
-        def measure_all(names: frozenset[str]) -> Sequence[float]:
-            return target.measure(names).bound
-
-        fallback = fall_back(self.nodes, self._on_few, measure_all, self.before.bound, goal, settings)
-        if not fallback.nodes:
-            known = goal.asked or fallback.after_db < settings.unusable_db
-            return replace(target.choice, fallback=fallback if known else None)
-        return replace(target.choice, recipe=target.in_float(frozenset(fallback.nodes)), fallback=fallback)
-
-    def keeping(self, boxes: FloatBoxes) -> Choice | None:
-        """Return the choice with as many nodes in float as a detector's boxes need; None without."""
-        target, lost = self.target, dict[frozenset[str], float]()
-
-        def measure_all(names: frozenset[str]) -> Sequence[float]:
-            tally = BoxTally(boxes)
-            noise = target.measure(names, tally)
-            agreement = tally.result()
-            lost[names] = 1.0 if agreement is None else 1 - agreement.f1
-            return noise.bound
-
-        before = measure_all(frozenset())
-        goal = Goal(-math.inf, drop=lost.__getitem__, max_drop=1 - target.settings.wanted_box_f1)
-        fallback = fall_back(self.nodes, self._on_few, measure_all, before, goal, self.settings)
-        nodes = frozenset(fallback.nodes)
-        if lost[nodes] > goal.max_drop:
-            return None
-        return replace(target.choice, recipe=target.in_float(nodes), fallback=fallback)
-
-    def _on_few(self, names: frozenset[str]) -> Sequence[float]:
-        """Measure the noise with these nodes in float on a few samples."""
-        if names not in self.noise:
-            self.noise[names] = self._measure_on_few(names)
-        return self.noise[names]
-
-    def _measure_on_few(self, names: frozenset[str]) -> Sequence[float]:
-        # without nodes that would be slow beside these alone: their noise would be missed
-        recipe = self.target.recipe.leaving(dict.fromkeys(names, MEASURING))
-        references = self.target.references
-        with activity(f"measuring the error with {_nodes(len(names))} in float"):
-            if self.toggled is not None:
-                return references.measure_toggled(self.toggled, recipe.plan, self.samples).noise
-            model = self.target.candidates.model(recipe)
-            return references.measure_before_softmax(model, self.samples).noise
 
 
 def meet_target(
@@ -279,8 +221,6 @@ def meet_target(
             result = target.with_fallback()
         # the float model where quantization does not pay
         result = _worthwhile(target, result)
-        if options.skip_slow_nodes and not (options.limits.asked or options.keep_int8 or task):
-            result = _with_boxes(target, result)
         return _with_points(target, result)
 
 
@@ -313,25 +253,6 @@ def _worthwhile(target: _Target, choice: Choice) -> Choice:
         return choice
     warning = _too_little(saved, choice.recipe, reached if misses else None)
     return target.all_float(replace(choice, warnings=(*choice.warnings, warning)))
-
-
-def _with_boxes(target: _Target, choice: Choice) -> Choice:
-    """Return the choice, or for a detector that loses boxes, or would stay float, one by its boxes alone.
-
-    The SQNR of scores says little about boxes, so a target for it costs detectors most of what int8 saves.
-    """
-    boxes = FloatBoxes([value.name or "" for value in target.inputs.model.graph.outputs])
-    if not target.references.shows(boxes):
-        return choice
-    if choice.recipe.plan.nodes:
-        tally = BoxTally(boxes)
-        target.references.measure(target.candidates.model(choice.recipe), boxes=tally)
-        agreement = tally.result()
-        if agreement is None or agreement.f1 >= target.settings.wanted_box_f1:
-            return choice
-    found = target.measured.keeping(boxes)
-    saved = savings(found.recipe.plan, target.shapes, target.costs) if found and target.costs else None
-    return choice if found is None or (saved is not None and saved.too_little) else found
 
 
 def _too_little(saved: Savings, recipe: Recipe, reached_db: float | None) -> str:

@@ -23,7 +23,6 @@ from onnxq.comparison.observation import (
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import ModelError
-from onnxq.evaluation.box_agreement import LEAST_BOXES, BoxTally, FloatBoxes
 from onnxq.formats.toggles import ToggleModel
 from onnxq.plan.plan import Plan
 from onnxq.runtime.disk_list import DiskList
@@ -150,9 +149,7 @@ class References:
 
     # measurement of a candidate
 
-    def measure(
-        self, model: ir.Model, *, at_outputs: bool = True, boxes: BoxTally | None = None
-    ) -> OutputNoise:
+    def measure(self, model: ir.Model, *, at_outputs: bool = True) -> OutputNoise:
         """Measure the noise of a candidate's outputs on all samples.
 
         The worse of two ratios counts: validation samples can look good by chance where they are few, and
@@ -164,10 +161,9 @@ class References:
             at_outputs: take the bound of the outputs. Otherwise it is the bound in front of a final Softmax,
                 or the expected share of changed decisions where that is larger: a share of 0.01 counts as
                 much as 20 dB.
-            boxes: counts the boxes of a detector, too.
         """
         everything = range(len(self.names))
-        comparison = self._compare(model, everything, boxes)
+        comparison = self._compare(model, everything)
         if comparison is None:
             return self._failed()
         outer = self._noise_of(comparison.outer, everything, comparison)
@@ -220,16 +216,6 @@ class References:
         """Measure the SQNR of the outputs' worst part, dB."""
         return self.measure(model).sqnr_db
 
-    def shows(self, boxes: FloatBoxes) -> bool:
-        """Read the boxes of a detector; tell whether there are enough to compare them."""
-        count = 0
-        for name, given, values in zip(self.names, self.feeds, self.expected, strict=True):
-            if not boxes.readable:
-                return False
-            found = boxes.read(boxes.case(name, given, values.own))
-            count += 0 if found is None else len(found.boxes)
-        return boxes.readable and count >= LEAST_BOXES
-
     # samples for the measurement of single nodes
 
     def representative_samples(self, measured: OutputNoise, count: int) -> list[int]:
@@ -276,23 +262,16 @@ class References:
         observation = self.observation
         return observation.has_final_softmax and len(observation.inner) == len(observation.outer)
 
-    def _compare(
-        self, model: ir.Model, indices: Sequence[int], boxes: BoxTally | None = None
-    ) -> Comparison | None:
+    def _compare(self, model: ir.Model, indices: Sequence[int]) -> Comparison | None:
         """Run a candidate and compare its values with float; None where it cannot run."""
         try:
             opened = self.observation.opened(model)
-            return self._compare_runs(opened, self.observation.session(opened), indices, boxes=boxes)
+            return self._compare_runs(opened, self.observation.session(opened), indices)
         except ModelError:
             return None
 
     def _compare_runs(
-        self,
-        opened: Opened,
-        session: ort.InferenceSession,
-        indices: Sequence[int],
-        more: Feeds | None = None,
-        boxes: BoxTally | None = None,
+        self, opened: Opened, session: ort.InferenceSession, indices: Sequence[int], more: Feeds | None = None
     ) -> Comparison:
         """Run an opened form, with more feeds than those of the samples, and compare its values with float.
 
@@ -303,10 +282,7 @@ class References:
         samples = ((self.names[i], self.feeds[i] | (more or {})) for i in indices)
         found = run_all(session, opened, samples, self.observation)
         for i, (name, values) in zip(indices, found, strict=True):
-            expected = self.expected[i]
-            comparison.add(name, expected, values)
-            if boxes is not None:
-                boxes.add(name, self.feeds[i], expected.own, values.own)
+            comparison.add(name, self.expected[i], values)
             self.budget.spend()
         return comparison
 

@@ -62,9 +62,6 @@ class SearchSettings:
     rounds                 rounds of the fallback
     step_db                gain that a round aims at where a task metric decides
     close_db               overshoot that is accepted where the target is not the user's
-    wanted_box_f1          agreement of a detector's boxes with float's that nodes in float keep, where a
-                           target for the SQNR of its scores leaves too little in int8; a little above the
-                           one below which the float model is written
     max_elementwise_groups number of groups of elementwise integer nodes that are measured, at most
     latency_samples        validation samples on which latency is measured
 
@@ -119,7 +116,6 @@ class SearchSettings:
     rounds: int = 6
     step_db: float = 3.0
     close_db: float = 1.0
-    wanted_box_f1: float = 0.97
     max_elementwise_groups: int = 16
     latency_samples: int = 4
 

@@ -58,9 +58,7 @@ class Coded:
     def decoded(self) -> Floats:
         """Return the weight that the codes represent, [channels, K]."""
         columns = self.codes.shape[1]
-        scales, zeros = (
-            np.repeat(each, self.grid.block, axis=1)[:, :columns] for each in (self.scales, self.zeros)
-        )
+        scales, zeros = (spread(each, self.grid.block, columns) for each in (self.scales, self.zeros))
         values: Floats = (self.codes.astype(np.float32) - zeros.astype(np.float32)) * scales
         return values
 
@@ -122,6 +120,11 @@ def as_blocks(rows: Array, block: int) -> Array:
     missing = -rows.shape[1] % block
     padded = np.pad(rows, ((0, 0), (0, missing))) if missing else rows
     return padded.reshape(len(rows), -1, block)
+
+
+def spread(values: Array, block: int, columns: int) -> Array:
+    """Return values of blocks [channels, blocks] for each weight, [channels, K]."""
+    return np.repeat(values, block, axis=1)[:, :columns]
 
 
 def _rounded(blocks: Floats, scales: Floats, zeros: Integers, grid: Grid) -> Floats:

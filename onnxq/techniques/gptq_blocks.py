@@ -8,14 +8,18 @@ import numpy as np
 
 from onnxq.techniques.blockwise import Coded, Grid, parameters
 from onnxq.techniques.gptq import BLOCK, propagation_factors
-from onnxq.types import Floats
+from onnxq.types import Floats, Integers
 
 
 def gptq_blocks(rows: Floats, moments: Floats, grid: Grid) -> Coded:
     """Round weights [channels, K] by the second moments of the inputs, [K, K]."""
-    power = np.maximum(np.diag(moments), 0).astype(np.float32)
-    scales, zeros = parameters(rows, grid, power)
-    columns = rows.shape[1]
+    scales, zeros = parameters(rows, grid, _power(moments))
+    return gptq_codes(rows, moments, grid, scales, zeros)
+
+
+def gptq_codes(rows: Floats, moments: Floats, grid: Grid, scales: Floats, zeros: Integers) -> Coded:
+    """Round weights [channels, K] with given scales and zero points, [channels, blocks]."""
+    power, columns = _power(moments), rows.shape[1]
     order = np.argsort(-power, kind="stable")
     shares = propagation_factors(moments[None][:, order][:, :, order])[0]
     of_block = order // grid.block
@@ -33,3 +37,8 @@ def gptq_blocks(rows: Floats, moments: Floats, grid: Grid) -> Coded:
     result = np.empty(rows.shape, np.uint8)
     result[:, order] = codes.T
     return Coded(grid, result, scales, zeros)
+
+
+def _power(moments: Floats) -> Floats:
+    """Return E[x_k^2], [K]."""
+    return np.maximum(np.diag(moments), 0).astype(np.float32)

@@ -14,6 +14,8 @@ from ..conftest import CNN, SAMPLES
         ((), "finetuning trains on samples: give a folder with --calib"),
         (("--calib", "calib", "--bits", "8,x"), "expected numbers from 2 to 8 with commas"),
         (("--calib", "calib", "--bits", "8,6", "--weight-bits", "4"), "ends with 6, but --weight-bits is 4"),
+        (("--calib", "calib", "--mode", "weights", "--bits", "8,4"), "choose --weight-type int4 or int8"),
+        (("--calib", "calib", "--mode", "weights", "--block", "48"), "--block 48: choose"),
         (("--calib", "calib", "--samples", "5"), "give at least 9"),
         (("--calib", "calib", "--checkpoint", str(CNN)), "not a checkpoint of onnxq"),
         (("--calib", "calib", "--checkpoint", "OUTPUT"), "is the output, too"),
