@@ -2,8 +2,9 @@
 
     Mul of [..., m, 1] and [..., 1, n]  -> MatMul
 
-The runtime's Mul (1.32) takes 2.7 ns for each element of rows of three, its MatMul 0.6. Graph networks multiply
-features by directions in space in this way. Each element is one product in both, with the same bits.
+The runtime's Mul (1.32) takes 2.7 ns for each element of rows of three, its MatMul 0.9. Graph networks of
+molecules multiply features by directions in space in this way. Each element is one product in both, with the
+same bits.
 """
 
 import onnx_ir as ir
