@@ -48,8 +48,9 @@ COLUMNS = {
 QUANTIZE = """
 import sys, onnxq
 model, calib, output, preprocess, bits, *flags = sys.argv[1:]
+mode = flags[flags.index("--mode") + 1] if "--mode" in flags else "static"
 onnxq.quantize(
-    model, calib, output, preprocess=preprocess or None, weight_bits=int(bits),
+    model, calib, output, preprocess=preprocess or None, mode=mode, weight_bits=int(bits),
     keep_int8="--keep-int8" in flags,
     skip_slow_nodes="--all-int8" not in flags,
     without=tuple(flags[i + 1] for i, flag in enumerate(flags) if flag == "--without"),
@@ -141,7 +142,8 @@ def run_case(case: Case, bits: int, options: list[str], *, report_only: bool) ->
         quantize = [sys.executable, "-c", QUANTIZE, str(case.model), str(case.calib), str(plain), settings]
         finetune = [sys.executable, "-m", "onnxq", "finetune", str(case.model), "--calib", str(case.calib)]
         finetune += ["--preprocess", settings] if settings else []
-        finetune += ["--weight-bits", str(bits), "-o", str(tuned), "--json", *options]
+        finetune += [] if "--mode" in options else ["--weight-bits", str(bits)]
+        finetune += ["-o", str(tuned), "--json", *options]
         try:
             plain_cpu = None if report_only else round(measured([*quantize, str(bits), *options])[1], 1)
             run, cpu = measured(finetune)

@@ -14,7 +14,9 @@ from onnxq.search.inputs import Inputs
 LEAST_SAMPLES = 9
 """Fewer samples leave none to judge by."""
 STOPPING, MOST_STOPPING = 10, 24
-"""One calibration sample in 10 decides which step is best, at most so many."""
+"""One calibration sample in STOPPING decides which step is best, at most MOST_STOPPING."""
+LEAST_DECIDING = 8
+"""Fewer validation samples do not decide alone whether a result is kept."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Division:
 
     training  trained on; they calibrate, too
     stopping  decide which step is best; they calibrate, too
-    deciding  decide whether the result is kept: those that chose the methods, and the stopping ones
+    deciding  decide between the weights before and after: those that chose the methods. GPTQ has rounded the
+              weights before for the stopping ones, which therefore take part only where the others are few
     unseen    report what was gained, and decide nothing
     """
 
@@ -51,7 +54,9 @@ def divided(inputs: Inputs) -> Division:
             f"{len(samples.every)} samples are too few to finetune and to judge the result: "
             f"give at least {LEAST_SAMPLES}"
         )
-    return Division(training, stopping, [*samples.validation, *stopping], samples.unseen)
+    few = len(samples.validation) < LEAST_DECIDING
+    deciding = [*samples.validation, *(stopping if few else ())]
+    return Division(training, stopping, deciding, samples.unseen)
 
 
 def trained_on(inputs: Inputs, recipe: Recipe) -> frozenset[str]:

@@ -7,7 +7,6 @@ import onnx_ir as ir
 
 from onnxq.comparison.errors import decibels
 from onnxq.data.sample import Sample
-from onnxq.finetuning.training import State
 from onnxq.search.inputs import Inputs
 from onnxq.search.references import OutputNoise, References
 
@@ -41,17 +40,13 @@ class Judge:
         return self.measure(model).mean_noise
 
 
-def verdict(before: OutputNoise, after: OutputNoise, start: float, state: State) -> tuple[bool, str]:
+def verdict(before: OutputNoise, after: OutputNoise) -> tuple[bool, str]:
     """Tell whether the trained values are kept, and why.
 
     Args:
         before: on the samples that decide, with the values before the training.
         after: with the trained values.
-        start: noise / signal before the training on the samples that chose the step.
-        state: the training.
     """
-    if not state.noise < start:
-        return False, "no step came closer to float on the samples kept aside"
     if not decibels(after.mean_noise) > decibels(before.mean_noise) + LEAST_GAIN_DB:
         return False, "it came no closer to float on the samples that decide"
     if after.sqnr_db < before.sqnr_db - WORST_LOSS_DB:

@@ -134,10 +134,11 @@ class BlockWeight(Weight):
         return self._spread(self.coded.scales)
 
     @property
-    def range(self) -> tuple[Floats, Floats]:
-        """Least and largest integer, in the shape of the weight: codes without their zero point."""
-        zeros = self._spread(self.coded.zeros.astype(np.float32))
-        return -zeros, self.coded.grid.top - zeros
+    def range(self) -> tuple[Floats | int, Floats | int]:
+        """Least and largest integer, codes without their zero point, which broadcast to the weight."""
+        grid = self.coded.grid
+        zeros = grid.middle if grid.symmetric else self._spread(self.coded.zeros.astype(np.float32))
+        return -zeros, grid.top - zeros
 
     def rounded(self, rows: Floats, second: Floats) -> Integers:
         """Round other weights to integers by GPTQ."""

@@ -90,8 +90,8 @@ class Trainer:
     work        source of the gradients
     steps       of all parts
     options     bits of the parts, and rates
-    judge       measures outcomes
-    noise       noise / signal before the training
+    judge       measures outcomes, to find the best step
+    deciding    measures outcomes, to choose the weights to start with
     checkpoint  keeps the state
     """
 
@@ -101,7 +101,7 @@ class Trainer:
     steps: int
     options: FinetuneOptions
     judge: Judge
-    noise: float
+    deciding: Judge
     checkpoint: Checkpoint
 
     def run(self, reconstruct: Callable[[], dict[str, Floats]]) -> Result:
@@ -119,15 +119,14 @@ class Trainer:
         values: Mapping[str, Floats] | None = None
         done, layers = first * each, 0
         for part in range(first, len(self.options.bits)):
-            form, noise = self._form(part), self.noise
+            form = self._form(part)
             begin = form.carried(values)
             if resumed is not None and resumed.checks:
                 noise = resumed.checks[0][1]
-            elif form is self.form:
-                tried = reconstruct()
-                (noise, better) = min((self._noise(begin), False), (self._noise(tried), True))
-                begin = tried if better else begin
-                layers = better * sum(tried[name] is not form.trained[name].start for name in form.weights)
+            else:
+                if form is self.form:
+                    begin, layers = self._begin(begin, reconstruct())
+                noise = self._noise(begin if form is self.form else self.form.start())
             training = self._training(part, each, noise)
             state = training.run(resumed or training.begin(begin), self._title(part))
             resumed, done, values = None, done + state.step, training.form.real(state.values)
@@ -138,6 +137,15 @@ class Trainer:
                 state = replace(state, best=self.form.start(), noise=math.inf, checks=())
                 break
         return Result(state, done, layers)
+
+    def _begin(self, carried: dict[str, Floats], tried: dict[str, Floats]) -> tuple[dict[str, Floats], int]:
+        """Return the better values to start with, and how many layers have been reconstructed in them."""
+        before, after = (
+            self.deciding.noise(self.store(self.form, each).written) for each in (carried, tried)
+        )
+        if not after < before:
+            return carried, 0
+        return tried, sum(tried[name] is not self.form.trained[name].start for name in self.form.weights)
 
     def _noise(self, values: dict[str, Floats]) -> float:
         """Measure values for the bits of the file."""
