@@ -21,6 +21,7 @@ from harness import print_header, print_row
 from onnxq.formats.activations import replace_slow_activations
 from onnxq.formats.gelu import fuse_gelu
 from onnxq.formats.layer_norms import keep_sums_apart
+from onnxq.formats.outer_products import multiply_outer
 from onnxq.graph.edit import tidy
 from onnxq.graph.shapes import infer_shapes
 from onnxq.normalize.passes import normalize
@@ -114,6 +115,11 @@ def sum_and_norm(made: SmallModel) -> ir.Value:
     return made.op("LayerNormalization", total, np.ones(384, np.float32), np.zeros(384, np.float32), axis=-1)
 
 
+def outer_product(made: SmallModel) -> ir.Value:
+    """Append a product of columns of 128 and rows of 3, as of features and directions in a graph network."""
+    return made.op("Mul", made.start, np.ones((2000, 1, 3), np.float32))
+
+
 SLOPES = np.linspace(-0.5, 1.0, 64, dtype=np.float32).reshape(64, 1, 1)
 FLOATS: dict[str, tuple[tuple[int, ...], Maker]] = {
     "Relu (to compare with)": ((1, 64, 56, 56), operator("Relu")),
@@ -125,6 +131,7 @@ FLOATS: dict[str, tuple[tuple[int, ...], Maker]] = {
     "Tanh, Add, LayerNormalization": ((1, 128, 384), sum_and_norm),
     "Softmax over channels of pixels": ((1, 21, 128, 128), operator("Softmax", axis=1)),
     "Softmax of a box's sides": ((1, 16, 4, 2100), operator("Softmax", axis=1)),
+    "product of columns and rows": ((2000, 128, 1), outer_product),
     "power of a half": ((1, 64, 56, 56), operator("Pow", np.array(0.5, np.float32))),
 }
 """Shape of the input and float operators, by name."""
@@ -136,6 +143,7 @@ def written(model: ir.Model) -> ir.Model:
     model = normalize(model)
     replace_slow_activations(model)
     keep_sums_apart(model)
+    multiply_outer(model)
     fuse_gelu(model)
     return model
 

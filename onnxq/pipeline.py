@@ -28,6 +28,7 @@ from onnxq.finetuning.finetune import tuned, tunes_by_itself
 from onnxq.formats.activations import replace_slow_activations
 from onnxq.formats.compact import compact
 from onnxq.formats.layer_norms import keep_sums_apart
+from onnxq.formats.outer_products import multiply_outer
 from onnxq.formats.writer import WRITERS
 from onnxq.graph.files import (
     check_output,
@@ -204,6 +205,7 @@ def _written(
     if not inputs.options.standard:
         replace_slow_activations(outcome.written)
         keep_sums_apart(outcome.written)
+        multiply_outer(outcome.written)
     compact(outcome.written, inputs.stated)
     save(_with_metadata(inputs, outcome, finetuning, why_float), path, inputs.interface)
     return replace(outcome, written=inputs.model, parameters=Parameters(outcome.parameters.activations))
