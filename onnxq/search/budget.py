@@ -14,6 +14,9 @@ from onnxq.runtime.status import current_activity
 
 FEW_SAMPLES, FEW_MACS = 100, 8e11
 """Fewer samples count as so many, as far as this number of MACs goes: they make every measurement harder."""
+SHOWN = "search: {percentage:.1f}% of its budget, {elapsed}, {desc}"
+IN_FRONT = len("search: 100.0% of its budget, 1:00:00, ")
+"""Columns of the progress line in front of what is being tried."""
 
 
 @dataclass(eq=False)
@@ -39,9 +42,12 @@ class Budget:
         if math.isinf(self.total):
             return
         if self._bar is None:
-            shown = "search: {percentage:.1f}% of its budget, {elapsed}, {desc}"
-            self._bar = progress(total=int(self.total), bar_format=shown, leave=False, dynamic_ncols=True)
-        self._bar.set_description_str(current_activity(""), refresh=False)
+            self._bar = progress(total=int(self.total), bar_format=SHOWN, leave=False, dynamic_ncols=True)
+        columns = self._bar.format_dict.get("ncols")
+        left = (
+            max(0, columns - IN_FRONT) if isinstance(columns, int) else None
+        )  # tqdm 4.67 does not cut such a line
+        self._bar.set_description_str(current_activity("")[:left], refresh=False)
         self._bar.update(min(runs, max(0, int(self.total) - self._bar.n)))
 
     def close(self) -> None:
