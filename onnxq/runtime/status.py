@@ -171,7 +171,8 @@ def _refresh_other_bars(own: Any) -> bool:
 
     with tqdm.get_lock():  # type: ignore[no-untyped-call]  # a bar that is closing takes it
         bars = list(getattr(tqdm, "_instances", ()))  # tqdm has no public list
-        others = [bar for bar in bars if bar is not own and not bar.disable]
+        # a bar has its start at the end of its making, which another thread may be in
+        others = [bar for bar in bars if bar is not own and hasattr(bar, "start_t") and not bar.disable]
         for bar in others:
             bar.display()
     return bool(others)

@@ -44,9 +44,8 @@ class Budget:
         if self._bar is None:
             self._bar = progress(total=int(self.total), bar_format=SHOWN, leave=False, dynamic_ncols=True)
         columns = self._bar.format_dict.get("ncols")
-        left = (
-            max(0, columns - IN_FRONT) if isinstance(columns, int) else None
-        )  # tqdm 4.67 does not cut such a line
+        # tqdm 4.67 does not cut such a line
+        left = max(0, columns - IN_FRONT) if isinstance(columns, int) else None
         self._bar.set_description_str(current_activity("")[:left], refresh=False)
         self._bar.update(min(runs, max(0, int(self.total) - self._bar.n)))
 

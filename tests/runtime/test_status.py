@@ -2,6 +2,7 @@ import io
 import time
 
 import pytest
+from tqdm import tqdm
 
 from onnxq.runtime import status
 from onnxq.runtime.progress import progress
@@ -101,3 +102,12 @@ def test_elsewhere_a_line_stays_whole(monkeypatch):
     monkeypatch.setattr("sys.stderr", io.StringIO())
     monkeypatch.setenv("COLUMNS", "40")
     assert status.fitted(WARNING) == WARNING
+
+
+def test_a_bar_that_another_thread_is_making_is_left_alone():
+    with tqdm.get_lock():
+        half_made = tqdm.__new__(tqdm)
+    try:
+        assert not status._refresh_other_bars(None)
+    finally:
+        tqdm._instances.discard(half_made)
