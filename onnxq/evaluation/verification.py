@@ -25,7 +25,7 @@ from onnxq.comparison.observation import SEEN, Comparison, Observation, Observed
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError
-from onnxq.evaluation.box_agreement import BoxAgreement, BoxTally, FloatBoxes
+from onnxq.evaluation.box_agreement import BoxAgreement, BoxTally
 from onnxq.formats.joint_products import JOINT
 from onnxq.graph.edit import nodes_of
 from onnxq.graph.files import load
@@ -279,7 +279,7 @@ def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
     ]
     everything, optimized, written = (Comparison(observation) for _ in range(3))
     compared = Comparison(observation) if inputs.trained else everything
-    boxes = BoxTally(FloatBoxes([value.name or "" for value in inputs.model.graph.outputs]))
+    boxes = BoxTally([value.name or "" for value in inputs.model.graph.outputs])
     states: list[Sequence[Array] | None] = [None, None, None]
     runs = [
         _Verifying(form, observation, inputs.specs, inputs.finite, slot, states)
@@ -301,7 +301,7 @@ def compare_outputs(path: Path, inputs: VerificationInputs) -> Outputs:
                 if slot == 1 and one.sample.name not in inputs.trained:
                     if inputs.trained:
                         compared.add(one.sample.name, one.values, other.values)
-                    if boxes.of_float.readable:
+                    if boxes.counts:
                         feeds = check_feeds(one.sample, specs) if one.feeds is None else one.feeds
                         boxes.add(one.sample.name, feeds, one.values.own, other.values.own)
             del found

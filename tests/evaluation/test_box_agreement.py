@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxq.evaluation.box_agreement import MOST_UNSURE, BoxTally, FloatBoxes
+from onnxq.evaluation.box_agreement import MOST_UNSURE, BoxTally
 
 STRIDES, ROWS = (8, 16, 32), 7
 
@@ -20,7 +20,7 @@ FEEDS = {"x": np.zeros((1, 3, 64, 64), np.float32)}
 
 
 def test_a_first_sample_without_a_sure_box_is_no_end():
-    tally = BoxTally(FloatBoxes(["y"]))
+    tally = BoxTally(["y"])
     tally.add("unsure", FEEDS, [np.zeros((1, 9), np.float32)], [np.zeros((1, 9), np.float32)])
     for index in range(20):
         tally.add(f"{index}", FEEDS, table([0.9]), table([0.8] if index else [0.1]))
@@ -30,22 +30,18 @@ def test_a_first_sample_without_a_sure_box_is_no_end():
 
 
 def test_a_file_without_the_form_of_boxes_finds_none():
-    tally = BoxTally(FloatBoxes(["y"]))
+    tally = BoxTally(["y"])
     for index in range(20):
         tally.add(f"{index}", FEEDS, table([0.9]), [np.zeros((1, 9), np.float32)])
     assert tally.result().f1 == 0
 
 
 def test_other_models_are_looked_at_a_few_times_only():
-    boxes = FloatBoxes(["y"])
+    tally, nothing = BoxTally(["y"]), [np.zeros((1, 9), np.float32)]
     for index in range(MOST_UNSURE):
-        assert boxes.readable
-        assert boxes.read(boxes.case(f"{index}", FEEDS, [np.zeros((1, 9), np.float32)])) is None
-    assert not boxes.readable
-    assert boxes.read(boxes.case("late", FEEDS, table([0.9]))) is None
-
-
-def test_the_float_models_boxes_are_read_once(monkeypatch):
-    boxes = FloatBoxes(["y"])
-    first = boxes.read(boxes.case("a", FEEDS, table([0.9])))
-    assert boxes.read(boxes.case("a", FEEDS, table([0.9]))) is first
+        assert tally.counts
+        tally.add(f"{index}", FEEDS, nothing, nothing)
+    assert not tally.counts
+    for index in range(20):
+        tally.add(f"late {index}", FEEDS, table([0.9]), table([0.9]))
+    assert tally.result() is None
