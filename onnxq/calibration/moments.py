@@ -250,12 +250,15 @@ class Moments:
 
     def take(self, rows: Floats) -> None:
         """Add rows as `add` does, but leave their products to `flush`, which is due when `full`."""
-        rows = rows[np.isfinite(rows).all(axis=(1, 2))]
         if len(rows) == 0:
             return
+        low, high = rows.min(axis=0), rows.max(axis=0)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            self.take(rows[np.isfinite(rows).all(axis=(1, 2))])
+            return
         self.first += rows.sum(axis=0)
-        self.squares += np.square(rows).sum(axis=0)
-        self.low, self.high = np.minimum(self.low, rows.min(axis=0)), np.maximum(self.high, rows.max(axis=0))
+        self.squares += np.einsum("rgs,rgs->gs", rows, rows)  # without an array of squares
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
         self.rows += len(rows)
         if self.second is not None:
             self._waiting.append(rows)

@@ -7,6 +7,7 @@ they wait for one another, which takes time from everything else on the machine.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -75,6 +76,25 @@ class InProcess:
 
 
 IN_PROCESS = InProcess()
+
+
+def one_ahead(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """Apply a function to items on a thread, each while the caller uses the result before it.
+
+    An error of an item is raised in its place.
+    """
+    pending: Future[T] | None = None
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            for item in items:
+                before, pending = pending, pool.submit(copy_context().run, work, item)
+                if before is not None:
+                    yield before.result()
+            if pending is not None:
+                yield pending.result()
+        finally:
+            if pending is not None:
+                pending.cancel()
 
 
 def in_order(work: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from onnxq.comparison.metrics import MAX_DB
@@ -22,7 +23,7 @@ from onnxq.search.candidates import Candidates
 from onnxq.search.float_costs import elementwise_groups
 from onnxq.search.inputs import Inputs
 from onnxq.search.mixed_precision import FallbackNodes, FloatCost, Goal, Step, fall_back
-from onnxq.search.references import References, Toggled
+from onnxq.search.references import OutputNoise, References, Toggled
 from onnxq.search.settings import SearchSettings
 from onnxq.search.task import Task
 from onnxq.search.trade_off import Point
@@ -42,6 +43,7 @@ class _Target:
     costs        cost model of each CPU; empty where no node may stay float for speed
     folder       folder for the files that are measured
     reason       reason of the nodes that go back to float
+    before       noise of the outputs with everything quantized, where it has been measured
     """
 
     inputs: Inputs
@@ -55,6 +57,7 @@ class _Target:
     folder: Path
     task: Task | None = None
     reason: FloatReason = TOO_NOISY
+    before: OutputNoise | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -98,38 +101,44 @@ class _Target:
     def with_more_samples(self) -> "_Target":
         """Return the same target, measured on more validation samples."""
         references = more_references(self.inputs, self.references)
-        sqnr_db = references.sqnr_db(self.candidates.model(self.recipe))
-        choice = replace(self.choice, kept=replace(self.choice.kept, sqnr_db=sqnr_db))
+        before = references.measure(self.candidates.model(self.recipe), at_outputs=self.goal.asked)
+        choice = replace(self.choice, kept=replace(self.choice.kept, sqnr_db=before.sqnr_db))
         candidates = replace(self.candidates, references=references)
-        return replace(self, candidates=candidates, references=references, choice=choice)
+        return replace(self, candidates=candidates, references=references, choice=choice, before=before)
 
     def with_fallback(self) -> Choice:
         """Return the choice with as many nodes in float as the goal needs."""
         if self.choice.kept.sqnr_db is None:
             return self.choice
-        before = self.references.measure(
-            self.candidates.model(self.in_float(frozenset())), at_outputs=self.goal.asked
-        )
+        before = self.before
+        if before is None:
+            before = self.references.measure(self.candidates.model(self.recipe), at_outputs=self.goal.asked)
         settings = self._affordable()
         samples = self.references.representative_samples(before, settings.node_samples)
         elementwise = elementwise_groups(self.recipe.plan, self.shapes, self.costs, settings)
         values = self.references.fewest_values(samples)
         nodes = FallbackNodes(self.float_costs, elementwise, len(self.recipe.model.graph), values)
 
-        toggled = self._toggled()
-
         def measure_few(names: frozenset[str]) -> Sequence[float]:
             # without nodes that would be slow beside these alone: their noise would be missed
             recipe = self.recipe.leaving(dict.fromkeys(names, MEASURING))
             with activity(f"measuring the error with {_nodes(len(names))} in float"):
+                toggled = self._toggled  # made where the outputs miss the target
                 if toggled is not None:
                     return self.references.measure_toggled(toggled, recipe.plan, samples).noise
                 return self.references.measure_before_softmax(self.candidates.model(recipe), samples).noise
 
+        # by the nodes in float: those that would be slow between others make different sets the same
+        measured: dict[frozenset[str], Sequence[float]] = {}
+
         def measure_all(names: frozenset[str]) -> Sequence[float]:
-            with activity(f"trying {_nodes(len(names))} in float"):
-                model = self.candidates.model(self.in_float(names))
-                return self.references.measure(model, at_outputs=self.goal.asked).bound
+            recipe = self.in_float(names)
+            in_float = frozenset(recipe.plan.floats)
+            if in_float not in measured:
+                with activity(f"trying {_nodes(len(names))} in float"):
+                    model = self.candidates.model(recipe)
+                    measured[in_float] = self.references.measure(model, at_outputs=self.goal.asked).bound
+            return measured[in_float]
 
         fallback = fall_back(nodes, measure_few, measure_all, before.bound, self.goal, settings)
         if not fallback.nodes:
@@ -155,6 +164,7 @@ class _Target:
             max_steps=min(settings.max_steps, steps),
         )
 
+    @cached_property
     def _toggled(self) -> Toggled | None:
         """Return the toggle model of the recipe; None where copies of the weights may not fit into memory."""
         if TOGGLED_COPIES * weight_bytes(self.recipe.model) > SINGLE_FILE_LIMIT:
@@ -217,7 +227,7 @@ def meet_target(
         unusable = target.goal.asked or _reached_db(result) < settings.unusable_db
         if unusable and _float_products_miss_target(target):
             full = replace(target.recipe, half_precision=False)
-            target = replace(target, choice=replace(target.choice, recipe=full))
+            target = replace(target, choice=replace(target.choice, recipe=full), before=None)
             result = target.with_fallback()
         # the float model where quantization does not pay
         result = _worthwhile(target, result)

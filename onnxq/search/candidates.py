@@ -19,7 +19,7 @@ from onnxq.options import Method
 from onnxq.plan.plan import Plan
 from onnxq.quantization.parameters import Parameters, Ranges, activation_parameters, make_parameters
 from onnxq.quantization.weights import QuantizedWeight, WeightOptions, layer_inputs, quantize_weights
-from onnxq.runtime.parallel import IN_PROCESS, Executor
+from onnxq.runtime.parallel import IN_PROCESS, Executor, one_ahead
 from onnxq.runtime.status import activity
 from onnxq.search.references import OutputNoise, References
 from onnxq.search.settings import SearchSettings
@@ -169,7 +169,8 @@ class Candidates:
             cautious: among the candidates within one standard error of the best, choose the first that is
                 expected to change about as few decisions as any of them.
         """
-        trials = [self._try(recipe) for recipe in recipes]
+        models = one_ahead(self._model_to_try, recipes)
+        trials = [self._try(recipe, model) for recipe, model in zip(recipes, models, strict=True)]
         if self.references is None:
             return Choice(recipes[0], trials[0], list(self.cache.measured))
         kept = min(trials, key=lambda trial: trial.noise or 0.0)
@@ -181,15 +182,25 @@ class Candidates:
         recipe = next(each for each, trial in zip(recipes, trials, strict=True) if trial is kept)
         return Choice(recipe, kept, list(self.cache.measured))
 
-    def _try(self, recipe: Recipe) -> Trial:
+    def _tried(self, recipe: Recipe) -> Trial | None:
+        """Return the trial of a recipe that has been measured."""
+        key = recipe.method, recipe.techniques
+        return next((each for each in self.cache.measured if (each.method, each.techniques) == key), None)
+
+    def _model_to_try(self, recipe: Recipe) -> ir.Model | None:
+        """Return the quantized model of a recipe that has to be measured."""
+        return None if self.references is None or self._tried(recipe) else self.model(recipe)
+
+    def _try(self, recipe: Recipe, model: ir.Model | None) -> Trial:
         """Return the trial of a recipe, measured once."""
         key = recipe.method, recipe.techniques
         if self.references is None:
             return Trial(*key, None)
-        trial = next((each for each in self.cache.measured if (each.method, each.techniques) == key), None)
+        trial = self._tried(recipe)
         if trial is None:
+            assert model is not None
             with activity(f"trying {_described(recipe)}"):
-                measured = self.measure(recipe)
+                measured = self.references.measure_before_softmax(model)
             trial = Trial(*key, measured.sqnr_db, measured.mean_noise, measured.changes)
             self.cache.measured[trial] = measured
         return trial

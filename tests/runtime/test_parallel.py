@@ -2,10 +2,11 @@
 
 import threading
 import time
+from contextvars import ContextVar
 
 import pytest
 
-from onnxq.runtime.parallel import in_order
+from onnxq.runtime.parallel import in_order, one_ahead
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -42,3 +43,33 @@ def test_items_are_read_no_faster_than_results_are_taken():
     assert len(read) <= 4
     results.close()
     assert threading.active_count() < 10
+
+
+def test_the_next_item_is_worked_on_while_the_result_before_it_is_used():
+    begun = threading.Event()
+
+    def work(item):
+        if item == 1:
+            begun.set()
+        return item
+
+    results = one_ahead(work, range(3))
+    assert next(results) == 0
+    assert begun.wait(10)
+    assert list(results) == [1, 2]
+
+
+def test_an_error_of_the_next_item_waits_for_its_place():
+    setting = ContextVar("setting")
+    setting.set("as of the caller")
+
+    def work(item):
+        if item == 1:
+            raise ValueError(setting.get())
+        return item
+
+    results = one_ahead(work, range(3))
+    assert next(results) == 0
+    with pytest.raises(ValueError, match="as of the caller"):
+        next(results)
+    assert list(one_ahead(work, [])) == []

@@ -297,8 +297,28 @@ def test_models_that_are_only_measured_keep_float_weights(fragile, monkeypatch):
     report = onnxq.quantize(fragile / "model.onnx", fragile / "data", fragile / "int8.onnx")
     assert report.fallback.nodes
     assert narrowed["measure_before_softmax", True] == [False] * (4 + 1)  # each alone, and once everything
-    # before, with one node in float, and as written
-    assert narrowed["measure", False] == [False, False, True, True]
+    # before, with one node in float, and as written; each once
+    assert narrowed["measure", False] == [False, True, True]
+
+
+def test_sets_that_placement_makes_the_same_are_measured_once(fragile, monkeypatch):
+    measured = []
+    measure = References.measure
+
+    def listening(references, model, **where):
+        measured.append(sum(node.op_type == "QuantizeLinear" for node in model.graph))
+        return measure(references, model, **where)
+
+    monkeypatch.setattr(References, "measure", listening)
+    # every node between those in float would be slow
+    monkeypatch.setattr(accuracy_target, "place", lambda plan, *_: placement.Placement(tuple(plan.nodes), ()))
+    report = onnxq.quantize(
+        fragile / "model.onnx", fragile / "data", fragile / "int8.onnx", limits=Limits(min_sqnr=60)
+    )
+    assert len(report.fallback.steps) >= 3
+    assert measured[0] > 0
+    # for the steps, and for the question whether weights in half precision reach the target
+    assert measured[1:] == [0, 0]
 
 
 def test_single_nodes_are_measured_in_one_session_with_the_result_of_many(fragile, monkeypatch):
