@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.lib.stride_tricks import sliding_window_view
 
 from onnxq.graph.edit import attribute, sizes
 from onnxq.types import Array, Floats
@@ -146,14 +145,10 @@ def take_rows(layer: LayerInput, values: Array, count: int, offset: int) -> Floa
         return np.ascontiguousarray(np.moveaxis(flat, 1, 2)[batch, place], np.float32).reshape(
             -1, layer.groups, layer.size
         )
-    windows = _windows(values, layer.kernel)  # [N, C, *out, *kernel]
-    spatial = len(layer.kernel.shape)
-    counts = (windows.shape[0], *windows.shape[2 : 2 + spatial])
-    places = np.unravel_index(_positions(int(np.prod(counts)), count, offset), counts)
-    patches = np.moveaxis(windows, 1, 1 + spatial)[places]  # [rows, C, *kernel]
-    rows, channels = patches.shape[:2]
-    grouped = patches.reshape(rows, layer.groups, channels // layer.groups, *layer.kernel.shape)
-    return np.ascontiguousarray(np.moveaxis(grouped, 2, -1), np.float32).reshape(
+    patches = _patches(values, layer.kernel, count, offset)  # [rows, *kernel, C]
+    rows, channels = len(patches), values.shape[1]
+    grouped = patches.reshape(rows, *layer.kernel.shape, layer.groups, channels // layer.groups)
+    return np.ascontiguousarray(np.moveaxis(grouped, -2, 1), np.float32).reshape(
         rows, layer.groups, layer.size
     )
 
@@ -176,18 +171,31 @@ def _positions(available: int, count: int, offset: int) -> Array:
     return (starts[:, None] + np.arange(RUN_LENGTH)).reshape(-1)[:count] % available
 
 
-def _windows(values: Array, kernel: Kernel) -> Array:
-    """Return a view [N, C, *out, *kernel] of all patches, on a padded copy where there is padding."""
-    spatial = len(kernel.shape)
+def _patches(values: Array, kernel: Kernel, count: int, offset: int) -> Array:
+    """Return at most `count` patches [rows, *kernel, C], with 0 where they lie in the padding."""
+    spatial, sizes = len(kernel.shape), values.shape[2:]
     extent = [(k - 1) * d + 1 for k, d in zip(kernel.shape, kernel.dilations, strict=True)]
-    pads = _pads(values.shape[2:], extent, kernel)
-    if any(any(pair) for pair in pads):
-        values = np.pad(values, [(0, 0), (0, 0), *pads])
-    windows = sliding_window_view(values, tuple(extent), tuple(range(2, 2 + spatial)))
-    steps = tuple(slice(None, None, s) for s in kernel.strides) + tuple(
-        slice(None, None, d) for d in kernel.dilations
-    )
-    return np.asarray(windows[(slice(None), slice(None), *steps)])
+    pads = _pads(sizes, extent, kernel)
+    ends = zip(sizes, pads, extent, kernel.strides, strict=True)
+    counts = (len(values), *((size + sum(pair) - width) // step + 1 for size, pair, width, step in ends))
+    batch, *corners = np.unravel_index(_positions(math.prod(counts), count, offset), counts)
+    # indices of the patches' values along each axis
+    axes: list[Array] = []
+    inside: Array = np.ones((len(batch), *[1] * spatial), bool)
+    for axis, (corner, size, (before, _)) in enumerate(zip(corners, sizes, pads, strict=True)):
+        steps = np.arange(kernel.shape[axis]) * kernel.dilations[axis] - before
+        along = np.expand_dims(
+            corner[:, None] * kernel.strides[axis] + steps,
+            tuple(1 + other for other in range(spatial) if other != axis),
+        )
+        inside = inside & (along >= 0) & (along < size)
+        axes.append(np.clip(along, 0, size - 1))
+    # a padded copy of the whole value would take longer than all else
+    first = np.expand_dims(batch, tuple(range(1, 1 + spatial)))
+    patches: Array = values[(first, slice(None), *axes)]
+    if not inside.all():
+        patches[~inside] = 0
+    return patches
 
 
 def _pads(shape: Sequence[int], extent: Sequence[int], kernel: Kernel) -> list[tuple[int, int]]:
