@@ -11,7 +11,10 @@ from onnxq.types import Array
 
 FINE_BINS = 4096
 LEVELS = 256
-CANDIDATES = 48
+SHARES = np.geomspace(1, LEVELS / FINE_BINS, 48)
+"""Candidates: shares of the whole range."""
+LEAST = 1e-12
+"""Least probability of a bin in the quantized version: a clipped end may lie where nothing is kept."""
 
 
 def entropy_range(sketch: Sketch) -> tuple[float, float]:
@@ -24,13 +27,9 @@ def entropy_range(sketch: Sketch) -> tuple[float, float]:
         return low, high
     histogram = _linear_histogram(sketch.distribution(), low, high)
     zero = round(-low / (high - low) * FINE_BINS)
-    best, best_divergence = (low, high), np.inf
-    for share in np.geomspace(1, LEVELS / FINE_BINS, CANDIDATES):
-        start, stop = round(zero * (1 - share)), round(zero + (FINE_BINS - zero) * share)
-        divergence = _divergence(histogram, start, stop)
-        if divergence < best_divergence:
-            best, best_divergence = (low * share, high * share), divergence
-    return float(best[0]), float(best[1])
+    starts, stops = np.rint(zero * (1 - SHARES)), np.rint(zero + (FINE_BINS - zero) * SHARES)
+    best = SHARES[int(np.argmin(_divergences(histogram, starts.astype(int), stops.astype(int))))]
+    return float(low * best), float(high * best)
 
 
 def _linear_histogram(distribution: Distribution, low: float, high: float) -> Array:
@@ -47,20 +46,37 @@ def _linear_histogram(distribution: Distribution, low: float, high: float) -> Ar
     return np.diff(at_edges)
 
 
-def _divergence(histogram: Array, start: int, stop: int) -> float:
-    """Return the KL divergence of the histogram clipped to [start, stop) from its 256-level version."""
-    kept = histogram[start:stop]
-    if stop - start < LEVELS or kept.sum() <= 0:
-        return np.inf
-    clipped = kept.copy()
-    clipped[0] += histogram[:start].sum()
-    clipped[-1] += histogram[stop:].sum()
-    levels = (np.arange(stop - start) * LEVELS) // (stop - start)
-    filled = kept > 0
-    sums = np.bincount(levels, kept, LEVELS)
-    widths = np.bincount(levels, filled, LEVELS)
-    spread = np.where(filled, (sums / np.maximum(widths, 1))[levels], 0.0)
-    p, q = clipped / clipped.sum(), spread / spread.sum()
-    q = np.maximum(q, 1e-12)  # a clipped end may hold counts where no kept value lies
-    used = p > 0
-    return float(np.sum(p[used] * np.log(p[used] / q[used])))
+def _divergences(histogram: Array, starts: Array, stops: Array) -> Array:
+    """Return the KL divergence of the histogram clipped to each [start, stop) from its 256-level version.
+
+    All bins of a level have one probability in that version, so sums over levels suffice: differences of
+    cumulative sums.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sums, filled, entropies = (
+            np.concatenate([[0.0], np.cumsum(each)])
+            for each in (histogram, histogram > 0, _times_log(histogram))
+        )
+        total, within = sums[-1], sums[stops] - sums[starts]
+        sizes = (stops - starts)[:, None]
+        # [ranges, levels + 1], rounded up
+        edges = starts[:, None] - (-np.arange(LEVELS + 1) * sizes) // LEVELS
+        counts, widths = np.diff(sums[edges]), np.diff(filled[edges])
+        counts = np.where(widths > 0, np.maximum(counts, 0.0), 0.0)
+        level = np.maximum(counts / np.maximum(widths, 1) / within[:, None], LEAST)
+        # what is clipped counts in the first and the last bin, perhaps where no kept value lies
+        firsts, lasts = histogram[starts], histogram[stops - 1]
+        below, above = sums[starts], total - sums[stops]
+        own = entropies[stops] - entropies[starts]
+        for kept, clipped in ((firsts, below), (lasts, above)):
+            own += _times_log(kept + clipped) - _times_log(kept)
+        other = (counts * np.log(level)).sum(axis=1)
+        other += below * np.log(np.where(firsts > 0, level[:, 0], LEAST))
+        other += above * np.log(np.where(lasts > 0, level[:, -1], LEAST))
+        divergences = (own - other) / total - np.log(total)
+    return np.where((stops - starts >= LEVELS) & (within > 0), divergences, np.inf)
+
+
+def _times_log(values: Array) -> Array:
+    """Return x log x, 0 for 0."""
+    return np.asarray(values * np.log(np.where(values > 0, values, 1.0)))

@@ -187,7 +187,7 @@ class Sketch:
     def distribution(self) -> "Distribution":
         """Return the counts in ascending order of value, with edges cut to the exact minimum and maximum."""
         counts = self.counts[ORDER]
-        (filled,) = np.nonzero(counts)
+        (filled,) = np.nonzero(counts != 0)  # of booleans it is several times faster
         lower = np.clip(LOWER[filled], self.minimum, self.maximum)
         upper = np.clip(UPPER[filled], self.minimum, self.maximum)
         return Distribution(counts[filled].astype(np.float64), lower, upper)

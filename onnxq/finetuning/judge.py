@@ -49,6 +49,8 @@ def verdict(before: OutputNoise, after: OutputNoise) -> tuple[bool, str]:
     """
     if not decibels(after.mean_noise) > decibels(before.mean_noise) + LEAST_GAIN_DB:
         return False, "it came no closer to float on the samples that decide"
+    if before.as_good_as(after):
+        return False, "its gain is within one standard error of the samples that decide"
     if after.sqnr_db < before.sqnr_db - WORST_LOSS_DB:
         return False, "its worst output came farther from float on the samples that decide"
     return True, "it is closer to float on samples that nothing was trained on"

@@ -301,11 +301,11 @@ def _warnings(before: Recipe, after: Recipe, unseen: Unseen, values: set[ir.Valu
 
 def _quantized(recipe: Recipe, values: set[ir.Value]) -> bool:
     """Whether a static range of a plan is that of one of the values."""
-    return any(
-        tensor.value in values and tensor.known is None
-        for tensor in recipe.plan.tensors.values()
-        if any(_reads(node, {tensor.name}) for node in recipe.plan.nodes.values() if not node.run_time)
-    )
+    plan = recipe.plan
+    names = {
+        tensor.name for tensor in plan.tensors.values() if tensor.value in values and tensor.known is None
+    }
+    return bool(names) and any(_reads(node, names) for node in plan.nodes.values() if not node.run_time)
 
 
 def _outputs(outputs: Sequence[ir.Value], behind: set[ir.Value]) -> str:

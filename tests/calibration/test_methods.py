@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxq.calibration import entropy
 from onnxq.calibration.methods import METHODS, MethodOptions, choose_range
 from onnxq.calibration.squared_error import ClipError
 from onnxq.options import Method
@@ -50,6 +51,31 @@ def test_percentile_is_numpys(rng, percentile):
     outside = (100 - percentile) / 2
     assert low == pytest.approx(np.percentile(x, outside), rel=0.01)
     assert high == pytest.approx(np.percentile(x, 100 - outside), rel=0.01)
+
+
+def divergence_of(histogram, start, stop):
+    """Return the KL divergence of a clipped histogram from its 256-level version, as Migacz defines it."""
+    clipped = histogram[start:stop].copy()
+    clipped[0] += histogram[:start].sum()
+    clipped[-1] += histogram[stop:].sum()
+    version = np.zeros(stop - start)
+    level = np.arange(stop - start) * entropy.LEVELS // (stop - start)
+    for each in range(entropy.LEVELS):
+        kept = histogram[start:stop] * (level == each)
+        filled = kept > 0
+        version[filled] = kept.sum() / max(filled.sum(), 1)
+    p, q = clipped / clipped.sum(), np.maximum(version / version.sum(), entropy.LEAST)
+    return np.sum(p[p > 0] * np.log(p[p > 0] / q[p > 0]))
+
+
+@pytest.mark.parametrize("share_of_empty_bins", [0.0, 0.5, 0.99])
+def test_divergences_are_those_of_the_definition(rng, share_of_empty_bins):
+    histogram = rng.exponential(size=4096) * (rng.random(4096) >= share_of_empty_bins)
+    starts, stops = np.array([0, 17, 1000, 1900, 2000]), np.array([4096, 4000, 3001, 2156, 2100])
+    found = entropy._divergences(histogram, starts, stops)
+    expected = [divergence_of(histogram, *each) for each in zip(starts[:-1], stops[:-1], strict=True)]
+    assert found[:-1] == pytest.approx(expected, rel=1e-9)
+    assert found[-1] == np.inf  # fewer bins than levels
 
 
 @settings(max_examples=30)
