@@ -192,7 +192,8 @@ def _patches(values: Array, kernel: Kernel, count: int, offset: int) -> Array:
         axes.append(np.clip(along, 0, size - 1))
     # a padded copy of the whole value would take longer than all else
     first = np.expand_dims(batch, tuple(range(1, 1 + spatial)))
-    patches: Array = values[(first, slice(None), *axes)]
+    where: tuple[Any, ...] = first, slice(None), *axes
+    patches: Array = values[where]
     if not inside.all():
         patches[~inside] = 0
     return patches
