@@ -50,6 +50,7 @@ def measure(model: ir.Model, feeds: Feeds) -> Measured:
         else:
             copy.graph.outputs.append(value)
         measured.append(value.name)
+        value.shape = None  # the runtime plans memory by stated shapes, which may be wrong
     sort_nodes(copy)
     arrays = run(open_session(copy, optimize=False), feeds, "a batch")
     shapes = {name: array.shape for name, array in feeds.items()}
