@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxq.errors import DataError, OnnxqError
+from onnxq.finetuning.backward import measure
 from onnxq.finetuning.division import LEAST_DECIDING, divided
 from onnxq.finetuning.features import find_features
 from onnxq.finetuning.finetune import finetuned
@@ -369,3 +370,57 @@ def test_labels_are_learned(tmp_path: Path) -> None:
     path.write_text("file,label\n" + "\n".join(row.split(",")[0] + ",cat" for row in rows))
     with pytest.raises(DataError, match="'cat' is no number"):
         finetuned(inputs, result, replace(SHORT, labels=str(path)))
+
+
+def in_half_precision(rng: np.random.Generator) -> onnx.ModelProto:
+    weights = {
+        name: rng.normal(0, 0.3, shape).astype(np.float16)
+        for name, shape in {"v": (8, 3, 3, 3), "u": (8, 8, 3, 3), "w": (8, 5)}.items()
+    }
+    text = """g (float16[n,3,12,12] x) => (float16[n,5] y) {
+        a = Conv<pads = [1,1,1,1]>(x, v)
+        r = Relu(a)
+        b = Conv<pads = [1,1,1,1]>(r, u)
+        s = Relu(b)
+        m = GlobalAveragePool(s)
+        f = Flatten(m)
+        y = MatMul(f, w)
+    }"""
+    return parse(text, weights)
+
+
+def test_a_model_with_outputs_in_half_precision_is_trained(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    onnx.save(in_half_precision(rng), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for i in range(48):
+        np.save(tmp_path / "calib" / f"{i:02}.npy", rng.normal(size=(1, 3, 12, 12)).astype(np.float16))
+    chosen = QuantizeOptions(
+        tmp_path / "model.onnx",
+        tmp_path / "calib",
+        effort=Effort.FAST,
+        without=(Technique.FALLBACK,),
+        skip_slow_nodes=False,
+        keep_int8=True,
+        weight_bits=4,
+    )
+    inputs = prepare(chosen)
+    result, done = finetuned(inputs, quantize_static(inputs, None, lambda _: None), SHORT)
+    assert done.kept
+    assert done.weights == 3
+    assert done.after_db > done.before_db + 0.5
+    assert result.written.graph.outputs[0].dtype is ir.DataType.FLOAT16
+
+
+def test_shapes_are_measured_where_one_symbol_stands_for_two_sizes() -> None:
+    # the runtime takes the memory of one Sigmoid for the other
+    graph = parse("""g (float[1,1,H,W] x) => (float[N,1] y, float[N,1] z) {
+        a = Reshape(x, s)
+        y = Sigmoid(a)
+        p = MaxPool<kernel_shape = [2,2], strides = [2,2]>(x)
+        b = Reshape(p, s)
+        z = Sigmoid(b)
+    }""", {"s": np.array([-1, 1], np.int64)})  # fmt: skip
+    found = measure(ir.from_proto(graph), {"x": np.ones((1, 1, 4, 4), np.float32)})
+    assert found.shapes["y"] == (16, 1)
+    assert found.shapes["z"] == (4, 1)
