@@ -15,6 +15,8 @@ from onnxq.types import Array, Feeds
 
 KNOWN_VALUES = 1 << 16
 """Most elements of a value whose array is kept: sizes, axes and indices."""
+WITHOUT_DATA = frozenset({"Shape", "Size"})
+"""Operators whose results do not depend on the data of their inputs."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def measure(model: ir.Model, feeds: Feeds) -> Measured:
         else:
             copy.graph.outputs.append(value)
         measured.append(value.name)
+        value.shape = None  # the runtime plans memory by stated shapes, which may be wrong
     sort_nodes(copy)
     arrays = run(open_session(copy, optimize=False), feeds, "a batch")
     shapes = {name: array.shape for name, array in feeds.items()}
@@ -77,7 +80,7 @@ def data_dependent(model: ir.Model) -> set[ir.Value]:
             for value in each.inputs
         ]
         random = node.op_type.startswith(("Random", "Multinomial", "Bernoulli"))
-        if node.op_type not in ("Shape", "Size") and (random or not found.isdisjoint([*node.inputs, *inner])):
+        if node.op_type not in WITHOUT_DATA and (random or not found.isdisjoint([*node.inputs, *inner])):
             found.update(node.outputs)
     return found
 
@@ -99,7 +102,7 @@ def append_gradients(
     """
     tape.wanted.update(parameters)
     for node in nodes:
-        if not tape.wanted.isdisjoint(node.inputs):
+        if node.op_type not in WITHOUT_DATA and not tape.wanted.isdisjoint(node.inputs):
             tape.wanted.update(node.outputs)
     gradients, frozen = dict(seeds), dict[str, str]()
     for node in reversed(nodes):

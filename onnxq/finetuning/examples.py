@@ -199,7 +199,7 @@ def make_examples(
     targets = [teacher.run(sample.name, feeds) for sample, feeds in zip(samples, seen, strict=False)]
     points = points_of(model, observation, targets, options.label_share if labels else 0.0)
     if not points:
-        raise ModelError(f"{inputs.options.model}: no output holds float32 values: nothing can be compared")
+        raise ModelError(f"{inputs.options.model}: no output holds float values: nothing can be compared")
     points += feature_points([form.rounded[name] for name in features], len(observation.taps), targets)
     if feedback.states:
         teacher.remember_states(samples, feedback)

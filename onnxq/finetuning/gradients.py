@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from onnxq.comparison.observation import Observation
 from onnxq.finetuning.backward import append_gradients, measure
-from onnxq.finetuning.loss import Point, append_loss
+from onnxq.finetuning.loss import Point, append_loss, before_rounding
 from onnxq.finetuning.tape import Tape
 from onnxq.graph.edit import tidy
 from onnxq.runtime.sessions import open_fake_quantized, run
@@ -116,7 +116,9 @@ class GradientGraph:
         model = without_shapes(self.model.clone(), example.feeds)
         named = {value.name: value for node in model.graph for value in node.outputs}
         values = [
-            self.observation.taps[point.tap].inner(model) if point.feature is None else named[point.feature]
+            before_rounding(self.observation.taps[point.tap].inner(model))
+            if point.feature is None
+            else named[point.feature]
             for point in self.points
         ]
         measured = measure(model, example.feeds | dict(fed))

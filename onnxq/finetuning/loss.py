@@ -47,6 +47,20 @@ class Point:
         return whole
 
 
+def before_rounding(value: ir.Value) -> ir.Value:
+    """Return the float32 value that a Cast rounds to half precision or double, other values as they are.
+
+    Compared in front of the Cast, an output in half precision has gradients that do not underflow.
+    """
+    node, kind = value.producer(), value.dtype
+    if kind is None or kind is ir.DataType.FLOAT or not kind.is_floating_point():
+        return value
+    if node is None or node.op_type != "Cast" or node.inputs[0] is None:
+        return value
+    given = node.inputs[0]
+    return given if given.dtype in (None, ir.DataType.FLOAT) else value
+
+
 def points_of(
     model: ir.Model, observation: Observation, targets: Sequence[Sequence[Array]], label_share: float
 ) -> list[Point]:
@@ -62,7 +76,11 @@ def points_of(
     powers = [_power(part, targets) for part in observation.inner]
     points: list[Point] = []
     for number, tap in enumerate(observation.taps):
-        if not all(each[number].dtype == np.float32 and each[number].size for each in targets):
+        value = tap.inner(model)
+        kinds = {each[number].dtype for each in targets}
+        if kinds != {np.dtype(np.float32)} and before_rounding(value) is value:
+            continue
+        if not all(each[number].size for each in targets):
             continue
         axis = _classes(model, tap.node) if tap.node is not None and not tap.selected else None
         if axis is None and label_share and number == 0:

@@ -10,11 +10,13 @@ import onnx_ir as ir
 import pytest
 
 from onnxq.errors import DataError, OnnxqError
+from onnxq.finetuning.backward import measure
 from onnxq.finetuning.division import LEAST_DECIDING, divided
 from onnxq.finetuning.features import find_features
 from onnxq.finetuning.finetune import finetuned
 from onnxq.finetuning.frontier import Frontier
 from onnxq.finetuning.integer_form import training_form, updated
+from onnxq.finetuning.judge import verdict
 from onnxq.finetuning.reconstruction import find_layers, least_squares, reconstructed
 from onnxq.finetuning.trained import Bias, Scale
 from onnxq.finetuning.trained_weights import CELL, ChannelGrowth, ChannelWeight
@@ -26,7 +28,7 @@ from onnxq.pipeline import finetune
 from onnxq.report.quantize_text import quantize_text
 from onnxq.runtime.sessions import open_fake_quantized, open_session
 from onnxq.search.inputs import Inputs, prepare
-from onnxq.search.references import References
+from onnxq.search.references import OutputNoise, References
 from onnxq.search.trial import Outcome
 from onnxq.techniques.saturation import kernel_order, saturating_pairs
 from onnxq.transforms.registry import weight_options
@@ -201,14 +203,26 @@ def test_unseen_samples_decide_nothing() -> None:
     assert all(names)
     assert sum(map(len, names)) == len(set.union(*names)) == len(inputs.samples.every)
     assert names[0] | names[1] == {each.name for each in inputs.samples.calibration}
-    assert names[2] == {each.name for each in found.deciding}
+    first, second = ({each.name for each in group} for group in found.deciding)
+    assert names[2] == first
+    assert names[1] | names[2] == second
     # few validation samples do not decide alone
     few = prepare(options(CNN, samples=18))
     found = divided(few)
     assert len(few.samples.validation) < LEAST_DECIDING
-    assert [each.name for each in found.deciding] == [
-        each.name for each in (*few.samples.validation, *found.stopping)
-    ]
+    (group,) = found.deciding
+    assert [each.name for each in group] == [each.name for each in (*few.samples.validation, *found.stopping)]
+
+
+def test_a_gain_on_one_group_of_samples_keeps_the_result() -> None:
+    worse, better = OutputNoise([0.02]), OutputNoise([0.01])
+    assert verdict([(worse, better)])[0]
+    assert verdict([(better, worse), (worse, better)])[0]
+    assert not verdict([(better, worse), (worse, worse)])[0]
+    # a gain in the mean does not pay for the worst part
+    kept, reason = verdict([(OutputNoise([0.01, 0.05]), OutputNoise([0.001, 0.052]))])
+    assert not kept
+    assert "worst" in reason
 
 
 def test_the_claim_of_a_trained_file_stands_on_samples_that_nothing_was_trained_on(
@@ -369,3 +383,57 @@ def test_labels_are_learned(tmp_path: Path) -> None:
     path.write_text("file,label\n" + "\n".join(row.split(",")[0] + ",cat" for row in rows))
     with pytest.raises(DataError, match="'cat' is no number"):
         finetuned(inputs, result, replace(SHORT, labels=str(path)))
+
+
+def in_half_precision(rng: np.random.Generator) -> onnx.ModelProto:
+    weights = {
+        name: rng.normal(0, 0.3, shape).astype(np.float16)
+        for name, shape in {"v": (8, 3, 3, 3), "u": (8, 8, 3, 3), "w": (8, 5)}.items()
+    }
+    text = """g (float16[n,3,12,12] x) => (float16[n,5] y) {
+        a = Conv<pads = [1,1,1,1]>(x, v)
+        r = Relu(a)
+        b = Conv<pads = [1,1,1,1]>(r, u)
+        s = Relu(b)
+        m = GlobalAveragePool(s)
+        f = Flatten(m)
+        y = MatMul(f, w)
+    }"""
+    return parse(text, weights)
+
+
+def test_a_model_with_outputs_in_half_precision_is_trained(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    onnx.save(in_half_precision(rng), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for i in range(48):
+        np.save(tmp_path / "calib" / f"{i:02}.npy", rng.normal(size=(1, 3, 12, 12)).astype(np.float16))
+    chosen = QuantizeOptions(
+        tmp_path / "model.onnx",
+        tmp_path / "calib",
+        effort=Effort.FAST,
+        without=(Technique.FALLBACK,),
+        skip_slow_nodes=False,
+        keep_int8=True,
+        weight_bits=4,
+    )
+    inputs = prepare(chosen)
+    result, done = finetuned(inputs, quantize_static(inputs, None, lambda _: None), SHORT)
+    assert done.kept
+    assert done.weights == 3
+    assert done.after_db > done.before_db + 0.5
+    assert result.written.graph.outputs[0].dtype is ir.DataType.FLOAT16
+
+
+def test_shapes_are_measured_where_one_symbol_stands_for_two_sizes() -> None:
+    # the runtime takes the memory of one Sigmoid for the other
+    graph = parse("""g (float[1,1,H,W] x) => (float[N,1] y, float[N,1] z) {
+        a = Reshape(x, s)
+        y = Sigmoid(a)
+        p = MaxPool<kernel_shape = [2,2], strides = [2,2]>(x)
+        b = Reshape(p, s)
+        z = Sigmoid(b)
+    }""", {"s": np.array([-1, 1], np.int64)})  # fmt: skip
+    found = measure(ir.from_proto(graph), {"x": np.ones((1, 1, 4, 4), np.float32)})
+    assert found.shapes["y"] == (16, 1)
+    assert found.shapes["z"] == (4, 1)

@@ -85,6 +85,17 @@ def test_gradients_end_at_a_node_without_a_rule_and_say_so() -> None:
     assert "x" not in found
 
 
+def test_no_gradient_ends_where_a_shape_alone_is_read() -> None:
+    text = """agraph (float[1,8] x) => (float[1,8] y) {
+        s = Shape(x)
+        c = ConstantOfShape(s)
+        y = Add(x, c)
+    }"""
+    found, frozen = gradients_of(to_ir(parse(text)), {"x": X}, ["x"])
+    assert not frozen
+    np.testing.assert_array_equal(found["x"], G)
+
+
 def test_a_value_used_twice_gets_the_sum_of_its_gradients() -> None:
     text = """agraph (float[1,8] x) => (float[1,8] y) {
         a = Mul(x, x)
