@@ -25,15 +25,14 @@ class Division:
 
     training  trained on; they calibrate, too
     stopping  decide which step is best; they calibrate, too
-    deciding  groups that decide between the weights before and after; a gain on one of them is enough:
-              the validation samples, and these with the stopping ones. More samples err less by chance, but
-              GPTQ has fitted the weights before to the stopping ones, so that gains look smaller
+    deciding  decide between the weights before and after: those that chose the methods. GPTQ has rounded the
+              weights before for the stopping ones, which therefore take part only where the others are few
     unseen    report what was gained, and decide nothing
     """
 
     training: Sequence[Sample]
     stopping: Sequence[Sample]
-    deciding: Sequence[Sequence[Sample]]
+    deciding: Sequence[Sample]
     unseen: Sequence[Sample]
 
 
@@ -55,9 +54,8 @@ def divided(inputs: Inputs) -> Division:
             f"{len(samples.every)} samples are too few to finetune and to judge the result: "
             f"give at least {LEAST_SAMPLES}"
         )
-    everything = [*samples.validation, *stopping]
     few = len(samples.validation) < LEAST_DECIDING
-    deciding = [everything] if few else [samples.validation, everything]
+    deciding = [*samples.validation, *(stopping if few else ())]
     return Division(training, stopping, deciding, samples.unseen)
 
 

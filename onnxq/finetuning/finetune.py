@@ -97,8 +97,7 @@ def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tup
     batches = Batches(examples, min(options.batch, len(samples)), options.micro_batches, options.seed)
     form = with_units(form, _bias_units(form, batches, together))
     # the training
-    judge = Judge.of(inputs, division.stopping)
-    deciding = [Judge.of(inputs, each) for each in division.deciding]
+    judge, deciding = Judge.of(inputs, division.stopping), Judge.of(inputs, division.deciding)
     steps = options.steps or default_steps(inputs, samples[0], batches.size)
     decisions = replace(options, checkpoint=None), replace(inputs.options, output=None, force=False), steps
     statistics = outcome.statistics
@@ -108,7 +107,8 @@ def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tup
     result = trainer.run(lambda: _reconstructed(form, examples, shapes, options.memory))
     # whether to keep it
     better = store(form, result.state.best)
-    kept, reason = verdict([each.compared(outcome.written, better.written) for each in deciding])
+    before, after = deciding.compared(outcome.written, better.written)
+    kept, reason = verdict(before, after)
     before, after = Judge.of(inputs, division.unseen).compared(outcome.written, better.written)
     finetuning = Finetuning(
         kept, reason, result.steps, batches.size, options.bits, len(samples), *_reached(form, result.state),

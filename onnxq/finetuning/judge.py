@@ -40,18 +40,13 @@ class Judge:
         return self.measure(model).mean_noise
 
 
-def verdict(compared: Sequence[tuple[OutputNoise, OutputNoise]]) -> tuple[bool, str]:
+def verdict(before: OutputNoise, after: OutputNoise) -> tuple[bool, str]:
     """Tell whether the trained values are kept, and why.
 
     Args:
-        compared: noise with the values before the training and with the trained values, on each group of
-            samples that may decide. One that finds a gain is enough.
+        before: on the samples that decide, with the values before the training.
+        after: with the trained values.
     """
-    found = [_verdict(before, after) for before, after in compared]
-    return next((each for each in found if each[0]), found[0])
-
-
-def _verdict(before: OutputNoise, after: OutputNoise) -> tuple[bool, str]:
     if not decibels(after.mean_noise) > decibels(before.mean_noise) + LEAST_GAIN_DB:
         return False, "it came no closer to float on the samples that decide"
     if before.as_good_as(after):

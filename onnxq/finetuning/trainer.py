@@ -1,7 +1,7 @@
 """A training through all parts of a schedule of bits, and the source of its gradients."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from onnxq.errors import ModelError
@@ -91,7 +91,7 @@ class Trainer:
     steps       of all parts
     options     bits of the parts, and rates
     judge       measures outcomes, to find the best step
-    deciding    measure outcomes, to choose the weights to start with; one that finds a gain is enough
+    deciding    measures outcomes, to choose the weights to start with
     checkpoint  keeps the state
     """
 
@@ -101,7 +101,7 @@ class Trainer:
     steps: int
     options: FinetuneOptions
     judge: Judge
-    deciding: Sequence[Judge]
+    deciding: Judge
     checkpoint: Checkpoint
 
     def run(self, reconstruct: Callable[[], dict[str, Floats]]) -> Result:
@@ -140,8 +140,10 @@ class Trainer:
 
     def _begin(self, carried: dict[str, Floats], tried: dict[str, Floats]) -> tuple[dict[str, Floats], int]:
         """Return the better values to start with, and how many layers have been reconstructed in them."""
-        before, after = (self.store(self.form, each).written for each in (carried, tried))
-        if not any(each.noise(after) < each.noise(before) for each in self.deciding):
+        before, after = (
+            self.deciding.noise(self.store(self.form, each).written) for each in (carried, tried)
+        )
+        if not after < before:
             return carried, 0
         return tried, sum(tried[name] is not self.form.trained[name].start for name in self.form.weights)
 

@@ -16,7 +16,6 @@ from onnxq.finetuning.features import find_features
 from onnxq.finetuning.finetune import finetuned
 from onnxq.finetuning.frontier import Frontier
 from onnxq.finetuning.integer_form import training_form, updated
-from onnxq.finetuning.judge import verdict
 from onnxq.finetuning.reconstruction import find_layers, least_squares, reconstructed
 from onnxq.finetuning.trained import Bias, Scale
 from onnxq.finetuning.trained_weights import CELL, ChannelGrowth, ChannelWeight
@@ -28,7 +27,7 @@ from onnxq.pipeline import finetune
 from onnxq.report.quantize_text import quantize_text
 from onnxq.runtime.sessions import open_fake_quantized, open_session
 from onnxq.search.inputs import Inputs, prepare
-from onnxq.search.references import OutputNoise, References
+from onnxq.search.references import References
 from onnxq.search.trial import Outcome
 from onnxq.techniques.saturation import kernel_order, saturating_pairs
 from onnxq.transforms.registry import weight_options
@@ -203,26 +202,14 @@ def test_unseen_samples_decide_nothing() -> None:
     assert all(names)
     assert sum(map(len, names)) == len(set.union(*names)) == len(inputs.samples.every)
     assert names[0] | names[1] == {each.name for each in inputs.samples.calibration}
-    first, second = ({each.name for each in group} for group in found.deciding)
-    assert names[2] == first
-    assert names[1] | names[2] == second
+    assert names[2] == {each.name for each in found.deciding}
     # few validation samples do not decide alone
     few = prepare(options(CNN, samples=18))
     found = divided(few)
     assert len(few.samples.validation) < LEAST_DECIDING
-    (group,) = found.deciding
-    assert [each.name for each in group] == [each.name for each in (*few.samples.validation, *found.stopping)]
-
-
-def test_a_gain_on_one_group_of_samples_keeps_the_result() -> None:
-    worse, better = OutputNoise([0.02]), OutputNoise([0.01])
-    assert verdict([(worse, better)])[0]
-    assert verdict([(better, worse), (worse, better)])[0]
-    assert not verdict([(better, worse), (worse, worse)])[0]
-    # a gain in the mean does not pay for the worst part
-    kept, reason = verdict([(OutputNoise([0.01, 0.05]), OutputNoise([0.001, 0.052]))])
-    assert not kept
-    assert "worst" in reason
+    assert [each.name for each in found.deciding] == [
+        each.name for each in (*few.samples.validation, *found.stopping)
+    ]
 
 
 def test_the_claim_of_a_trained_file_stands_on_samples_that_nothing_was_trained_on(
