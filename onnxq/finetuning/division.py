@@ -15,8 +15,6 @@ LEAST_SAMPLES = 9
 """Fewer samples leave none to judge by."""
 STOPPING, MOST_STOPPING = 10, 24
 """One calibration sample in STOPPING decides which step is best, at most MOST_STOPPING."""
-LEAST_DECIDING = 8
-"""Fewer validation samples do not decide alone whether a result is kept."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,8 @@ class Division:
 
     training  trained on; they calibrate, too
     stopping  decide which step is best; they calibrate, too
-    deciding  decide between the weights before and after: those that chose the methods. GPTQ has rounded the
-              weights before for the stopping ones, which therefore take part only where the others are few
+    deciding  decide between the weights before and after: the samples that chose the methods, and the
+              stopping ones. Both favor the weights before, which were chosen and rounded for them
     unseen    report what was gained, and decide nothing
     """
 
@@ -54,9 +52,7 @@ def divided(inputs: Inputs) -> Division:
             f"{len(samples.every)} samples are too few to finetune and to judge the result: "
             f"give at least {LEAST_SAMPLES}"
         )
-    few = len(samples.validation) < LEAST_DECIDING
-    deciding = [*samples.validation, *(stopping if few else ())]
-    return Division(training, stopping, deciding, samples.unseen)
+    return Division(training, stopping, [*samples.validation, *stopping], samples.unseen)
 
 
 def trained_on(inputs: Inputs, recipe: Recipe) -> frozenset[str]:
