@@ -24,7 +24,6 @@ from onnxq.cluster.connection import executor_of
 from onnxq.errors import DataError, OnnxqError
 from onnxq.finetuning.checkpoint import check_checkpoint
 from onnxq.finetuning.division import divided, trained_on
-from onnxq.finetuning.fallback import with_fallback
 from onnxq.finetuning.finetune import tuned, tunes_by_itself
 from onnxq.formats.activations import replace_slow_activations
 from onnxq.formats.compact import compact
@@ -61,7 +60,6 @@ from onnxq.options import (
     Mode,
     QuantizeOptions,
     Rounding,
-    Technique,
     WeightType,
 )
 from onnxq.quantization.parameters import Parameters
@@ -191,23 +189,9 @@ def _in_its_mode(
     if tuning is None and not (mode == Mode.STATIC and tunes_by_itself(inputs)):
         return outcome, None
     laps.current = "finetuning"
-    less = _with_less_in_float(inputs, task, tuning, outcome) if tuning is not None else None
-    outcome, finetuning = less or tuned(inputs, outcome, tuning)
+    outcome, finetuning = tuned(inputs, outcome, tuning)
     laps.end("finetune")
     return outcome, finetuning
-
-
-def _with_less_in_float(
-    inputs: Inputs, task: Task | None, tuning: FinetuneOptions, outcome: Outcome
-) -> tuple[Outcome, Finetuning] | None:
-    """Train all nodes in int8, then leave in float what still needs it; None where that is no less."""
-    if outcome.choice.fallback is None or task is not None:
-        return None
-    without = (*inputs.options.without, Technique.FALLBACK)
-    everything = replace(inputs, options=replace(inputs.options, without=without))
-    trained, finetuning = tuned(everything, quantize_static(everything, None, lambda _: None), tuning)
-    found = with_fallback(inputs, trained, outcome) if finetuning.kept else None
-    return (found, finetuning) if found is not None else None
 
 
 def _written(

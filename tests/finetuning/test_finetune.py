@@ -22,8 +22,8 @@ from onnxq.finetuning.trained_weights import CELL, ChannelGrowth, ChannelWeight
 from onnxq.finetuning.training import State, Training
 from onnxq.formats.compact import share_zeros
 from onnxq.modes.static import quantize_static
-from onnxq.options import Effort, FinetuneOptions, Limits, QuantizeOptions, Technique
-from onnxq.pipeline import finetune, quantize
+from onnxq.options import Effort, FinetuneOptions, QuantizeOptions, Technique
+from onnxq.pipeline import finetune
 from onnxq.report.quantize_text import quantize_text
 from onnxq.runtime.sessions import open_fake_quantized, open_session
 from onnxq.search.inputs import Inputs, prepare
@@ -417,18 +417,3 @@ def test_shapes_are_measured_where_one_symbol_stands_for_two_sizes() -> None:
     found = measure(ir.from_proto(graph), {"x": np.ones((1, 1, 4, 4), np.float32)})
     assert found.shapes["y"] == (16, 1)
     assert found.shapes["z"] == (4, 1)
-
-
-def test_training_comes_first_where_nodes_go_back_to_float(tmp_path: Path) -> None:
-    chosen = options(
-        CNN, tmp_path / "out.onnx", samples=200, effort=Effort.BALANCED, without=(), weight_bits=4,
-        limits=Limits(min_sqnr=23), skip_slow_nodes=False,
-    )  # fmt: skip
-    plain = quantize(chosen)
-    assert plain.fallback is not None
-    assert plain.fallback.nodes
-    trained = finetune(replace(chosen, force=True), FinetuneOptions(steps=2, batch=8, bits=(4,)))
-    assert trained.finetuning.kept
-    share = trained.fallback.mac_share if trained.fallback is not None else 0.0
-    assert share < plain.fallback.mac_share
-    assert trained.outputs.bound_db >= 23
