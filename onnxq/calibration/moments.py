@@ -173,16 +173,16 @@ def _positions(available: int, count: int, offset: int) -> Array:
 
 def _patches(values: Array, kernel: Kernel, count: int, offset: int) -> Array:
     """Return at most `count` patches [rows, *kernel, C], with 0 where they lie in the padding."""
-    spatial, sizes = len(kernel.shape), values.shape[2:]
+    spatial, lengths = len(kernel.shape), values.shape[2:]
     extent = [(k - 1) * d + 1 for k, d in zip(kernel.shape, kernel.dilations, strict=True)]
-    pads = _pads(sizes, extent, kernel)
-    ends = zip(sizes, pads, extent, kernel.strides, strict=True)
+    pads = _pads(lengths, extent, kernel)
+    ends = zip(lengths, pads, extent, kernel.strides, strict=True)
     counts = (len(values), *((size + sum(pair) - width) // step + 1 for size, pair, width, step in ends))
     batch, *corners = np.unravel_index(_positions(math.prod(counts), count, offset), counts)
     # indices of the patches' values along each axis
     axes: list[Array] = []
     inside: Array = np.ones((len(batch), *[1] * spatial), bool)
-    for axis, (corner, size, (before, _)) in enumerate(zip(corners, sizes, pads, strict=True)):
+    for axis, (corner, size, (before, _)) in enumerate(zip(corners, lengths, pads, strict=True)):
         steps = np.arange(kernel.shape[axis]) * kernel.dilations[axis] - before
         along = np.expand_dims(
             corner[:, None] * kernel.strides[axis] + steps,

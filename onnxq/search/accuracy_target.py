@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 from onnxq.comparison.metrics import MAX_DB
@@ -119,11 +119,13 @@ class _Target:
         values = self.references.fewest_values(samples)
         nodes = FallbackNodes(self.float_costs, elementwise, len(self.recipe.model.graph), values)
 
+        toggled_once = cache(self._toggled)  # opened where the outputs miss the target, and closed behind it
+
         def measure_few(names: frozenset[str]) -> Sequence[float]:
             # without nodes that would be slow beside these alone: their noise would be missed
             recipe = self.recipe.leaving(dict.fromkeys(names, MEASURING))
             with activity(f"measuring the error with {_nodes(len(names))} in float"):
-                toggled = self._toggled  # made where the outputs miss the target
+                toggled = toggled_once()
                 if toggled is not None:
                     return self.references.measure_toggled(toggled, recipe.plan, samples).noise
                 return self.references.measure_before_softmax(self.candidates.model(recipe), samples).noise
@@ -164,7 +166,6 @@ class _Target:
             max_steps=min(settings.max_steps, steps),
         )
 
-    @cached_property
     def _toggled(self) -> Toggled | None:
         """Return the toggle model of the recipe; None where copies of the weights may not fit into memory."""
         if TOGGLED_COPIES * weight_bytes(self.recipe.model) > SINGLE_FILE_LIMIT:

@@ -189,7 +189,10 @@ class Candidates:
 
     def _model_to_try(self, recipe: Recipe) -> ir.Model | None:
         """Return the quantized model of a recipe that has to be measured."""
-        return None if self.references is None or self._tried(recipe) else self.model(recipe)
+        if self.references is None or self._tried(recipe):
+            return None
+        with activity(f"trying {_described(recipe)}"):
+            return self.model(recipe)
 
     def _try(self, recipe: Recipe, model: ir.Model | None) -> Trial:
         """Return the trial of a recipe, measured once."""

@@ -70,7 +70,7 @@ class OutputNoise:
         return sum(self.noise) / max(1, len(self.noise))
 
     def as_good_as(self, other: "OutputNoise", errors: float = STANDARD_ERRORS) -> bool:
-        """Tell whether the noise is at most so many standard errors above another candidate's.
+        """Tell whether the noise is at most `errors` standard errors above another candidate's.
 
         The standard error is that of the difference, sample by sample. This is the one-standard-error rule
         (Breiman et al., Classification and Regression Trees, 1984): among models within one standard error of

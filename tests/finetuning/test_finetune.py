@@ -43,6 +43,12 @@ def options(model: Path, output: Path | None = None, **more: object) -> Quantize
     return QuantizeOptions(model, CALIB, output=output, **(plain | more))  # type: ignore[arg-type]
 
 
+def all_int8(folder: Path, **more: object) -> QuantizeOptions:
+    """Return options for model.onnx and calib/ of a folder, with no node in float for speed or accuracy."""
+    plain = {"effort": Effort.FAST, "without": (Technique.FALLBACK,), "skip_slow_nodes": False}
+    return QuantizeOptions(folder / "model.onnx", folder / "calib", **(plain | more))  # type: ignore[arg-type]
+
+
 def quantized(model: Path, **more: object) -> tuple[Inputs, Outcome]:
     inputs = prepare(options(model, **more))
     return inputs, quantize_static(inputs, None, lambda _: None)
@@ -286,14 +292,7 @@ def test_a_layer_makes_up_for_the_error_of_a_shortcut_that_is_broadcast(tmp_path
     (tmp_path / "calib").mkdir()
     for i in range(24):
         np.save(tmp_path / "calib" / f"{i:02}.npy", rng.normal(size=(1, 8, 6, 6)).astype(np.float32))
-    chosen = QuantizeOptions(
-        tmp_path / "model.onnx",
-        tmp_path / "calib",
-        effort=Effort.FAST,
-        without=(Technique.FALLBACK,),
-        skip_slow_nodes=False,
-        weight_bits=3,
-    )
+    chosen = all_int8(tmp_path, weight_bits=3)
     inputs = prepare(chosen)
     result = quantize_static(inputs, None, lambda _: None)
     form = training_form(
@@ -388,15 +387,7 @@ def test_a_model_with_outputs_in_half_precision_is_trained(tmp_path: Path) -> No
     (tmp_path / "calib").mkdir()
     for i in range(48):
         np.save(tmp_path / "calib" / f"{i:02}.npy", rng.normal(size=(1, 3, 12, 12)).astype(np.float16))
-    chosen = QuantizeOptions(
-        tmp_path / "model.onnx",
-        tmp_path / "calib",
-        effort=Effort.FAST,
-        without=(Technique.FALLBACK,),
-        skip_slow_nodes=False,
-        keep_int8=True,
-        weight_bits=4,
-    )
+    chosen = all_int8(tmp_path, keep_int8=True, weight_bits=4)
     inputs = prepare(chosen)
     result, done = finetuned(inputs, quantize_static(inputs, None, lambda _: None), SHORT)
     assert done.kept
