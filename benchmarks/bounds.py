@@ -1,22 +1,24 @@
 """Bound the gain from better weights: the noise of a file's weights, apart from that of its activations.
 
-    python benchmarks/bounds.py CORPUS [--case NAME ...]
+    python benchmarks/bounds.py FOLDER [--case NAME ...] [-- OPTIONS OF onnxq quantize]
 
-The table gives the SQNR in dB of each case over 60 evaluation samples, the files run as written: exact
-arithmetic, so no kernel saturates. `int8` is the default. `full range` drops the rule against saturation of
-pairs, an upper bound for any pairing of weights along K. `float weights` keeps the default's activations
-alone, an upper bound for any rounding of weights.
+FOLDER is a corpus, or a folder of prepared cases (each with model.onnx, calib/ and eval/, as `wild.py --keep`
+and `export_models.py` make them). The table gives the SQNR in dB of each case over 60 evaluation samples, the
+files run as written: exact arithmetic, so no kernel saturates. `int8` is the default. `full range` drops the
+rule against saturation of pairs, an upper bound for any pairing of weights along K. `float weights` keeps the
+default's activations alone, an upper bound for any rounding of weights.
 """
 
 import argparse
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
-from corpus_cases import folders, load_cases
-from harness import print_header, print_row, quantize_command
+from corpus_cases import divided
+from harness import case_settings, model_folders, print_header, print_row, quantize_command
 from sample_sqnr import read_feeds, sqnr_db
 
 from onnxq.graph.edit import Names, add_initializer, constant, input_at
@@ -31,7 +33,7 @@ SAME_WEIGHTS = ("--without", "equalization", "--without", "smoothing")
 
 def quantized(folder: Path, output: Path, *options: str) -> ir.Model:
     """Quantize a case without run-time ranges, which are no Q/DQ, and load the file."""
-    model, settings = folder / "model.onnx", folder / "case.toml"
+    model, settings = folder / "model.onnx", case_settings(folder)
     more = ("--force", "--without", "ranges-at-run-time", *options)
     command = quantize_command(model, folder / "calib", output, *more, preprocess=settings)
     subprocess.run(command, check=True, capture_output=True)
@@ -60,36 +62,36 @@ def outputs(model: ir.Model, feeds: Sequence[Feeds], *, optimize: bool = False) 
     return [list(session.run(None, feed)) for feed in feeds]
 
 
-def measure(folder: Path) -> list[str]:
+def measure(folder: Path, options: Sequence[str]) -> list[str]:
     """Return the three SQNRs of a case, formatted; `-` where no node takes float weights."""
     source = normalize(load(folder / "model.onnx"))
     data = folder / "eval" if (folder / "eval").is_dir() else folder / "calib"
-    feeds = read_feeds(data, model_inputs(source), folder / "case.toml")
+    feeds = read_feeds(data, model_inputs(source), case_settings(folder))
     expected = outputs(source, feeds, optimize=True)
 
     def sqnr(model: ir.Model) -> str:
         return f"{sqnr_db(expected, outputs(model, feeds)):.1f}"
 
     with tempfile.TemporaryDirectory() as scratch:
-        written = quantized(folder, Path(scratch) / "int8.onnx", *SAME_WEIGHTS)
+        written = quantized(folder, Path(scratch) / "int8.onnx", *SAME_WEIGHTS, *options)
         full_range = ("--without", "no-saturation")
         found = [
             sqnr(written),
-            sqnr(quantized(folder, Path(scratch) / "full.onnx", *SAME_WEIGHTS, *full_range)),
+            sqnr(quantized(folder, Path(scratch) / "full.onnx", *SAME_WEIGHTS, *full_range, *options)),
         ]
         return [*found, sqnr(written) if restore_float_weights(written, source) else "-"]
 
 
 def main() -> None:
     """Print a row for each case."""
+    own, options = divided(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("corpus", type=Path, help="folder of the cases, with cases.py")
+    parser.add_argument("folder", type=Path, help="corpus, or folder of prepared cases")
     parser.add_argument("--case", nargs="*", help="only these cases")
-    args = parser.parse_args()
-    load_cases(args.corpus)  # fails where the folder is no corpus
+    args = parser.parse_args(own)
     print_header(["case", "int8", "full range", "float weights"])
-    for folder in folders(args.corpus.resolve(), args.case):
-        print_row([folder.name, *measure(folder)])
+    for folder in model_folders(args.folder, args.case):
+        print_row([folder.name, *measure(folder, options)])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ For the numbers of a CPU without VNNI: `python benchmarks/older_cpu.py python be
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -89,18 +88,16 @@ def find_cases(root: Path) -> Iterator[Case]:
         yield Case(folder.name, model, folder / "calib", folder / "eval", settings, corpus)
 
 
-def measured(command: list[str]) -> tuple[Measurement, float]:
-    """Run a command; return its measurement and its CPU time, seconds.
+def measured(command: list[str]) -> Measurement:
+    """Run a command and measure it.
 
     Raises:
         RuntimeError: the command failed; the message is its last line.
     """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = run_measured(command)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if found.process.returncode:
         raise RuntimeError((found.process.stderr.strip().splitlines() or ["failed"])[-1])
-    return found, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return found
 
 
 def evaluated(case: Case, files: list[Path]) -> list[dict[str, Any]]:
@@ -145,8 +142,8 @@ def run_case(case: Case, bits: int, options: list[str], *, report_only: bool) ->
         finetune += [] if "--mode" in options else ["--weight-bits", str(bits)]
         finetune += ["-o", str(tuned), "--json", *options]
         try:
-            plain_cpu = None if report_only else round(measured([*quantize, str(bits), *options])[1], 1)
-            run, cpu = measured(finetune)
+            untrained = None if report_only else measured([*quantize, str(bits), *options])
+            run = measured(finetune)
         except RuntimeError as error:
             return {"case": case.name, "error": str(error)}
         report = json.loads(run.process.stdout)
@@ -159,8 +156,8 @@ def run_case(case: Case, bits: int, options: list[str], *, report_only: bool) ->
         "plain_db": before["db"],
         "plain_score": before.get("score"),
         "claimed_db": None if outputs.get("bound_db") is None else round(outputs["bound_db"], 1),
-        "plain_cpu_seconds": plain_cpu,
-        "cpu_seconds": round(cpu, 1),
+        "plain_cpu_seconds": None if untrained is None else round(untrained.cpu_s, 1),
+        "cpu_seconds": round(run.cpu_s, 1),
         "peak_mb": round(run.peak_mb),
         "steps": tuning.get("steps"),
         "kept": "yes" if tuning.get("kept") else "no",

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +12,11 @@ PEAK_MEMORY = Path(__file__).with_name("peak_memory.py")
 
 
 class Measurement(NamedTuple):
-    """A finished process, its wall time in seconds and its peak resident memory in MiB."""
+    """A finished process, its wall time and CPU time in seconds, and its peak resident memory in MiB."""
 
     process: subprocess.CompletedProcess[str]
     seconds: float
+    cpu_s: float
     peak_mb: float
 
 
@@ -33,16 +34,22 @@ def quantize_command(
     return [*command, "-o", str(output), *(["-q"] if quiet else []), *options]
 
 
-def run_measured(command: list[str]) -> Measurement:
-    """Run a command to its end and measure its wall time and its peak memory."""
+def run_measured(command: list[str], environment: Mapping[str, str] | None = None) -> Measurement:
+    """Run a command to its end and measure its wall time, CPU time and peak memory.
+
+    `environment` is the whole environment of the command, this process's own by default.
+    """
     start = time.perf_counter()
     read, write = os.pipe()
     launcher = [sys.executable, "-S", str(PEAK_MEMORY), str(write), *command]
-    process = subprocess.run(launcher, capture_output=True, text=True, pass_fds=[write], check=False)
+    process = subprocess.run(
+        launcher, capture_output=True, text=True, pass_fds=[write], check=False, env=environment
+    )
     seconds = time.perf_counter() - start
     os.close(write)
     with os.fdopen(read) as pipe:
-        return Measurement(process, seconds, int(pipe.read() or 0) / 1024)
+        peak_kb, cpu_s = pipe.read().split() or ("0", "0")
+        return Measurement(process, seconds, float(cpu_s), int(peak_kb) / 1024)
 
 
 def model_folders(root: Path, wanted: list[str] | None = None) -> list[Path]:

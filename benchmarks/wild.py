@@ -16,7 +16,6 @@ as `export_models.py` makes them. With --keep each case stays in a folder with i
 import argparse
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from corpus_cases import divided
-from harness import print_header, print_row, quantize_command
+from harness import print_header, print_row, quantize_command, run_measured
 from wild_cases import CASES
 from wild_samples import Data, download, members
 
@@ -91,12 +90,6 @@ def speedup(model: Path, output: Path, data: Path) -> float:
     return statistics.median(rounds)
 
 
-def children_cpu_s() -> float:
-    """Return the CPU time of all ended child processes, seconds."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def run_case(name: str, folder: Path, options: list[str], keep: bool = False) -> dict[str, Any]:
     """Quantize a folder's model, score it on its evaluation samples, and time it."""
     model, data = folder / "model.onnx", folder / "eval"
@@ -105,11 +98,10 @@ def run_case(name: str, folder: Path, options: list[str], keep: bool = False) ->
         output, report = place / KEPT_FILE, place / KEPT_REPORT
         more = ["--report", str(report), *(["--force"] if keep else [])]
         command = quantize_command(model, folder / "calib", output, *options, *more)
-        before = children_cpu_s()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        cpu_s = children_cpu_s() - before
-        if done.returncode:
-            return {"case": name, "error": done.stderr.strip().splitlines()[-1].replace(f"{folder}/", "")}
+        run = run_measured(command)
+        if run.process.returncode:
+            message = run.process.stderr.strip().splitlines()[-1]
+            return {"case": name, "error": message.replace(f"{folder}/", "")}
         found = json.loads(report.read_text())
         score = evaluated(name, model, output, data)
         times_as_fast = speedup(model, output, data)
@@ -127,7 +119,7 @@ def run_case(name: str, folder: Path, options: list[str], keep: bool = False) ->
         "x_float": round(times_as_fast, 2),
         "size": round(found["bytes_after"] / found["bytes_before"], 2),
         "integer_macs": round(found["kernels"]["model_share"], 2),
-        "cpu_s": round(cpu_s),
+        "cpu_s": round(run.cpu_s),
         "margins_db": [round(margin, 2) for margin in margins],
     }
 
