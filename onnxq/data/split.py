@@ -24,6 +24,7 @@ class SplitSamples:
     unseen       nothing is made from them or chosen by them
     every        all samples, each once, in the order of the data
     further      whole sequences of a stateful model beyond these, for verification: a sequence counts as one
+    names        names of all samples of the data, of which `every` may be a part
     """
 
     calibration: Sequence[Sample] = ()
@@ -31,6 +32,7 @@ class SplitSamples:
     unseen: Sequence[Sample] = ()
     every: Sequence[Sample] = ()
     further: Sequence[Sample] = ()
+    names: Sequence[str] = ()
 
 
 def split(samples: Sequence[Sample], starts: Container[str] | None = None) -> SplitSamples:

@@ -347,6 +347,7 @@ def _find_samples(
     if len(samples) < min(options.samples, len(found)) or len(found) < options.samples:
         warnings.append(f"{len(samples)} samples found in {options.calib}, {options.samples} asked for")
     parts = split(samples, feedback.starts if feedback.states else None)
+    parts = replace(parts, names=[sample.name for sample in found])
     if feedback.states:
         chosen = set(map(id, samples))
         more = chosen_sequences(found, feedback, FURTHER * options.samples)

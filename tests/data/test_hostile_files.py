@@ -21,6 +21,7 @@ from tokenizers.pre_tokenizers import Split, Whitespace
 from onnxq.data.labels import labelled
 from onnxq.data.preprocessing import AudioForm, Forms, ImageForm, TableForm, TextForm, read_forms
 from onnxq.data.reading import MOST_SAMPLES
+from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds, open_samples
 from onnxq.errors import DataError
 from onnxq.evaluation.baseline import checksum, read_baseline
@@ -421,3 +422,12 @@ def test_labels_of_an_endless_line_are_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label\n" + "a," * 1_000_000)
     with pytest.raises(DataError, match=r"labels\.csv: cannot read the labels: a line of more than"):
         labelled([], str(tmp_path / "labels.csv"))
+
+
+def test_two_labels_of_one_file_are_refused(tmp_path):
+    (tmp_path / "labels.csv").write_text("file,label\na.npy,1\nb.npy,2\na.npy,1\n")
+    samples = [Sample(name, dict) for name in ("a.npy", "b.npy")]
+    assert [each.label for each in labelled(samples, str(tmp_path / "labels.csv"))] == ["1", "2"]
+    (tmp_path / "labels.csv").write_text("file,label\na.npy,1\nb.npy,2\na.npy,3\n")
+    with pytest.raises(DataError, match=r"line 4: a\.npy has the label '1' in a line before, and '3' here"):
+        labelled(samples, str(tmp_path / "labels.csv"))
