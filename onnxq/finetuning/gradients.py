@@ -33,6 +33,16 @@ class Example:
         """Return the shapes of all arrays."""
         return tuple(array.shape for array in (*self.feeds.values(), *self.targets))
 
+    @property
+    def finite(self) -> bool:
+        """Whether no target is infinite or NaN."""
+        return all(np.isfinite(array).all() for array in self.targets)
+
+
+def _without_overflow(gradient: Floats) -> Floats:
+    """Put zero in place of infinite values and NaN, which would stay in the moments of all later steps."""
+    return gradient if np.isfinite(gradient).all() else np.nan_to_num(gradient, nan=0, posinf=0, neginf=0)
+
 
 def stacked(examples: Sequence[Example]) -> Example:
     """Join examples of equal shapes along axis 0."""
@@ -97,13 +107,14 @@ class GradientGraph:
         feeds |= {name: fed[name] for name in opened.given}
         loss, *gradients = run(opened.session, feeds, "of a batch", opened.outputs)
         found = {
-            name: np.asarray(array, np.float32) for name, array in zip(opened.reached, gradients, strict=True)
+            name: _without_overflow(np.asarray(array, np.float32))
+            for name, array in zip(opened.reached, gradients, strict=True)
         }
         return float(loss), found, opened.frozen
 
     def _opened(self, example: Example, batch: int, fed: Mapping[str, Floats]) -> _Opened:
-        """Return the session for the shapes of an example."""
-        key = batch, example.shapes
+        """Return the session for the shapes of an example, and for targets that are finite or not."""
+        key = batch, example.shapes, example.finite
         with self._opening:
             if key not in self._sessions:
                 self._sessions[key] = self._open(example, batch, fed)
@@ -124,7 +135,7 @@ class GradientGraph:
         measured = measure(model, example.feeds | dict(fed))
         tape, nodes = Tape(model, measured.shapes, measured.known), list(model.graph)
         parameters = [value for value in model.graph.inputs if value.name in self.trained]
-        loss, seeds, targets = append_loss(tape, self.points, values, batch)
+        loss, seeds, targets = append_loss(tape, self.points, values, batch, finite=example.finite)
         found, frozen = append_gradients(tape, nodes, seeds, parameters)
         outputs = [loss, *found.values()]
         model.graph.outputs.clear()

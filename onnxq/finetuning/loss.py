@@ -70,8 +70,8 @@ def points_of(
         model: the float model.
         observation: its observed values.
         targets: the float model's observed values, by sample and tap.
-        label_share: weight of labels against the float model, 0..1; above 0 the first output decides between
-            classes.
+        label_share: weight of labels against the float model, 0..1; above 0 the first float output decides
+            between classes.
     """
     powers = [_power(part, targets) for part in observation.inner]
     points: list[Point] = []
@@ -83,9 +83,11 @@ def points_of(
         if not all(each[number].size for each in targets):
             continue
         axis = _classes(model, tap.node) if tap.node is not None and not tap.selected else None
-        if axis is None and label_share and number == 0:
+        if axis is None and label_share and not points:
             axis = -1
-        follows = 1.0 if axis is None else 1 - label_share
+        # the first decision is that of the labels
+        decides = axis is not None and all(point.axis is None for point in points)
+        follows = 1 - label_share if decides else 1.0
         shares = [
             (part, follows / (power * len(powers)))
             for part, power in zip(observation.inner, powers, strict=True)
@@ -134,7 +136,7 @@ def _classes(model: ir.Model, name: str) -> int | None:
 
 
 def append_loss(
-    tape: Tape, points: Sequence[Point], values: Sequence[ir.Value], batch: int
+    tape: Tape, points: Sequence[Point], values: Sequence[ir.Value], batch: int, *, finite: bool = True
 ) -> tuple[ir.Value, dict[ir.Value, ir.Value], list[ir.Value]]:
     """Append the loss, a mean over the batch.
 
@@ -143,6 +145,8 @@ def append_loss(
         points: what is compared.
         values: the compared value of each point.
         batch: number of samples along axis 0 of the values, 1 where they are no batch.
+        finite: whether all targets are; otherwise values that are infinite or NaN, such as masked scores,
+            count nothing.
 
     Returns:
         The loss, the gradient of each compared value, and the inputs that take the targets.
@@ -157,17 +161,26 @@ def append_loss(
         if point.axis is None:
             weights = point.weights(shape if batch == 1 else (1, *shape[1:])) / np.float32(batch)
             difference = tape.op("Sub", value, target)
+            difference = difference if finite else _finite_or_zero(tape, difference)
             weighted = tape.op("Mul", difference, weights)
             loss, seed = tape.dot(weighted, difference), tape.op("Add", weighted, weighted)
         else:
-            loss, seed = _divergence(tape, value, target, point)
+            loss, seed = _divergence(tape, value, target, point, finite=finite)
         total = loss if total is None else tape.op("Add", total, loss)
         seeds[value] = seed if value not in seeds else tape.op("Add", seeds[value], seed)
     assert total is not None
     return total, seeds, targets
 
 
-def _divergence(tape: Tape, value: ir.Value, target: ir.Value, point: Point) -> tuple[ir.Value, ir.Value]:
+def _finite_or_zero(tape: Tape, value: ir.Value) -> ir.Value:
+    """Append nodes that put zero in place of infinite values and NaN."""
+    odd = tape.op("Or", tape.op("IsInf", value), tape.op("IsNaN", value))
+    return tape.op("Where", odd, np.zeros((), np.float32), value)
+
+
+def _divergence(
+    tape: Tape, value: ir.Value, target: ir.Value, point: Point, *, finite: bool
+) -> tuple[ir.Value, ir.Value]:
     """Append the KL divergence of Softmax(value) from the target, without the target's entropy.
 
     Returns:
@@ -181,6 +194,7 @@ def _divergence(tape: Tape, value: ir.Value, target: ir.Value, point: Point) -> 
     moved, back = tape.transpose(value, order), [order.index(each) for each in range(len(shape))]
     probabilities = tape.transpose(tape.op("Softmax", moved, axis=last), back)
     logarithms = tape.transpose(tape.op("LogSoftmax", moved, axis=last), back)
+    logarithms = logarithms if finite else _finite_or_zero(tape, logarithms)
     loss = tape.op("Mul", tape.dot(target, logarithms), -point.weight / rows)
     return loss, tape.op("Mul", tape.op("Sub", probabilities, target), point.weight / rows)
 
