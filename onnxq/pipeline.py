@@ -23,8 +23,8 @@ from onnxq.calibration.statistics import Statistics
 from onnxq.cluster.connection import executor_of
 from onnxq.errors import DataError, OnnxqError
 from onnxq.finetuning.checkpoint import check_checkpoint
-from onnxq.finetuning.division import divided, trained_on
-from onnxq.finetuning.finetune import tuned, tunes_by_itself
+from onnxq.finetuning.division import trained_on
+from onnxq.finetuning.finetune import check_tuning, tuned, tunes_by_itself
 from onnxq.formats.activations import replace_slow_activations
 from onnxq.formats.compact import compact
 from onnxq.formats.layer_norms import keep_sums_apart
@@ -175,7 +175,7 @@ def _in_its_mode(
     """Run the mode, then finetuning; return both results."""
     mode = inputs.options.mode
     if tuning is not None:
-        divided(inputs)  # too few samples are refused before the search
+        check_tuning(inputs, tuning)
     if mode == Mode.STATIC:
         outcome = quantize_static(inputs, task, laps.end)
     else:
@@ -294,7 +294,8 @@ def finetune(options: QuantizeOptions, tuning: FinetuneOptions, task: Task | Non
     """
     if options.calib is None:
         raise DataError("finetuning trains on samples: give a folder with --calib")
-    check_checkpoint(tuning.checkpoint, options.destination)
+    outputs = (options.destination, *_rejected(options))
+    check_checkpoint(tuning.checkpoint, outputs, Path(options.calib))
     if options.mode == Mode.WEIGHTS:
         tuning = replace(tuning, bits=(_trained_bits(options),))
     else:

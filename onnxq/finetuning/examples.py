@@ -1,5 +1,6 @@
 """Examples: samples with the float model's values as targets, and the batches of a training."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,6 +11,7 @@ import onnxruntime as ort
 
 from onnxq.comparison.feedback import Feedback
 from onnxq.comparison.observation import Observation, Observed, Opened, observe
+from onnxq.data.labels import FOLDERS, class_folders
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
 from onnxq.errors import DataError, ModelError
@@ -21,7 +23,7 @@ from onnxq.graph.macs import concrete_shapes
 from onnxq.options import FinetuneOptions
 from onnxq.runtime.sessions import InputSpec, open_session, run
 from onnxq.search.inputs import Inputs
-from onnxq.techniques.augmentation import Change, changed, image_axes
+from onnxq.techniques.augmentation import CHANNELS, LEAST_SIZE, Change, changed, image_axes
 from onnxq.types import Array, Feeds
 
 SEEN = 16
@@ -171,7 +173,14 @@ class Examples:
     def _targeted(self, feeds: Feeds, values: Sequence[Array], index: int) -> Example:
         """Return feeds with their targets, from the float model's values."""
         label, share = self.labels[index] if self.labels else None, self.options.label_share
-        return Example(feeds, [target_of(point, values[point.tap], label, share) for point in self.points])
+        deciding = next((point for point in self.points if point.axis is not None), None)
+        return Example(
+            feeds,
+            [
+                target_of(point, values[point.tap], label if point is deciding else None, share)
+                for point in self.points
+            ],
+        )
 
 
 def make_examples(
@@ -185,7 +194,7 @@ def make_examples(
 
     Raises:
         ModelError: no output holds float values.
-        DataError: a label is no class of the model, or no input is an image that can be changed.
+        DataError: a label is no class of the model.
     """
     # inner values are those of the form that is quantized
     model, feedback = form.recipe.model, inputs.feedback
@@ -203,32 +212,63 @@ def make_examples(
     points += feature_points([form.rounded[name] for name in features], len(observation.taps), targets)
     if feedback.states:
         teacher.remember_states(samples, feedback)
-    if labels:
-        _check_labels(points, targets[0], samples, labels)
-    if options.augment and (feedback.states or all(image_axes(array) is None for array in seen[0].values())):
-        raise DataError(
-            "--augment: no input holds images [1, channels, height, width] or [1, height, width, channels]: "
-            "leave it out"
-        )
+    if labels and options.label_share:
+        folders = class_folders(inputs.samples.names) if options.labels == FOLDERS else []
+        _check_labels(_deciding(points, targets[0]), samples, labels, len(folders))
     known = dict(enumerate(samples))
     return Examples(known, teacher, observation, points, labels, options, Cache(options.memory))
 
 
-def _check_labels(
-    points: Sequence[Point], values: Sequence[Array], samples: Sequence[Sample], labels: Sequence[int | None]
-) -> None:
-    deciding = next(point for point in points if point.axis is not None)
-    shape = values[deciding.tap].shape
-    axis = deciding.axis or 0
-    if int(np.prod(shape)) != shape[axis]:
+def check_images(inputs: Inputs, sample: Sample) -> None:
+    """Check that a sample holds images that can be changed.
+
+    Raises:
+        DataError: it holds none, or depends on the sample before it.
+    """
+    feeds = check_feeds(sample, inputs.specs)
+    if inputs.feedback.states:
+        raise DataError("--augment: samples of a stateful model follow one another: leave it out")
+    if all(image_axes(array) is None for array in feeds.values()):
+        channels = f"{', '.join(map(str, CHANNELS[:-1]))} or {CHANNELS[-1]}"
         raise DataError(
-            f"--labels: a sample has {int(np.prod(shape)) // shape[axis]} decisions and one label: "
+            f"--augment: no input holds float32 images of {channels} channels and sides of {LEAST_SIZE} "
+            "pixels or more, [1, channels, height, width] or [1, height, width, channels]: leave it out"
+        )
+
+
+def _deciding(points: Sequence[Point], values: Sequence[Array]) -> int:
+    """Return the number of classes between which the output of a sample decides.
+
+    Raises:
+        DataError: no output decides between classes, or one decides more than once.
+    """
+    point = next((each for each in points if each.axis is not None), None)
+    shape = () if point is None else values[point.tap].shape
+    if point is None or not shape:
+        raise DataError("--labels: no float output of the model has an axis of classes: leave --labels out")
+    classes = int(shape[point.axis or 0])
+    if math.prod(shape) != classes:
+        raise DataError(
+            f"--labels: a sample has {math.prod(shape) // max(classes, 1)} decisions and one label: "
             "finetuning takes labels for models that decide once"
         )
+    return classes
+
+
+def _check_labels(
+    classes: int, samples: Sequence[Sample], labels: Sequence[int | None], folders: int
+) -> None:
+    """Check labels against the number of classes; `folders` is that of the class folders, 0 without them."""
+    if folders and folders != classes:
+        raise DataError(
+            f"--labels folders: there are {folders} folders, but the model has {classes} classes: give a CSV "
+            "with the number of the class of each file"
+        )
     for sample, label in zip(samples, labels, strict=True):
-        if label is not None and not 0 <= label < shape[axis]:
+        if label is not None and not 0 <= label < classes:
             raise DataError(
-                f"sample {sample.name}: label {label}, but the model has {shape[axis]} classes: correct it"
+                f"sample {sample.name}: label {label}, but the model has {classes} classes: give numbers "
+                f"from 0 to {classes - 1}"
             )
 
 

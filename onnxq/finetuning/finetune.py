@@ -12,7 +12,7 @@ from onnxq.comparison.feedback import evenly
 from onnxq.data.labels import labelled
 from onnxq.data.sample import Sample
 from onnxq.data.samples import check_feeds
-from onnxq.errors import DataError, ModelError
+from onnxq.errors import DataError, ModelError, OnnxqError
 from onnxq.finetuning.backward import measure
 from onnxq.finetuning.block_form import block_form, with_blocks
 from onnxq.finetuning.checkpoint import Checkpoint
@@ -21,6 +21,7 @@ from onnxq.finetuning.examples import (
     ACTIVATION_BYTES,
     Batches,
     Examples,
+    check_images,
     grouped,
     make_examples,
     most_together,
@@ -46,6 +47,8 @@ from onnxq.types import Floats
 
 BUDGET, LEAST_STEPS, MOST_STEPS = 6e11, 24, 120
 """MACs of the default number of steps, three times those of an inference for each, and its bounds."""
+SHOWN = 40
+"""Most characters of a label in a message."""
 MOST_RECONSTRUCTING = 200
 """Most samples by which layers are reconstructed."""
 BIAS_UNIT = 1 / 64
@@ -89,8 +92,8 @@ def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tup
         return outcome, Finetuning(False, "the file has no integer weights to train", bits=options.bits)
     # the examples
     division = divided(inputs)
-    samples = division.training
-    examples = make_examples(inputs, form, samples, _labels(samples, options.labels), options)
+    samples, labels = division.training, read_labels(inputs, options)
+    examples = make_examples(inputs, form, samples, labels, options)
     shapes = measure(form.model, examples.example(0).feeds | form.fed(form.start())).shapes
     room = max(1, ACTIVATION_BYTES // max(1, sum(4 * math.prod(shape) for shape in shapes.values())))
     together = most_together(examples, room)
@@ -99,9 +102,10 @@ def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tup
     # the training
     judge, deciding = Judge.of(inputs, division.stopping), Judge.of(inputs, division.deciding)
     steps = options.steps or default_steps(inputs, samples[0], batches.size)
-    decisions = replace(options, checkpoint=None), replace(inputs.options, output=None, force=False), steps
-    statistics = outcome.statistics
-    checkpoint = Checkpoint.of(options.checkpoint, statistics.model, statistics.data, *decisions)
+    digests = outcome.statistics.model, outcome.statistics.data
+    names = [sample.name for sample in inputs.samples.every]
+    decisions = replace(options, checkpoint=None, labels=None, memory=0), labels, names, steps
+    checkpoint = Checkpoint.of(options.checkpoint, form.start(), *digests, *decisions)
     work = Work(inputs.executor, batches, together, room)
     trainer = Trainer(form, store, work, steps, options, judge, deciding, checkpoint)
     result = trainer.run(lambda: _reconstructed(form, examples, shapes, options.memory))
@@ -114,7 +118,8 @@ def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tup
         kept, reason, result.steps, batches.size, options.bits, len(samples), *_reached(form, result.state),
         [Check(step, decibels(noise)) for step, noise in result.state.checks],
         decibels(before.mean_noise), decibels(after.mean_noise), dict(result.state.frozen),
-        result.state.interrupted, result.layers,
+        result.state.interrupted, result.layers, sum(label is not None for label in labels),
+        len(division.unseen),
     )  # fmt: skip
     if not kept:
         return outcome, finetuning
@@ -155,23 +160,47 @@ def _reconstructed(
     return reconstructed(form, [examples.teacher.sample(i, examples.samples[i])[0] for i in chosen])
 
 
-def _labels(samples: Sequence[Sample], labels: str | None) -> list[int | None]:
-    """Return the class of each sample, None for one without a label; empty without labels.
+def check_tuning(inputs: Inputs, options: FinetuneOptions) -> None:
+    """Check before all work what the options and samples alone can show.
+
+    Raises:
+        OnnxqError: the samples are too few, a label or an option does not fit.
+    """
+    samples = divided(inputs).training
+    read_labels(inputs, options)
+    if options.steps is not None and options.steps < len(options.bits):
+        raise OnnxqError(
+            f"--steps {options.steps}: --bits {','.join(map(str, options.bits))} has {len(options.bits)} "
+            "parts, each of one step or more: give more steps"
+        )
+    if options.augment:
+        check_images(inputs, samples[0])
+
+
+def read_labels(inputs: Inputs, options: FinetuneOptions) -> list[int | None]:
+    """Return the class of each sample that is trained on, None for one without a label; empty without labels.
 
     Raises:
         DataError: the labels cannot be read, are no classes, or belong to none of the samples.
     """
-    if labels is None:
+    if options.labels is None:
         return []
-    found: dict[str, int] = {}
-    for sample in labelled(list(samples), labels, every=False):
+    samples, found = divided(inputs).training, dict[str, int]()
+    names = frozenset(inputs.samples.names)
+    for sample in labelled(list(samples), options.labels, names=names, every=False):
         if sample.label:
             try:
-                found[sample.name] = int(sample.label)
+                found[sample.name] = int(sample.label[: SHOWN + 1])
             except ValueError as error:
+                shown = sample.label if len(sample.label) <= SHOWN else f"{sample.label[:SHOWN]}..."
                 raise DataError(
-                    f"sample {sample.name}: label '{sample.label}' is no number of a class: correct it"
+                    f"sample {sample.name}: label '{shown}' is no number of a class: correct it"
                 ) from error
+    if not found:
+        raise DataError(
+            f"--labels {options.labels}: none of the {len(samples)} samples that are trained on has a label: "
+            "label more samples, or leave --labels out"
+        )
     return [found.get(sample.name) for sample in samples]
 
 
@@ -194,7 +223,10 @@ def _bias_units(form: TrainingForm, batches: Batches, together: int) -> dict[str
     names = [name for name, _ in exposed.outputs.values()]
     arrays = run(session, example.feeds | form.fed(form.start()), "of a batch", names)
     deviations = {
-        name: max(float(np.std(array, dtype=np.float64)), 1e-6)
+        name: max(float(np.std(array[np.isfinite(array)], dtype=np.float64)), 1e-6)
         for name, array in zip(exposed.outputs, arrays, strict=True)
+        if np.isfinite(array).any()
     }
-    return {name: np.asarray(BIAS_UNIT * deviations[place], np.float32) for name, place in places.items()}
+    return {
+        name: np.asarray(BIAS_UNIT * deviations.get(place, 1.0), np.float32) for name, place in places.items()
+    }

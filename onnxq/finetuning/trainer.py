@@ -24,8 +24,6 @@ from onnxq.types import Floats
 
 Store = Callable[[TrainingForm, Values], Outcome]
 """Signature: form, trained values -> the outcome whose model holds these values."""
-CHECKS = 12
-"""Checks on samples kept aside during a training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +111,11 @@ class Trainer:
         Raises:
             ModelError: the loss depends on no quantized weight.
         """
-        found = self.checkpoint.load()
-        first, resumed = found if found is not None else (0, None)
+        found = self.checkpoint.load(self.form.start())
+        first, resumed, layers = found if found is not None else (0, None, 0)
         each = max(1, self.steps // len(self.options.bits))
         values: Mapping[str, Floats] | None = None
-        done, layers = first * each, 0
+        done = first * each
         for part in range(first, len(self.options.bits)):
             form = self._form(part)
             begin = form.carried(values)
@@ -127,7 +125,7 @@ class Trainer:
                 if form is self.form:
                     begin, layers = self._begin(begin, reconstruct())
                 noise = self._noise(begin if form is self.form else self.form.start())
-            training = self._training(part, each, noise)
+            training = self._training(part, each, noise, layers)
             state = training.run(resumed or training.begin(begin), self._title(part))
             resumed, done, values = None, done + state.step, training.form.real(state.values)
             if state.step and not state.reached:
@@ -160,17 +158,17 @@ class Trainer:
         bits = self.options.bits
         return "finetune" if len(bits) == 1 else f"finetune, {bits[part]} bits"
 
-    def _training(self, part: int, steps: int, noise: float) -> Training:
+    def _training(self, part: int, steps: int, noise: float, layers: int) -> Training:
         """Return the training of one part; only the last one, with the bits of the file, is judged."""
         options, bits, last = self.options, self.options.bits[part], part + 1 == len(self.options.bits)
-        form, checks = self._form(part), max(1, steps // CHECKS)
+        form, schedule = self._form(part), Schedule.of(steps)
         return Training(
             form,
-            self.work.gradients(form, options, part, checks),
-            Schedule(steps, checks if last else steps),
+            self.work.gradients(form, options, part, schedule.checks),
+            schedule,
             Rates().for_noise(noise).times(options.rate, bits),
             self._noise if last else None,
-            self.checkpoint.saver(part),
+            self.checkpoint.saver(part, layers),
         )
 
 

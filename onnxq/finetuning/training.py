@@ -25,6 +25,11 @@ MOST_LOST = 1.1
 LEAST_FACTOR = 1 / 16
 """Factor of the rates below which a training ends."""
 
+CHECKS, PATIENCE = 12, 5
+"""Checks on samples kept aside during a training, and those without a gain after which it ends."""
+MOST_UNCHECKED = 100
+"""Most steps between two checks, after which the state is kept; long trainings have more checks."""
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -74,7 +79,14 @@ class Schedule:
 
     steps: int
     checks: int
-    patience: int = 5
+    patience: int = PATIENCE
+
+    @staticmethod
+    def of(steps: int) -> "Schedule":
+        """Return the schedule of a training of a number of steps."""
+        wanted = max(1, steps // CHECKS)
+        checks = min(wanted, MOST_UNCHECKED)
+        return Schedule(steps, checks, PATIENCE * wanted // checks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +120,15 @@ class State:
     def best_step(self) -> int:
         """Return the step of the best check."""
         return min(self.checks, key=lambda each: (each[1], each[0]))[0] if self.checks else 0
+
+    @property
+    def arrays(self) -> list[dict[str, Floats]]:
+        """The stored arrays by the name of the trained value."""
+        moments = (
+            {name: each.first for name, each in self.adam.items()},
+            {name: each.second for name, each in self.adam.items()},
+        )
+        return [self.values, self.best, *moments]
 
     @property
     def reached(self) -> frozenset[str]:
@@ -155,7 +176,11 @@ class Training:
                 bar.set_postfix_str(self._figures(state), refresh=False)
                 bar.update()
             ended = True
-        return state if ended else replace(state, interrupted=True)
+        if ended:
+            return state
+        if state.step and state.checks and state.step > state.checks[-1][0]:
+            state = self._checked(state)
+        return replace(state, interrupted=True)
 
     def _figures(self, state: State) -> str:
         loss = f"loss {np.mean(state.losses[-10:]):.3g}"

@@ -137,9 +137,10 @@ def _finetuning_rows(tuning: Finetuning) -> list[list[str]]:
     done = f"{how}: {tuning.reason}" if tuning.steps else tuning.reason
     rows = [["finetuned" if tuning.kept else "not finetuned", done]]
     if tuning.before_db is not None and tuning.after_db is not None:
-        rows.append(
-            ["", f"SQNR {tuning.before_db:.1f} dB before, {tuning.after_db:.1f} dB after, on unseen samples"]
-        )
+        gain = f"SQNR {tuning.before_db:.1f} dB before, {tuning.after_db:.1f} dB after"
+        rows.append(["", f"{gain}, on {tuning.unseen} unseen samples"])
+    if tuning.labels:
+        rows.append(["", f"with the labels of {tuning.labels} of {tuning.samples} samples"])
     if tuning.interrupted:
         rows.append(["", "the training was interrupted: the best step so far counts"])
     if tuning.frozen:

@@ -97,6 +97,8 @@ class Finetuning:
     frozen         nodes behind which gradients end, with the reason
     interrupted    whether the user ended the training
     layers         layers whose weights were reconstructed before the training
+    labels         samples trained on that have a label
+    unseen         samples of before_db and after_db
     """
 
     kept: bool
@@ -114,3 +116,5 @@ class Finetuning:
     frozen: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
     layers: int = 0
+    labels: int = 0
+    unseen: int = 0
