@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from onnxq.cli.console import Console, exit_on_failed_gate, with_console
 from onnxq.cli.groups import GroupedCommand, OptionGroup, option
@@ -198,7 +199,13 @@ def finetune(console: Console, **options: Any) -> None:
             "--mode weights: --weight-bits and --bits are for --mode static: "
             "choose --weight-type int4 or int8"
         )
+    given = click.get_current_context().get_parameter_source("label_share")
+    if given is not ParameterSource.DEFAULT and options["labels"] is None:
+        raise OnnxqError("--label-share has no effect without --labels: add --labels, or leave it out")
     tuning = _pop_tuning(options)
+    reports = {path.resolve() for path in files}
+    if tuning.checkpoint is not None and tuning.checkpoint.resolve() in reports:
+        raise OnnxqError(f"--checkpoint {tuning.checkpoint}: a report goes there: choose another file")
     limits = pop_limits(options)
     task = pop_task(limits, options, labels_train=True)
     options |= {name: kind(options[name]) for name, kind in ENUMS.items() if name in options}
@@ -207,10 +214,10 @@ def finetune(console: Console, **options: Any) -> None:
         chosen = replace(chosen, output=output_file(output, chosen.default_name))
     check_target(chosen.destination, inputs, force=chosen.force)
     check_reports(files, inputs, output=chosen.destination, force=chosen.force)
-    report = run(chosen, tuning, task)
+    report = console.signed(run(chosen, tuning, task))
     console.warn(report.warnings)
     write_reports(report, files, force=chosen.force)
-    console.show(report, lambda: quantize_text(report, verbose=console.verbose))
+    console.show(report, lambda: quantize_text(report, verbose=console.verbose, width=console.width))
     exit_on_failed_gate(report.gates)
 
 

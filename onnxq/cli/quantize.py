@@ -352,9 +352,10 @@ def pop_task(limits: Limits, options: dict[str, Any], *, labels_train: bool = Fa
     data, labels, metric = (options.pop(name) for name in ("data", "labels", "metric"))
     if limits.max_drop is None:
         if data or metric or (labels and not labels_train):
-            raise OnnxqError(
-                "--data, --labels and --metric have no effect without --max-drop: add --max-drop"
+            options_of_it = (
+                "--data and --metric have" if labels_train else "--data, --labels and --metric have"
             )
+            raise OnnxqError(f"{options_of_it} no effect without --max-drop: add --max-drop")
         return None
     if labels_train and labels and data:
         raise OnnxqError(

@@ -1,5 +1,7 @@
 """`onnxq finetune`: wrong use is one line and exit code 2, before anything is read or written."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -23,6 +25,11 @@ from ..conftest import CNN, SAMPLES
             ("--calib", "calib", "--labels", "labels.csv", "--max-drop", "1", "--data", "x"),
             "leave --data out",
         ),
+        (("--calib", "calib", "--label-share", "0.2"), "--label-share has no effect without --labels"),
+        (("--calib", "calib", "--metric", "classification"), "--data and --metric have no effect"),
+        (("--calib", "calib", "--checkpoint", "r.json", "--report", "r.json"), "a report goes there"),
+        (("--calib", "calib", "--checkpoint", "/proc/state.npz"), "--checkpoint /proc/state.npz: cannot be"),
+        (("--calib", "calib", "--steps", "2", "--bits", "8,6,4"), "has 3 parts"),
     ],
 )
 def test_wrong_use_is_one_line(tmp_path, arguments, message):
@@ -34,3 +41,19 @@ def test_wrong_use_is_one_line(tmp_path, arguments, message):
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not output.exists()
+
+
+def test_the_report_names_the_command(tmp_path):
+    chosen = ["--effort", "fast", "--method", "minmax", "--samples", "9", "--steps", "1", "--keep-int8"]
+    command = [
+        "finetune",
+        str(CNN),
+        "--calib",
+        str(SAMPLES / "calib"),
+        "-o",
+        str(tmp_path / "out.onnx"),
+        *chosen,
+    ]
+    result = CliRunner().invoke(main, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["origin"]["command"] == " ".join(["onnxq", *command, "--json"])
