@@ -161,7 +161,7 @@ def _quantized(
 def _check_options(options: QuantizeOptions) -> None:
     """Raise an `OnnxqError` for outputs that exist, and options that conflict."""
     for target in (options.destination, *_rejected(options)):
-        check_output(target, options.model, force=options.force)
+        check_output(target, options.model, options.calib, force=options.force)
     if options.measure and options.mode not in (Mode.STATIC, Mode.AUTO):
         raise OnnxqError(
             f"--measure plans static quantization, and the mode is {options.mode}: "
@@ -330,7 +330,7 @@ def calibrate(options: QuantizeOptions, output: Path, shard: tuple[int, int] = (
     Raises:
         OnnxqError: the model, the data or the output cannot be used; nothing was written.
     """
-    check_output(output, options.model, force=options.force)
+    check_output(output, options.model, options.calib, force=options.force)
     with executor_of(options.cluster) as executor:
         return _calibrated(replace(options, cluster=None), output, shard, executor)
 

@@ -43,7 +43,7 @@ def init(console: Console, model: Path, data: Path, output: Path, force: bool) -
         from onnxq.graph.files import check_target, staged
         from onnxq.report.settings_file import settings_file
 
-    check_target(output, [model], force=force)
+    check_target(output, [model, data], force=force)
     found = guess_preprocessing(model, data)
     content = settings_file(found, model, data)
     with staged(output, force=force) as building:
@@ -95,7 +95,7 @@ def preview(
     if output is not None and output.suffix.lower() != ".png":
         raise OnnxqError(f"{output}: the sheet is a PNG: choose a name that ends in .png")
     if output is not None:
-        check_target(output, [model], force=force, report=True)
+        check_target(output, [model, data], force=force, report=True)
     report, feeds, forms = run(model, data, **options)
     console.warn(report.warnings)
     if output is not None:

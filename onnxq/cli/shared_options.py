@@ -265,13 +265,15 @@ def pop_report_files(options: dict[str, Any]) -> dict[Path, str]:
 
 
 def input_files(options: Mapping[str, Any]) -> list[Path]:
-    """Return the existing files that options name, which no output may overwrite."""
+    """Return the existing files and folders of samples that options name, which no output may overwrite."""
     found = []
-    for value in options.values():
+    for name, value in options.items():
         for each in value if isinstance(value, tuple) else [value]:
             # unlike Path.is_file, this is False for texts that are too long for a name
             if isinstance(each, str | Path) and os.path.isfile(each):  # noqa: PTH113
                 found.append(Path(each))
+            elif name in ("calib", "data") and isinstance(each, Path) and each.is_dir():
+                found.append(each)
     return found
 
 

@@ -32,7 +32,7 @@ def check_checkpoint(path: Path | None, outputs: Iterable[Path], samples: Path) 
     if path is None:
         return
     if path.resolve() in {output.resolve() for output in outputs}:
-        raise OnnxqError(f"--checkpoint {path}: is an output, too: choose another file")
+        raise OnnxqError(f"--checkpoint {path}: is the output, too: choose another file")
     if path.resolve().is_relative_to(samples.resolve()):
         raise OnnxqError(
             f"--checkpoint {path}: lies among the samples of --calib and would be read as one of them: "

@@ -18,6 +18,8 @@ from onnxq.graph.file_forms import restore_types, rewrite_forms
 from onnxq.graph.interface import MAP_TYPES, Interface
 from onnxq.graph.scratch import ScratchFolder, reason_of
 
+WRITTEN = frozenset({".onnx", ".toml", ".html", ".json", ".md", ".xml"})
+"""Suffixes of files that onnxq writes and never reads as samples."""
 SINGLE_FILE_LIMIT = 1_500_000_000
 """Bytes of weights above which they go to a file beside the model (protobuf's limit is 2 GiB)."""
 
@@ -198,13 +200,13 @@ def digest(path: Path) -> str:
     )
 
 
-def check_output(path: Path, source: Path, *, force: bool) -> None:
-    """Refuse an output that is the input, exists already (unless `force`) or cannot be written.
+def check_output(path: Path, source: Path, samples: Path | None = None, *, force: bool) -> None:
+    """Refuse an output that is an input, exists already (unless `force`) or cannot be written.
 
     Raises:
         OutputError: with the reason and a remedy.
     """
-    check_target(path, [source], force=force)
+    check_target(path, [source] if samples is None else [source, samples], force=force)
 
 
 def check_target(path: Path, inputs: Iterable[Path], *, force: bool, report: bool = False) -> None:
@@ -214,7 +216,7 @@ def check_target(path: Path, inputs: Iterable[Path], *, force: bool, report: boo
 
     Args:
         path: the file to write.
-        inputs: models and other files that are read.
+        inputs: models and other files that are read, and folders of samples.
         force: whether a regular file may be overwritten.
         report: whether the file is a report, not the file of -o.
 
@@ -250,11 +252,19 @@ def _check_existing(path: Path, inputs: Iterable[Path], where: str, another: str
         if each.exists() and path.exists() and path.samefile(each):
             role = "model" if each.suffix == ".onnx" else "file"
             raise OutputError(f"{where}: is the input {role}: {another}")
+        if _is_sample(path, each):
+            raise OutputError(f"{where}: lies among the samples of {each}: {another}")
         if any(data.exists() and path.exists() and path.samefile(data) for data in _data_of(each)):
             raise OutputError(f"{where}: holds weights of the input model {each}: {another}")
     kind = _kind(path)
     if kind is not None:
         raise OutputError(f"{where}: is {kind}, and only regular files are replaced: {another}")
+
+
+def _is_sample(path: Path, folder: Path) -> bool:
+    """Tell whether a file of a folder of samples may be one of them: it is no kind that onnxq writes."""
+    written = path.suffix.lower() in WRITTEN or not path.suffix
+    return not written and folder.is_dir() and path.resolve().is_relative_to(folder.resolve())
 
 
 def _data_of(model: Path) -> list[Path]:

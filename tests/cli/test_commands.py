@@ -358,3 +358,29 @@ def test_nan_in_a_held_out_sample_is_no_success(work):
         assert result.exit_code == code
         assert (f"sample {last.name}: tensor 'image' holds" in result.stderr) == (code == 2)
         assert Path("model.int8.onnx").exists() == (code == 0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("quantize", "model.onnx", "--calib", "data", "-o", "data/000.npy"),
+        ("quantize", "model.onnx", "--calib", "data", "--report", "data/plots.png"),
+        ("finetune", "model.onnx", "--calib", "data", "-o", "data/000.npy"),
+        ("calibrate", "model.onnx", "--calib", "data", "-o", "data/000.npy"),
+        ("eval", "model.onnx", "model.onnx", "--data", "data", "--report", "data/plots.png"),
+        ("preview", "model.onnx", "data", "-o", "data/plots.png"),
+    ],
+)
+def test_no_output_overwrites_a_sample(work, arguments):
+    Path("data/plots.png").write_bytes(b"a photo")
+    before = listing(".")
+    result = onnxq(*arguments, "--force")
+    assert result.exit_code == 2, result.stderr
+    assert "lies among the samples of data" in result.stderr
+    assert listing(".") == before
+
+
+def test_a_model_beside_its_samples_is_written_again(work):
+    Path("data/out.onnx").write_bytes(b"an older one")
+    chosen = ("--effort", "fast", "--method", "minmax")
+    assert quantize("-o", "data/out.onnx", "--force", *chosen).exit_code == 0

@@ -185,7 +185,7 @@ def test_places_where_no_checkpoint_can_be_are_refused_before_all_work(tmp_path:
     for place, message in {
         "calib/state.npz": "among the samples of --calib",
         "file/state.npz": "is a file, not a folder",
-        "calib/../out.onnx": "is an output",
+        "calib/../out.onnx": "is the output",
         "calib/..": "is a folder",
     }.items():
         with pytest.raises(OnnxqError, match=message):
