@@ -138,7 +138,7 @@ def _finetuning_rows(tuning: Finetuning) -> list[list[str]]:
     rows = [["finetuned" if tuning.kept else "not finetuned", done]]
     if tuning.before_db is not None and tuning.after_db is not None:
         gain = f"SQNR {tuning.before_db:.1f} dB before, {tuning.after_db:.1f} dB after"
-        rows.append(["", f"{gain}, on {tuning.unseen} unseen samples"])
+        rows.append(["", f"{gain}, on {tuning.unseen} unseen sample{'s' * (tuning.unseen != 1)}"])
     if tuning.labels:
         rows.append(["", f"with the labels of {tuning.labels} of {tuning.samples} samples"])
     if tuning.interrupted:
