@@ -108,11 +108,12 @@ def run_case(name: str, folder: Path, options: list[str], keep: bool = False) ->
     bounds = {part["name"]: part["bound_db"] for part in found["outputs"]["parts"]}
     margins = [part["sqnr_db"] - bounds[part["name"]] for part in score["parts"] if part["name"] in bounds]
     mean = round(statistics.fmean(margins), 1) if margins else None
+    claimed = found["outputs"]["bound_db"]  # None of a file that is the float model
     f1 = score["metrics"].get("box F1", {}).get("value")
     return {
         "case": name,
         "sqnr_db": round(score["sqnr_db"], 1),
-        "claimed_db": round(found["outputs"]["bound_db"], 1),
+        "claimed_db": None if claimed is None else round(claimed, 1),
         "kept": f"{sum(margin >= 0 for margin in margins)}/{len(margins)}",
         "margin_db": mean,
         "box_f1": None if f1 is None else round(f1, 3),
@@ -143,10 +144,10 @@ def summary(results: list[dict[str, Any]]) -> list[str]:
         mean = statistics.geometric_mean(speedups)
         lines.append(f"\nspeed-up over float: geometric mean {mean:.2f}x, least {min(speedups):.2f}x")
     kept = [[int(count) for count in result["kept"].split("/")] for result in results if "kept" in result]
-    if kept:
+    margins = sorted(margin for result in results for margin in result.get("margins_db", ()))
+    if margins:
         held, parts = (sum(counts) for counts in zip(*kept, strict=True))
         lines.append(f"bounds that hold for new samples: {held} of {parts} parts of outputs")
-        margins = sorted(margin for result in results for margin in result.get("margins_db", ()))
         missing = max(0.0, -margins[len(margins) // 20])
         lines.append(
             f"they are {statistics.fmean(margins):.1f} dB below the samples' SQNR on average; "

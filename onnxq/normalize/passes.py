@@ -31,7 +31,7 @@ from onnxq.normalize.outputs import separate_outputs
 from onnxq.normalize.reshapes import fix_reshapes
 from onnxq.normalize.scalars import drop_axes_of_numbers
 from onnxq.normalize.stated_shapes import infer_without_stated_shapes
-from onnxq.normalize.unique_names import make_names_unique
+from onnxq.normalize.unique_names import make_names_unique, name_nodes
 from onnxq.normalize.written_out_slopes import join_slopes
 
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # its warnings concern its own passes
@@ -78,6 +78,7 @@ PASSES: tuple[Pass, ...] = (
     bypass_dropout,  # before remove_identities: it leaves Identity nodes
     remove_identities,
     separate_outputs,  # the runtime computes garbage for a body that outputs one value twice
+    name_nodes,  # before NameFixPass, which numbers nodes
     _library(common.NameFixPass),
     _library(common.LiftSubgraphInitializersToMainGraphPass),
     make_names_unique,  # before shape inference, which matches values by name
@@ -105,6 +106,7 @@ PASSES: tuple[Pass, ...] = (
 
 NAMING: tuple[Pass, ...] = (
     separate_outputs,
+    name_nodes,
     _library(common.NameFixPass),
     _library(common.LiftSubgraphInitializersToMainGraphPass),
     make_names_unique,

@@ -7,13 +7,24 @@ name for different things.
 import onnx_ir as ir
 
 
+def name_nodes(model: ir.Model) -> bool:
+    """Name each node without a name after its operator and result, in place; return whether there was any.
+
+    A number would be another one at another opset, where the converter adds nodes.
+    """
+    unnamed = [node for graph in model.graphs() for node in graph if not node.name]
+    for node in unnamed:
+        node.name = _wished(node)
+    return bool(unnamed)
+
+
 def make_names_unique(model: ir.Model) -> bool:
     """Rename nodes and values whose name another one has, in place; return whether there was any."""
     modified = False
     seen: set[str] = set()
     for graph in model.graphs():
         for node in graph:
-            name = _unique(node.name or f"{node.op_type}_{node.outputs[0].name}", seen)
+            name = _unique(node.name or _wished(node), seen)
             modified |= name != node.name
             node.name = name
     main = model.graph
@@ -26,6 +37,11 @@ def make_names_unique(model: ir.Model) -> bool:
                 modified |= name != value.name
                 value.name = name
     return modified
+
+
+def _wished(node: ir.Node) -> str:
+    result = next((value.name for value in node.outputs if value.name), "")
+    return f"{node.op_type}_{result}"
 
 
 def _unique(wish: str, seen: set[str]) -> str:

@@ -15,6 +15,7 @@ from onnxq.plan.plan import Plan, PlannedNode, PlannedTensor
 from onnxq.plan.products import fits_run_time_ranges
 from onnxq.plan.reasons import Cause, FloatReason
 from onnxq.plan.unseen import (
+    SHAPES,
     bodies,
     body_values,
     data,
@@ -119,9 +120,17 @@ def _unseen_inputs(model: ir.Model, seen: Mapping[str, Sketch | None]) -> dict[i
     found = {}
     for value in model.graph.inputs:
         sketch = seen.get(value.name or "")
-        if sketch is not None and value.dtype == ir.DataType.FLOAT and (why := _why(sketch)):
+        if sketch is None or value.dtype != ir.DataType.FLOAT or _gives_sizes_alone(value, sketch):
+            continue
+        if why := _why(sketch):
             found[value] = f"input '{value.name}' {why}"
     return found
+
+
+def _gives_sizes_alone(value: ir.Value, sketch: Sketch) -> bool:
+    """Tell whether the model never reads an input's values, only how many there are, and there are some."""
+    users = [node.op_type for node, _ in value.uses()]
+    return sketch.batches > 0 and bool(users) and SHAPES.issuperset(users)
 
 
 def allows_run_time_ranges(options: QuantizeOptions) -> bool:
@@ -141,7 +150,9 @@ def find_unseen(variant: Variant, statistics: Statistics) -> Unseen:
     for value in model.graph.inputs:
         sketch = seen.get(value.name or "")
         same = sketch is not None and sketch.minimum == sketch.maximum and sketch.seen > 1
-        if same and sketch is not None and value not in unseen.origins:
+        if sketch is None or not same or _gives_sizes_alone(value, sketch):
+            continue
+        if value not in unseen.origins:
             unseen.doubted[value] = f"input '{value.name}' is {sketch.minimum:g} in all samples"
     for node in nodes_of(model):
         unseen.origins.update(_not_run(node, seen))

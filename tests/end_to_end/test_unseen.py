@@ -148,6 +148,19 @@ def test_the_report_names_nodes_that_no_sample_ran(tmp_path):
     assert Cause.CALIBRATION.name
 
 
+@pytest.mark.parametrize("value", [0, 2])
+def test_an_input_that_is_read_for_its_size_alone_hides_nothing(tmp_path, value):
+    text = """g (float[M,64] x, float[M,64] k) => (float[M,64] y) {
+        s = Shape(k) z = ConstantOfShape(s) a = Add(x, z) y = MatMul(a, w) }"""
+    rng = np.random.default_rng(1)
+    samples = [feeds(rng, text, {}) | {"k": np.full((5, 64), value, np.float32)} for _ in range(8)]
+    report = quantize(options(prepared(tmp_path, text, samples), without=("ranges-at-run-time",)))
+    assert not [warning for warning in report.warnings if "'k'" in warning]
+    assert report.planned == 1
+    assert report.kernels.integer_share == 1
+    assert error(tmp_path, samples[:2]) < 0.05
+
+
 def test_an_input_that_is_the_same_in_all_samples_is_named(tmp_path):
     text = """g (float[M,64] x, float[M,64] k) => (float[M,64] y) {
         h = MatMul(x, w) a = Mul(h, k) r = Relu(a) y = MatMul(r, v) }"""

@@ -1,3 +1,5 @@
+import numpy as np
+import onnx
 import pytest
 
 from onnxq.cost.target import CPU_TABLES
@@ -6,7 +8,7 @@ from onnxq.evaluation.inspection import InspectOptions, inspect_model
 from onnxq.options import Effort, QuantizeOptions, Target
 from onnxq.pipeline import quantize
 from onnxq.report.text import inspect_text
-from tests.conftest import CNN, SAMPLES, TRANSFORMER
+from tests.conftest import CNN, SAMPLES, TRANSFORMER, parse
 
 
 def test_macs_count_open_sizes_as_one_and_say_so():
@@ -52,3 +54,21 @@ def test_a_target_without_a_cost_table_has_no_forecast(monkeypatch):
 def test_a_shape_of_an_unknown_input_is_refused():
     with pytest.raises(DataError, match="--shape x: the model has no such input"):
         inspect_model(CNN, InspectOptions(shapes={"x": (1,)}))
+
+
+def test_arithmetic_on_shapes_is_not_counted_as_int8(tmp_path):
+    weight = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    model = parse(
+        "g (float[N,3,8,8] x) => (float[N,4,8,8] b, int64[4] t) {"
+        " a = Conv<pads=[1,1,1,1]>(x, w) b = Relu(a) s = Shape(b) t = Mul(s, s) }",
+        {"w": weight},
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    report = inspect_model(path)
+    assert {row.op_type: row.integer for row in report.operators} == {
+        "Conv": 1,
+        "Relu": 1,
+        "Shape": 0,
+        "Mul": 0,
+    }

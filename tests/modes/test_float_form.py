@@ -173,3 +173,24 @@ def test_a_detector_that_keeps_its_boxes_is_int8(detector, monkeypatch):
     report = detector(effort="fast")
     assert report.kernels.model_share > 0.9
     assert not any("boxes agree" in line for line in report.warnings)
+
+
+def test_nodes_without_names_keep_their_reasons_at_the_models_own_opset(rng, monkeypatch, tmp_path):
+    monkeypatch.setattr(RATIOS, lambda *_, **__: [1.0, 1.2])
+    text = (
+        "g (float[1,1,64] x) => (float[64] y) { s = Squeeze<axes=[0]>(x) h = MatMul(s, w)"
+        " d = Sub(h, c) t = Tanh(d) k = MatMul(t, v) y = Squeeze<axes=[0]>(k) }"
+    )  # newer opsets have axes as an input: the converter adds nodes
+    constants = {"w": normal(rng, 64, 64) / 8, "v": normal(rng, 64, 64) / 8, "c": normal(rng, 64)}
+    onnx.save(parse(text, constants, opset=11, ir_version=6), tmp_path / "model.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(40):
+        np.save(tmp_path / "data" / f"{i:02}.npy", normal(rng, 1, 1, 64))
+    report = onnxq.quantize(tmp_path / "model.onnx", tmp_path / "data", tmp_path / "out.onnx", effort="fast")
+    reasons = {group.op_type: (len(group.names), group.reason) for group in report.floats}
+    assert reasons["MatMul"] == (2, "int8 takes 1.20x the time of float on this machine")
+    assert reasons["Sub"] == (1, "the runtime has no integer kernel for Sub")
+    kinds = [
+        each.data_type for each in onnx.load(tmp_path / "out.onnx").graph.initializer if each.dims == [64, 64]
+    ]
+    assert kinds == [onnx.TensorProto.FLOAT16] * 2
