@@ -221,18 +221,13 @@ class BitsWriter:
             bits=grid.bits,
         )
 
-    def stored(self, node: ir.Node, index: int, integers: Array, scales: Floats, axis: int) -> None:
-        """Store an operand as int8 with a scale per channel, widened when the file is loaded."""
+    def stored(self, node: ir.Node, index: int, integers: Array, scales: Floats) -> None:
+        """Store an operand as int8 with scales of the same rank, widened when the file is loaded."""
         value = node.inputs[index]
         assert value is not None
         key = value.name or "weight"
         if key not in self._stored:
-            shape = [1] * integers.ndim
-            shape[axis] = -1
-            codes, factor = (
-                self._add(f"{key}_codes", integers),
-                self._add(f"{key}_scales", scales.reshape(shape)),
-            )
+            codes, factor = self._add(f"{key}_codes", integers), self._add(f"{key}_scales", scales)
             wide, result = (
                 ir.Value(name=self.names.fresh(f"{key}_{name}"), shape=value.shape, type=value.type)
                 for name in ("wide", "float")

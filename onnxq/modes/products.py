@@ -48,7 +48,7 @@ def outcome(
         written: the model to write.
         recipe: the float model before any transform, the quantized products, and the techniques.
         notes: further lines for the report.
-        stored: number of other weights stored in fewer bits.
+        stored: number of other nodes with weights in fewer bits.
         otherwise: why there is nothing to quantize, where no product has a reason.
 
     Raises:

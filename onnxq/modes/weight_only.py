@@ -24,7 +24,7 @@ from onnxq.normalize.agreement import difference
 from onnxq.normalize.opset import lift_opset
 from onnxq.options import QuantizeOptions, Rounding, WeightType
 from onnxq.plan.plan import Plan, Selection
-from onnxq.quantization.stored_weight import StoredWeight, error_share
+from onnxq.quantization.stored_weight import StoredWeight, error_share, joined
 from onnxq.quantization.weights import Use, layer_inputs, second_moments, sharing, side_by_side
 from onnxq.runtime.parallel import Job, Run
 from onnxq.runtime.progress import progress
@@ -48,8 +48,16 @@ BLOCKS_OPSET = 21
 Coding = tuple[Floats, Floats | None]
 """A weight [channels, K], and the second moments [K, K] of its inputs."""
 Rounded = tuple[Coded, StoredWeight]
-STORED = {"Conv": 0, "ConvTranspose": 1}
-"""Axis of the output channels of weights that are stored as int8 and computed in float."""
+Place = tuple[int, tuple[int, ...]]
+"""Index of a node's input, and the axes along which it has a scale for each entry."""
+RECURRENT: tuple[Place, ...] = (1, (0, 1)), (2, (0, 1))
+"""Weights of all directions, and the recurrent ones: a scale for each direction and row."""
+STORED: Mapping[str, Sequence[Place]] = {
+    "Conv": [(1, (0,))],
+    "ConvTranspose": [(1, (1,))],
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), RECURRENT),
+}
+"""Weights that are stored as int8 and computed in float, by operator."""
 
 
 def quantize_weights_only(inputs: Inputs) -> Outcome:
@@ -78,7 +86,8 @@ def quantize_weights_only(inputs: Inputs) -> Outcome:
     if products.collected:
         notes.append(f"{seconds:.2f} s a product, with the moments of its inputs")
     if stored:
-        notes.append(f"{len(stored)} other weights stored in 8 bits, widened when the file is loaded")
+        nodes = "1 other node" if len(stored) == 1 else f"{len(stored)} other nodes"
+        notes.append(f"weights of {nodes} stored in 8 bits, widened when the file is loaded")
     if kept:
         few = ", ".join(kept[:3])
         notes.append(
@@ -312,16 +321,31 @@ def _store(selection: Selection, model: ir.Model, writer: BitsWriter) -> dict[st
     """Store weights without an integer kernel as int8 in the file; return them by the name of the node."""
     found: dict[str, StoredWeight] = {}
     for node in list(nodes_of(model)):
-        axis = STORED.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        shape = sizes(node.inputs[1]) if axis is not None else None
-        if axis is None or shape is None or np.prod(shape) < SMALLEST or selection.refusal(node) is not None:
-            continue
-        array = constant(node.inputs[1]) if is_float(node.inputs[1]) else None
-        if array is None or array.size + 4 * array.shape[axis] >= array.nbytes:
-            continue
-        scales = symmetric_scale(np.abs(array).max(axis=tuple(i for i in range(array.ndim) if i != axis)))
-        shape = [-1 if i == axis else 1 for i in range(array.ndim)]
-        integers = np.rint(array / scales.reshape(shape)).clip(-127, 127).astype(np.int8)
-        writer.stored(node, 1, integers, scales, axis)
-        found[node.name or ""] = of_integers(array, integers, scales.reshape(shape))
+        places = STORED.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ()
+        stored = [
+            weight
+            for place in places
+            if selection.refusal(node) is None and (weight := _stored(node, place, writer)) is not None
+        ]
+        if stored:
+            found[node.name or ""] = joined(stored)
     return found
+
+
+def _stored(node: ir.Node, place: Place, writer: BitsWriter) -> StoredWeight | None:
+    """Store a constant input of a node as int8; None where it is none, or would not become smaller."""
+    index, axes = place
+    value = node.inputs[index]
+    shape = sizes(value)
+    if shape is None or np.prod(shape) < SMALLEST:
+        return None
+    array = constant(value) if is_float(value) else None
+    if array is None:
+        return None
+    others = tuple(i for i in range(array.ndim) if i not in axes)
+    scales = symmetric_scale(np.abs(array).max(axis=others, keepdims=True))
+    if array.size + scales.nbytes >= array.nbytes:
+        return None
+    integers = np.rint(array / scales).clip(-127, 127).astype(np.int8)
+    writer.stored(node, index, integers, scales)
+    return of_integers(array, integers, scales)

@@ -1,5 +1,6 @@
 """What the file holds of a float weight: bits, bytes and rounding error."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,16 @@ class StoredWeight:
     bytes: int
     float_bytes: int
     sqnr_db: float
+
+
+def joined(weights: Sequence[StoredWeight]) -> StoredWeight:
+    """Return weights of one node and equal bits as one, with the SQNR of the worst."""
+    return StoredWeight(
+        weights[0].bits,
+        sum(each.bytes for each in weights),
+        sum(each.float_bytes for each in weights),
+        min(each.sqnr_db for each in weights),
+    )
 
 
 def error_share(weight: Floats, decoded: Floats, second: Floats | None = None) -> float:

@@ -60,7 +60,7 @@ class Outcome:
     statistics  statistics of the calibrated tensors; empty where a mode needs none
     parameters  scales and zero points of the activations
     notes       further lines for the report
-    stored      number of other weights stored in fewer bits
+    stored      number of other nodes with weights in fewer bits
     weights     weights in few bits by the name of their node; empty where a mode does not describe them
     """
 

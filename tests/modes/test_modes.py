@@ -281,6 +281,24 @@ def test_convolutions_are_stored_in_8_bits_and_run_in_float(tmp_path):
     assert any(node.op_type == "Conv" for node in model.graph)
 
 
+@pytest.mark.parametrize(("op_type", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_cells_are_stored_in_8_bits_with_scales_of_each_direction(op_type, gates, tmp_path, rng):
+    weights = {"w": normal(rng, 2, gates * 48, 32), "r": 0.1 * normal(rng, 2, gates * 48, 48)}
+    weights["w"][1] *= 1e-3  # with the scales of the other direction it would be zero
+    text = f"""g (float[5, 1, 32] x) => (float[5, 2, 1, 48] y) {{
+        y = {op_type} <hidden_size = 48, direction = "bidirectional"> (x, w, r)
+    }}"""
+    source, x = tmp_path / "cell.onnx", {"x": normal(rng, 5, 1, 32)}
+    onnx.save(parse(text, weights), source)
+    report, _ = made(source, Mode.WEIGHTS, tmp_path)
+    assert report.bytes_after < 0.4 * report.bytes_before
+    assert "weights of 1 other node stored in 8 bits, widened when the file is loaded" in report.notes
+    before, after = (open_session(path).run(None, x)[0] for path in (source, tmp_path / "o.onnx"))
+    for direction in range(2):
+        noise = np.square(after[:, direction] - before[:, direction]).sum()
+        assert noise < 10**-2.5 * np.square(before[:, direction]).sum()
+
+
 @pytest.mark.parametrize("data", [True, False])
 def test_dynamic(data, tmp_path):
     options = {"calib": SAMPLES / "calib", "samples": 60} if data else {}
