@@ -147,8 +147,8 @@ speed_options = combined(
         OptionGroup.SPEED,
         "--keep-int8",
         is_flag=True,
-        help="Write int8 also where it is slower or larger than float on this machine; by default the float "
-        "model with half-precision weights then.",
+        help="Write int8 also where it is slower or larger than float on this machine, or neither faster nor "
+        "smaller; by default the float model with half-precision weights then.",
     ),
     option(
         OptionGroup.SPEED,

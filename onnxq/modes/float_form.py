@@ -19,11 +19,11 @@ from onnxq.search.trial import Outcome
 class Shortfall:
     """Why an int8 file is not wanted.
 
-    kind  "slower" or "larger" than float, or with other boxes
+    kind  "slower" or "larger" than float, "no better" in both, or with other boxes
     text  text for the report
     """
 
-    kind: Literal["slower", "larger", "missing boxes"]
+    kind: Literal["slower", "larger", "no better", "missing boxes"]
     text: str
 
 

@@ -21,6 +21,8 @@ from onnxq.search.trial import Outcome
 
 SURELY_FASTER, SPEED_CHECKS = 0.97, 4
 """Latency ratio to float up to which one measurement is believed, and further ones above it."""
+SURELY_SMALLER = 0.95
+"""Size ratio to float up to which a file that is no faster is worth the noise of its integers."""
 LARGE_SAMPLE = 4 << 20
 """Bytes of a sample from which neither session plans its memory as one block, beside the first run's."""
 
@@ -47,7 +49,7 @@ def last_word(inputs: Inputs, path: Path, outcome: Outcome) -> tuple[Latency | N
     some = bool(recipe.plan.nodes or recipe.lstms)  # otherwise it is float already
     if not checked or not some or latency is None or not inputs.target.like_here:
         return latency, None
-    return latency, _slower(inputs, path, latency)
+    return latency, _no_better(inputs, path, latency, after / before)
 
 
 def lost_boxes(inputs: Inputs, outcome: Outcome, outputs: Outputs | None) -> Shortfall | None:
@@ -72,15 +74,21 @@ def _checked(inputs: Inputs) -> bool:
     return options.mode == Mode.STATIC and options.skip_slow_nodes and not options.keep_int8
 
 
-def _slower(inputs: Inputs, path: Path, latency: Latency) -> Shortfall | None:
-    """Tell whether several new pairs of sessions say so, not one, which may be unlucky."""
+def _no_better(inputs: Inputs, path: Path, latency: Latency, size: float) -> Shortfall | None:
+    """Tell whether a file is slower than float, or neither faster nor smaller.
+
+    Several new pairs of sessions say so, not one, which may be unlucky.
+    """
     if latency.ratio <= SURELY_FASTER:
         return None
     again = [latency_of(inputs, path) for _ in range(SPEED_CHECKS)]
     ratio = statistics.median([latency.ratio, *(each.ratio for each in again if each is not None)])
-    if ratio <= SLOWER:
-        return None
-    return Shortfall("slower", f"int8 takes {ratio:.2f}x the time of float on this machine")
+    if ratio > SLOWER:
+        return Shortfall("slower", f"int8 takes {ratio:.2f}x the time of float on this machine")
+    if ratio > SURELY_FASTER and size > SURELY_SMALLER:
+        text = f"int8 takes {ratio:.2f}x the time of float on this machine and {size:.2f}x its bytes"
+        return Shortfall("no better", text)
+    return None
 
 
 def timed_samples(inputs: Inputs) -> Sequence[Sample]:

@@ -55,6 +55,28 @@ def test_the_slower_form_is_not_written(network, monkeypatch, tmp_path, ratio, w
         assert report.outputs.sqnr_db > 60
 
 
+@pytest.mark.parametrize(
+    ("ratio", "table", "wanted"), [(1.0, 1e6, True), (0.9, 1e6, False), (1.0, 10, False)]
+)
+def test_a_form_that_is_neither_faster_nor_smaller_is_not_written(
+    network, monkeypatch, tmp_path, ratio, table, wanted
+):
+    monkeypatch.setattr(RATIOS, lambda *_, **__: [1.0, ratio])
+    model = onnx.load(tmp_path / "model.onnx")  # with a table of integers that no form makes smaller
+    node = onnx.helper.make_node("Gather", ["table", "zero"], ["one"])
+    model.graph.node.append(node)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("one", onnx.TensorProto.INT64, []))
+    for name, array in (("table", np.arange(int(table))), ("zero", np.int64(0))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(model, tmp_path / "model.onnx")
+    report = network(effort="fast")
+    assert (onnx.TensorProto.INT8 in stored(tmp_path / "out.onnx")[0]) != wanted
+    said = (
+        "int8 takes 1.00x the time of float on this machine and 1.00x its bytes: the file is the float model"
+    )
+    assert any(said in line for line in report.warnings) == wanted
+
+
 def test_a_slow_first_measurement_alone_decides_nothing(network, monkeypatch, tmp_path):
     ratios = iter([1.3, 0.9, 0.9, 1.3, 0.9])
     monkeypatch.setattr(RATIOS, lambda *_, **__: [1.0, next(ratios)])
