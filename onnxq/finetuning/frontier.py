@@ -70,7 +70,7 @@ class Frontier:
             given = ir.Value(
                 name=name,
                 type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-                shape=ir.Shape([None] * array.ndim),
+                shape=ir.Shape(self._common_shape(name)),
             )
             ir.convenience.replace_all_uses_with(value, given)
             copy.graph.inputs.append(given)
@@ -83,3 +83,11 @@ class Frontier:
             for value in node.outputs:
                 value.shape = None
         return open_fake_quantized(copy) if self.quantized else open_session(copy)
+
+    def _common_shape(self, name: str) -> list[int | None]:
+        """Return the sizes of a kept value, None where they differ between samples.
+
+        The runtime refuses the sizes of a Resize, for one, if it does not know how many they are.
+        """
+        shapes = zip(*(kept[name].shape for kept in self._kept), strict=True)
+        return [sizes[0] if len(set(sizes)) == 1 else None for sizes in shapes]

@@ -328,6 +328,27 @@ def test_a_graph_that_runs_from_node_to_node_computes_what_it_computes_at_once()
             np.testing.assert_allclose(each[names[0]], expected[0], rtol=1e-4, atol=1e-4)
 
 
+def test_sizes_that_a_graph_computes_from_shapes_are_passed_on() -> None:
+    """Two samples of other sizes: the Resize behind the kept values takes sizes computed in front of them."""
+    graph = parse("""g (float[1, 1, a, b] x) => (float[1, 1, c, d] y) {
+        e = Neg(x)
+        s = Shape(x)
+        t = Mul(s, factors)
+        f = Relu(e)
+        r = Resize(f, , , t)
+        y = Neg(r)
+    }""", {"factors": np.array([1, 1, 2, 2])})  # fmt: skip
+    model = ir.from_proto(graph)
+    for node in model.graph:
+        node.name = f"{node.op_type}_{node.outputs[0].name}"
+    feeds = [{"x": np.random.default_rng(size).normal(size=(1, 1, size, 3))} for size in (2, 5)]
+    feeds = [{"x": each["x"].astype(np.float32)} for each in feeds]
+    frontier = Frontier(model, feeds, quantized=False)
+    for place in ("Relu_f", "Resize_r", "Neg_y"):
+        for sample, each in zip(feeds, list(frontier.moved(place, ["y"])), strict=True):
+            np.testing.assert_array_equal(each["y"], open_session(model).run(None, sample)[0])
+
+
 def test_inner_values_are_compared_at_the_narrowest_places() -> None:
     graph = parse("""g (float[1,4] x) => (float[1,4] y) {
         a = Relu(x)
