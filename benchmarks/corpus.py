@@ -18,14 +18,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from corpus_cases import divided, folders, load_cases
-from harness import Measurement, print_header, print_row, quantize_command, run_measured
+from harness import (
+    Measurement,
+    inference_seconds,
+    print_header,
+    print_row,
+    quantize_command,
+    run_measured,
+)
 
 from onnxq.runtime.latency import medians_ms
 from onnxq.runtime.machine import this_machine
@@ -55,14 +61,7 @@ def bare_seconds(cases: ModuleType, case: Any) -> float:
     """Time bare inference over the calibration samples, default threads; median of three runs."""
     session = cases.open_session(case.model, threads=0)
     feeds = [case.read_sample(path) for path in case.files("calib")][:200]
-    session.run(None, feeds[0])
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        for feed in feeds:
-            session.run(None, feed)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return inference_seconds(session, feeds)
 
 
 def quantized(folder: Path, output: Path, options: list[str]) -> tuple[dict[str, Any], Measurement]:

@@ -1,12 +1,15 @@
 """Parts that the benchmark scripts share: the onnxq command, its time and memory, and Markdown tables."""
 
 import os
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import onnxruntime as ort
 
 PEAK_MEMORY = Path(__file__).with_name("peak_memory.py")
 
@@ -50,6 +53,18 @@ def run_measured(command: list[str], environment: Mapping[str, str] | None = Non
     with os.fdopen(read) as pipe:
         peak_kb, cpu_s = pipe.read().split() or ("0", "0")
         return Measurement(process, seconds, float(cpu_s), int(peak_kb) / 1024)
+
+
+def inference_seconds(session: ort.InferenceSession, feeds: Sequence[Mapping[str, Any]]) -> float:
+    """Time plain inference over all feeds, after a first run; the median of three passes, seconds."""
+    session.run(None, feeds[0])
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for feed in feeds:
+            session.run(None, feed)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def model_folders(root: Path, wanted: list[str] | None = None) -> list[Path]:

@@ -17,13 +17,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from corpus_cases import divided
-from harness import case_settings, model_folders, print_header, print_row, quantize_command, run_measured
+from harness import (
+    case_settings,
+    inference_seconds,
+    model_folders,
+    print_header,
+    print_row,
+    quantize_command,
+    run_measured,
+)
 
 from onnxq.data.preprocessing import read_forms
 from onnxq.data.samples import check_feeds, open_samples, spread
@@ -50,14 +57,7 @@ def bare_seconds(folder: Path, samples: int) -> float:
     specs = input_specs(session)
     forms = read_forms(case_settings(folder))
     feeds = [check_feeds(s, specs) for s in spread(open_samples(folder / "calib", specs, forms), samples)]
-    session.run(None, feeds[0])
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        for feed in feeds:
-            session.run(None, feed)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return inference_seconds(session, feeds)
 
 
 def evaluated_db(folder: Path, output: Path) -> float | None:

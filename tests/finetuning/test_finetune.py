@@ -1,6 +1,5 @@
 """Training of quantized models, from the command's options to the bytes of the file."""
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,17 +166,8 @@ def test_the_same_seed_gives_the_same_bytes_also_after_a_stop(tmp_path: Path, mo
         finetune(options(CNN, tmp_path / "four.onnx"), replace(kept, checkpoint=CNN.with_name("README.md")))
 
 
-def test_an_interrupt_keeps_the_best_step_so_far(tmp_path: Path, monkeypatch, request) -> None:
-    plain = Training._step
-
-    def interrupted(self: Training, state: State) -> State:
-        if state.step == 4:
-            signal.raise_signal(signal.SIGINT)
-        return plain(self, state)
-
-    monkeypatch.setattr(Training, "_step", interrupted)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have let it be ignored
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+@pytest.mark.usefixtures("interrupted")
+def test_an_interrupt_keeps_the_best_step_so_far(tmp_path: Path) -> None:
     report = finetune(options(CNN, tmp_path / "out.onnx"), replace(SHORT, steps=12))
     assert report.finetuning is not None
     assert report.finetuning.interrupted

@@ -1,7 +1,6 @@
 """Labels, checkpoints, interrupts and values that a careless or hostile user gives `onnxq finetune`."""
 
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from onnxq.errors import DataError, OnnxqError, OutputError
 from onnxq.finetuning.checkpoint import check_checkpoint
 from onnxq.finetuning.division import divided
 from onnxq.finetuning.finetune import finetuned, read_labels
-from onnxq.finetuning.training import Schedule, State, Training
+from onnxq.finetuning.training import Schedule
 from onnxq.modes.static import quantize_static
 from onnxq.options import Effort, FinetuneOptions, QuantizeOptions, Technique
 from onnxq.pipeline import finetune
@@ -252,17 +251,8 @@ def test_long_trainings_are_checked_and_kept_often() -> None:
     assert Schedule.of(120_000) == Schedule(120_000, 100, 500)
 
 
-def test_the_last_step_before_an_interrupt_is_checked(tmp_path: Path, monkeypatch, request) -> None:
-    plain = Training._step
-
-    def interrupted(self: Training, state: State) -> State:
-        if state.step == 4:
-            signal.raise_signal(signal.SIGINT)
-        return plain(self, state)
-
-    monkeypatch.setattr(Training, "_step", interrupted)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have let it be ignored
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+@pytest.mark.usefixtures("interrupted")
+def test_the_last_step_before_an_interrupt_is_checked(tmp_path: Path) -> None:
     found = trained(work(tmp_path), replace(SHORT, steps=100_000))
     assert found.interrupted
     assert [check.step for check in found.checks] == [0, 4]
