@@ -47,9 +47,13 @@ COLUMNS = {
 QUANTIZE = """
 import sys, onnxq
 model, calib, output, preprocess, bits, *flags = sys.argv[1:]
-mode = flags[flags.index("--mode") + 1] if "--mode" in flags else "static"
+def given(flag, default):
+    return flags[flags.index(flag) + 1] if flag in flags else default
+
+
 onnxq.quantize(
-    model, calib, output, preprocess=preprocess or None, mode=mode, weight_bits=int(bits),
+    model, calib, output, preprocess=preprocess or None, mode=given("--mode", "static"),
+    weight_bits=int(bits), samples=int(given("--samples", 200)),
     keep_int8="--keep-int8" in flags,
     skip_slow_nodes="--all-int8" not in flags,
     without=tuple(flags[i + 1] for i, flag in enumerate(flags) if flag == "--without"),

@@ -69,8 +69,8 @@ class OutputNoise:
         """Mean over the parts: the worst part counts most, but does not hide the others."""
         return sum(self.noise) / max(1, len(self.noise))
 
-    def as_good_as(self, other: "OutputNoise", errors: float = STANDARD_ERRORS) -> bool:
-        """Tell whether the noise is at most `errors` standard errors above another candidate's.
+    def as_good_as(self, other: "OutputNoise") -> bool:
+        """Tell whether the noise is at most one standard error above another candidate's.
 
         The standard error is that of the difference, sample by sample. This is the one-standard-error rule
         (Breiman et al., Classification and Regression Trees, 1984): among models within one standard error of
@@ -84,7 +84,7 @@ class OutputNoise:
             return False
         count = len(differences)
         deviation = differences.std(ddof=min(1, count - 1))
-        return bool(differences.sum() <= errors * math.sqrt(count) * deviation)
+        return bool(differences.sum() <= STANDARD_ERRORS * math.sqrt(count) * deviation)
 
 
 @dataclass(frozen=True, eq=False)

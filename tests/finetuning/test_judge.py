@@ -1,5 +1,7 @@
 """Whether a trained file is kept: by samples that nothing was trained on, and beyond their chance."""
 
+import math
+
 import pytest
 
 from onnxq.finetuning.judge import verdict
@@ -28,6 +30,23 @@ def test_a_gain_beyond_chance_is_kept(after, kept, reason):
     found, why = verdict(BEFORE, after)
     assert found is kept
     assert reason in why
+
+
+def test_typical_samples_gain_not_one_alone():
+    # a detector that finds something in one image of eight: that one gains, and the others lose
+    alone = noise([1e-2, *[2e-4] * 7]), noise([5e-3, *[3e-4] * 7])
+    assert verdict(*alone) == (False, "its gain on the samples that decide may be chance")
+    # all gain but the one
+    others = noise([1e-2, *[2e-3] * 7]), noise([1.1e-2, *[1e-3] * 7])
+    assert verdict(*others)[0]
+    # noise far below the others' does not count, whatever its ratio
+    quiet = noise([4e-3, 3e-3, 5e-3, *[1e-12] * 9]), noise([3e-3, 2e-3, 4e-3, *[1e-9] * 9])
+    assert verdict(*quiet)[0]
+
+
+def test_anything_is_better_than_a_file_that_does_not_run():
+    assert verdict(OutputNoise((math.inf, math.inf)), BEFORE)[0]
+    assert verdict(noise([1e-3, math.inf, 1e-3, 1e-3]), BEFORE)[0]
 
 
 def test_the_worst_part_must_not_lose():
