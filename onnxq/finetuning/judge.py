@@ -14,7 +14,7 @@ from onnxq.search.references import OutputNoise, References
 
 LEAST_GAIN_DB = 0.1
 """Least gain for which a result is kept, dB."""
-LEAST_ERRORS = 0.5
+LEAST_ERRORS = 1.0
 """Least gain of a typical sample, in standard errors."""
 QUIET = 0.01
 """Noise of a sample, as a share of the mean of all, far below which it does not matter."""
@@ -55,26 +55,33 @@ def verdict(before: OutputNoise, after: OutputNoise) -> tuple[bool, str]:
     """
     if not decibels(after.mean_noise) > decibels(before.mean_noise) + LEAST_GAIN_DB:
         return False, "it came no closer to float on the samples that decide"
-    if not _typical_gain(before, after):
+    if not typical_gain(before, after) > LEAST_ERRORS:
         return False, "its gain on the samples that decide may be chance"
     if after.sqnr_db < before.sqnr_db - WORST_LOSS_DB:
         return False, "its worst output came farther from float on the samples that decide"
     return True, "it is closer to float on samples that nothing was trained on"
 
 
-def _typical_gain(before: OutputNoise, after: OutputNoise) -> bool:
-    """Tell whether a typical sample gains, beyond chance.
+def typical_gain(before: OutputNoise, after: OutputNoise) -> float:
+    """Return how much less noise a typical sample has, in standard errors.
 
     Gains are ratios: of the differences, one or two samples often hold nearly all, such as the few images
     in which a detector finds something, and these decide by chance. J. M. Bland and D. G. Altman, "The use
     of transformation when comparing two means", BMJ 312:1153, 1996.
+
+    Args:
+        before: on the samples that decide.
+        after: on the same samples.
+
+    Returns:
+        The gain; infinite where the file before does not run on all of them.
     """
-    if not before.samples:  # it cannot run
-        return True
+    if not before.samples or not np.isfinite(before.samples).all():
+        return math.inf
     old, new = (np.mean(np.asarray(each.samples), axis=1) for each in (before, after))
-    if not np.isfinite(old).all():
-        return True
     quiet = QUIET * old.mean()
     gains = np.log((old + quiet) / (new + quiet))
     count = len(gains)
-    return bool(gains.sum() > LEAST_ERRORS * math.sqrt(count) * gains.std(ddof=min(1, count - 1)))
+    error = math.sqrt(count) * gains.std(ddof=min(1, count - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(gains.sum() / error)
