@@ -11,6 +11,7 @@ from onnxq.comparison.errors import decibels
 from onnxq.data.sample import Sample
 from onnxq.search.inputs import Inputs
 from onnxq.search.references import OutputNoise, References
+from onnxq.search.settings import SearchSettings
 
 LEAST_GAIN_DB = 0.1
 """Least gain for which a result is kept, dB."""
@@ -18,6 +19,8 @@ LEAST_ERRORS = 1.0
 """Least gain of a typical sample, in standard errors."""
 QUIET = 0.01
 """Noise of a sample, as a share of the mean of all, far below which it does not matter."""
+AS_FLOAT_DB = SearchSettings().as_float_db
+"""SQNR of the worst part from which outputs count as equal to float, so that nothing is to be gained."""
 WORST_LOSS_DB = 0.1
 """Loss of the worst part of the outputs that a gain of the others may cost, dB."""
 
@@ -53,6 +56,8 @@ def verdict(before: OutputNoise, after: OutputNoise) -> tuple[bool, str]:
         before: on the samples that decide, with the values before the training.
         after: with the trained values.
     """
+    if before.sqnr_db >= AS_FLOAT_DB:
+        return False, "the file before counts as equal to float on the samples that decide"
     if not decibels(after.mean_noise) > decibels(before.mean_noise) + LEAST_GAIN_DB:
         return False, "it came no closer to float on the samples that decide"
     if not typical_gain(before, after) > LEAST_ERRORS:

@@ -44,6 +44,15 @@ def test_typical_samples_gain_not_one_alone():
     assert verdict(*quiet)[0]
 
 
+def test_outputs_that_count_as_equal_to_float_stay():
+    before, after = noise([1e-5] * 4), noise([1e-6] * 4)
+    assert verdict(before, after) == (
+        False,
+        "the file before counts as equal to float on the samples that decide",
+    )
+    assert verdict(noise([1e-5] * 4, worst=1e-2), noise([1e-6] * 4, worst=1e-3))[0]
+
+
 def test_anything_is_better_than_a_file_that_does_not_run():
     assert verdict(OutputNoise((math.inf, math.inf)), BEFORE)[0]
     assert verdict(noise([1e-3, math.inf, 1e-3, 1e-3]), BEFORE)[0]
