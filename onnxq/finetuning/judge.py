@@ -86,7 +86,9 @@ def typical_gain(before: OutputNoise, after: OutputNoise) -> float:
     old, new = (np.mean(np.asarray(each.samples), axis=1) for each in (before, after))
     quiet = QUIET * old.mean()
     gains = np.log((old + quiet) / (new + quiet))
+    if not gains.any():
+        return 0.0
     count = len(gains)
     error = math.sqrt(count) * gains.std(ddof=min(1, count - 1))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore"):
         return float(gains.sum() / error)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from onnxq.finetuning.judge import verdict
+from onnxq.finetuning.judge import typical_gain, verdict
 from onnxq.search.references import OutputNoise
 
 
@@ -42,6 +42,10 @@ def test_typical_samples_gain_not_one_alone():
     # noise far below the others' does not count, whatever its ratio
     quiet = noise([4e-3, 3e-3, 5e-3, *[1e-12] * 9]), noise([3e-3, 2e-3, 4e-3, *[1e-9] * 9])
     assert verdict(*quiet)[0]
+
+
+def test_equal_files_gain_nothing():
+    assert typical_gain(BEFORE, BEFORE) == 0
 
 
 def test_outputs_that_count_as_equal_to_float_stay():
