@@ -75,7 +75,8 @@ def evaluated_db(folder: Path, output: Path) -> float | None:
 
 def cost(checkout: Path | None, folder: Path, options: list[str], rounds: int, most_seconds: float) -> Cost:
     """Quantize a case with the version of a checkout, or with this one; medians of several rounds."""
-    source = {"PYTHONPATH": str(checkout.resolve())} if checkout is not None else {}
+    paths = [str(checkout.resolve()) if checkout is not None else "", os.environ.get("PYTHONPATH", "")]
+    source = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}  # older_cpu.py sets one, too
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "model.int8.onnx"
         command = quantize_command(
