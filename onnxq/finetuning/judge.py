@@ -21,6 +21,12 @@ QUIET = 0.01
 """Noise of a sample, as a share of the mean of all, far below which it does not matter."""
 AS_FLOAT_DB = SearchSettings().as_float_db
 """SQNR of the worst part from which outputs count as equal to float, so that nothing is to be gained."""
+FEW = 7
+"""Fewer samples decide by chance.
+
+Of 20 trainings on 12 samples, 4 of which decide, one of six kept results lost 1.4 dB on others; of 40 on 24
+and 50 samples no kept one lost more than 0.1 dB.
+"""
 WORST_LOSS_DB = 0.1
 """Loss of the worst part of the outputs that a gain of the others may cost, dB."""
 

@@ -354,6 +354,16 @@ def test_inner_values_are_compared_at_the_narrowest_places() -> None:
     assert find_features(model, {"b", "c", "d", "f"}, shapes) == ["d", "f"]
 
 
+@pytest.mark.parametrize(("samples", "warned"), [(12, True), (24, False)])
+def test_a_choice_by_few_samples_is_said(
+    samples: int, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxq.finetuning.finetune.verdict", lambda *_: (True, "kept"))
+    tuning = replace(SHORT, steps=1, bits=(4,))
+    report = finetune(options(CNN, tmp_path / "out.onnx", samples=samples, weight_bits=4), tuning)
+    assert any("which may be chance: give at least 24 samples" in each for each in report.warnings) is warned
+
+
 def test_too_few_samples_are_refused() -> None:
     with pytest.raises(DataError, match="at least 9"):
         divided(prepare(options(CNN, samples=8)))
