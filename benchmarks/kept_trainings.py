@@ -125,10 +125,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="training steps behind the reconstruction")
     parser.add_argument("--all-int8", action="store_true", help="leave no node in float for accuracy")
     args = parser.parse_args()
-    options = {
-        "weight_bits": args.weight_bits,
-        "without": ("fallback",) if args.all_int8 else (),
-    }
+    options = {"weight_bits": args.weight_bits, "without": ("fallback",) if args.all_int8 else ()}
     cases = [case for folder in args.folders for case in find_cases(folder.resolve())]
     kept: dict[bool, list[float]] = {True: [], False: []}
     print_header(COLUMNS)

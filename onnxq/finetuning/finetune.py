@@ -29,7 +29,7 @@ from onnxq.finetuning.examples import (
 from onnxq.finetuning.form import TrainingForm, bias_outputs, with_units
 from onnxq.finetuning.gradients import without_shapes
 from onnxq.finetuning.integer_form import training_form, updated
-from onnxq.finetuning.judge import FEW, Judge, verdict
+from onnxq.finetuning.judge import ENOUGH_DECIDING, ENOUGH_SAMPLES, Judge, verdict
 from onnxq.finetuning.reconstruction import reconstructed, sample_count
 from onnxq.finetuning.trained import Bias, Scale, Values
 from onnxq.finetuning.trained_weights import Weight
@@ -47,8 +47,6 @@ from onnxq.types import Floats
 
 BUDGET, LEAST_STEPS, MOST_STEPS = 6e11, 24, 120
 """MACs of the default number of steps, three times those of an inference for each, and its bounds."""
-LEAST_SURE = 24
-"""Least samples of which enough decide, so that the choice is not chance."""
 SHOWN = 40
 """Most characters of a label in a message."""
 MOST_RECONSTRUCTING = 200
@@ -127,11 +125,11 @@ def finetuned(inputs: Inputs, outcome: Outcome, options: FinetuneOptions) -> tup
         return outcome, finetuning
     recipe = replace(recipe, techniques=(*recipe.techniques, Technique.FINETUNING))
     warnings, count = outcome.choice.warnings, len(division.deciding)
-    if count < FEW:
-        few = (
-            f"{count} samples chose the trained file, which may be chance: give at least {LEAST_SURE} samples"
+    if count < ENOUGH_DECIDING:
+        message = (
+            f"only {count} samples chose the trained file, which may be chance: give {ENOUGH_SAMPLES} or more"
         )
-        warnings = (*warnings, few)
+        warnings = (*warnings, message)
     return replace(better, choice=replace(outcome.choice, recipe=recipe, warnings=warnings)), finetuning
 
 
